@@ -1,0 +1,133 @@
+"""Every error that Shoal raises on purpose, by the party that has to act.
+
+::
+
+    ShoalError
+    ├── UsageError              a mistake on this side: arguments, files, names
+    │   ├── ModelNotFound       no such model, path or revision
+    │   ├── CheckpointError     a weights file that is truncated, lying or incomplete
+    │   ├── UnsupportedModel    a model_type or option that this version lacks
+    │   ├── SpanError           blocks outside the model, or an empty span
+    │   └── TicketError         a ticket that does not parse
+    ├── PeerError               the remote peer broke the rules or is not who it should be
+    │   ├── ProtocolError       a frame or message that the wire specification forbids
+    │   ├── IdentityError       the peer's key is not the node id that was dialled
+    │   ├── RecordError         a record that is forged, expired or oversized
+    │   ├── FingerprintMismatch the peer serves another checkpoint under the same name
+    │   ├── SessionLost         the peer no longer has the session
+    │   └── Refused             the peer said no, for a reason that it gave
+    ├── NetworkError            nobody is at fault but the path between
+    │   ├── DialError           no address answered in time
+    │   ├── ChannelClosed       the connection ended
+    │   └── CorruptFrame        bytes changed on the way
+    └── CapacityError           everybody is right and there is not enough
+        ├── ServerFull          try again after `retry_after` seconds
+        ├── NoRoute             some blocks have no server; `missing` says which
+        └── GrantExceeded       a session longer than it was granted
+"""
+
+from __future__ import annotations
+
+
+class ShoalError(Exception):
+    """Base of all. `party` names who has to act: this side, peer, network or capacity."""
+
+    party = "this side"
+
+
+class UsageError(ShoalError, ValueError):
+    """A mistake on this side."""
+
+
+class ModelNotFound(UsageError):
+    """No such model, path or revision."""
+
+
+class CheckpointError(UsageError):
+    """A weights file that is truncated, lying or incomplete."""
+
+
+class UnsupportedModel(UsageError):
+    """A model_type or option that this version does not have."""
+
+
+class SpanError(UsageError):
+    """Blocks outside the model, or an empty span."""
+
+
+class TicketError(UsageError):
+    """A ticket that does not parse."""
+
+
+class PeerError(ShoalError):
+    """The remote peer broke the rules or is not who it should be."""
+
+    party = "peer"
+
+
+class ProtocolError(PeerError):
+    """A frame or message that the wire specification forbids."""
+
+
+class IdentityError(PeerError):
+    """The peer's key is not the node id that was dialled."""
+
+
+class RecordError(PeerError):
+    """A record that is forged, expired or oversized."""
+
+
+class FingerprintMismatch(PeerError):
+    """The peer serves another checkpoint under the same name."""
+
+
+class SessionLost(PeerError):
+    """The peer no longer has the session (its lease ran out, or it restarted)."""
+
+
+class Refused(PeerError):
+    """The peer refused a request; the message is its reason."""
+
+
+class NetworkError(ShoalError):
+    """Nobody is at fault but the path between."""
+
+    party = "network"
+
+
+class DialError(NetworkError):
+    """No address of the peer answered in time."""
+
+
+class ChannelClosed(NetworkError):
+    """The connection ended, cleanly or not."""
+
+
+class CorruptFrame(NetworkError):
+    """A frame whose hash is wrong: bytes changed on the way."""
+
+
+class CapacityError(ShoalError):
+    """Everybody is right and there is not enough."""
+
+    party = "capacity"
+
+
+class ServerFull(CapacityError):
+    """The server has no room now; try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoRoute(CapacityError):
+    """Some blocks have no live server; `missing` lists them as half-open (start, stop) pairs."""
+
+    def __init__(self, message: str, missing: tuple[tuple[int, int], ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class GrantExceeded(CapacityError):
+    """A session that wants more tokens than it was granted."""

@@ -1,0 +1,95 @@
+"""The nouns that every layer shares: frozen, with no behaviour beyond arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NewType
+
+import msgspec
+
+from shoal.errors import SpanError
+
+PeerId = NewType("PeerId", str)
+"""A node's ed25519 public key as 64 lower-case hexadecimal digits."""
+
+PEER_ID_BYTES = 32
+
+
+def peer_id(public_key: bytes) -> PeerId:
+    """The id of the node with this raw ed25519 public key (32 bytes).
+
+    Raises ValueError for any other length.
+    """
+    if len(public_key) != PEER_ID_BYTES:
+        raise ValueError(f"an ed25519 public key has {PEER_ID_BYTES} bytes, not {len(public_key)}")
+    return PeerId(public_key.hex())
+
+
+class Span(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """A half-open range of transformer blocks."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}"
+
+    def __contains__(self, block: int) -> bool:
+        return self.start <= block < self.stop
+
+    def covers(self, other: Span) -> bool:
+        """Whether every block of `other` is in this span."""
+        return self.start <= other.start and other.stop <= self.stop
+
+    def blocks(self) -> range:
+        """The blocks in order."""
+        return range(self.start, self.stop)
+
+    def check(self, num_blocks: int) -> Span:
+        """This span, if it is a non-empty part of a model of `num_blocks`; raises SpanError."""
+        if not 0 <= self.start < self.stop <= num_blocks:
+            raise SpanError(f"span {self} is not within the model's blocks 0:{num_blocks}")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Span:
+        """`"10:20"` → Span(10, 20); raises SpanError for anything else."""
+        start, colon, stop = text.partition(":")
+        if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+            raise SpanError(f"a span is written START:STOP with START < STOP, not {text!r}")
+        return cls(int(start), int(stop))
+
+
+def missing_spans(num_blocks: int, spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The parts of 0:num_blocks that no span covers, in order."""
+    missing, covered = [], 0
+    for span in sorted(spans):
+        if span.start > covered:
+            missing.append(Span(covered, min(span.start, num_blocks)))
+        covered = max(covered, span.stop)
+    if covered < num_blocks:
+        missing.append(Span(covered, num_blocks))
+    return tuple(missing)
+
+
+class Hop(msgspec.Struct, frozen=True):
+    """A span on a peer."""
+
+    peer: PeerId
+    span: Span
+
+
+Route = tuple[Hop, ...]
+"""Hops that follow one another and together cover the model."""
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """What identifies a model in the swarm: the base checkpoint's name, fingerprint and shape."""
+
+    name: str
+    fingerprint: str
+    num_blocks: int
+    hidden_size: int
