@@ -1,0 +1,93 @@
+"""Frames: a fixed prefix, a msgpack header, a raw payload. Specified in docs/wire.md."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+from shoal.errors import CorruptFrame, ProtocolError
+
+MAGIC = b"SHOL"
+VERSION = 1
+PREFIX_BYTES = 24
+MAX_HEADER_BYTES = 64 * 1024
+MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+
+_PREFIX = struct.Struct("<4sB3sII8s")
+_RESERVED = b"\0\0\0"
+
+
+def _hash(header: bytes | memoryview, payload: bytes | memoryview) -> bytes:
+    digest = hashlib.blake2b(header, digest_size=8)
+    digest.update(payload)
+    return digest.digest()
+
+
+def encode_frame(header: bytes, payload: bytes | bytearray | memoryview = b"") -> bytearray:
+    """One frame as contiguous bytes, so that it can be written in one call.
+
+    Raises ValueError for a header or payload beyond the limits: a mistake of this program.
+    """
+    size = len(payload)
+    if not 0 < len(header) <= MAX_HEADER_BYTES or size > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"a frame of {len(header)} + {size} bytes is outside the wire's limits")
+    frame = bytearray(_PREFIX.pack(MAGIC, VERSION, _RESERVED, len(header), size, _hash(header, memoryview(payload))))
+    frame += header
+    frame += payload
+    return frame
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frames, holding at most one frame's bytes beyond what it was fed."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._start = 0
+
+    def feed(self, data: bytes) -> None:
+        """Append bytes as they came."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0
+        self._buffer += data
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes held that are not yet part of a frame given out."""
+        return len(self._buffer) - self._start
+
+    def next(self) -> tuple[bytes, bytes] | None:
+        """The next frame's header and payload, or None while it is incomplete.
+
+        Raises ProtocolError as soon as the prefix breaks the specification, CorruptFrame when the hash is wrong.
+        """
+        if self.pending_bytes < PREFIX_BYTES:
+            return None
+        header_bytes, payload_bytes, expected = self._prefix()
+        stop = self._start + PREFIX_BYTES + header_bytes + payload_bytes
+        if len(self._buffer) < stop:
+            return None
+        with memoryview(self._buffer) as view:
+            middle = self._start + PREFIX_BYTES + header_bytes
+            header = bytes(view[self._start + PREFIX_BYTES : middle])
+            payload = bytes(view[middle:stop])
+        self._start = stop
+        if _hash(header, payload) != expected:
+            raise CorruptFrame("a frame's hash is wrong: bytes changed on the way")
+        return header, payload
+
+    def _prefix(self) -> tuple[int, int, bytes]:
+        magic, version, reserved, header_bytes, payload_bytes, expected = _PREFIX.unpack_from(
+            self._buffer, self._start
+        )
+        if magic != MAGIC:
+            raise ProtocolError(f"a frame starts with {magic!r}, not {MAGIC!r}")
+        if version != VERSION:
+            raise ProtocolError(f"the peer speaks version {version} of the wire, this side version {VERSION}")
+        if reserved != _RESERVED:
+            raise ProtocolError("a frame's reserved bytes are not zero")
+        if not 0 < header_bytes <= MAX_HEADER_BYTES:
+            raise ProtocolError(f"a header of {header_bytes} bytes (1 to {MAX_HEADER_BYTES} are allowed)")
+        if payload_bytes > MAX_PAYLOAD_BYTES:
+            raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {MAX_PAYLOAD_BYTES} are allowed)")
+        return header_bytes, payload_bytes, expected

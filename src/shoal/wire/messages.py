@@ -1,0 +1,286 @@
+"""One struct per message of docs/wire.md, and their codec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shoal.errors import ProtocolError
+from shoal.types import Span
+
+MAX_ROWS = 4096
+MAX_HIDDEN_SIZE = 65_536
+MAX_POSITION = 1 << 24
+MAX_HOPS = 128
+MAX_TEXT_CHARS = 512
+MAX_CONFIG_BYTES = 1 << 20
+SECRET_BYTES = 16
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Peer = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Secret = Annotated[bytes, Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
+Position = Annotated[int, Meta(ge=0, le=MAX_POSITION)]
+Counter = Annotated[int, Meta(ge=0, le=1 << 48)]
+Count = Annotated[int, Meta(ge=1, le=MAX_ROWS)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Signed = Annotated[bytes, Meta(max_length=1024)]
+RowCodec = Literal["fp32", "fp16", "bf16"]
+Code = Literal[
+    "protocol", "unknown", "session", "token", "model", "span", "grant", "full", "record", "unsupported", "failed"
+]
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """Base of every message; the subclass's tag is its `type` on the wire."""
+
+
+class Refused(Message, frozen=True, tag="refused"):
+    """No, and why."""
+
+    code: Code
+    message: Text
+    retry_after: Seconds = 0.0
+
+
+class Digest(Message, frozen=True, tag="digest"):
+    """Opens a record exchange; the payload lists (node id, sequence) of the records held."""
+
+
+class Records(Message, frozen=True, tag="records"):
+    """Payload: `want` node ids, then length-prefixed signed records."""
+
+    want: Annotated[int, Meta(ge=0, le=4096)] = 0
+
+
+class Describe(Message, frozen=True, tag="describe"):
+    """Asks for a model's configuration and where its tokenizer comes from."""
+
+    fingerprint: Text
+
+
+class Description(Message, frozen=True, tag="description"):
+    """Payload: the checkpoint's configuration as JSON text."""
+
+    name: Text
+    fingerprint: Text
+    source: Text
+    revision: Text = ""
+
+
+class GetStatus(Message, frozen=True, tag="get_status"):
+    """Asks for the server's load."""
+
+
+class Status(Message, frozen=True, tag="status"):
+    """A server's load now; rates are rows per second through its whole span, 0 when not yet measured."""
+
+    sessions: Counter
+    max_sessions: Counter
+    queued_rows: Counter
+    free_tokens: Counter
+    total_tokens: Counter
+    decode_rows_per_s: float
+    prefill_rows_per_s: float
+    uptime_s: float
+    max_batch_sessions: Counter = 0
+    exact: bool = True
+
+
+class LinkGrant(msgspec.Struct, frozen=True):
+    """Who may be at the other end of a link."""
+
+    generation: Counter
+    peer: Peer
+    token: Secret
+
+
+class Numerics(msgspec.Struct, frozen=True):
+    """What must match for equal bits."""
+
+    kernel: Text
+    probe: Text
+    weights: Text
+    kv_dtype: Text
+    row_codec: RowCodec = "fp32"
+    exact: bool = True
+
+
+class Open(Message, frozen=True, tag="open"):
+    """Asks a server to hold `span` for a session."""
+
+    session: Secret
+    incarnation: Counter
+    secret: Secret
+    fingerprint: Text
+    span: Span
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_POSITION)]
+    upstream: LinkGrant
+    lease_s: Seconds = 30.0
+    row_codec: RowCodec = "fp32"
+
+
+class Opened(Message, frozen=True, tag="opened"):
+    """What was granted, and the state of the session at this hop."""
+
+    max_tokens: Position
+    lease_s: Seconds
+    epoch: Counter
+    position: Position
+    journal_tokens: Position
+    numerics: Numerics
+    acceptance: Signed
+
+
+class Redirect(Message, frozen=True, tag="redirect"):
+    """Where this hop's output goes; record and acceptance are empty when it is the client."""
+
+    link: LinkGrant
+    record: Signed = b""
+    acceptance: Signed = b""
+
+
+class Admit(Message, frozen=True, tag="admit"):
+    """Who feeds this hop from now on."""
+
+    link: LinkGrant
+
+
+class Admitted(Message, frozen=True, tag="admitted"):
+    """The acceptance for a new upstream."""
+
+    generation: Counter
+    acceptance: Signed
+
+
+class Rewind(Message, frozen=True, tag="rewind"):
+    """Truncate to `position`, the least base of all rewinds after epoch `since`."""
+
+    epoch: Counter
+    position: Position
+    since: Counter
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Renews the lease."""
+
+    id: Counter
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """Times are the server's wall clock in seconds."""
+
+    id: Counter
+    received_at: float
+    sent_at: float
+
+
+class LinkState(Message, frozen=True, tag="link"):
+    """News of this hop's outgoing link."""
+
+    generation: Counter
+    state: Literal["up", "down", "gone"]
+    detail: Text = ""
+    position: Position = 0
+
+
+class Close(Message, frozen=True, tag="close"):
+    """The session ends."""
+
+
+class Attach(Message, frozen=True, tag="attach"):
+    """Takes up a session's control channel, or one end of a link."""
+
+    role: Literal["control", "send", "receive"]
+    session: Secret
+    incarnation: Counter
+    token: Secret
+    generation: Counter = 0
+    epoch: Counter = 0
+    position: Position = 0
+
+
+class Attached(Message, frozen=True, tag="attached"):
+    """The state of the session at this hop."""
+
+    epoch: Counter
+    position: Position
+
+
+class Have(Message, frozen=True, tag="have"):
+    """The receiver has all rows below `position` as of `epoch`."""
+
+    epoch: Counter
+    position: Position
+
+
+class From(Message, frozen=True, tag="from"):
+    """The sender goes on from here."""
+
+    epoch: Counter
+    position: Position
+
+
+class HopTrace(msgspec.Struct, frozen=True, array_like=True):
+    """One hop's times for a frame: its own wall clock, then durations in seconds."""
+
+    received_at: float
+    queue_s: float
+    compute_s: float
+    batch_sessions: int = 1
+    batch_rows: int = 1
+
+
+class Rows(Message, frozen=True, tag="rows"):
+    """`count` rows from `position`; the first `elided` of them are not in the payload."""
+
+    epoch: Counter
+    position: Position
+    count: Count
+    after: Counter
+    reply: Annotated[int, Meta(ge=-1, le=MAX_ROWS)] = -1
+    elided: Annotated[int, Meta(ge=0, le=MAX_ROWS)] = 0
+    trace: Annotated[tuple[HopTrace, ...], Meta(max_length=MAX_HOPS)] = ()
+
+
+AnyMessage = (
+    Refused
+    | Digest
+    | Records
+    | Describe
+    | Description
+    | GetStatus
+    | Status
+    | Open
+    | Opened
+    | Redirect
+    | Admit
+    | Admitted
+    | Rewind
+    | Ping
+    | Pong
+    | LinkState
+    | Close
+    | Attach
+    | Attached
+    | Have
+    | From
+    | Rows
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode_message(message: AnyMessage) -> bytes:
+    """The message as a frame's header."""
+    return _encoder.encode(message)
+
+
+def decode_message(header: bytes) -> AnyMessage:
+    """The message in a frame's header; raises ProtocolError for anything that is not exactly one."""
+    try:
+        return _decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a header is not a message of this version: {error}") from error
