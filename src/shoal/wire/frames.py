@@ -38,9 +38,13 @@ def encode_frame(header: bytes, payload: bytes | bytearray | memoryview = b"") -
 
 
 class FrameDecoder:
-    """Cuts a byte stream into frames, holding at most one frame's bytes beyond what it was fed."""
+    """Cuts a byte stream into frames, holding at most one frame's bytes beyond what it was fed.
 
-    def __init__(self) -> None:
+    `max_payload_bytes` may be lowered below the wire's limit where a peer has no business sending more.
+    """
+
+    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        self.max_payload_bytes = max_payload_bytes
         self._buffer = bytearray()
         self._start = 0
 
@@ -77,9 +81,7 @@ class FrameDecoder:
         return header, payload
 
     def _prefix(self) -> tuple[int, int, bytes]:
-        magic, version, reserved, header_bytes, payload_bytes, expected = _PREFIX.unpack_from(
-            self._buffer, self._start
-        )
+        magic, version, reserved, header_bytes, payload_bytes, expected = _PREFIX.unpack_from(self._buffer, self._start)
         if magic != MAGIC:
             raise ProtocolError(f"a frame starts with {magic!r}, not {MAGIC!r}")
         if version != VERSION:
@@ -88,6 +90,7 @@ class FrameDecoder:
             raise ProtocolError("a frame's reserved bytes are not zero")
         if not 0 < header_bytes <= MAX_HEADER_BYTES:
             raise ProtocolError(f"a header of {header_bytes} bytes (1 to {MAX_HEADER_BYTES} are allowed)")
-        if payload_bytes > MAX_PAYLOAD_BYTES:
-            raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {MAX_PAYLOAD_BYTES} are allowed)")
+        if payload_bytes > self.max_payload_bytes:
+            allowed = self.max_payload_bytes
+            raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {allowed} are allowed here)")
         return header_bytes, payload_bytes, expected

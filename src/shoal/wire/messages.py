@@ -28,7 +28,17 @@ Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Signed = Annotated[bytes, Meta(max_length=1024)]
 RowCodec = Literal["fp32", "fp16", "bf16"]
 Code = Literal[
-    "protocol", "unknown", "session", "token", "model", "span", "grant", "full", "record", "unsupported", "failed"
+    "protocol",
+    "unknown",
+    "session",
+    "token",
+    "model",
+    "span",
+    "grant",
+    "full",
+    "record",
+    "unsupported",
+    "failed",
 ]
 
 

@@ -1,0 +1,129 @@
+"""Messages over a channel, and refusals as errors."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TypeVar
+
+from shoal import errors
+from shoal.net.transport import Channel
+from shoal.types import PeerId
+from shoal.wire.frames import MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
+from shoal.wire.messages import (
+    MAX_CONFIG_BYTES,
+    MAX_TEXT_CHARS,
+    AnyMessage,
+    Code,
+    Message,
+    Refused,
+    decode_message,
+    encode_message,
+)
+
+M = TypeVar("M", bound=Message)
+
+STRANGER_PAYLOAD_BYTES = MAX_CONFIG_BYTES
+"""The largest payload before a channel is known to be a link of a session."""
+
+_BY_ERROR: tuple[tuple[type[errors.ShoalError], Code], ...] = (
+    (errors.ProtocolError, "protocol"),
+    (errors.SessionLost, "session"),
+    (errors.FingerprintMismatch, "model"),
+    (errors.SpanError, "span"),
+    (errors.GrantExceeded, "grant"),
+    (errors.ServerFull, "full"),
+    (errors.RecordError, "record"),
+    (errors.IdentityError, "token"),
+    (errors.UnsupportedModel, "unsupported"),
+)
+_BY_CODE: dict[str, type[errors.ShoalError]] = {
+    "protocol": errors.ProtocolError,
+    "session": errors.SessionLost,
+    "model": errors.FingerprintMismatch,
+    "grant": errors.GrantExceeded,
+    "record": errors.RecordError,
+}
+
+
+def refusal(error: errors.ShoalError) -> Refused:
+    """The message that tells a peer of an error."""
+    code: Code = next((code for kind, code in _BY_ERROR if isinstance(error, kind)), "failed")
+    retry_after = error.retry_after if isinstance(error, errors.ServerFull) else 0.0
+    return Refused(code, str(error)[:MAX_TEXT_CHARS], retry_after)
+
+
+def refused(message: Refused, peer: PeerId) -> errors.ShoalError:
+    """The error that a refusal stands for on the side that receives it."""
+    text = f"peer {peer[:8]}: {message.message}"
+    if message.code == "full":
+        return errors.ServerFull(text, message.retry_after)
+    return _BY_CODE.get(message.code, errors.Refused)(text)
+
+
+class FrameChannel:
+    """A channel that carries messages. One task may send and one receive at a time."""
+
+    def __init__(self, channel: Channel, max_payload_bytes: int = STRANGER_PAYLOAD_BYTES) -> None:
+        self._channel = channel
+        self._decoder = FrameDecoder(max_payload_bytes)
+
+    @property
+    def peer(self) -> PeerId:
+        """The node at the other end."""
+        return self._channel.peer
+
+    @property
+    def transport(self) -> str:
+        """The transport's name."""
+        return self._channel.transport
+
+    def allow_payload(self, max_payload_bytes: int) -> None:
+        """Change the largest payload accepted from here on."""
+        self._decoder.max_payload_bytes = min(max_payload_bytes, MAX_PAYLOAD_BYTES)
+
+    async def send(self, message: AnyMessage, payload: bytes | bytearray | memoryview = b"") -> None:
+        """Send one message; waits under back-pressure. Raises ChannelClosed."""
+        await self._channel.send(encode_frame(encode_message(message), payload))
+
+    async def receive(self) -> tuple[AnyMessage, bytes]:
+        """The next message and its payload.
+
+        Raises ChannelClosed at the end, CorruptFrame for a wrong hash, ProtocolError for a broken specification.
+        """
+        while (frame := self._decoder.next()) is None:
+            data = await self._channel.receive()
+            if not data:
+                raise errors.ChannelClosed(f"peer {self.peer[:8]} closed the connection")
+            self._decoder.feed(data)
+        return decode_message(frame[0]), frame[1]
+
+    async def expect(self, kind: type[M]) -> tuple[M, bytes]:
+        """The next message, which must be a `kind`.
+
+        Raises the error that a refusal stands for, ProtocolError for any other message, and what `receive` raises.
+        """
+        message, payload = await self.receive()
+        if isinstance(message, kind):
+            return message, payload
+        if isinstance(message, Refused):
+            raise refused(message, self.peer)
+        raise errors.ProtocolError(f"peer {self.peer[:8]} sent {type(message).__name__}, not {kind.__name__}")
+
+    async def close(self) -> None:
+        """Flush and end. Closing twice is harmless."""
+        await self._channel.close()
+
+    def abort(self) -> None:
+        """Drop the channel at once."""
+        self._channel.abort()
+
+    async def __aenter__(self) -> FrameChannel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            self.abort()

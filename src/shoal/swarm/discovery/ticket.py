@@ -1,0 +1,44 @@
+"""A ticket: one string that reaches one member of a swarm."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from shoal.errors import TicketError
+from shoal.swarm.records import MAX_ADDRESSES, Address
+from shoal.wire.messages import Peer
+
+PREFIX = "shoal1-"
+MAX_TICKET_CHARS = 2048
+
+
+class Ticket(msgspec.Struct, frozen=True, array_like=True):
+    """A member's id and where it can be dialled. It proves nothing: whoever answers there must have the member's key."""
+
+    peer: Peer
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=MAX_ADDRESSES)]
+
+    def __str__(self) -> str:
+        body = msgspec.msgpack.encode((bytes.fromhex(self.peer), self.addresses))
+        return PREFIX + base64.urlsafe_b64encode(body).decode("ascii").rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> Ticket:
+        """The ticket in a string; raises TicketError for anything else."""
+        text = text.strip()
+        if not text.startswith(PREFIX) or len(text) > MAX_TICKET_CHARS:
+            raise TicketError(
+                f"a ticket starts with {PREFIX} and has at most {MAX_TICKET_CHARS} characters: {text[:40]!r}"
+            )
+        body = text[len(PREFIX) :]
+        try:
+            data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+            peer, addresses = msgspec.msgpack.decode(data, type=tuple[bytes, tuple[str, ...]])
+            return msgspec.convert((peer.hex(), addresses), cls)
+        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise TicketError(f"the ticket is damaged (is it complete?): {text[:40]!r}") from error
