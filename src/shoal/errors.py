@@ -30,9 +30,10 @@ from __future__ import annotations
 
 
 class ShoalError(Exception):
-    """Base of all. `party` names who has to act: this side, peer, network or capacity."""
+    """Base of all. `party` names who has to act: this side, peer, network or capacity; `peer` which one, if known."""
 
     party = "this side"
+    peer: str | None = None
 
 
 class UsageError(ShoalError, ValueError):

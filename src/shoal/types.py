@@ -63,16 +63,16 @@ class Span(msgspec.Struct, frozen=True, order=True, array_like=True):
         return cls(int(start), int(stop))
 
 
-def missing_spans(num_blocks: int, spans: Iterable[Span]) -> tuple[Span, ...]:
-    """The parts of 0:num_blocks that no span covers, in order."""
-    missing, covered = [], 0
-    for span in sorted(spans):
+def missing_spans(wanted: Span, held: Iterable[Span]) -> tuple[Span, ...]:
+    """The parts of `wanted` that no span of `held` covers, in order."""
+    missing, covered = [], wanted.start
+    for span in sorted(held):
         if span.start > covered:
-            missing.append(Span(covered, min(span.start, num_blocks)))
+            missing.append(Span(covered, min(span.start, wanted.stop)))
         covered = max(covered, span.stop)
-    if covered < num_blocks:
-        missing.append(Span(covered, num_blocks))
-    return tuple(missing)
+        if covered >= wanted.stop:
+            return tuple(missing)
+    return (*missing, Span(covered, wanted.stop))
 
 
 class Hop(msgspec.Struct, frozen=True):

@@ -9,28 +9,29 @@ from shoal.swarm.records import ServerRecord
 from shoal.types import Hop, PeerId, Route, Span, missing_spans
 
 
-def shortest_route(num_blocks: int, records: Iterable[ServerRecord]) -> Route:
-    """The route with the fewest hops over all blocks of the model.
+def shortest_route(span: Span, records: Iterable[ServerRecord]) -> Route:
+    """The route with the fewest hops over the blocks of `span`.
 
     Each hop goes as far as any server can; among equals the shorter queue, then the lower node id, wins. Raises NoRoute
     naming the blocks that nobody serves.
     """
     servers = list(records)
-    missing = missing_spans(num_blocks, (server.span for server in servers))
+    missing = missing_spans(span, (server.span for server in servers))
     if missing:
         raise NoRoute(
-            f"no server holds blocks {', '.join(map(str, missing))} of 0:{num_blocks}",
-            tuple((span.start, span.stop) for span in missing),
+            f"no server holds blocks {', '.join(map(str, missing))}",
+            tuple((part.start, part.stop) for part in missing),
         )
     route: list[Hop] = []
-    at = 0
-    while at < num_blocks:
+    at = span.start
+    while at < span.stop:
         best = min(
             (server for server in servers if at in server.span),
-            key=lambda server: (-server.span.stop, server.queued_rows, server.peer),
+            key=lambda server: (-min(server.span.stop, span.stop), server.queued_rows, server.peer),
         )
-        route.append(Hop(PeerId(best.peer), Span(at, best.span.stop)))
-        at = best.span.stop
+        stop = min(best.span.stop, span.stop)
+        route.append(Hop(PeerId(best.peer), Span(at, stop)))
+        at = stop
     return tuple(route)
 
 

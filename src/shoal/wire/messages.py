@@ -190,7 +190,7 @@ class LinkState(Message, frozen=True, tag="link"):
     """News of this hop's outgoing link."""
 
     generation: Counter
-    state: Literal["up", "down", "gone"]
+    state: Literal["ready", "up", "down", "gone"]
     detail: Text = ""
     position: Position = 0
 

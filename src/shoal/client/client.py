@@ -1,0 +1,247 @@
+"""A client of a swarm: finds its servers, plans routes, opens sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+
+import msgspec
+
+from shoal.client.hop import HopControl, SessionKeys
+from shoal.client.session import Session, SessionOptions
+from shoal.clock import SYSTEM_CLOCK, Clock
+from shoal.errors import CapacityError, NetworkError, NoRoute, ServerFull, ShoalError, UsageError
+from shoal.net.dial import Dialler
+from shoal.net.framed import FrameChannel
+from shoal.net.node import make_transports
+from shoal.net.transport import Transport
+from shoal.swarm import exchange
+from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.ticket import Ticket
+from shoal.swarm.identity import Identity
+from shoal.swarm.records import ServerRecord, SignedRecord
+from shoal.swarm.routing import same_model, shortest_route
+from shoal.types import ModelSpec, PeerId, Route, Span
+from shoal.wire.messages import SECRET_BYTES, Describe, Description, GetStatus, Status
+
+REFRESH_S = 1.0
+"""How often the swarm is asked again while blocks are missing."""
+
+ROUTE_WAIT_S = 10.0
+"""How long a client waits by default for a route to exist."""
+
+
+class ServerStatus(msgspec.Struct, frozen=True):
+    """A server as the client sees it; `status` is None when it did not answer, and `problem` says why."""
+
+    record: ServerRecord
+    status: Status | None
+    problem: str = ""
+
+
+class AsyncClient:
+    """Use with `async with`. `peers` are tickets; one that reaches any member is enough."""
+
+    def __init__(
+        self,
+        peers: Sequence[str],
+        *,
+        identity: Identity | None = None,
+        transports: Sequence[Transport] | None = None,
+        only: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not peers:
+            raise UsageError("a client needs at least one ticket to find the swarm (peers=[…])")
+        self.identity = identity or Identity.generate()
+        self.directory = Directory(clock)
+        self._tickets = [Ticket.parse(text) for text in peers]
+        self._transports = transports
+        self._only = only
+        self._clock = clock
+        self._dialler: Dialler | None = None
+
+    async def __aenter__(self) -> AsyncClient:
+        self._transports = self._transports or make_transports(self.identity.key, only=self._only)
+        self._dialler = Dialler(self._transports, clock=self._clock, only=self._only)
+        try:
+            await self.refresh()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the transports. Closing twice is harmless."""
+        for transport in self._transports or ():
+            await transport.close()
+
+    @property
+    def dialler(self) -> Dialler:
+        """How this client reaches peers; raises UsageError outside `async with`."""
+        if self._dialler is None:
+            raise UsageError("the client is not open: use `async with`")
+        return self._dialler
+
+    async def refresh(self) -> None:
+        """Exchange records with every ticket's member, or if none answers with any member known.
+
+        Raises NetworkError when nobody at all could be reached.
+        """
+        contacts = [(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets]
+        errors = await asyncio.gather(*(self._ask(*contact) for contact in contacts))
+        if any(error is None for error in errors):
+            return
+        for signed in self.directory.records():
+            if await self._ask(PeerId(signed.record.peer), signed.record.addresses) is None:
+                return
+        raise NetworkError(f"no member of the swarm answered: {'; '.join(str(error) for error in errors)}")
+
+    async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
+        try:
+            async with FrameChannel(await self.dialler.dial(peer, addresses)) as channel:
+                await exchange.ask(channel, self.directory)
+        except ShoalError as error:
+            return error
+        return None
+
+    def records(self) -> list[ServerRecord]:
+        """The servers known now."""
+        return [signed.record for signed in self.directory.records()]
+
+    async def status(self) -> list[ServerStatus]:
+        """Every known server with its load, asked for just now."""
+        return list(await asyncio.gather(*(self._status(record) for record in self.records())))
+
+    async def _status(self, record: ServerRecord) -> ServerStatus:
+        try:
+            async with FrameChannel(await self.dialler.dial(PeerId(record.peer), record.addresses)) as channel:
+                await channel.send(GetStatus())
+                status, _ = await channel.expect(Status)
+        except ShoalError as error:
+            return ServerStatus(record, None, str(error))
+        return ServerStatus(record, status)
+
+    async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
+        """The model's description and its configuration as JSON text, from the first server that answers.
+
+        Raises NoRoute when no server of it does.
+        """
+        problems = []
+        for record in same_model(self.records(), fingerprint=model.fingerprint):
+            try:
+                async with FrameChannel(await self.dialler.dial(PeerId(record.peer), record.addresses)) as channel:
+                    await channel.send(Describe(model.fingerprint))
+                    return await channel.expect(Description)
+            except ShoalError as error:
+                problems.append(str(error))
+        raise NoRoute(f"no server describes {model.name}: {'; '.join(problems)}")
+
+    async def find_model(
+        self, name: str | None = None, fingerprint: str | None = None, wait_s: float = ROUTE_WAIT_S
+    ) -> ModelSpec:
+        """The model by its name or fingerprint, or the only one; waits for a first server of it.
+
+        Raises NoRoute when nobody serves it, FingerprintMismatch when checkpoints differ.
+        """
+        deadline = self._clock.monotonic() + wait_s
+        while True:
+            try:
+                return same_model(self.records(), name, fingerprint)[0].model
+            except NoRoute:
+                if self._clock.monotonic() >= deadline:
+                    raise
+            await self._refresh_later()
+
+    async def _refresh_later(self) -> None:
+        await self._clock.sleep(REFRESH_S)
+        with contextlib.suppress(NetworkError):  # the wait's own deadline decides
+            await self.refresh()
+
+    async def plan(
+        self, model: ModelSpec, span: Span | None = None, avoid: frozenset[str] = frozenset(), wait_s: float = 0.0
+    ) -> Route:
+        """The shortest route in hops over the span (all blocks: None).
+
+        Waits for `wait_s` while blocks are missing, then raises NoRoute, which names them.
+        """
+        span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
+        deadline = self._clock.monotonic() + wait_s
+        while True:
+            servers = [record for record in self.records() if record.model.fingerprint == model.fingerprint]
+            try:
+                return shortest_route(span, (server for server in servers if server.peer not in avoid))
+            except NoRoute:
+                if self._clock.monotonic() >= deadline:
+                    raise
+            await self._refresh_later()
+
+    def session(
+        self,
+        model: str | ModelSpec,
+        span: Span | str | None = None,
+        *,
+        max_tokens: int = 4096,
+        wait_s: float = ROUTE_WAIT_S,
+        options: SessionOptions | None = None,
+    ) -> AbstractAsyncContextManager[Session]:
+        """A session over `span` ("10:20", all blocks: None) of a model given by name, fingerprint or spec.
+
+        Entering raises NoRoute when blocks stay missing, ServerFull when the only servers of some blocks are full, and
+        NetworkError when they are out of reach.
+        """
+        options = options or SessionOptions(max_tokens=max_tokens)
+        return self._session(model, Span.parse(span) if isinstance(span, str) else span, options, wait_s)
+
+    @contextlib.asynccontextmanager
+    async def _session(
+        self, model: str | ModelSpec, span: Span | None, options: SessionOptions, wait_s: float
+    ) -> AsyncIterator[Session]:
+        spec = model if isinstance(model, ModelSpec) else await self._resolve(model, wait_s)
+        session = await self._open(spec, span, options, wait_s)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    async def _resolve(self, model: str, wait_s: float) -> ModelSpec:
+        by_fingerprint = any(record.model.fingerprint == model for record in self.records())
+        if by_fingerprint:
+            return await self.find_model(fingerprint=model, wait_s=wait_s)
+        return await self.find_model(name=model, wait_s=wait_s)
+
+    async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
+        """An entered session; servers that are full or out of reach are avoided as long as others cover their blocks."""
+        avoid: dict[str, ShoalError] = {}
+        while True:
+            try:
+                route = await self.plan(model, span, frozenset(avoid), 0.0 if avoid else wait_s)
+            except NoRoute as error:
+                full = [cause for cause in avoid.values() if isinstance(cause, CapacityError)]
+                raise next(iter([*full, *avoid.values()]), error) from error
+            try:
+                return await self._session_on(model, route, options).__aenter__()
+            except (NetworkError, ServerFull) as error:
+                if error.peer is None or error.peer in avoid:
+                    raise
+                avoid[error.peer] = error
+
+    def _session_on(self, model: ModelSpec, route: Route, options: SessionOptions) -> Session:
+        keys = SessionKeys(secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES))
+        controls = [HopControl(hop, self._record(hop.peer), keys, self.dialler, self._clock) for hop in route]
+        return Session(model, self.identity.peer, controls, keys, options)
+
+    def _record(self, peer: PeerId) -> SignedRecord:
+        signed = self.directory.get(peer)
+        if signed is None:
+            raise NoRoute(f"the record of {peer[:8]} has expired")
+        return signed

@@ -1,0 +1,77 @@
+"""The tensors behind the pages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shoal.kernels.tiles import padded
+from shoal.kv.pages import PageAllocator
+from shoal.nn.attention import PAGE_TOKENS
+from shoal.nn.block import BlockConfig
+from shoal.types import Span
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def page_bytes(config: BlockConfig, dtype: str = "float32") -> int:
+    """Memory of one page: keys and values of PAGE_TOKENS tokens of one block."""
+    return 2 * config.num_kv_heads * PAGE_TOKENS * padded(config.head_dim) * DTYPES[dtype].itemsize
+
+
+class KVCache:
+    """Keys and values [pages, kv_heads, PAGE_TOKENS, padded(head_dim)] and the allocator that says whose they are."""
+
+    def __init__(self, config: BlockConfig, num_pages: int, dtype: str = "float32", device: str = "cpu") -> None:
+        self.dtype = dtype
+        self.pages = PageAllocator(num_pages)
+        self._head_dim = config.head_dim
+        shape = (num_pages, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
+        self._keys = torch.zeros(shape, dtype=DTYPES[dtype], device=device)
+        self._values = torch.zeros(shape, dtype=DTYPES[dtype], device=device)
+
+    def open(self, session: str, span: Span, max_tokens: int) -> None:
+        """Grant a session its pages; raises ServerFull."""
+        self.pages.open(session, span, max_tokens)
+
+    def close(self, session: str) -> None:
+        """Free a session's pages; closing twice is harmless."""
+        self.pages.close(session)
+
+    def grow(self, session: str, num_tokens: int) -> None:
+        """Make room for `num_tokens` tokens; new pages are zeroed, since even a masked NaN would spread."""
+        fresh = self.pages.grow(session, num_tokens)
+        if fresh:
+            index = torch.tensor(fresh)
+            self._keys[index] = 0
+            self._values[index] = 0
+
+    def truncate(self, session: str, num_tokens: int) -> None:
+        """Forget the tokens from `num_tokens` on, as if they had never been there."""
+        self.pages.truncate(session, num_tokens)
+        slot = num_tokens % PAGE_TOKENS
+        if slot:
+            last = [table[-1] for table in self.pages[session].tables.values() if table]
+            self._keys[last, :, slot:] = 0
+            self._values[last, :, slot:] = 0
+
+    def write(self, session: str, block: int, position: int, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values [n, kv_heads, head_dim] of one block from `position` on."""
+        table = self.pages[session].tables[block]
+        at = range(position, position + keys.shape[0])
+        pages = torch.tensor([table[token // PAGE_TOKENS] for token in at])
+        slots = torch.tensor([token % PAGE_TOKENS for token in at])
+        self._keys[pages, :, slots, : self._head_dim] = keys.to(self._keys.dtype)
+        self._values[pages, :, slots, : self._head_dim] = values.to(self._values.dtype)
+
+    def read(self, session: str, block: int) -> tuple[Tensor, Tensor]:
+        """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded], in fp32."""
+        table = self.pages[session].tables[block]
+        return _select(self._keys, table), _select(self._values, table)
+
+
+def _select(cache: Tensor, table: list[int]) -> Tensor:
+    first, count = table[0], len(table)
+    neighbours = table == list(range(first, first + count))
+    chosen = cache[first : first + count] if neighbours else cache[torch.tensor(table)]
+    return chosen.to(torch.float32)

@@ -1,0 +1,179 @@
+"""The two ends of a link: an `Outlet` sends a journal's rows, an `Inlet` takes them (docs/wire.md, "Rows").
+
+Both outlive their channels: `serve` runs one channel until it breaks, and a newer channel replaces an older one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from shoal.errors import ProtocolError
+from shoal.net.framed import FrameChannel, refused
+from shoal.wire.journal import Chunk, Journal
+from shoal.wire.messages import From, Have, Refused, Rows
+from shoal.wire.stream import Receiver, Taken
+
+
+class Throttle(Protocol):
+    """Makes senders wait so that a rate is kept."""
+
+    async def take(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` may be sent."""
+        ...
+
+
+class Outlet:
+    """Sends a journal to whoever is attached. `elide` is set on the link to the client."""
+
+    def __init__(self, journal: Journal, throttle: Throttle | None = None) -> None:
+        self.journal = journal
+        self.elide = False
+        self.on_gone: Callable[[int], None] | None = None
+        self.drained = asyncio.Event()
+        self._throttle = throttle
+        self._wake = asyncio.Event()
+        self._channel: FrameChannel | None = None
+
+    def append(self, chunk: Chunk) -> None:
+        """More rows to send."""
+        self.journal.append(chunk)
+        self._wake.set()
+
+    def rewind(self, epoch: int, position: int) -> None:
+        """The stream continues at `position` in a higher epoch."""
+        self.journal.rewind(epoch, position)
+        self._wake.set()
+        self.drained.set()
+
+    def detach(self) -> None:
+        """Drop the present channel, if there is one."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.abort()
+
+    async def serve(self, channel: FrameChannel, have: Have | None = None) -> None:
+        """Send on this channel until it breaks or is replaced.
+
+        Raises ChannelClosed when it breaks, ProtocolError for anything but `have`, and what a refusal stands for.
+        """
+        self.detach()
+        self._channel = channel
+        self.journal.sender.attach()
+        if have is not None:
+            self.journal.on_have(have)
+        self._wake.set()
+        tasks = [asyncio.ensure_future(self._listen(channel)), asyncio.ensure_future(self._pump(channel))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._channel is channel:
+                self._channel = None
+                self.journal.sender.attach()
+
+    async def _listen(self, channel: FrameChannel) -> None:
+        while self._channel is channel:
+            message, _ = await channel.receive()
+            if isinstance(message, Refused):
+                raise refused(message, channel.peer)
+            if not isinstance(message, Have):
+                raise ProtocolError(f"peer {channel.peer[:8]} sent {type(message).__name__} to a sender of rows")
+            if self._channel is channel:
+                self.journal.on_have(message)
+                self._wake.set()
+
+    async def _pump(self, channel: FrameChannel) -> None:
+        while self._channel is channel:
+            answer = self.journal.answer()
+            if answer is not None:
+                await channel.send(answer)
+                continue
+            frame = self.journal.next_frame(self.elide)
+            if frame is not None:
+                self.drained.set()
+                if self._throttle is not None:
+                    await self._throttle.take(len(frame[1]))
+                await channel.send(*frame)
+                continue
+            wanted = self.journal.sender.wanted
+            if wanted is not None and self.on_gone is not None:
+                self.on_gone(wanted)
+            self._wake.clear()
+            await self._wake.wait()
+
+
+class RowTaker(Protocol):
+    """What an inlet does with what it receives."""
+
+    def check(self, rows: Rows, payload: bytes) -> None:
+        """Raises ProtocolError or GrantExceeded for rows that must not be taken; called before anything changes."""
+        ...
+
+    def truncate(self, position: int) -> None:
+        """Rows from `position` on are void; the receiver is in its new epoch already."""
+        ...
+
+    async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
+        """New rows: those of the frame but the first `skip`. May wait, which holds the sender back."""
+        ...
+
+
+class Inlet:
+    """Takes rows from whoever is attached and hands on what is new."""
+
+    def __init__(self, receiver: Receiver, taker: RowTaker) -> None:
+        self.receiver = receiver
+        self._taker = taker
+        self._channel: FrameChannel | None = None
+
+    def detach(self) -> None:
+        """Drop the present channel, if there is one."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.abort()
+
+    def attach(self, channel: FrameChannel) -> Have:
+        """This channel replaces the present one; returns what the sender must be told."""
+        self.detach()
+        self._channel = channel
+        return self.receiver.attach()
+
+    async def serve(self, channel: FrameChannel) -> None:
+        """Receive on an attached channel until it breaks or is replaced.
+
+        Raises ChannelClosed when it breaks, ProtocolError for a message that has no place here, and what a refusal
+        stands for.
+        """
+        try:
+            while self._channel is channel:
+                message, payload = await channel.receive()
+                if self._channel is channel:
+                    await self._on_message(channel, message, payload)
+        finally:
+            if self._channel is channel:
+                self._channel = None
+
+    async def _on_message(self, channel: FrameChannel, message: object, payload: bytes) -> None:
+        if isinstance(message, Rows):
+            self._taker.check(message, payload)
+            verdict = self.receiver.on_rows(message)
+            if isinstance(verdict, Taken):
+                if verdict.truncate_to is not None:
+                    self._taker.truncate(verdict.truncate_to)
+                await self._taker.take(message, payload, verdict.skip)
+            elif verdict is not None:
+                await channel.send(verdict)
+        elif isinstance(message, From):
+            truncate_to = self.receiver.on_from(message)
+            if truncate_to is not None:
+                self._taker.truncate(truncate_to)
+        elif isinstance(message, Refused):
+            raise refused(message, channel.peer)
+        else:
+            raise ProtocolError(f"peer {channel.peer[:8]} sent {type(message).__name__} to a receiver of rows")

@@ -1,0 +1,171 @@
+"""A server from loading its blocks to leaving the swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import random
+from collections.abc import Callable
+from types import TracebackType
+
+from shoal.clock import SYSTEM_CLOCK, Clock
+from shoal.engine.scheduler import Scheduler
+from shoal.engine.worker import Worker
+from shoal.errors import NetworkError, ShoalError
+from shoal.net.dial import Dialler
+from shoal.net.framed import FrameChannel
+from shoal.net.node import listen_all, make_transports
+from shoal.net.throttle import RateLimit
+from shoal.server.config import ServerConfig
+from shoal.server.loading import LoadedBlocks, load
+from shoal.server.redirect import Redirector
+from shoal.server.service import Service
+from shoal.server.sessions import SessionTable
+from shoal.swarm import exchange
+from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.ticket import Ticket
+from shoal.swarm.identity import Identity
+from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord, sign_record
+from shoal.types import PeerId
+from shoal.wire.messages import Status
+
+EXCHANGE_S = 3.0
+"""How often records are exchanged with one random member."""
+
+EXPIRY_S = 0.5
+"""How often leases are looked at."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and how much there is to do."""
+
+
+class Server:
+    """Serves a span of blocks. Open with `async with`; `ticket` then reaches it."""
+
+    def __init__(self, config: ServerConfig, progress: Progress | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.config = config
+        self.identity = Identity.load(config.identity) if config.identity else Identity.generate()
+        self.directory = Directory(clock)
+        self.addresses: tuple[str, ...] = ()
+        self._progress = progress or (lambda what, done, total: None)
+        self._clock = clock
+        self._stack = contextlib.AsyncExitStack()
+        self._tickets = [Ticket.parse(text) for text in config.peers]
+        self._sequence = int(clock.wall() * 1000)
+
+    @property
+    def ticket(self) -> str:
+        """One string that reaches this server."""
+        return str(Ticket(self.identity.peer, self.addresses))
+
+    @property
+    def record(self) -> ServerRecord:
+        """This server's record as it was last announced."""
+        return self._record
+
+    def status(self) -> Status:
+        """This server's load now."""
+        return self._service.status()
+
+    async def __aenter__(self) -> Server:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        config = self.config
+        transports = make_transports(self.identity.key, config.listen, config.transport)
+        self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
+        for transport in transports:
+            self._stack.push_async_callback(transport.close)
+        await self._join()
+        held = [signed.record.span for signed in self.directory.records()]
+        self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
+        self._worker = await self._stack.enter_async_context(Worker(loaded.runner, Scheduler()))
+        redirector = Redirector(self.identity, self._dialler, self._clock)
+        self._stack.push_async_callback(redirector.close)
+        self._sessions = SessionTable(self._worker, self._clock, config.max_sessions)
+        self._service = Service(
+            self.identity, loaded.holding, self.directory, self._sessions, self._worker, redirector
+        )
+        if config.max_upload_bits_per_s is not None:
+            self._service.throttle = RateLimit(config.max_upload_bits_per_s / 8, self._clock)
+        self.addresses = await listen_all(transports, self._service.handle)
+        self._announce()
+        await self._join()
+        for work in (self._keep_announcing(), self._keep_exchanging(), self._keep_expiring()):
+            task = asyncio.create_task(work)
+            self._stack.push_async_callback(_cancelled, task)
+
+    def _announce(self) -> None:
+        now = self._clock.wall()
+        self._sequence = max(self._sequence + 1, int(now * 1000))
+        loaded: LoadedBlocks = self._loaded
+        status = self._service.status()
+        self._record = ServerRecord(
+            peer=self.identity.peer,
+            sequence=self._sequence,
+            issued_at=now,
+            expires_at=now + RECORD_LIFETIME_S,
+            addresses=self.addresses,
+            model=loaded.holding.model,
+            span=loaded.holding.span,
+            name=self.config.name,
+            numerics=loaded.holding.numerics.probe,
+            bits_per_weight=loaded.bits_per_weight,
+            decode_rows_per_s=status.decode_rows_per_s,
+            prefill_rows_per_s=status.prefill_rows_per_s,
+            free_tokens=status.free_tokens,
+            queued_rows=status.queued_rows,
+            version=importlib.metadata.version("shoal"),
+        )
+        self.directory.add(sign_record(self._record, self.identity).data)
+
+    async def _join(self) -> None:
+        """Exchange records with the members that the tickets name; those out of reach are tried again later."""
+        await asyncio.gather(*(self._exchange(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets))
+
+    async def _exchange(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
+        try:
+            async with FrameChannel(await self._dialler.dial(peer, addresses)) as channel:
+                await exchange.ask(channel, self.directory)
+        except ShoalError as error:
+            self._progress(f"{peer[:8]} does not answer: {error}", 0, 0)
+            return False
+        return True
+
+    async def _keep_announcing(self) -> None:
+        while True:
+            await self._clock.sleep(RECORD_RENEWAL_S)
+            self._announce()
+
+    async def _keep_exchanging(self) -> None:
+        choose = random.Random()
+        while True:
+            await self._clock.sleep(EXCHANGE_S)
+            known = {s.record.peer: s.record.addresses for s in self.directory.records()}
+            known.update({ticket.peer: ticket.addresses for ticket in self._tickets if ticket.peer not in known})
+            known.pop(self.identity.peer, None)
+            if known:
+                peer = choose.choice(sorted(known))
+                with contextlib.suppress(NetworkError):
+                    await self._exchange(PeerId(peer), known[peer])
+
+    async def _keep_expiring(self) -> None:
+        while True:
+            await self._clock.sleep(EXPIRY_S)
+            await self._sessions.expire()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,123 @@
+"""A hop's outgoing link: dial the next hop as the client says, send, and dial again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from shoal.clock import Clock
+from shoal.errors import NetworkError, RecordError, ServerFull, ShoalError
+from shoal.net.dial import Dialler
+from shoal.net.framed import FrameChannel
+from shoal.server.sessions import HopSession
+from shoal.swarm.identity import Identity
+from shoal.swarm.records import ServerRecord, verify_acceptance, verify_record
+from shoal.types import PeerId
+from shoal.wire.messages import MAX_TEXT_CHARS, Attach, LinkState, Redirect
+
+MAX_DIALS_PER_MINUTE = 120
+"""Dials that one client's redirects may cause in a minute, redials included."""
+
+REDIAL_FIRST_S = 0.05
+REDIAL_MOST_S = 2.0
+
+
+class Redirector:
+    """Runs the outgoing links of all sessions."""
+
+    def __init__(self, identity: Identity, dialler: Dialler, clock: Clock) -> None:
+        self.clock = clock
+        self._identity = identity
+        self._dialler = dialler
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dials: dict[PeerId, deque[float]] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in a task that this object keeps."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """End all links."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def redirect(self, session: HopSession, message: Redirect) -> None:
+        """Send this session's output where the client says, from now on.
+
+        Raises RecordError when the target did not agree, or for a generation that is older than the present one.
+        """
+        link, present = message.link, session.downstream
+        if present is not None and link.generation < present.generation:
+            raise RecordError(f"link generation {link.generation} is older than {present.generation}")
+        record = None
+        if link.peer != session.owner:
+            record = self._agreed(session, message)
+        session.downstream = link
+        session.outlet.detach()
+        session.outlet.elide = record is None
+        session.outlet.on_gone = lambda position: session.report(
+            LinkState(link.generation, "gone", "the journal has dropped these rows", position)
+        )
+        if session.link_task is not None:
+            session.link_task.cancel()
+            session.link_task = None
+        session.report(LinkState(link.generation, "ready"))
+        if record is not None:
+            session.link_task = self.spawn(self._keep(session, message, record))
+
+    def _agreed(self, session: HopSession, message: Redirect) -> ServerRecord:
+        now = self.clock.wall()
+        record = verify_record(message.record, now).record
+        acceptance = verify_acceptance(message.acceptance, now)
+        agreed = (acceptance.session, acceptance.peer, acceptance.upstream, acceptance.generation)
+        if record.peer != message.link.peer or agreed != (
+            session.terms.session,
+            message.link.peer,
+            self._identity.peer,
+            message.link.generation,
+        ):
+            raise RecordError(f"{message.link.peer[:8]} did not agree to be fed by this hop")
+        return record
+
+    async def _keep(self, session: HopSession, message: Redirect, record: ServerRecord) -> None:
+        """Keep the link up until it is replaced or the session ends."""
+        wait_s = REDIAL_FIRST_S
+        while not session.closed.is_set():
+            try:
+                async with await self._dial(session, message, record) as channel:
+                    session.report(LinkState(message.link.generation, "up"))
+                    wait_s = REDIAL_FIRST_S
+                    await session.outlet.serve(channel)
+            except ShoalError as error:
+                session.report(LinkState(message.link.generation, "down", str(error)[:MAX_TEXT_CHARS]))
+                if not isinstance(error, NetworkError | ServerFull):
+                    return  # the peer refused: only the client can change that
+            await self.clock.sleep(wait_s)
+            wait_s = min(2 * wait_s, REDIAL_MOST_S)
+
+    async def _dial(self, session: HopSession, message: Redirect, record: ServerRecord) -> FrameChannel:
+        self._count_dial(session)
+        channel = FrameChannel(await self._dialler.dial(PeerId(record.peer), record.addresses))
+        link = message.link
+        await channel.send(
+            Attach("send", session.terms.session, session.incarnation, link.token, link.generation)
+        )
+        return channel
+
+    def _count_dial(self, session: HopSession) -> None:
+        now = self.clock.monotonic()
+        owner = session.owner or PeerId("")
+        self._dials = {peer: dials for peer, dials in self._dials.items() if dials and dials[-1] > now - 60}
+        dials = self._dials.setdefault(owner, deque())
+        while dials and dials[0] <= now - 60:
+            dials.popleft()
+        if len(dials) >= MAX_DIALS_PER_MINUTE:
+            raise ServerFull(f"more than {MAX_DIALS_PER_MINUTE} dials a minute for one client", 60 + dials[0] - now)
+        dials.append(now)

@@ -1,0 +1,221 @@
+"""What a server answers: the first message of a channel decides what the channel is for (docs/wire.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from shoal.clock import Clock
+from shoal.engine.worker import Worker
+from shoal.errors import (
+    ChannelClosed,
+    FingerprintMismatch,
+    GrantExceeded,
+    NetworkError,
+    ProtocolError,
+    RecordError,
+    ServerFull,
+    ShoalError,
+    SpanError,
+)
+from shoal.net.framed import FrameChannel, refusal
+from shoal.net.rowlink import Throttle
+from shoal.net.transport import Channel
+from shoal.server.control import ControlChannel
+from shoal.server.redirect import Redirector
+from shoal.server.sessions import HopSession, SessionTable, Terms
+from shoal.swarm import exchange
+from shoal.swarm.directory import Directory
+from shoal.swarm.identity import Identity
+from shoal.types import ModelSpec, PeerId, Span
+from shoal.wire.messages import (
+    AnyMessage,
+    Attach,
+    Attached,
+    Describe,
+    Description,
+    Digest,
+    GetStatus,
+    Have,
+    Numerics,
+    Open,
+    RowCodec,
+    Status,
+)
+
+FIRST_MESSAGE_S = 10.0
+MAX_LEASE_S = 300.0
+MAX_CHANNELS = 4096
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What a server holds and is willing to give; token counts are per session."""
+
+    model: ModelSpec
+    span: Span
+    numerics: Numerics
+    source: str
+    revision: str
+    config_json: bytes
+    max_tokens: int
+    journal_tokens: int
+    row_codecs: tuple[RowCodec, ...] = ("fp32",)
+
+
+class Service:
+    """Serves accepted channels until they end."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        holding: Holding,
+        directory: Directory,
+        sessions: SessionTable,
+        worker: Worker,
+        redirector: Redirector,
+    ) -> None:
+        self._identity = identity
+        self._holding = holding
+        self._directory = directory
+        self._sessions = sessions
+        self._worker = worker
+        self._redirector = redirector
+        self._clock: Clock = redirector.clock
+        self._started_at = self._clock.monotonic()
+        self._channels = 0
+        self.throttle: Throttle | None = None
+
+    async def handle(self, channel: Channel) -> None:
+        """Serve one channel; errors are told to the peer as far as it still listens."""
+        frames = FrameChannel(channel)
+        self._channels += 1
+        try:
+            if self._channels > MAX_CHANNELS:
+                raise ServerFull(f"{MAX_CHANNELS} channels are open", retry_after=1.0)
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                message, payload = await frames.receive()
+            await self._dispatch(frames, message, payload)
+        except TimeoutError:
+            await self._refuse(frames, ProtocolError(f"nothing was said within {FIRST_MESSAGE_S:.0f} s"))
+        except NetworkError:
+            pass  # the peer went away; whatever it held has its own lease
+        except ShoalError as error:
+            await self._refuse(frames, error)
+        finally:
+            self._channels -= 1
+            await frames.close()
+
+    async def _refuse(self, frames: FrameChannel, error: ShoalError) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await frames.send(refusal(error))
+        except (ChannelClosed, TimeoutError):
+            frames.abort()
+
+    async def _dispatch(self, frames: FrameChannel, message: AnyMessage, payload: bytes) -> None:
+        handlers: dict[type[AnyMessage], Callable[[], Awaitable[object]]] = {
+            Digest: lambda: exchange.answer(frames, self._directory, payload),
+            Describe: lambda: self._describe(frames, message),  # type: ignore[arg-type]  # keyed by its type
+            GetStatus: lambda: frames.send(self.status()),
+            Open: lambda: self._open(frames, message),  # type: ignore[arg-type]  # keyed by its type
+            Attach: lambda: self._attach(frames, message),  # type: ignore[arg-type]  # keyed by its type
+        }
+        handler = handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"a channel cannot begin with {type(message).__name__}")
+        await handler()
+
+    def status(self) -> Status:
+        """This server's load now."""
+        stats, pages = self._worker.stats, self._worker.capacity()
+        return Status(
+            sessions=len(self._sessions),
+            max_sessions=self._sessions.max_sessions,
+            queued_rows=stats.queued_rows,
+            free_tokens=pages.free_tokens,
+            total_tokens=pages.total_tokens,
+            decode_rows_per_s=stats.decode_rows_per_s,
+            prefill_rows_per_s=stats.prefill_rows_per_s,
+            uptime_s=self._clock.monotonic() - self._started_at,
+            max_batch_sessions=stats.max_batch_sessions,
+            exact=self._holding.numerics.exact,
+        )
+
+    async def _describe(self, frames: FrameChannel, message: Describe) -> None:
+        model = self._holding.model
+        if message.fingerprint not in ("", model.fingerprint):
+            raise FingerprintMismatch(f"this server holds {model.name} as {model.fingerprint}")
+        description = Description(model.name, model.fingerprint, self._holding.source, self._holding.revision)
+        await frames.send(description, self._holding.config_json)
+
+    async def _open(self, frames: FrameChannel, message: Open) -> None:
+        session = self._sessions.get(message.session)
+        if session is None:
+            session = await self._sessions.open(self._terms(message), frames.peer, self.throttle, self._failed)
+        session = self._sessions.find(message.session, message.secret, message.incarnation)
+        if session.terms.span != message.span:
+            raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
+        session.owner = frames.peer
+        control = ControlChannel(frames, session, self._identity, self._redirector)
+        await control.opened(message.upstream, self._holding.numerics)
+        await self._control(control, session)
+
+    def _terms(self, message: Open) -> Terms:
+        held = self._holding
+        if message.fingerprint != held.model.fingerprint:
+            raise FingerprintMismatch(
+                f"this server holds {held.model.name} with fingerprint {held.model.fingerprint}, not {message.fingerprint}"
+            )
+        message.span.check(held.model.num_blocks)
+        if not held.span.covers(message.span):
+            raise SpanError(f"this server holds blocks {held.span}, not {message.span}")
+        if message.row_codec not in held.row_codecs:
+            raise ProtocolError(f"rows as {message.row_codec} are not proven for {held.model.name}")
+        if message.max_tokens > held.max_tokens:
+            raise GrantExceeded(f"{message.max_tokens} tokens asked for; at most {held.max_tokens} are granted here")
+        return Terms(
+            message.session,
+            message.secret,
+            message.span,
+            message.max_tokens,
+            min(message.lease_s, MAX_LEASE_S),
+            held.model.hidden_size,
+            message.row_codec,
+            min(held.journal_tokens, message.max_tokens),
+        )
+
+    def _failed(self, session: HopSession, error: Exception) -> None:
+        session.failure = error
+        self._redirector.spawn(self._sessions.close(session))
+
+    async def _control(self, control: ControlChannel, session: HopSession) -> None:
+        if await control.serve():
+            await self._sessions.close(session)
+
+    async def _attach(self, frames: FrameChannel, message: Attach) -> None:
+        if message.role == "control":
+            session = self._sessions.find(message.session, message.token, message.incarnation)
+            session.owner = frames.peer
+            control = ControlChannel(frames, session, self._identity, self._redirector)
+            await frames.send(Attached(session.receiver.epoch, session.receiver.position))
+            await self._control(control, session)
+        elif message.role == "send":
+            session = self._linked(frames.peer, message, "upstream")
+            frames.allow_payload(session.max_frame_bytes)
+            await frames.send(session.inlet.attach(frames))
+            await session.inlet.serve(frames)
+        else:
+            session = self._linked(frames.peer, message, "downstream")
+            await session.outlet.serve(frames, Have(message.epoch, message.position))
+
+    def _linked(self, peer: PeerId, message: Attach, side: str) -> HopSession:
+        """The session whose link on this side was granted to just this peer, generation and token."""
+        session = self._sessions.get(message.session)
+        if session is None or message.incarnation != session.incarnation:
+            raise RecordError(f"no link of session {message.session.hex()[:8]} is granted to this node")
+        grant = session.upstream if side == "upstream" else session.downstream
+        if grant is None or not session.admits(grant, peer, message):
+            raise RecordError(f"no link of session {message.session.hex()[:8]} is granted to this node")
+        return session

@@ -1,0 +1,52 @@
+"""Bytes at an offset: the one thing that a checkpoint needs of its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from shoal.errors import CheckpointError
+
+
+class ByteSource(Protocol):
+    """A file that is read in ranges, near or far."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes were fetched so far."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """Just these bytes, writable; raises CheckpointError when the file is shorter than it was."""
+        ...
+
+
+class LocalFile:
+    """A file on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self.size = path.stat().st_size
+        self.bytes_read = 0
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """ByteSource: read from the file."""
+        data = bytearray(length)
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            got = file.readinto(data)
+        if got != length:
+            raise CheckpointError(f"{self.name} ends at {offset + got}: it was cut off while it was read")
+        self.bytes_read += length
+        return data

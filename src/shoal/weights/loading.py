@@ -1,0 +1,93 @@
+"""Blocks and ends from a checkpoint: only their tensors are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from shoal.errors import CheckpointError, UsageError
+from shoal.kernels.tiles import RowLinear
+from shoal.nn.block import Block, Ends, ModelConfig
+from shoal.nn.families import family
+from shoal.nn.layers import RmsNorm
+from shoal.types import Span
+from shoal.weights.checkpoint import Checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+Progress = Callable[[int, int], None]
+
+
+def weight_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a `--dtype`; raises UsageError."""
+    if name not in DTYPES:
+        raise UsageError(f"there is no dtype {name!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _read(
+    checkpoint: Checkpoint, shapes: Mapping[str, tuple[str, tuple[int, ...]]], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Tensors by role. Shapes are checked before anything is read; norms and biases stay in fp32."""
+    for name, shape in shapes.values():
+        info = checkpoint.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"{checkpoint.source} has no tensor {name}")
+        if info.shape != shape:
+            raise CheckpointError(
+                f"{checkpoint.source}: tensor {name} has shape {list(info.shape)}; the configuration asks for {list(shape)}"
+            )
+    read: dict[str, Tensor] = {}
+    for role, (name, shape) in shapes.items():
+        tensor = checkpoint.read(name)
+        if tensor.dtype not in FLOATS:
+            raise CheckpointError(f"{checkpoint.source}: tensor {name} holds {tensor.dtype}, not floats")
+        read[role] = tensor.to(dtype if len(shape) == 2 else torch.float32)
+    return read
+
+
+def load_blocks(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    span: Span,
+    dtype: str = "float32",
+    progress: Progress | None = None,
+) -> list[Block]:
+    """The blocks of a span, their matrices rounded to `dtype`; `progress` hears of each (done, all).
+
+    Raises CheckpointError naming the tensor that is missing or wrong, SpanError for blocks outside the model.
+    """
+    span.check(config.num_blocks)
+    target, described = weight_dtype(dtype), family(config.model_type)
+    blocks = []
+    for index in span.blocks():
+        weights = _read(checkpoint, described.block_tensors(config, index), target)
+        blocks.append(Block(config.block, weights))
+        if progress is not None:
+            progress(len(blocks), len(span))
+    return blocks
+
+
+def load_ends(checkpoint: Checkpoint, config: ModelConfig, dtype: str = "float32") -> Ends:
+    """Embedding, final norm and head. Raises CheckpointError naming the tensor that is missing or wrong."""
+    weights = _read(checkpoint, family(config.model_type).end_tensors(config), weight_dtype(dtype))
+    embedding = weights["embedding.weight"]
+    head = RowLinear(weights.get("head.weight", embedding))
+    if config.tied_head:
+        embedding = head.weight
+    return Ends(embedding, RmsNorm(weights["norm.weight"], config.block.norm_eps), head, config.vocab_size)
+
+
+def blocks_digest(blocks: list[Block]) -> str:
+    """32 hexadecimal digits over the blocks' weights as they are used."""
+    digest = hashlib.blake2b(digest_size=16)
+    for block in blocks:
+        for linear in block.linears():
+            digest.update(linear.weight.contiguous().view(torch.uint8).numpy().data)
+        for norm in (block.attention_norm, block.mlp_norm):
+            digest.update(norm.weight.numpy().tobytes())
+    return digest.hexdigest()

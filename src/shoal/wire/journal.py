@@ -1,0 +1,100 @@
+"""The rows that a party produced, kept as bytes until the budget is spent, and the frames they are sent in."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from shoal.wire.messages import From, Have, HopTrace, Rows
+from shoal.wire.stream import Sender
+
+
+class Chunk(NamedTuple):
+    """`count` rows from `position` as `data`; the receiver at the end needs those from `needed_from` on."""
+
+    position: int
+    count: int
+    data: bytes
+    needed_from: int
+    trace: tuple[HopTrace, ...] = ()
+
+    def reply(self) -> int:
+        """How many rows at the end of this chunk the client needs; −1 for all (docs/wire.md, `rows.reply`)."""
+        needed = self.position + self.count - max(self.position, self.needed_from)
+        return -1 if needed == self.count else max(0, needed)
+
+    def starting_at(self, position: int, row_bytes: int) -> Chunk:
+        """This chunk without its rows below `position`."""
+        skip = position - self.position
+        return self._replace(position=position, count=self.count - skip, data=self.data[skip * row_bytes :])
+
+    def ending_at(self, position: int, row_bytes: int) -> Chunk:
+        """This chunk without its rows from `position` on."""
+        count = position - self.position
+        return self._replace(count=count, data=self.data[: count * row_bytes])
+
+
+class Journal:
+    """Chunks of rows and the `Sender` that says which of them go out next.
+
+    `budget_rows` bounds the rows kept after they were sent; what was not sent is always kept.
+    """
+
+    def __init__(self, row_bytes: int, budget_rows: int, sender: Sender | None = None) -> None:
+        self.row_bytes = row_bytes
+        self.sender = sender or Sender()
+        self._budget_rows = budget_rows
+        self._chunks: list[Chunk] = []
+
+    def append(self, chunk: Chunk) -> None:
+        """Keep a chunk, which must follow the last one."""
+        if chunk.position != self.sender.end:
+            raise ValueError(f"a chunk at {chunk.position} does not follow {self.sender.end}")
+        self._chunks.append(chunk)
+        self.sender.append(chunk.count)
+
+    def rewind(self, epoch: int, position: int) -> None:
+        """Forget the rows from `position` on; the stream goes on in a higher epoch."""
+        while self._chunks and self._chunks[-1].position >= position:
+            self._chunks.pop()
+        if self._chunks:
+            last = self._chunks[-1]
+            self._chunks[-1] = last.ending_at(min(position, last.position + last.count), self.row_bytes)
+        self.sender.rewind(epoch, position)
+
+    def since(self, position: int) -> list[Chunk]:
+        """What is kept from `position` on."""
+        kept = [chunk for chunk in self._chunks if chunk.position + chunk.count > position]
+        return [chunk.starting_at(max(position, chunk.position), self.row_bytes) for chunk in kept]
+
+    def on_have(self, message: Have) -> None:
+        """The receiver's word."""
+        self.sender.on_have(message)
+
+    def answer(self) -> From | None:
+        """The reply to it, once there is one."""
+        return self.sender.answer()
+
+    def next_frame(self, elide: bool = False) -> tuple[Rows, bytes] | None:
+        """The next rows to send, if any; `elide` leaves out the bytes of rows that the client does not need."""
+        position = self.sender.ready
+        if position is None:
+            return None
+        index = bisect_right(self._chunks, position, key=lambda chunk: chunk.position) - 1
+        chunk = self._chunks[index].starting_at(position, self.row_bytes)
+        epoch, reply = self.sender.epoch, chunk.reply()
+        after = self.sender.sent(chunk.count)
+        self._evict()
+        elided = chunk.count - reply if elide and reply >= 0 else 0
+        rows = Rows(epoch, position, chunk.count, after, reply, elided, chunk.trace)
+        return rows, chunk.data[elided * self.row_bytes :]
+
+    def _evict(self) -> None:
+        sender = self.sender
+        kept_from = sender.end - max(sender.unsent, self._budget_rows)
+        drop = 0
+        while drop < len(self._chunks) and self._chunks[drop].position + self._chunks[drop].count <= kept_from:
+            drop += 1
+        if drop:
+            del self._chunks[:drop]
+            sender.evict(self._chunks[0].position if self._chunks else sender.end)

@@ -1,0 +1,7 @@
+"""Shared by all tests: row-exact arithmetic is asked for before anything imports torch."""
+
+from __future__ import annotations
+
+from shoal.kernels.strict import strict_mode_environment
+
+strict_mode_environment()
