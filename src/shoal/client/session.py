@@ -145,7 +145,7 @@ class Session:
         return torch.cat([tensor for _, tensor in self._outputs])[-reply:]
 
     def _send(self, rows: torch.Tensor, needed_from: int) -> None:
-        for part in rows.split(self.options.prefill_chunk_rows):
+        for part in torch.split(rows, self.options.prefill_chunk_rows):
             position, count = self.position, part.shape[0]
             self._frame_times[position] = self._clock.wall()
             data = encode_rows(part, self.options.row_codec)
@@ -184,9 +184,7 @@ class Session:
 
     def truncate(self, position: int) -> None:
         """RowTaker: outputs from `position` on are void."""
-        self._outputs = [
-            (at, tensor[: position - at]) for at, tensor in self._outputs if at < position
-        ]
+        self._outputs = [(at, tensor[: position - at]) for at, tensor in self._outputs if at < position]
 
     async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
         """RowTaker: outputs that the last hop sent."""
@@ -203,8 +201,7 @@ class Session:
     async def _open(self) -> None:
         grants = self._grants()
         opened = await _all(
-            control.open(self._request(control, grant))
-            for control, grant in zip(self._controls, grants, strict=False)
+            control.open(self._request(control, grant)) for control, grant in zip(self._controls, grants, strict=False)
         )
         self.numerics = tuple(answer.numerics for answer in opened)
         for control in self._controls:
@@ -340,4 +337,3 @@ async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shoal.errors import GrantExceeded
+from shoal.errors import GrantExceeded, SpanError
 from shoal.kernels.tiles import pad_rows
 from shoal.kv.cache import KVCache
 from shoal.nn.attention import paged_attention
@@ -27,11 +27,11 @@ class Rows(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A session's rows in a batch: rows first … first + count of it."""
+    """A session's rows in a batch: rows first … first + num_rows of it."""
 
     rows: Rows
     first: int
-    count: int
+    num_rows: int
     positions: Tensor
 
 
@@ -46,9 +46,12 @@ class Runner:
         self._blocks = blocks
         self._rope = Rope(config.rope, config.head_dim)
         self._tile = tile
+        self._hidden_size = config.hidden_size
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Room for a session; raises ServerFull when there is none, SpanError for blocks not held."""
+        if span.start >= span.stop or not self.span.covers(span):
+            raise SpanError(f"span {span} is not within the blocks held, {self.span}")
         self.cache.open(session, span, max_tokens)
 
     def truncate(self, session: str, num_tokens: int) -> None:
@@ -62,11 +65,10 @@ class Runner:
     def step(self, batch: Sequence[Rows]) -> list[Tensor]:
         """Outputs [n, hidden] for each entry, in order; the caches hold the new tokens afterwards.
 
-        Raises ValueError when an entry does not continue its session, GrantExceeded when one has no room; nothing has
-        changed then.
+        Raises ValueError when an entry does not continue its session, or when its rows are or become NaN or infinite;
+        GrantExceeded when one has no room. The caches are as they were before, whatever is raised.
         """
-        for rows in batch:
-            self._check(rows)
+        self._check(batch)
         for rows in batch:
             self.cache.grow(rows.session, rows.position + rows.hidden_states.shape[0])
         try:
@@ -81,12 +83,29 @@ class Runner:
         hidden = [rows.hidden_states for rows in batch]
         for blocks, active in self._segments(batch):
             self._run(blocks, [batch[index] for index in active], hidden, active)
+        for rows, output in zip(batch, hidden, strict=True):
+            # A value that is not finite would reach the rows before it through weights of zero: 0 · ∞ is NaN.
+            if not bool(torch.isfinite(output).all()):
+                raise ValueError(f"the rows of session {rows.session} at {rows.position} are not finite")
         return hidden
 
-    def _check(self, rows: Rows) -> None:
+    def _check(self, batch: Sequence[Rows]) -> None:
+        if len({rows.session for rows in batch}) != len(batch):
+            raise ValueError("a session may have rows only once in a batch")
+        for rows in batch:
+            self._check_rows(rows)
+
+    def _check_rows(self, rows: Rows) -> None:
+        if rows.session not in self.cache.pages:
+            raise ValueError(f"there is no session {rows.session}")
+        shape, dtype = tuple(rows.hidden_states.shape), rows.hidden_states.dtype
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != self._hidden_size or dtype != torch.float32:
+            raise ValueError(f"rows of shape {list(shape)} and {dtype} are not [n, {self._hidden_size}] in float32")
         pages = self.cache.pages[rows.session]
         if rows.position != pages.num_tokens or rows.span != pages.span:
-            raise ValueError(f"rows at {rows.position} of {rows.span} do not continue {pages.num_tokens} of {pages.span}")
+            raise ValueError(
+                f"rows at {rows.position} of {rows.span} do not continue {pages.num_tokens} of {pages.span}"
+            )
         if rows.position + rows.hidden_states.shape[0] > pages.max_tokens:
             raise GrantExceeded(f"more rows than the {pages.max_tokens} granted")
 
@@ -109,7 +128,7 @@ class Runner:
         for block in blocks:
             rows = self._blocks[block - self.span.start](rows, angles, self._attend(block, parts))
         for part, index in zip(parts, active, strict=True):
-            hidden[index] = rows[part.first : part.first + part.count]
+            hidden[index] = rows[part.first : part.first + part.num_rows]
 
     def _attend(self, block: int, parts: list[_Part]) -> Attend:
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class RowLinear:
 def _slabs(buffer: Tensor) -> tuple[Tensor, ...]:
     if not buffer.is_contiguous() or buffer.numel() % LANES:
         raise ValueError(f"a buffer of shape {list(buffer.shape)} is not whole vectors of {LANES}")
-    return buffer.view(-1).split(SLAB)
+    return torch.split(buffer.view(-1), SLAB)
 
 
 def exp_(buffer: Tensor) -> Tensor:
@@ -91,7 +91,6 @@ def tree_sum(terms: Tensor, dim: int) -> Tensor:
             terms = torch.cat([terms, terms.new_zeros(1, *terms.shape[1:])])
         terms = terms[0::2] + terms[1::2]
     return terms[0] + 0.0  # −0 becomes +0 also where nothing was added
-
 
 
 def row_sum(terms: Tensor) -> Tensor:

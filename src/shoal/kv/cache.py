@@ -47,9 +47,9 @@ class KVCache:
             self._values[index] = 0
 
     def truncate(self, session: str, num_tokens: int) -> None:
-        """Forget the tokens from `num_tokens` on, as if they had never been there."""
+        """Forget the tokens from `num_tokens` on, as if they had never been there; nothing changes if there are none."""
         self.pages.truncate(session, num_tokens)
-        slot = num_tokens % PAGE_TOKENS
+        slot = self.pages[session].num_tokens % PAGE_TOKENS
         if slot:
             last = [table[-1] for table in self.pages[session].tables.values() if table]
             self._keys[last, :, slot:] = 0
@@ -57,12 +57,14 @@ class KVCache:
 
     def write(self, session: str, block: int, position: int, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [n, kv_heads, head_dim] of one block from `position` on."""
-        table = self.pages[session].tables[block]
-        at = range(position, position + keys.shape[0])
-        pages = torch.tensor([table[token // PAGE_TOKENS] for token in at])
-        slots = torch.tensor([token % PAGE_TOKENS for token in at])
-        self._keys[pages, :, slots, : self._head_dim] = keys.to(self._keys.dtype)
-        self._values[pages, :, slots, : self._head_dim] = values.to(self._values.dtype)
+        table, done = self.pages[session].tables[block], 0
+        while done < keys.shape[0]:
+            page, slot = divmod(position + done, PAGE_TOKENS)
+            count = min(PAGE_TOKENS - slot, keys.shape[0] - done)
+            slots, rows = slice(slot, slot + count), slice(done, done + count)
+            self._keys[table[page], :, slots, : self._head_dim] = keys[rows].transpose(0, 1)
+            self._values[table[page], :, slots, : self._head_dim] = values[rows].transpose(0, 1)
+            done += count
 
     def read(self, session: str, block: int) -> tuple[Tensor, Tensor]:
         """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded], in fp32."""
@@ -73,5 +75,7 @@ class KVCache:
 def _select(cache: Tensor, table: list[int]) -> Tensor:
     first, count = table[0], len(table)
     neighbours = table == list(range(first, first + count))
-    chosen = cache[first : first + count] if neighbours else cache[torch.tensor(table)]
+    chosen = (
+        cache[first : first + count] if neighbours else cache.index_select(0, torch.tensor(table, device=cache.device))
+    )
     return chosen.to(torch.float32)

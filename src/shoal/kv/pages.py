@@ -53,8 +53,11 @@ class PageAllocator:
     def open(self, session: str, span: Span, max_tokens: int) -> SessionPages:
         """Grant a session room for `max_tokens` tokens in the blocks of its span.
 
-        Raises ServerFull when the pages not yet granted are too few, ValueError for a session that is open.
+        Raises ServerFull when the pages not yet granted are too few, ValueError for a session that is open or a grant of
+        nothing.
         """
+        if max_tokens < 1 or span.start >= span.stop:
+            raise ValueError(f"{max_tokens} tokens in blocks {span} are nothing to grant")
         if session in self._sessions:
             raise ValueError(f"session {session} is open already")
         pages = SessionPages(span, max_tokens)
@@ -83,7 +86,9 @@ class PageAllocator:
         return fresh
 
     def truncate(self, session: str, num_tokens: int) -> None:
-        """Take back what lies beyond `num_tokens` tokens."""
+        """Take back what lies beyond `num_tokens` tokens; raises ValueError for a negative number."""
+        if num_tokens < 0:
+            raise ValueError(f"a session cannot have {num_tokens} tokens")
         pages = self._sessions[session]
         pages.num_tokens = min(pages.num_tokens, num_tokens)
         keep = pages_for(pages.num_tokens)

@@ -22,9 +22,7 @@ def check_transport(name: str | None) -> str | None:
     return name
 
 
-def make_transports(
-    key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | None = None
-) -> tuple[Transport, ...]:
+def make_transports(key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | None = None) -> tuple[Transport, ...]:
     """TLS and iroh for one node key, or only one of them; nothing is bound before `listen` or `dial`."""
     check_transport(only)
     transports: list[Transport] = []

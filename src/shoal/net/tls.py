@@ -212,7 +212,12 @@ class TlsTransport:
         loop = asyncio.get_running_loop()
         try:
             _, channel = await loop.create_connection(
-                TlsChannel, host, port, ssl=self._client_tls, server_hostname="shoal", ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+                TlsChannel,
+                host,
+                port,
+                ssl=self._client_tls,
+                server_hostname="shoal",
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
             )
         except OSError as error:
             raise DialError(f"{address} does not answer: {error.strerror or error}") from error
@@ -244,5 +249,3 @@ class TlsTransport:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-

@@ -70,7 +70,7 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """"tls", "iroh" or "memory"; also the scheme of its addresses."""
+        """ "tls", "iroh" or "memory"; also the scheme of its addresses."""
         ...
 
     @property

@@ -30,7 +30,7 @@ def paged_attention(query: Tensor, keys: Tensor, values: Tensor, positions: Tens
     rows = (query * dim**-0.5).view(n, kv_heads, group, dim).transpose(0, 1).reshape(kv_heads, n * group, dim)
     rows = torch.nn.functional.pad(rows, (0, width - dim, 0, -(n * group) % tile))
     row_positions = pad_rows(positions.repeat_interleave(group)[:, None], tile)
-    maximum, total, product = _fold_groups(rows, keys, values, row_positions)
+    _, total, product = _fold_groups(rows, keys, values, row_positions)
     result = (product / total)[:, : n * group, :dim]
     return result.view(kv_heads, n, group, dim).transpose(0, 1).reshape(n, heads, dim)
 

@@ -70,7 +70,7 @@ class Block:
     def _heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config, n = self.config, projected.shape[0]
         q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        query, keys, values, _ = projected.split([q, kv, kv, projected.shape[1] - q - 2 * kv], dim=1)
+        query, keys, values, _ = torch.split(projected, [q, kv, kv, projected.shape[1] - q - 2 * kv], dim=1)
         return (
             query.view(n, config.num_heads, config.head_dim),
             keys.view(n, config.num_kv_heads, config.head_dim),

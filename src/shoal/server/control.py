@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from shoal.errors import ChannelClosed, NetworkError, ProtocolError, RecordError
+from shoal.errors import NetworkError, ProtocolError, RecordError
 from shoal.net.framed import FrameChannel, refusal
 from shoal.server.redirect import Redirector
 from shoal.server.sessions import HopSession, as_shoal_error

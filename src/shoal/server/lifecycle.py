@@ -93,10 +93,8 @@ class Server:
         self._worker = await self._stack.enter_async_context(Worker(loaded.runner, Scheduler()))
         redirector = Redirector(self.identity, self._dialler, self._clock)
         self._stack.push_async_callback(redirector.close)
-        self._sessions = SessionTable(self._worker, self._clock, config.max_sessions)
-        self._service = Service(
-            self.identity, loaded.holding, self.directory, self._sessions, self._worker, redirector
-        )
+        self._sessions = SessionTable(self._worker, loaded.runner.cache.pages, self._clock, config.max_sessions)
+        self._service = Service(self.identity, loaded.holding, self.directory, self._sessions, self._worker, redirector)
         if config.max_upload_bits_per_s is not None:
             self._service.throttle = RateLimit(config.max_upload_bits_per_s / 8, self._clock)
         self.addresses = await listen_all(transports, self._service.handle)

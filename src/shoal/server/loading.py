@@ -12,20 +12,107 @@ import torch
 
 from shoal.engine.proof import prove
 from shoal.engine.runner import Runner
-from shoal.errors import CapacityError, UsageError
-from shoal.kv.cache import KVCache
-from shoal.kv.pages import PAGE_TOKENS, PageAllocator
+from shoal.errors import CapacityError
+from shoal.kv.cache import KVCache, page_bytes
+from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import ModelConfig
 from shoal.nn.families import model_config
 from shoal.server.config import JOURNAL_SHARE, ServerConfig, default_memory_bytes
 from shoal.server.service import Holding
 from shoal.swarm.placement import choose_span
 from shoal.types import ModelSpec, Span
-from shoal.weights.checkpoint import Checkpoint
-from shoal.weights.loading import block_digest, load_blocks
+from shoal.weights.checkpoint import Checkpoint, fingerprint
+from shoal.weights.loading import blocks_digest, load_blocks
 from shoal.weights.source import open_checkpoint
 from shoal.wire.messages import Numerics
 
 Progress = Callable[[str, int, int], None]
 
 DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+
+WEIGHT_SHARE = 0.8
+"""The share of the memory that weights may take when the server chooses how many blocks it holds."""
+
+
+class LoadedBlocks(NamedTuple):
+    """A span that is ready to serve."""
+
+    runner: Runner
+    holding: Holding
+    bits_per_weight: float
+
+
+def load(config: ServerConfig, held: Iterable[Span], progress: Progress) -> LoadedBlocks:
+    """Open the checkpoint, choose the span, load it, prove its arithmetic and make the cache. Blocks; run in a thread.
+
+    `held` are the spans that the swarm has already. Raises what is wrong with the model, CapacityError when the memory is
+    too small for one block and a cache.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    progress("opening the checkpoint", 0, 0)
+    checkpoint = open_checkpoint(config.model, config.revision)
+    model = model_config(checkpoint.config)
+    memory_bytes = config.memory_bytes or default_memory_bytes()
+    span = _choose(config, model, memory_bytes, list(held))
+    blocks = load_blocks(
+        checkpoint, model, span, config.dtype, lambda done, total: progress("loading blocks", done, total)
+    )
+    progress("proving the arithmetic", 0, 0)
+    proof = prove(blocks[0], model.block)
+    cache_pages, journal_tokens = _budget(config, model, memory_bytes - sum(block.size_bytes for block in blocks))
+    cache = KVCache(model.block, cache_pages, device=config.device)
+    runner = Runner(model.block, span, blocks, cache, proof.tile)
+    numerics = Numerics(proof.kernel, proof.probe, blocks_digest(blocks), cache.dtype, exact=proof.exact)
+    holding = Holding(
+        ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size),
+        span,
+        numerics,
+        _public_source(checkpoint),
+        checkpoint.revision,
+        json.dumps(dict(checkpoint.config)).encode(),
+        min(config.max_session_tokens, model.max_positions),
+        journal_tokens,
+    )
+    return LoadedBlocks(runner, holding, float(DTYPE_BITS[config.dtype]))
+
+
+def _choose(config: ServerConfig, model: ModelConfig, memory_bytes: int, held: list[Span]) -> Span:
+    """The blocks that the owner named, or the least served ones: as many as were asked for or as fit."""
+    if config.blocks is not None:
+        return config.blocks.check(model.num_blocks)
+    count = config.num_blocks
+    if count is None:
+        count = min(model.num_blocks, int(memory_bytes * WEIGHT_SHARE) // block_bytes(model, config.dtype))
+        if count < 1:
+            needed = block_bytes(model, config.dtype) / WEIGHT_SHARE
+            raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {int(needed) >> 20} MB")
+    return choose_span(model.num_blocks, count, held)
+
+
+def block_bytes(model: ModelConfig, dtype: str) -> int:
+    """Memory of one block's matrices."""
+    block = model.block
+    attention = block.hidden_size * block.head_dim * 2 * (block.num_heads + block.num_kv_heads)
+    elements = attention + 3 * block.hidden_size * block.intermediate_size
+    return elements * DTYPE_BITS[dtype] // 8
+
+
+def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> tuple[int, int]:
+    """Pages of the cache, and journal tokens per session, from what the weights leave.
+
+    Raises CapacityError when that is not enough for one page per block.
+    """
+    journal_bytes = int(left_bytes * JOURNAL_SHARE)
+    token_bytes = 4 * model.block.hidden_size
+    journal_tokens = max(0, journal_bytes) // config.max_sessions // token_bytes
+    useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * config.max_sessions
+    pages = min((left_bytes - journal_bytes) // page_bytes(model.block), useful)
+    if pages < model.num_blocks:
+        raise CapacityError(f"the weights leave {max(0, left_bytes) >> 20} MB: too little for a cache (raise --memory)")
+    return pages, journal_tokens
+
+
+def _public_source(checkpoint: Checkpoint) -> str:
+    """What others may be told of where the model came from: a hub id, or a file's name without its folder."""
+    return Path(checkpoint.source).name if os.path.exists(checkpoint.source) else checkpoint.source

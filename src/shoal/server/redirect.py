@@ -106,9 +106,7 @@ class Redirector:
         self._count_dial(session)
         channel = FrameChannel(await self._dialler.dial(PeerId(record.peer), record.addresses))
         link = message.link
-        await channel.send(
-            Attach("send", session.terms.session, session.incarnation, link.token, link.generation)
-        )
+        await channel.send(Attach("send", session.terms.session, session.incarnation, link.token, link.generation))
         return channel
 
     def _count_dial(self, session: HopSession) -> None:

@@ -23,6 +23,7 @@ from shoal.errors import (
 from shoal.net.framed import FrameChannel, refusal
 from shoal.net.rowlink import Throttle
 from shoal.net.transport import Channel
+from shoal.nn.attention import PAGE_TOKENS
 from shoal.server.control import ControlChannel
 from shoal.server.redirect import Redirector
 from shoal.server.sessions import HopSession, SessionTable, Terms
@@ -129,13 +130,14 @@ class Service:
 
     def status(self) -> Status:
         """This server's load now."""
-        stats, pages = self._worker.stats, self._worker.capacity()
+        stats, pages = self._worker.stats, self._sessions.pages
+        tokens_per_page = PAGE_TOKENS / len(self._holding.span)
         return Status(
             sessions=len(self._sessions),
             max_sessions=self._sessions.max_sessions,
             queued_rows=stats.queued_rows,
-            free_tokens=pages.free_tokens,
-            total_tokens=pages.total_tokens,
+            free_tokens=int((pages.capacity - pages.granted) * tokens_per_page),
+            total_tokens=int(pages.capacity * tokens_per_page),
             decode_rows_per_s=stats.decode_rows_per_s,
             prefill_rows_per_s=stats.prefill_rows_per_s,
             uptime_s=self._clock.monotonic() - self._started_at,

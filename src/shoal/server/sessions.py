@@ -12,6 +12,7 @@ import msgspec
 from shoal.clock import Clock
 from shoal.engine.worker import StepOutput, Worker
 from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionLost, ShoalError
+from shoal.kv.pages import PageAllocator
 from shoal.net.framed import FrameChannel
 from shoal.net.rowlink import Inlet, Outlet, Throttle
 from shoal.types import PeerId, Span
@@ -66,6 +67,7 @@ class HopSession:
         self.outlet = Outlet(Journal(self._row_bytes, terms.journal_tokens), throttle)
         self._worker = worker
         self._clock = clock
+        self._in_order = asyncio.Lock()
         self.renew()
 
     def renew(self) -> None:
@@ -98,7 +100,7 @@ class HopSession:
 
     def truncate(self, position: int) -> None:
         """RowTaker: rows from `position` on are void, and so is what was computed from them."""
-        self._worker.rewind(self.key, self.receiver.epoch, position)
+        self._worker.rewind(self.key, position)
         self.outlet.rewind(self.receiver.epoch, position)
 
     async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
@@ -107,12 +109,12 @@ class HopSession:
         hidden_states = decode_rows(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)[skip:]
         needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
         arrival = Arrival(needed_from, rows.trace, received_at)
-        while self._backlog(rows) > MAX_BACKLOG_ROWS and not self.closed.is_set():
-            self.outlet.drained.clear()
-            await self.outlet.drained.wait()
-        if rows.epoch == self.receiver.epoch and not self.closed.is_set():
-            position = rows.position + skip
-            await self._worker.submit_when_ready(self.key, rows.epoch, position, hidden_states, arrival)
+        async with self._in_order:
+            while self._backlog(rows) > MAX_BACKLOG_ROWS and not self.closed.is_set():
+                self.outlet.drained.clear()
+                await self.outlet.drained.wait()
+            if rows.epoch == self.receiver.epoch and not self.closed.is_set():
+                self._worker.submit(self.key, rows.position + skip, hidden_states, arrival)
 
     def _backlog(self, rows: Rows) -> int:
         """Rows before this frame that are waiting to be computed or sent."""
@@ -127,12 +129,8 @@ class HopSession:
 
     def on_output(self, output: StepOutput) -> None:
         """Rows were computed: keep them and send them on."""
-        if output.epoch != self.receiver.epoch or self.closed.is_set():
-            return
         arrival: Arrival = output.tag
-        hop = HopTrace(
-            arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows
-        )
+        hop = HopTrace(arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows)
         data = encode_rows(output.hidden_states, self.terms.row_codec)
         count = output.hidden_states.shape[0]
         self.outlet.append(Chunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
@@ -150,8 +148,9 @@ class HopSession:
 class SessionTable:
     """The sessions of a server, by id; opens within limits, finds, expires."""
 
-    def __init__(self, worker: Worker, clock: Clock, max_sessions: int) -> None:
+    def __init__(self, worker: Worker, pages: PageAllocator, clock: Clock, max_sessions: int) -> None:
         self.max_sessions = max_sessions
+        self.pages = pages
         self._worker = worker
         self._clock = clock
         self._sessions: dict[bytes, HopSession] = {}
@@ -181,7 +180,11 @@ class SessionTable:
         return found
 
     async def open(
-        self, terms: Terms, client: PeerId, throttle: Throttle | None, on_failure: Callable[[HopSession, Exception], None]
+        self,
+        terms: Terms,
+        client: PeerId,
+        throttle: Throttle | None,
+        on_failure: Callable[[HopSession, Exception], None],
     ) -> HopSession:
         """A new session within the limits; raises ServerFull when there is no room."""
         if len(self._sessions) + self._opening >= self.max_sessions:
@@ -223,4 +226,6 @@ class SessionTable:
 
 def as_shoal_error(error: Exception) -> ShoalError:
     """A failure of this server, as something that can be told to a peer."""
-    return error if isinstance(error, ShoalError) else ShoalError(f"this server failed: {type(error).__name__}: {error}")
+    return (
+        error if isinstance(error, ShoalError) else ShoalError(f"this server failed: {type(error).__name__}: {error}")
+    )

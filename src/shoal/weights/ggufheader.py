@@ -63,7 +63,9 @@ class _Cursor:
     def _refill(self, length: int) -> None:
         position, size = self.position, self._source.size
         if position + length > size:
-            raise CheckpointError(f"{self._source.name} is truncated: its header needs byte {position + length} of {size}")
+            raise CheckpointError(
+                f"{self._source.name} is truncated: its header needs byte {position + length} of {size}"
+            )
         self._window = self._source.read(position, min(max(length, WINDOW_BYTES), size - position))
         self._start, self._at = position, 0
 
@@ -147,7 +149,9 @@ def _check(source: ByteSource, name: str, tensor: GgufTensor, type_sizes: dict[i
         raise CheckpointError(f"{source.name}: tensor {name[:100]} has shape {tensor.shape}")
     stop = tensor.offset + tensor_bytes(tensor, type_sizes)
     if tensor.shape[-1] % type_sizes[tensor.type_id][0] or stop > source.size:
-        raise CheckpointError(f"{source.name}: tensor {name[:100]} ends at byte {stop} of {source.size}: it is truncated")
+        raise CheckpointError(
+            f"{source.name}: tensor {name[:100]} ends at byte {stop} of {source.size}: it is truncated"
+        )
 
 
 def tensor_bytes(tensor: GgufTensor, type_sizes: dict[int, tuple[int, int]]) -> int:

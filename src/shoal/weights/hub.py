@@ -99,14 +99,18 @@ class RemoteFile:
         self.size: int = known["size"]
         self._url: str = known["url"]
         self._token_free: bool = known["redirected"]
-        self._ranges = self._folder / "ranges" / hashlib.sha256(f"{self.name} {known['etag']}".encode()).hexdigest()[:32]
+        self._ranges = (
+            self._folder / "ranges" / hashlib.sha256(f"{self.name} {known['etag']}".encode()).hexdigest()[:32]
+        )
 
     def _metadata(self, repo: str, name: str, revision: str | None, offline: bool) -> dict[str, Any]:
         """Size, etag and address: from the hub, or when it is out of reach as they were last time."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError
 
-        kept = self._folder / "files" / (hashlib.sha256(f"{repo} {name} {revision}".encode()).hexdigest()[:32] + ".json")
+        kept = (
+            self._folder / "files" / (hashlib.sha256(f"{repo} {name} {revision}".encode()).hexdigest()[:32] + ".json")
+        )
         try:
             if offline:
                 raise OSError("HF_HUB_OFFLINE is set")
@@ -141,16 +145,20 @@ class RemoteFile:
 
     def _fetch(self, offset: int, length: int) -> bytearray:
         from huggingface_hub import constants, get_session
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils._headers import build_hf_headers
 
         if constants.HF_HUB_OFFLINE:
-            raise ModelNotFound(f"bytes {offset}:{offset + length} of {self.name} are not cached, and HF_HUB_OFFLINE is set")
+            raise ModelNotFound(
+                f"bytes {offset}:{offset + length} of {self.name} are not cached, and HF_HUB_OFFLINE is set"
+            )
         headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
         # A pre-signed address elsewhere must not be shown the token.
         headers |= {} if self._token_free else build_hf_headers()
         data = bytearray()
         try:
-            with get_session().stream("GET", self._url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as answer:
+            with get_session().stream(
+                "GET", self._url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True
+            ) as answer:
                 if answer.status_code != 206:
                     raise CheckpointError(f"{self.name}: asked for a range, the hub answered {answer.status_code}")
                 for piece in answer.iter_raw():

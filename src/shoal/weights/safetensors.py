@@ -103,11 +103,10 @@ def _entry(source: ByteSource, name: str, given: Any, data_start: int) -> Entry:
     what = f"{source.name}: tensor {name[:100]}"
     if not isinstance(given, dict) or given.get("dtype") not in DTYPES:
         raise CheckpointError(f"{what} has no known dtype")
-    shape, offsets = given.get("shape"), given.get("data_offsets")
-    if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
-        raise CheckpointError(f"{what} has shape {str(shape)[:100]}")
-    if not _naturals(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{what} has offsets {str(offsets)[:100]}")
+    shape = _naturals(given.get("shape"), f"{what}: shape")
+    offsets = _naturals(given.get("data_offsets"), f"{what}: offsets")
+    if len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
+        raise CheckpointError(f"{what} has {len(shape)} dimensions and {len(offsets)} offsets")
     start, stop = data_start + offsets[0], data_start + offsets[1]
     needed = math.prod(shape) * DTYPES[given["dtype"]].itemsize
     if stop - start != needed or stop > source.size:
@@ -115,8 +114,10 @@ def _entry(source: ByteSource, name: str, given: Any, data_start: int) -> Entry:
     return Entry(TensorInfo(given["dtype"], tuple(shape)), start, stop)
 
 
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 62 for one in value)
+def _naturals(value: Any, what: str) -> list[int]:
+    if not isinstance(value, list) or not all(type(one) is int and 0 <= one < 1 << 62 for one in value):
+        raise CheckpointError(f"{what} {str(value)[:100]} is not a list of natural numbers")
+    return value
 
 
 class SafetensorsCheckpoint:

@@ -33,7 +33,9 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     if path.is_dir():
         return _open_directory(path)
     if path.exists():
-        raise ModelNotFound(f"{path} is neither a GGUF file (*.gguf) nor a directory with config.json and *.safetensors")
+        raise ModelNotFound(
+            f"{path} is neither a GGUF file (*.gguf) nor a directory with config.json and *.safetensors"
+        )
     if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise ModelNotFound(f"there is no {path}")
     from shoal.weights.hub import open_hub

@@ -10,28 +10,28 @@ from shoal.wire.stream import Sender
 
 
 class Chunk(NamedTuple):
-    """`count` rows from `position` as `data`; the receiver at the end needs those from `needed_from` on."""
+    """`num_rows` rows from `position` as `data`; the receiver at the end needs those from `needed_from` on."""
 
     position: int
-    count: int
+    num_rows: int
     data: bytes
     needed_from: int
     trace: tuple[HopTrace, ...] = ()
 
     def reply(self) -> int:
         """How many rows at the end of this chunk the client needs; −1 for all (docs/wire.md, `rows.reply`)."""
-        needed = self.position + self.count - max(self.position, self.needed_from)
-        return -1 if needed == self.count else max(0, needed)
+        needed = self.position + self.num_rows - max(self.position, self.needed_from)
+        return -1 if needed == self.num_rows else max(0, needed)
 
     def starting_at(self, position: int, row_bytes: int) -> Chunk:
         """This chunk without its rows below `position`."""
         skip = position - self.position
-        return self._replace(position=position, count=self.count - skip, data=self.data[skip * row_bytes :])
+        return self._replace(position=position, num_rows=self.num_rows - skip, data=self.data[skip * row_bytes :])
 
     def ending_at(self, position: int, row_bytes: int) -> Chunk:
         """This chunk without its rows from `position` on."""
         count = position - self.position
-        return self._replace(count=count, data=self.data[: count * row_bytes])
+        return self._replace(num_rows=count, data=self.data[: count * row_bytes])
 
 
 class Journal:
@@ -51,7 +51,7 @@ class Journal:
         if chunk.position != self.sender.end:
             raise ValueError(f"a chunk at {chunk.position} does not follow {self.sender.end}")
         self._chunks.append(chunk)
-        self.sender.append(chunk.count)
+        self.sender.append(chunk.num_rows)
 
     def rewind(self, epoch: int, position: int) -> None:
         """Forget the rows from `position` on; the stream goes on in a higher epoch."""
@@ -59,12 +59,12 @@ class Journal:
             self._chunks.pop()
         if self._chunks:
             last = self._chunks[-1]
-            self._chunks[-1] = last.ending_at(min(position, last.position + last.count), self.row_bytes)
+            self._chunks[-1] = last.ending_at(min(position, last.position + last.num_rows), self.row_bytes)
         self.sender.rewind(epoch, position)
 
     def since(self, position: int) -> list[Chunk]:
         """What is kept from `position` on."""
-        kept = [chunk for chunk in self._chunks if chunk.position + chunk.count > position]
+        kept = [chunk for chunk in self._chunks if chunk.position + chunk.num_rows > position]
         return [chunk.starting_at(max(position, chunk.position), self.row_bytes) for chunk in kept]
 
     def on_have(self, message: Have) -> None:
@@ -83,17 +83,17 @@ class Journal:
         index = bisect_right(self._chunks, position, key=lambda chunk: chunk.position) - 1
         chunk = self._chunks[index].starting_at(position, self.row_bytes)
         epoch, reply = self.sender.epoch, chunk.reply()
-        after = self.sender.sent(chunk.count)
+        after = self.sender.sent(chunk.num_rows)
         self._evict()
-        elided = chunk.count - reply if elide and reply >= 0 else 0
-        rows = Rows(epoch, position, chunk.count, after, reply, elided, chunk.trace)
+        elided = chunk.num_rows - reply if elide and reply >= 0 else 0
+        rows = Rows(epoch, position, chunk.num_rows, after, reply, elided, chunk.trace)
         return rows, chunk.data[elided * self.row_bytes :]
 
     def _evict(self) -> None:
         sender = self.sender
         kept_from = sender.end - max(sender.unsent, self._budget_rows)
         drop = 0
-        while drop < len(self._chunks) and self._chunks[drop].position + self._chunks[drop].count <= kept_from:
+        while drop < len(self._chunks) and self._chunks[drop].position + self._chunks[drop].num_rows <= kept_from:
             drop += 1
         if drop:
             del self._chunks[:drop]

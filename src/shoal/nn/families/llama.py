@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shoal.errors import CheckpointError, UnsupportedModel
@@ -11,17 +11,18 @@ from shoal.nn.layers import ACTIVATIONS
 from shoal.nn.rope import RopeConfig
 
 MAX_SIZE = 1 << 20
+MAX_POSITIONS = 1 << 24  # beyond that a position is no longer exact in fp32
 ROPE_KINDS = ("default", "linear", "llama3")
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def integer(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def integer(config: Mapping[str, Any], key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
     """A positive integer of a configuration; raises CheckpointError when it is missing or cannot be."""
     value = config.get(key)
     value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIZE:
-        raise CheckpointError(f"the configuration's {key} is {value!r}, not an integer from 1 to {MAX_SIZE}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+        raise CheckpointError(f"the configuration's {key} is {value!r}, not an integer from 1 to {most}")
     return value
 
 
@@ -29,7 +30,7 @@ def number(config: Mapping[str, Any], key: str, default: float) -> float:
     """A positive finite number of a configuration; raises CheckpointError when it cannot be."""
     value = config.get(key)
     value = default if value is None else value
-    if not isinstance(value, int | float) or not 0 < value < 1e12:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e12:
         raise CheckpointError(f"the configuration's {key} is {value!r}, not a positive number")
     return float(value)
 
@@ -37,13 +38,13 @@ def number(config: Mapping[str, Any], key: str, default: float) -> float:
 def token_ids(value: object) -> tuple[int, ...]:
     """An id or a list of ids, as configurations have them."""
     ids = value if isinstance(value, list) else [value]
-    return tuple(one for one in ids if isinstance(one, int) and one >= 0)
+    return tuple(one for one in ids if isinstance(one, int) and not isinstance(one, bool) and one >= 0)
 
 
-def rope(config: Mapping[str, Any]) -> RopeConfig:
+def rope(config: Mapping[str, Any], head_dim: int) -> RopeConfig:
     """The rotary embedding, from `rope_parameters` (newer files) or `rope_theta` and `rope_scaling`.
 
-    Raises UnsupportedModel for a kind that is not known.
+    Raises UnsupportedModel for a kind that is not known, CheckpointError for numbers that cannot be.
     """
     given = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(given, Mapping):
@@ -51,16 +52,28 @@ def rope(config: Mapping[str, Any]) -> RopeConfig:
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in ROPE_KINDS:
         raise UnsupportedModel(f"rope scaling {kind!r} is not supported (these are: {', '.join(ROPE_KINDS)})")
-    theta = number(given, "rope_theta", number(config, "rope_theta", 10_000.0))
+    if given.get("partial_rotary_factor", 1.0) != 1.0 or config.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModel("a rotary embedding of a part of the head (partial_rotary_factor) is not supported")
+    low, high = number(given, "low_freq_factor", 1.0), number(given, "high_freq_factor", 4.0)
+    if not low < high:
+        raise CheckpointError(f"the configuration's low_freq_factor {low} is not below its high_freq_factor {high}")
     return RopeConfig(
-        theta,
-        kind,
-        number(given, "factor", 1.0),
-        number(given, "low_freq_factor", 1.0),
-        number(given, "high_freq_factor", 4.0),
-        integer(given, "original_max_position_embeddings", 8192),
-        tuple(float(factor) for factor in given.get("factors", ())),
+        theta=number(given, "rope_theta", number(config, "rope_theta", 10_000.0)),
+        kind=kind,
+        factor=number(given, "factor", 1.0),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_positions=integer(given, "original_max_position_embeddings", 8192, MAX_POSITIONS),
+        factors=_factors(given.get("factors"), head_dim // 2),
     )
+
+
+def _factors(value: object, pairs: int) -> tuple[float, ...]:
+    if not value:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != pairs:
+        raise CheckpointError(f"the configuration's rope factors are not {pairs} numbers")
+    return tuple(number({"rope factor": factor}, "rope factor", 1.0) for factor in value)
 
 
 def config(hf: Mapping[str, Any]) -> ModelConfig:
@@ -70,7 +83,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     head_dim = integer(hf, "head_dim", max(1, hidden // heads))
     if heads % kv_heads or head_dim % 2:
         raise CheckpointError(f"{heads} heads over {kv_heads} key heads of dimension {head_dim} do not divide")
-    activation = hf.get("hidden_act", "silu")
+    activation = hf.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         raise UnsupportedModel(f"activation {activation!r} is not supported (these are: {', '.join(ACTIVATIONS)})")
     bias = bool(hf.get("attention_bias", False))
@@ -81,7 +94,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         head_dim=head_dim,
         intermediate_size=integer(hf, "intermediate_size"),
         norm_eps=number(hf, "rms_norm_eps", 1e-6),
-        rope=rope(hf),
+        rope=rope(hf, head_dim),
         activation=activation,
         attention_bias=bias,
         output_bias=bias,
@@ -91,7 +104,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
         model_type="llama",
         num_blocks=integer(hf, "num_hidden_layers"),
         vocab_size=integer(hf, "vocab_size"),
-        max_positions=integer(hf, "max_position_embeddings", 2048),
+        max_positions=integer(hf, "max_position_embeddings", 2048, MAX_POSITIONS),
         eos_token_ids=token_ids(hf.get("eos_token_id")),
         tied_head=bool(hf.get("tie_word_embeddings", False)),
         block=block,

@@ -1,0 +1,40 @@
+"""What a worker has measured of itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+WEIGHT = 0.1
+"""Of a new measurement in the moving averages."""
+
+
+class WorkerStats:
+    """Counters and moving averages; rates are rows per second through the whole span."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.rows = 0
+        self.queued_rows = 0
+        self.batch_sessions: Counter[int] = Counter()
+        self.decode_rows_per_s = 0.0
+        self.prefill_rows_per_s = 0.0
+
+    @property
+    def max_batch_sessions(self) -> int:
+        """The most sessions that shared a step."""
+        return max(self.batch_sessions, default=0)
+
+    def count(self, num_sessions: int, num_rows: int, elapsed_s: float, decoding: bool) -> None:
+        """One step was made."""
+        self.steps += 1
+        self.rows += num_rows
+        self.batch_sessions[num_sessions] += 1
+        rate = num_rows / max(elapsed_s, 1e-9)
+        if decoding:
+            self.decode_rows_per_s = _average(self.decode_rows_per_s, rate)
+        else:
+            self.prefill_rows_per_s = _average(self.prefill_rows_per_s, rate)
+
+
+def _average(before: float, value: float) -> float:
+    return value if before == 0 else before + WEIGHT * (value - before)
