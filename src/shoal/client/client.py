@@ -219,6 +219,10 @@ class AsyncClient:
             return await self.find_model(fingerprint=model, wait_s=wait_s)
         return await self.find_model(name=model, wait_s=wait_s)
 
+    async def open_session(self, model: ModelSpec, options: SessionOptions, wait_s: float = ROUTE_WAIT_S) -> Session:
+        """A session over all blocks that the caller closes; raises what `session` raises on entering."""
+        return await self._open(model, None, options, wait_s)
+
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
         """An entered session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         avoid: dict[str, ShoalError] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +30,8 @@ class KVCache:
         self.pages = PageAllocator(num_pages)
         self._head_dim = config.head_dim
         shape = (num_pages, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
-        self._keys = torch.zeros(shape, dtype=DTYPES[dtype], device=device)
-        self._values = torch.zeros(shape, dtype=DTYPES[dtype], device=device)
+        self._keys = _zeros(shape, DTYPES[dtype], device)
+        self._values = _zeros(shape, DTYPES[dtype], device)
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Grant a session its pages; raises ServerFull."""
@@ -70,6 +73,14 @@ class KVCache:
         """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded], in fp32."""
         table = self.pages[session].tables[block]
         return _select(self._keys, table), _select(self._values, table)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    """Zeros that cost physical memory only once they are written: numpy asks the system for zeroed pages, torch writes them."""
+    if device != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    count = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def _select(cache: Tensor, table: list[int]) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import UsageError
-from shoal.net.iroh import IrohTransport
 from shoal.net.tls import TlsTransport
 from shoal.net.transport import ChannelHandler, Transport
 
@@ -28,9 +27,6 @@ def make_transports(key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | 
     transports: list[Transport] = []
     if only != "iroh":
         transports.append(TlsTransport(key, listen=listen))
-    if only != "tls":
-        host = listen.rpartition(":")[0]
-        transports.append(IrohTransport(key, bind=f"{host}:0"))
     return tuple(transports)
 
 

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from shoal.engine.proof import TILES, block_holds
+from shoal.nn.block import Block, BlockConfig, ModelConfig
+from shoal.nn.families import family
+from shoal.nn.rope import RopeConfig
+
+SMOLLM2 = BlockConfig(
+    hidden_size=576,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    intermediate_size=1536,
+    norm_eps=1e-5,
+    rope=RopeConfig(theta=100_000.0),
+)
+"""The shape of SmolLM2-135M's blocks."""
 
 TINY_LLAMA: dict[str, Any] = {
     "vocab_size": 131,
@@ -27,7 +46,6 @@ def tiny_llama(directory: Path | str, *, seed: int = 0, scale: float = 0.15, **o
     `overrides` go to transformers' LlamaConfig. The weights are normal with deviation `scale`, biases and norms included, so
     that nothing is zero or one by chance of initialisation.
     """
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = LlamaForCausalLM(LlamaConfig(**{**TINY_LLAMA, **overrides})).to(torch.float32)
@@ -37,6 +55,30 @@ def tiny_llama(directory: Path | str, *, seed: int = 0, scale: float = 0.15, **o
             weight.normal_(1.0 if "norm" in name else 0.0, scale, generator=generator)
     model.save_pretrained(str(directory))
     return Path(directory)
+
+
+def random_blocks(config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1) -> list[Block]:
+    """Llama blocks with seeded normal weights in fp32, without any file."""
+    model = ModelConfig("llama", num_blocks, 1, 512, (), True, config)
+    generator = torch.Generator().manual_seed(seed)
+
+    def weights(index: int) -> dict[str, torch.Tensor]:
+        shapes = family("llama").block_tensors(model, index)
+        drawn = {role: scale * torch.randn(shape, generator=generator) for role, (_, shape) in shapes.items()}
+        return {role: tensor + 1.0 if "norm" in role else tensor for role, tensor in drawn.items()}
+
+    return [Block(config, weights(index)) for index in range(num_blocks)]
+
+
+def shared_tile(config: BlockConfig, threads: Sequence[int]) -> int | None:
+    """The smallest tile that keeps rows exact with each of these thread counts; None where this machine's BLAS has none."""
+    block, before = random_blocks(config, 1)[0], torch.get_num_threads()
+    try:
+        with torch.inference_mode():
+            holding = (tile for tile in TILES if all(block_holds(block, config, tile, count) for count in threads))
+            return next(holding, None)
+    finally:
+        torch.set_num_threads(before)
 
 
 def tiny_tokenizer(directory: Path | str, vocab_size: int = 131) -> Path:

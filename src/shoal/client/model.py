@@ -1,0 +1,145 @@
+"""A model as its user sees it: text in, text out, the blocks elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.session import SessionOptions
+from shoal.engine.proof import prove_ends
+from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError
+from shoal.nn.block import Ends, ModelConfig
+from shoal.nn.families import model_config
+from shoal.nn.sampling import SamplingParams, sample
+from shoal.types import ModelSpec
+from shoal.weights.checkpoint import Checkpoint, fingerprint
+from shoal.weights.loading import load_ends
+from shoal.weights.source import demo_model_path, open_checkpoint
+from shoal.weights.tokenizer import Tokenizer, load_tokenizer
+from shoal.wire.messages import Description
+
+MODELS_VARIABLE = "SHOAL_MODELS"
+"""A directory in which local checkpoints are looked for by the names that servers tell."""
+
+T = TypeVar("T")
+
+
+class RemoteModel:
+    """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread."""
+
+    def __init__(
+        self, client: AsyncClient, spec: ModelSpec, config: ModelConfig, ends: Ends, tokenizer: Tokenizer
+    ) -> None:
+        self.client = client
+        self.spec = spec
+        self.config = config
+        self.tokenizer = tokenizer
+        self._ends = ends
+        self._tile = prove_ends(ends, config.block).tile
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shoal-head")
+
+    async def embed(self, token_ids: list[int]) -> torch.Tensor:
+        """Token ids [n] → rows [n, hidden]."""
+        return await self._compute(lambda: self._ends.embed(token_ids))
+
+    async def choose(
+        self, hidden_states: torch.Tensor, params: SamplingParams, seed: int, position: int, history: list[int]
+    ) -> int:
+        """The token after rows [n, hidden], from the last of them."""
+
+        def work() -> int:
+            logits = self._ends.logits(hidden_states[-1:], self._tile)[0]
+            return sample(logits, params, seed, position, history)
+
+        return await self._compute(work)
+
+    async def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Rows [n, hidden] → logits [n, vocab] in fp32."""
+        return await self._compute(lambda: self._ends.logits(hidden_states, self._tile))
+
+    async def _compute(self, work: Callable[[], T]) -> T:
+        def quiet() -> T:
+            with torch.inference_mode():
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, quiet)
+
+    def session_options(self, num_tokens: int) -> SessionOptions:
+        """Options for a session that will hold at most so many tokens, within what the model can."""
+        return SessionOptions(max_tokens=min(num_tokens, self.config.max_positions))
+
+    async def close(self) -> None:
+        """Close the client too. Closing twice is harmless."""
+        self._thread.shutdown(wait=False)
+        await self.client.close()
+
+    async def __aenter__(self) -> RemoteModel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def open_model(client: AsyncClient, model: str | None, wait_s: float = ROUTE_WAIT_S) -> RemoteModel:
+    """A model by what the user calls it, or (None) the one that the swarm serves.
+
+    Raises ModelNotFound when this side has no checkpoint of it, saying what to get, FingerprintMismatch when the swarm
+    serves another under the name, NoRoute when it serves none.
+    """
+    if model is not None:
+        checkpoint = await asyncio.to_thread(open_checkpoint, model)
+        spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
+    else:
+        spec = await client.find_model(wait_s=wait_s)
+        description, _ = await client.describe(spec)
+        checkpoint = await asyncio.to_thread(find_checkpoint, description)
+    return await asyncio.to_thread(_load, client, spec, checkpoint)
+
+
+def _load(client: AsyncClient, spec: ModelSpec, checkpoint: Checkpoint) -> RemoteModel:
+    config = model_config(checkpoint.config)
+    return RemoteModel(client, spec, config, load_ends(checkpoint, config), load_tokenizer(checkpoint))
+
+
+def find_checkpoint(description: Description) -> Checkpoint:
+    """The checkpoint that a server describes, if this machine has it: in the hub's cache, here, or in $SHOAL_MODELS.
+
+    Raises ModelNotFound saying what to download, FingerprintMismatch when what is found is another.
+    """
+    problems = []
+    for place in _places(description.source):
+        try:
+            checkpoint = open_checkpoint(place, description.revision or None)
+        except ShoalError as error:
+            problems.append(str(error))
+            continue
+        if fingerprint(checkpoint) == description.fingerprint:
+            return checkpoint
+        problems.append(f"{place} is another checkpoint")
+    if problems and all(problem.endswith("another checkpoint") for problem in problems):
+        raise FingerprintMismatch(f"{'; '.join(problems)} than the swarm's {description.name}")
+    raise ModelNotFound(
+        f"the swarm serves {description.name} ({description.source}), and a client needs its embedding, head and tokenizer: "
+        f"get it (hf download {description.source}, or the same file), then name its path, or put it into ${MODELS_VARIABLE}"
+    )
+
+
+def _places(source: str) -> list[str]:
+    folders = [Path.cwd(), *(Path(folder) for folder in [os.environ.get(MODELS_VARIABLE)] if folder)]
+    found = [str(folder / source) for folder in folders if (folder / source).exists()]
+    try:
+        demo = demo_model_path()
+        found += [str(demo)] if demo.name == source else []
+    except ModelNotFound:
+        pass  # the demo's package is not installed: one place less to look
+    return found + ([source] if source.count("/") == 1 and not source.endswith(".gguf") else [])

@@ -1,0 +1,184 @@
+"""The blocking face of the client: the same model, from code without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.generate import Conversation, Generation, start
+from shoal.client.model import RemoteModel, open_model
+from shoal.errors import UsageError
+from shoal.nn.sampling import SamplingParams
+from shoal.types import Route
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="shoal-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end; Ctrl-C cancels the work and waits until it has cleaned up."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
+        """Hand on what an asynchronous iterator gives; leaving early closes it."""
+        try:
+            while True:
+                try:
+                    item = self.run(_next(stream))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self.run(_close(stream))
+
+    def close(self) -> None:
+        """Stop the loop. Closing twice is harmless."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+async def _next(stream: AsyncIterator[T]) -> T:
+    return await anext(stream)
+
+
+async def _close(stream: AsyncIterator[Any]) -> None:
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()
+
+
+class Chat:
+    """A conversation that keeps its session; made by `Model.chat`."""
+
+    def __init__(self, model: Model, conversation: Conversation, system: str | None) -> None:
+        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.last: Generation | None = None
+        self._model = model
+        self._conversation = conversation
+
+    def say(self, text: str, **sampling: Any) -> Iterator[str]:
+        """Say something and stream the answer. An answer that is left early is kept as far as it came."""
+        self.messages.append({"role": "user", "content": text})
+        prompt = self._model.remote.tokenizer.encode_chat(self.messages)
+        params = SamplingParams(**sampling)
+        self.last = result = start(prompt, params)
+        try:
+            yield from self._model._iterate(self._conversation.generate(prompt, params, result))
+        finally:
+            self.messages.append({"role": "assistant", "content": result.text})
+
+    def close(self) -> None:
+        """End the session. Closing twice is harmless."""
+        self._model._run(self._conversation.session.close())
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Model:
+    """A model of a swarm; made by `connect`. Close it, or use `with`."""
+
+    def __init__(self, loop: _Loop, remote: RemoteModel) -> None:
+        self.remote = remote
+        self.last: Generation | None = None
+        self.last_route: Route = ()
+        self.last_hop_names: tuple[str, ...] = ()
+        self._loop = loop
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run(work)
+
+    def _iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
+        return self._loop.iterate(stream)
+
+    def stream(self, prompt: str, *, raw: bool = True, wait_s: float = ROUTE_WAIT_S, **sampling: Any) -> Iterator[str]:
+        """Stream the continuation of a text (`raw`), or the answer to it in the model's chat template (`raw=False`).
+
+        `sampling` are the fields of SamplingParams. `last` is the reply with its tokens, times and traces.
+        """
+        params = SamplingParams(**sampling)
+        tokenizer = self.remote.tokenizer
+        prompt_ids = tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        self.last = result = start(prompt_ids, params)
+        yield from self._iterate(self._generate(result, params, wait_s))
+
+    async def _generate(self, result: Generation, params: SamplingParams, wait_s: float) -> AsyncIterator[str]:
+        remote = self.remote
+        options = remote.session_options(len(result.prompt_ids) + params.max_tokens)
+        async with remote.client.session(remote.spec, options=options, wait_s=wait_s) as session:
+            self.last_route, self.last_hop_names = session.route, session.hop_names
+            async for piece in Conversation(remote, session).generate(result.prompt_ids, params, result):
+                yield piece
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        """The whole reply at once; options as for `stream`."""
+        return "".join(self.stream(prompt, **options))
+
+    def chat(self, system: str | None = None, *, max_tokens: int = 4096, wait_s: float = ROUTE_WAIT_S) -> Chat:
+        """A conversation of up to `max_tokens` tokens in one session."""
+        remote = self.remote
+        session = self._run(remote.client.open_session(remote.spec, remote.session_options(max_tokens), wait_s))
+        return Chat(self, Conversation(remote, session), system)
+
+    def close(self) -> None:
+        """Close the model and its client. Closing twice is harmless."""
+        if self._loop._loop.is_running():
+            self._run(self.remote.close())
+            self._loop.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect(
+    model: str | None = None, *, peers: Sequence[str], transport: str | None = None, wait_s: float = ROUTE_WAIT_S
+) -> Model:
+    """Join a swarm by its tickets and open a model: a hub id, a directory, a GGUF file, or (None) the one it serves.
+
+    Raises UsageError without tickets, NetworkError when nobody answers, and what `open_model` raises.
+    """
+    if isinstance(peers, str):
+        raise UsageError("peers is a list of tickets, not one string")
+    loop = _Loop()
+    try:
+        return Model(loop, loop.run(_open(model, peers, transport, wait_s)))
+    except BaseException:
+        loop.close()
+        raise
+
+
+async def _open(model: str | None, peers: Sequence[str], transport: str | None, wait_s: float) -> RemoteModel:
+    client = await AsyncClient(peers, only=transport).__aenter__()
+    try:
+        return await open_model(client, model, wait_s)
+    except BaseException:
+        await client.close()
+        raise

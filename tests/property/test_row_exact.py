@@ -1,0 +1,154 @@
+"""A row's bits depend on its own session alone: not on company, chunks, pages or threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from shoal.engine.proof import numbers
+from shoal.engine.runner import Rows, Runner
+from shoal.kv.cache import KVCache
+from shoal.nn.block import Block, BlockConfig
+from shoal.nn.rope import RopeConfig
+from shoal.testing.tiny import SMOLLM2, random_blocks, shared_tile
+from shoal.types import Span
+
+THREADS = (1, 2, 3, 5)
+MOST_ROWS = 150
+SPAN = Span(4, 6)
+CONFIGS = [
+    BlockConfig(33, 3, 1, 10, 90, 1e-5, RopeConfig(), attention_bias=True, output_bias=True, mlp_bias=True),
+    BlockConfig(90, 4, 2, 22, 1537, 1e-5, RopeConfig(kind="llama3", factor=8.0)),
+    BlockConfig(100, 2, 2, 50, 33, 1e-5, RopeConfig(), activation="gelu_pytorch_tanh"),
+    SMOLLM2,
+]
+
+
+class Model(NamedTuple):
+    """Two blocks and the tile that keeps them exact."""
+
+    config: BlockConfig
+    blocks: list[Block]
+    tile: int
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: f"hidden-{config.hidden_size}")
+def model(request: pytest.FixtureRequest) -> Model:
+    """A model of each shape, where this machine can keep it exact."""
+    config: BlockConfig = request.param
+    tile = shared_tile(config, THREADS)
+    if tile is None:
+        pytest.skip("this machine's BLAS is not row-exact with several threads")
+    return Model(config, random_blocks(config, 2, scale=0.3 if config.hidden_size < 500 else 0.05), tile)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Plan(NamedTuple):
+    """Sessions' lengths and spans, the order in which chunks of them are computed, and what the cache went through before."""
+
+    sessions: list[tuple[int, Span]]
+    steps: list[dict[int, int]]
+    """Rows for each session in a step; those left over at the end go in a last one."""
+
+    earlier: list[tuple[int, bool]]
+    threads: int
+    dtype: str
+
+
+spans = st.sampled_from([SPAN, SPAN, Span(4, 5), Span(5, 6)])
+plans = st.builds(
+    Plan,
+    st.lists(st.tuples(st.integers(1, MOST_ROWS), spans), min_size=1, max_size=4),
+    st.lists(st.dictionaries(st.integers(0, 3), st.sampled_from([1, 1, 2, 3, 7, 50, 64, 130])), max_size=6),
+    st.lists(st.tuples(st.integers(1, 3 * 64), st.booleans()), max_size=5),
+    st.sampled_from(THREADS),
+    st.sampled_from(["float32", "bfloat16", "float16"]),
+)
+
+
+def session_rows(index: int, count: int, width: int) -> Tensor:
+    """A session's input rows."""
+    return 2 * numbers(100 + index, count, width)
+
+
+def expected_rows(model: Model, plan: Plan) -> list[Tensor]:
+    """Every session alone, in one go, with one thread, in a cache of its own."""
+    torch.set_num_threads(1)
+    outputs = []
+    for index, (count, span) in enumerate(plan.sessions):
+        runner = Runner(model.config, SPAN, model.blocks, KVCache(model.config, 6, plan.dtype), model.tile)
+        runner.open("alone", span, count)
+        rows = session_rows(index, count, model.config.hidden_size)
+        outputs.append(runner.step([Rows("alone", 0, span, rows)])[0])
+    return outputs
+
+
+def worn_runner(model: Model, plan: Plan) -> Runner:
+    """A runner whose cache other sessions have used and left in pieces, full of NaN."""
+    cache = KVCache(model.config, 64, plan.dtype)
+    cache._keys.fill_(float("nan"))
+    cache._values.fill_(float("nan"))
+    runner = Runner(model.config, SPAN, model.blocks, cache, model.tile)
+    for index, (count, _) in enumerate(plan.earlier):
+        runner.open(f"earlier {index}", SPAN, count)
+        cache.grow(f"earlier {index}", count)
+    for index, (_, stays) in enumerate(plan.earlier):
+        if not stays:
+            runner.close(f"earlier {index}")
+    return runner
+
+
+@settings(max_examples=25, deadline=None)
+@given(plan=plans)
+def test_a_rows_bits_are_its_sessions_own(model: Model, plan: Plan) -> None:
+    """Any batches, chunks, pages, threads and sub-spans give what each session gives alone."""
+    expected = expected_rows(model, plan)
+    torch.set_num_threads(plan.threads)
+    runner, width = worn_runner(model, plan), model.config.hidden_size
+    inputs = [session_rows(index, count, width) for index, (count, _) in enumerate(plan.sessions)]
+    for index, (count, span) in enumerate(plan.sessions):
+        runner.open(str(index), span, count)
+    done = [0] * len(inputs)
+    everything = dict.fromkeys(range(len(inputs)), MOST_ROWS)
+    for step in (*plan.steps, everything):
+        batch = [
+            Rows(str(index), done[index], plan.sessions[index][1], inputs[index][done[index] : done[index] + count])
+            for index, count in step.items()
+            if index < len(inputs) and done[index] < inputs[index].shape[0]
+        ]
+        for rows, output in zip(batch, runner.step(batch), strict=True):
+            index, stop = int(rows.session), rows.position + output.shape[0]
+            assert torch.equal(output, expected[index][rows.position : stop])
+            done[index] = stop
+    assert done == [count for count, _ in plan.sessions]
+
+
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.integers(1, 140), min_size=1, max_size=6), threads=st.sampled_from(THREADS))
+def test_what_was_truncated_leaves_no_trace(model: Model, cuts: list[int], threads: int) -> None:
+    """After rewinds to anywhere, other rows in between, the same rows give the same bits."""
+    width, count = model.config.hidden_size, 140
+    rows = session_rows(7, count, width)
+    runner = Runner(model.config, SPAN, model.blocks, KVCache(model.config, 8), model.tile)
+    runner.open("one", SPAN, 200)
+    torch.set_num_threads(1)
+    expected = runner.step([Rows("one", 0, SPAN, rows)])[0]
+    torch.set_num_threads(threads)
+    for cut in cuts:
+        runner.truncate("one", cut)
+        runner.step([Rows("one", cut, SPAN, session_rows(8, 60, width))])
+        runner.truncate("one", cut)
+        again = runner.step([Rows("one", cut, SPAN, rows[cut:])])[0] if cut < count else expected[:0]
+        assert torch.equal(again, expected[cut:])

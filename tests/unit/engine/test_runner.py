@@ -1,0 +1,131 @@
+"""The runner: what it refuses, what it leaves behind, and ragged batches over parts of its span."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shoal.engine.proof import numbers
+from shoal.engine.runner import Rows, Runner
+from shoal.errors import GrantExceeded, ServerFull, SpanError
+from shoal.kv.cache import KVCache
+from shoal.nn.block import BlockConfig
+from shoal.nn.rope import RopeConfig
+from shoal.testing.tiny import random_blocks
+from shoal.types import Span
+
+CONFIG = BlockConfig(40, 4, 2, 10, 64, 1e-5, RopeConfig())
+SPAN = Span(3, 6)
+INPUTS = numbers(1, 100, 40)
+
+
+@pytest.fixture
+def runner() -> Runner:
+    """Three blocks and room for two sessions or so."""
+    return Runner(CONFIG, SPAN, random_blocks(CONFIG, 3), KVCache(CONFIG, 18), tile=4)
+
+
+def test_steps_continue_where_the_last_one_ended(runner: Runner) -> None:
+    """Chunks of one session come out as in one go, in fp32 and the shape that went in."""
+    runner.open("a", SPAN, 100)
+    runner.open("b", SPAN, 100)
+    whole = runner.step([Rows("a", 0, SPAN, INPUTS)])[0]
+    parts = [runner.step([Rows("b", at, SPAN, INPUTS[at : at + 30])])[0] for at in (0, 30, 60, 90)]
+    assert whole.shape == INPUTS.shape
+    assert whole.dtype == torch.float32
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_sessions_over_parts_of_the_span_share_a_step(runner: Runner) -> None:
+    """What goes through 3:6 is what goes through 3:4, then 4:6, in batches with others."""
+    runner.open("all", SPAN, 20)
+    runner.open("first", Span(3, 4), 20)
+    runner.open("rest", Span(4, 6), 20)
+    rows = INPUTS[:20]
+    whole, first = runner.step([Rows("all", 0, SPAN, rows), Rows("first", 0, Span(3, 4), rows)])
+    rest = runner.step([Rows("rest", 0, Span(4, 6), first)])[0]
+    assert torch.equal(rest, whole)
+
+
+def test_outputs_do_not_alias_inputs_or_each_other(runner: Runner) -> None:
+    """A caller may keep what it got while it goes on."""
+    runner.open("a", SPAN, 100)
+    given = INPUTS[:2].clone()
+    first = runner.step([Rows("a", 0, SPAN, given)])[0]
+    kept = first.clone()
+    runner.step([Rows("a", 2, SPAN, INPUTS[2:4])])
+    assert torch.equal(first, kept)
+    assert torch.equal(given, INPUTS[:2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (Rows("nobody", 0, SPAN, INPUTS[:1]), "no session nobody"),
+        (Rows("a", 9, SPAN, INPUTS[:1]), "do not continue 10"),
+        (Rows("a", 11, SPAN, INPUTS[:1]), "do not continue 10"),
+        (Rows("a", 10, Span(3, 4), INPUTS[:1]), "do not continue"),
+        (Rows("a", 10, SPAN, INPUTS[:0]), "not .n, 40. in float32"),
+        (Rows("a", 10, SPAN, INPUTS[0]), "not .n, 40. in float32"),
+        (Rows("a", 10, SPAN, INPUTS[:1, :39]), "not .n, 40. in float32"),
+        (Rows("a", 10, SPAN, INPUTS[:1].double()), "not .n, 40. in float32"),
+        (Rows("a", 10, SPAN, INPUTS[:3] / 0), "not finite"),
+        (Rows("b", 0, SPAN, INPUTS[:1]), "only once"),
+    ],
+)
+def test_a_wrong_entry_changes_nothing_for_anybody(runner: Runner, rows: Rows, message: str) -> None:
+    """The step fails, and afterwards both sessions go on as if it had never been tried."""
+    outputs = []
+    for fails in (True, False):
+        for session in "ab":
+            runner.open(session, SPAN, 100)
+        runner.step([Rows("a", 0, SPAN, INPUTS[:10])])
+        if fails:
+            with pytest.raises(ValueError, match=message):
+                runner.step([Rows("b", 0, SPAN, INPUTS[:5]), rows])
+            assert runner.cache.pages["b"].num_tokens == 0
+            assert runner.cache.pages["a"].num_tokens == 10
+        outputs.append(runner.step([Rows("a", 10, SPAN, INPUTS[10:12]), Rows("b", 0, SPAN, INPUTS[:5])]))
+        for session in "ab":
+            runner.close(session)
+    assert all(torch.equal(one, other) for one, other in zip(*outputs, strict=True))
+
+
+def test_no_more_rows_than_granted(runner: Runner) -> None:
+    """The grant is a hard limit, and asking for more leaves the session as it was."""
+    runner.open("a", SPAN, 70)
+    runner.step([Rows("a", 0, SPAN, INPUTS[:69])])
+    with pytest.raises(GrantExceeded, match="70"):
+        runner.step([Rows("a", 69, SPAN, INPUTS[:2])])
+    assert runner.step([Rows("a", 69, SPAN, INPUTS[69:70])])[0].shape == (1, 40)
+
+
+def test_opening_checks_room_and_blocks(runner: Runner) -> None:
+    """Blocks that are not held, and tokens that do not fit, are refused."""
+    for span in (Span(2, 4), Span(5, 7), Span(4, 4)):
+        with pytest.raises(SpanError):
+            runner.open("a", span, 10)
+    runner.open("a", SPAN, 300)
+    with pytest.raises(ServerFull):
+        runner.open("b", SPAN, 100)
+    runner.open("b", SPAN, 64)
+    runner.close("a")
+    runner.close("a")
+    runner.open("a", SPAN, 300)
+
+
+def test_going_back_and_on(runner: Runner) -> None:
+    """After a truncation the same rows give the same bits, and a truncation beyond the end does nothing."""
+    runner.open("a", SPAN, 100)
+    whole = runner.step([Rows("a", 0, SPAN, INPUTS[:90])])[0]
+    runner.truncate("a", 95)
+    runner.truncate("a", 66)
+    runner.step([Rows("a", 66, SPAN, -INPUTS[:20])])
+    runner.truncate("a", 66)
+    assert torch.equal(runner.step([Rows("a", 66, SPAN, INPUTS[66:90])])[0], whole[66:])
+
+
+def test_blocks_and_span_must_agree() -> None:
+    """A runner with too few blocks for its span is a mistake."""
+    with pytest.raises(ValueError, match="2 blocks"):
+        Runner(CONFIG, SPAN, random_blocks(CONFIG, 2), KVCache(CONFIG, 18), tile=4)
