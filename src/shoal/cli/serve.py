@@ -1,0 +1,157 @@
+"""`shoal serve`: hold blocks for others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli.output import AsJson, Transport, console, megabytes, print_json
+from shoal.types import Span
+
+STATUS_S = 2.0
+FORCED_EXIT_S = 10.0
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Hub id, directory of safetensors, or GGUF file.")],
+    blocks: Annotated[str | None, typer.Option(help="Blocks to hold, START:STOP.")] = None,
+    num_blocks: Annotated[int | None, typer.Option(help="How many blocks; the swarm's weakest are chosen.")] = None,
+    peers: Annotated[list[str] | None, typer.Option(help="Ticket of a member to join; may be repeated.")] = None,
+    name: Annotated[str, typer.Option(help="What people call this server.")] = "",
+    memory: Annotated[str | None, typer.Option(help="Memory to use, like 6GB; default half of the machine's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
+    dtype: Annotated[str, typer.Option(help="Weights are kept as float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Torch device; only cpu has been tried.")] = "cpu",
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT to listen on; 0.0.0.0 for all, port 0 for a free one.")
+    ] = "127.0.0.1:0",
+    max_upload: Annotated[float | None, typer.Option(help="Limit on sending, in Mbit/s.")] = None,
+    max_sessions: Annotated[int, typer.Option(help="Sessions at once.")] = 64,
+    identity: Annotated[
+        Path | None, typer.Option(help="Key file, made if missing; default: a fresh key each time.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
+    transport: Transport = None,
+    as_json: AsJson = False,
+    watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
+) -> None:
+    """Hold blocks of a model and compute them for whoever asks. Prints the ticket by which others join. Ctrl-C leaves."""
+    from shoal.server.config import ServerConfig
+
+    config = ServerConfig(
+        model=model,
+        revision=revision,
+        blocks=Span.parse(blocks) if blocks is not None else None,
+        num_blocks=num_blocks,
+        peers=tuple(peers or ()),
+        name=name,
+        memory_bytes=megabytes(memory) if memory is not None else None,
+        threads=threads,
+        dtype=dtype,
+        device=device,
+        listen=listen,
+        transport=transport,
+        max_upload_bits_per_s=max_upload * 1e6 if max_upload is not None else None,
+        max_sessions=max_sessions,
+        identity=identity,
+    )
+    asyncio.run(_serve(config, as_json, watch_stdin))
+
+
+async def _serve(config: object, as_json: bool, watch_stdin: bool) -> None:
+    from shoal.server.config import ServerConfig
+    from shoal.server.lifecycle import Server
+
+    assert isinstance(config, ServerConfig)
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    if watch_stdin:
+        _stop_at_end_of_input(stop)
+    starting = asyncio.ensure_future(Server(config, _progress(as_json)).__aenter__())
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return
+    server = await starting
+    try:
+        await _run(server, stop, as_json)
+    finally:
+        await server.__aexit__(None, None, None)
+        console.print("left the swarm")
+
+
+async def _run(server: object, stop: asyncio.Event, as_json: bool) -> None:
+    from shoal.server.lifecycle import Server
+
+    assert isinstance(server, Server)
+    record = server.record
+    if as_json:
+        print_json(
+            {
+                "event": "ready",
+                "ticket": server.ticket,
+                "peer": record.peer,
+                "span": [record.span.start, record.span.stop],
+            }
+        )
+    else:
+        console.print(
+            f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}", soft_wrap=True
+        )
+        console.print(f"address  {', '.join(server.addresses)}", soft_wrap=True)
+        console.print("ticket   (give it to others as --peers)")
+        print(server.ticket, flush=True)
+    with console.status("waiting for sessions") as line:
+        while not stop.is_set():
+            status = server.status()
+            line.update(
+                f"{status.sessions} sessions · {status.queued_rows} rows waiting · "
+                f"{status.free_tokens:,} of {status.total_tokens:,} tokens free · {status.decode_rows_per_s:.0f} rows/s"
+            )
+            try:
+                await asyncio.wait_for(stop.wait(), STATUS_S)
+            except TimeoutError:
+                continue
+
+
+def _progress(as_json: bool):  # type: ignore[no-untyped-def]  # lifecycle.Progress, which must not be imported here yet
+    def show(what: str, done: int, total: int) -> None:
+        if as_json:
+            print_json({"event": "loading", "what": what, "done": done, "total": total})
+        elif total:
+            console.print(f"{what} {done}/{total}", end="\r" if done < total else "\n")
+        else:
+            console.print(what, soft_wrap=True)
+
+    return show
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+
+
+def _stop_at_end_of_input(stop: asyncio.Event) -> None:
+    """Whoever started this server holds the other end of its standard input: when that process is gone, so is this."""
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(4096):
+            continue
+        loop.call_soon_threadsafe(stop.set)
+        threading.Timer(FORCED_EXIT_S, lambda: os._exit(1)).start()
+
+    threading.Thread(target=watch, name="shoal-parent", daemon=True).start()

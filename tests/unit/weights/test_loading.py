@@ -1,0 +1,143 @@
+"""Blocks and ends from checkpoints: only what is asked for, checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shoal.errors import CheckpointError, SpanError, UsageError
+from shoal.nn.families import family, model_config
+from shoal.types import Span
+from shoal.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.weights.loading import blocks_digest, load_blocks, load_ends
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 50,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+}
+
+
+class Memory:
+    """A checkpoint that is a dictionary and remembers what was read."""
+
+    source = "memory"
+    name = "memory"
+    revision = ""
+    bytes_read = 0
+
+    def __init__(self, **changes: Any) -> None:
+        self.config: Mapping[str, Any] = {**CONFIG, **changes}
+        config, generator = model_config(self.config), torch.Generator().manual_seed(3)
+        described = family(config.model_type)
+        shapes = [*(described.block_tensors(config, index) for index in range(3)), described.end_tensors(config)]
+        self.held: dict[str, Tensor] = {
+            name: torch.randn(shape, generator=generator) for part in shapes for name, shape in part.values()
+        }
+        self.asked: list[str] = []
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """As the headers would say."""
+        return {name: TensorInfo(str(tensor.dtype), tuple(tensor.shape)) for name, tensor in self.held.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        self.asked.append(name)
+        return self.held[name]
+
+    def sample(self, name: str, size_bytes: int) -> bytes:
+        """Nothing."""
+        return b""
+
+
+@pytest.fixture
+def checkpoint() -> Memory:
+    """Three blocks and two ends."""
+    return Memory()
+
+
+def config_of(checkpoint: Checkpoint) -> Any:
+    """Its shape."""
+    return model_config(checkpoint.config)
+
+
+def test_a_span_reads_its_own_blocks_only(checkpoint: Memory) -> None:
+    """Every tensor of blocks 1 and 2 once, nothing else, with progress for each block."""
+    heard: list[tuple[int, int]] = []
+    config = config_of(checkpoint)
+    blocks = load_blocks(checkpoint, config, Span(1, 3), progress=lambda done, total: heard.append((done, total)))
+    assert len(blocks) == 2
+    assert heard == [(1, 2), (2, 2)]
+    expected = [name for name in checkpoint.held if name.startswith(("model.layers.1.", "model.layers.2."))]
+    assert sorted(checkpoint.asked) == sorted(expected)
+
+
+def test_the_ends_read_no_block(checkpoint: Memory) -> None:
+    """Embedding, norm and head; without the head where it is tied."""
+    ends = load_ends(checkpoint, config_of(checkpoint))
+    assert sorted(checkpoint.asked) == ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"]
+    assert torch.equal(ends.embed([3, 3, 0]), checkpoint.held["model.embed_tokens.weight"][[3, 3, 0]])
+    tied = Memory(tie_word_embeddings=True)
+    ends = load_ends(tied, config_of(tied))
+    assert sorted(tied.asked) == ["model.embed_tokens.weight", "model.norm.weight"]
+    assert ends.logits(torch.ones(2, 32), 4).shape == (2, 50)
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.bias"])
+def test_a_tensor_that_is_missing_or_wrong_is_named(checkpoint: Memory, name: str) -> None:
+    """Missing, of another shape, or not of floats: the error says which, and no block was read for it."""
+    right, config = checkpoint.held.pop(name), config_of(checkpoint)
+    with pytest.raises(CheckpointError, match=f"no tensor {name}"):
+        load_blocks(checkpoint, config, Span(1, 2))
+    checkpoint.held[name] = right[:-1]
+    with pytest.raises(CheckpointError, match=f"{name} has shape"):
+        load_blocks(checkpoint, config, Span(1, 2))
+    assert not checkpoint.asked
+    checkpoint.held[name] = right.to(torch.int8)
+    with pytest.raises(CheckpointError, match=f"{name} holds torch.int8"):
+        load_blocks(checkpoint, config, Span(1, 2))
+
+
+def test_spans_and_dtypes_are_checked(checkpoint: Memory) -> None:
+    """Blocks beyond the model and dtypes that are none."""
+    config = config_of(checkpoint)
+    with pytest.raises(SpanError):
+        load_blocks(checkpoint, config, Span(2, 4))
+    with pytest.raises(UsageError, match="float8"):
+        load_blocks(checkpoint, config, Span(0, 1), "float8")
+
+
+def test_the_digest_is_of_the_weights_as_used(checkpoint: Memory) -> None:
+    """Equal for equal weights; another for other blocks, one changed number of any tensor, or another dtype."""
+    config = config_of(checkpoint)
+    digest = blocks_digest(load_blocks(checkpoint, config, Span(0, 2)))
+    assert digest == blocks_digest(load_blocks(checkpoint, config, Span(0, 2)))
+    others = {digest, blocks_digest(load_blocks(checkpoint, config, Span(1, 3)))}
+    others.add(blocks_digest(load_blocks(checkpoint, config, Span(0, 2), "bfloat16")))
+    changed = [name for name in checkpoint.held if name.startswith("model.layers.1.")]
+    for name in changed:
+        tensor = checkpoint.held[name]
+        checkpoint.held[name] = tensor.clone()
+        checkpoint.held[name].view(-1)[-1] += 1.0
+        others.add(blocks_digest(load_blocks(checkpoint, config, Span(0, 2))))
+        checkpoint.held[name] = tensor
+    assert len(others) == 3 + len(changed)
+
+
+def test_an_unknown_token_is_a_mistake(checkpoint: Memory, tmp_path: Path) -> None:
+    """Token ids outside the vocabulary never wrap around."""
+    ends = load_ends(checkpoint, config_of(checkpoint))
+    for token in (-1, 50, 63):
+        with pytest.raises(UsageError, match="vocabulary"):
+            ends.embed([1, token])
