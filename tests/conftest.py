@@ -5,3 +5,5 @@ from __future__ import annotations
 from shoal.kernels.strict import strict_mode_environment
 
 strict_mode_environment()
+
+pytest_plugins = ["tests.swarms"]

@@ -62,12 +62,12 @@ class AsyncClient:
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports = transports
         self._only = only
-        self._clock = clock
+        self.clock = clock
         self._dialler: Dialler | None = None
 
     async def __aenter__(self) -> AsyncClient:
         self._transports = self._transports or make_transports(self.identity.key, only=self._only)
-        self._dialler = Dialler(self._transports, clock=self._clock, only=self._only)
+        self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
         try:
             await self.refresh()
         except BaseException:
@@ -153,17 +153,17 @@ class AsyncClient:
 
         Raises NoRoute when nobody serves it, FingerprintMismatch when checkpoints differ.
         """
-        deadline = self._clock.monotonic() + wait_s
+        deadline = self.clock.monotonic() + wait_s
         while True:
             try:
                 return same_model(self.records(), name, fingerprint)[0].model
             except NoRoute:
-                if self._clock.monotonic() >= deadline:
+                if self.clock.monotonic() >= deadline:
                     raise
             await self._refresh_later()
 
     async def _refresh_later(self) -> None:
-        await self._clock.sleep(REFRESH_S)
+        await self.clock.sleep(REFRESH_S)
         with contextlib.suppress(NetworkError):  # the wait's own deadline decides
             await self.refresh()
 
@@ -175,13 +175,13 @@ class AsyncClient:
         Waits for `wait_s` while blocks are missing, then raises NoRoute, which names them.
         """
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        deadline = self._clock.monotonic() + wait_s
+        deadline = self.clock.monotonic() + wait_s
         while True:
             servers = [record for record in self.records() if record.model.fingerprint == model.fingerprint]
             try:
                 return shortest_route(span, (server for server in servers if server.peer not in avoid))
             except NoRoute:
-                if self._clock.monotonic() >= deadline:
+                if self.clock.monotonic() >= deadline:
                     raise
             await self._refresh_later()
 
@@ -241,7 +241,7 @@ class AsyncClient:
 
     def _session_on(self, model: ModelSpec, route: Route, options: SessionOptions) -> Session:
         keys = SessionKeys(secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES))
-        controls = [HopControl(hop, self._record(hop.peer), keys, self.dialler, self._clock) for hop in route]
+        controls = [HopControl(hop, self._record(hop.peer), keys, self.dialler, self.clock) for hop in route]
         return Session(model, self.identity.peer, controls, keys, options)
 
     def _record(self, peer: PeerId) -> SignedRecord:

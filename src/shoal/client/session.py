@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -206,10 +207,10 @@ class Session:
         self.numerics = tuple(answer.numerics for answer in opened)
         for control in self._controls:
             control.on_news = self._on_news
-            self._spawn(control.serve(self._sender))
+            self._spawn(partial(control.serve, self._sender))
         await self._guarded(_all(self._redirect(index, grants, opened) for index in range(len(self._controls))))
-        self._spawn(self._keep(self._controls[0], grants[0], "send"))
-        self._spawn(self._keep(self._controls[-1], grants[-1], "receive"))
+        self._spawn(partial(self._keep, self._controls[0], grants[0], "send"))
+        self._spawn(partial(self._keep, self._controls[-1], grants[-1], "receive"))
 
     def _grants(self) -> list[LinkGrant]:
         """One per link, n + 1 in all: who is at its sending end, but for the last: the client at its receiving end."""
@@ -239,12 +240,12 @@ class Session:
         link = LinkGrant(grant.generation, target.hop.peer, grant.token)
         await control.redirect(link, target.record.data, opened[index + 1].acceptance)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._tasks.append(asyncio.create_task(self._run(work)))
 
-    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # whatever ends a link or control task is the session's failure
             self._failure = self._failure or error
             self._arrived.set()

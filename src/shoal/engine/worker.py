@@ -151,7 +151,7 @@ class Worker:
         self, session: str, client: str, span: Span, max_tokens: int, on_output: OnOutput, on_failure: OnFailure
     ) -> None:
         """Room for a session; raises ServerFull. `on_failure` is told if its rows cannot be computed."""
-        await self._order(lambda: self._runner.open(session, span, max_tokens))
+        await self.between_steps(lambda: self._runner.open(session, span, max_tokens))
         self._streams[session] = _Stream(client, span, on_output, on_failure)
 
     def submit(self, session: str, position: int, hidden_states: Tensor, tag: object = None) -> None:
@@ -189,10 +189,10 @@ class Worker:
                 return
             stream.truncate(0)
             self._scheduler.drop(session)
-        await self._order(lambda: self._runner.close(session))
+        await self.between_steps(lambda: self._runner.close(session))
 
-    async def _order(self, work: Callable[[], None]) -> None:
-        """Have the thread do something between two steps."""
+    async def between_steps(self, work: Callable[[], object]) -> None:
+        """Have the thread do something between two steps; raises what the work raises."""
         done: asyncio.Future[None] = self._loop.create_future()
 
         def carry_out() -> None:

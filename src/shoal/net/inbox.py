@@ -11,10 +11,14 @@ PAUSE_BYTES = 1024 * 1024
 """Unread bytes at which the source is asked to pause; it resumes at half."""
 
 
+def _nothing() -> None:
+    """For a source that needs no pauses."""
+
+
 class Inbox:
     """Bytes in order, then an end: clean (no error) or broken. One reader at a time."""
 
-    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+    def __init__(self, pause: Callable[[], None] = _nothing, resume: Callable[[], None] = _nothing) -> None:
         self._buffer = bytearray()
         self._pause = pause
         self._resume = resume
@@ -22,6 +26,9 @@ class Inbox:
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._buffer)
 
     def put(self, data: bytes) -> None:
         """Append bytes that arrived."""
@@ -53,12 +60,9 @@ class Inbox:
                 await self._waiter
             finally:
                 self._waiter = None
-        if len(self._buffer) <= limit:
-            data = bytes(self._buffer)
-            self._buffer.clear()
-        else:
-            data = bytes(self._buffer[:limit])
-            del self._buffer[:limit]
+        with memoryview(self._buffer) as view, view[:limit] as head:
+            data = bytes(head)
+        del self._buffer[:limit]
         if self._paused and len(self._buffer) <= PAUSE_BYTES // 2:
             self._paused = False
             self._resume()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import UsageError
+from shoal.net.address import host_port
 from shoal.net.tls import TlsTransport
 from shoal.net.transport import ChannelHandler, Transport
 
@@ -27,6 +28,10 @@ def make_transports(key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | 
     transports: list[Transport] = []
     if only != "iroh":
         transports.append(TlsTransport(key, listen=listen))
+    if only != "tls":
+        from shoal.net.iroh import IrohTransport
+
+        transports.append(IrohTransport(key, bind=f"{host_port(listen)[0]}:0"))
     return tuple(transports)
 
 

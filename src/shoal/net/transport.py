@@ -22,7 +22,13 @@ HANDSHAKE_TIMEOUT_S = 10.0
 """How long an accepted connection may take to prove who it is."""
 
 MAX_PENDING_HANDSHAKES = 256
-"""Unproven inbound connections kept at once; more are closed on arrival."""
+"""Unproven inbound connections kept at once; one more drops the oldest, since who is honest is through in no time."""
+
+MAX_INBOUND = 4096
+"""Inbound connections and streams of one transport; more are closed on arrival."""
+
+CLOSE_TIMEOUT_S = 2.0
+"""How long `Channel.close` waits without any progress in flushing before it drops the channel."""
 
 
 class Channel(Protocol):

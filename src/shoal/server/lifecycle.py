@@ -90,11 +90,11 @@ class Server:
         await self._join()
         held = [signed.record.span for signed in self.directory.records()]
         self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
-        self._worker = await self._stack.enter_async_context(Worker(loaded.runner, Scheduler()))
+        self.worker = await self._stack.enter_async_context(Worker(loaded.runner, Scheduler()))
         redirector = Redirector(self.identity, self._dialler, self._clock)
         self._stack.push_async_callback(redirector.close)
-        self._sessions = SessionTable(self._worker, loaded.runner.cache.pages, self._clock, config.max_sessions)
-        self._service = Service(self.identity, loaded.holding, self.directory, self._sessions, self._worker, redirector)
+        self.sessions = SessionTable(self.worker, loaded.runner.cache.pages, self._clock, config.max_sessions)
+        self._service = Service(self.identity, loaded.holding, self.directory, self.sessions, self.worker, redirector)
         if config.max_upload_bits_per_s is not None:
             self._service.throttle = RateLimit(config.max_upload_bits_per_s / 8, self._clock)
         self.addresses = await listen_all(transports, self._service.handle)
@@ -161,7 +161,7 @@ class Server:
     async def _keep_expiring(self) -> None:
         while True:
             await self._clock.sleep(EXPIRY_S)
-            await self._sessions.expire()
+            await self.sessions.expire()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

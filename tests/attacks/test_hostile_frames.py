@@ -1,0 +1,300 @@
+"""Hostile bytes and messages against a real server over TLS: refused or cut off, and the server lives."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shoal.client.client import AsyncClient
+from shoal.client.hop import HopControl, SessionKeys
+from shoal.engine.proof import numbers
+from shoal.errors import ChannelClosed, ShoalError
+from shoal.net.framed import FrameChannel
+from shoal.server.lifecycle import Server
+from shoal.swarm.records import Acceptance, sign_acceptance
+from shoal.types import Hop, PeerId, Span
+from shoal.wire.frames import MAGIC, encode_frame
+from shoal.wire.messages import (
+    AnyMessage,
+    Attach,
+    Describe,
+    Digest,
+    Have,
+    LinkGrant,
+    Open,
+    Ping,
+    Redirect,
+    Refused,
+    Rewind,
+    Rows,
+    Status,
+    encode_message,
+)
+from tests.swarms import Swarm, SwarmMaker, until
+
+ROW = 48 * 4
+
+
+@pytest.fixture
+async def swarm(swarm_of: SwarmMaker) -> AsyncIterator[Swarm]:
+    """One server of all blocks."""
+    async with swarm_of(Span(0, 6)) as swarm:
+        yield swarm
+
+
+async def dial(client: AsyncClient, server: Server) -> FrameChannel:
+    """A fresh channel to a server."""
+    return FrameChannel(await client.dialler.dial(PeerId(server.record.peer), server.addresses))
+
+
+async def answers(client: AsyncClient, server: Server) -> bool:
+    """Whether the server still serves an honest client from end to end."""
+    spec = await client.find_model()
+    async with client.session(spec, max_tokens=8) as session:
+        output = await session.step(numbers(1, 3, 48))
+    return output.shape == (3, 48)
+
+
+def prefix(magic: bytes = MAGIC, version: int = 1, reserved: bytes = b"\0\0\0", header: int = 4, payload: int = 0) -> bytes:
+    """A frame's first 24 bytes."""
+    return struct.pack("<4sB3sII8s", magic, version, reserved, header, payload, b"\0" * 8)
+
+
+GARBAGE = {
+    "noise": os.urandom(4096),
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "wrong magic": prefix(magic=b"SHOE"),
+    "wrong version": prefix(version=9),
+    "reserved bytes": prefix(reserved=b"\0\1\0"),
+    "empty header": prefix(header=0),
+    "huge header": prefix(header=2**32 - 1),
+    "huge payload": prefix(payload=2**32 - 1),
+    "wrong hash": prefix() + b"\x81\xa4type",
+    "not msgpack": bytes(encode_frame(b"\xc1\xc1\xc1")),
+    "unknown type": bytes(encode_frame(b"\x81\xa4type\xa5hello")),
+    "no type": bytes(encode_frame(b"\x80")),
+    "deep nesting": bytes(encode_frame(b"\x91" * 60_000)),
+    "lying array": bytes(encode_frame(b"\x82\xa4type\xa4rows\xa5trace\xdd\xff\xff\xff\xff")),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_is_cut_off(swarm: Swarm, name: str) -> None:
+    """Bytes that are no message end the channel, not the server."""
+    async with swarm.client() as client:
+        channel = await dial(client, swarm.servers[0])
+        await channel._channel.send(GARBAGE[name])
+        with pytest.raises(ShoalError):
+            await channel.expect(Status)
+        with pytest.raises(ChannelClosed):
+            await channel.receive()
+        await channel.close()
+        assert await answers(client, swarm.servers[0])
+
+
+def request(server: Server, **changes: object) -> Open:
+    """An honest request for a session, with changes."""
+    me = "ab" * 32
+    fields: dict[str, object] = {
+        "session": b"s" * 16,
+        "incarnation": 0,
+        "secret": b"k" * 16,
+        "fingerprint": server.record.model.fingerprint,
+        "span": Span(0, 6),
+        "max_tokens": 16,
+        "upstream": LinkGrant(1, me, b"t" * 16),
+        **changes,
+    }
+    return Open(**fields)  # type: ignore[arg-type]
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "another model": ({"fingerprint": "f" * 32}, "model"),
+    "a block too many": ({"span": Span(0, 7)}, "span"),
+    "no block": ({"span": Span(3, 3)}, "span"),
+    "blocks backwards": ({"span": Span(4, 2)}, "span"),
+    "blocks below zero": ({"span": Span(-1, 2)}, "span"),
+    "too many tokens": ({"max_tokens": 1 << 20}, "grant"),
+    "an unproven codec": ({"row_codec": "bf16"}, "protocol"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_requests_that_cannot_be_met(swarm: Swarm, name: str) -> None:
+    """Each is refused with its own code."""
+    changes, code = REFUSED[name]
+    async with swarm.client() as client:
+        async with await dial(client, swarm.servers[0]) as channel:
+            await channel.send(request(swarm.servers[0], **changes))
+            message, _ = await channel.receive()
+            assert isinstance(message, Refused)
+            assert message.code == code
+        assert swarm.servers[0].status().sessions == 0
+
+
+OUT_OF_PLACE: dict[str, AnyMessage] = {
+    "ping": Ping(1),
+    "rows": Rows(0, 0, 1, 0),
+    "status": Status(0, 0, 0, 0, 0, 0.0, 0.0, 0.0),
+    "have": Have(0, 0),
+    "no such session": Attach("control", b"x" * 16, 0, b"k" * 16),
+    "no such link": Attach("send", b"x" * 16, 0, b"k" * 16),
+    "another model's description": Describe("f" * 32),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_PLACE)
+async def test_messages_out_of_place(swarm: Swarm, name: str) -> None:
+    """A first message that opens nothing is refused."""
+    async with swarm.client() as client, await dial(client, swarm.servers[0]) as channel:
+        await channel.send(OUT_OF_PLACE[name])
+        message, _ = await channel.receive()
+        assert isinstance(message, Refused)
+
+
+@pytest.mark.parametrize("digest", [b"x", b"x" * 41, b"\0" * 40 * 5000])
+async def test_broken_digests(swarm: Swarm, digest: bytes) -> None:
+    """A digest that is cut off or too long is refused."""
+    async with swarm.client() as client, await dial(client, swarm.servers[0]) as channel:
+        await channel.send(Digest(), digest)
+        message, _ = await channel.receive()
+        assert isinstance(message, Refused)
+
+
+async def linked(client: AsyncClient, server: Server) -> tuple[FrameChannel, FrameChannel]:
+    """A session's control channel and the link into it, both in our hands."""
+    control = await dial(client, server)
+    await control.send(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)))
+    await control.receive()
+    link = await dial(client, server)
+    await link.send(Attach("send", b"s" * 16, 0, b"t" * 16, 1))
+    message, _ = await link.receive()
+    assert message == Have(0, 0)
+    return control, link
+
+
+BAD_ROWS: dict[str, tuple[Rows, bytes]] = {
+    "bytes missing": (Rows(0, 0, 2, 0), b"\0" * ROW),
+    "bytes too many": (Rows(0, 0, 1, 0), b"\0" * 2 * ROW),
+    "another dtype": (Rows(0, 0, 1, 0), b"\0" * (ROW // 2)),
+    "beyond the grant": (Rows(0, 0, 17, 0), b"\0" * 17 * ROW),
+    "elided on the way in": (Rows(0, 0, 2, 0, elided=1), b"\0" * ROW),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+async def test_rows_that_cannot_be(swarm: Swarm, name: str) -> None:
+    """Rows of the wrong form end the link; the session takes honest ones afterwards from where it was."""
+    rows, payload = BAD_ROWS[name]
+    server = swarm.servers[0]
+    async with swarm.client() as client:
+        control, link = await linked(client, server)
+        await link.send(rows, payload)
+        message, _ = await link.receive()
+        assert isinstance(message, Refused)
+        await link.close()
+        async with await dial(client, server) as again:
+            await again.send(Attach("send", b"s" * 16, 0, b"t" * 16, 1))
+            assert (await again.receive())[0] == Have(0, 0)
+        await control.close()
+
+
+async def test_rows_from_the_future_are_asked_for(swarm: Swarm) -> None:
+    """A gap is answered with the position wanted; epochs that nobody announced too."""
+    async with swarm.client() as client:
+        control, link = await linked(client, swarm.servers[0])
+        await link.send(Rows(0, 5, 1, 0), b"\0" * ROW)
+        await link.send(Rows(7, 0, 1, 6), b"\0" * ROW)
+        await link.send(Rows(0, 0, 1, 0), b"\0" * ROW)
+        await until(lambda: next(iter(swarm.servers[0].sessions)).receiver.position == 1)
+        await link.send(Rows(0, 9, 1, 0), b"\0" * ROW)
+        assert (await link.receive())[0] == Have(0, 1)
+        await link.close()
+        await control.close()
+
+
+@pytest.mark.parametrize(
+    "attach",
+    [
+        Attach("send", b"s" * 16, 0, b"T" * 16, 1),
+        Attach("send", b"s" * 16, 0, b"t" * 16, 0),
+        Attach("send", b"s" * 16, 0, b"t" * 16, 2),
+        Attach("send", b"s" * 16, 1, b"t" * 16, 1),
+        Attach("receive", b"s" * 16, 0, b"t" * 16, 1),
+        Attach("control", b"s" * 16, 0, b"K" * 16),
+    ],
+)
+async def test_links_of_others(swarm: Swarm, attach: Attach) -> None:
+    """A wrong token, generation, incarnation, role or secret attaches to nothing, and the session goes on."""
+    async with swarm.client() as client, swarm.client() as stranger:
+        control, link = await linked(client, swarm.servers[0])
+        for attacker in (stranger, client):
+            async with await dial(attacker, swarm.servers[0]) as channel:
+                await channel.send(attach)
+                assert isinstance((await channel.receive())[0], Refused)
+        async with await dial(stranger, swarm.servers[0]) as channel:
+            await channel.send(Attach("send", b"s" * 16, 0, b"t" * 16, 1))  # right in all but the node
+            assert isinstance((await channel.receive())[0], Refused)
+        await link.send(Rows(0, 0, 1, 0), b"\0" * ROW)
+        await until(lambda: next(iter(swarm.servers[0].sessions)).receiver.position == 1)
+        await link.close()
+        await control.close()
+
+
+async def test_a_redirect_needs_the_targets_word(swarm: Swarm) -> None:
+    """A hop dials nobody who has not agreed: no record, a stranger's acceptance, or one for another session."""
+    server = swarm.servers[0]
+    async with swarm.client() as client:
+        signed = server.directory.get(PeerId(server.record.peer))
+        assert signed is not None
+        forged = Acceptance(b"s" * 16, server.record.peer, server.record.peer, 1, 2e9)
+        elsewhere = sign_acceptance(Acceptance(b"x" * 16, server.record.peer, server.record.peer, 1, 2e9), server.identity)
+        for record, acceptance in (
+            (b"", b""),
+            (signed.data, b""),
+            (signed.data, sign_acceptance(forged, client.identity)),
+            (signed.data, elsewhere),
+        ):
+            control, link = await linked(client, server)
+            await link.close()
+            await control.send(Redirect(LinkGrant(1, server.record.peer, b"u" * 16), record, acceptance))
+            assert isinstance((await control.receive())[0], Refused)
+            await control.close()
+
+
+async def test_orders_that_make_no_sense(swarm: Swarm) -> None:
+    """Rewinds that are old or from nowhere change nothing; other messages end the control channel."""
+    async with swarm.client() as client:
+        control, link = await linked(client, swarm.servers[0])
+        await link.send(Rows(0, 0, 4, 0), b"\0" * 4 * ROW)
+        held = next(iter(swarm.servers[0].sessions))
+        await until(lambda: held.receiver.position == 4)
+        await control.send(Rewind(0, 0, 0))
+        await control.send(Rewind(9, 0, 8))
+        await control.send(Have(0, 0))
+        assert isinstance((await control.receive())[0], Refused)
+        assert (held.receiver.epoch, held.receiver.position) == (0, 4)
+        await link.close()
+        await control.close()
+
+
+async def test_a_session_is_not_opened_twice_by_others(swarm: Swarm) -> None:
+    """An open with the same id and another secret finds nothing to take over."""
+    server = swarm.servers[0]
+    async with swarm.client() as client, swarm.client() as thief:
+        control, link = await linked(client, server)
+        async with await dial(thief, server) as channel:
+            await channel.send(request(server, secret=b"z" * 16))
+            assert isinstance((await channel.receive())[0], Refused)
+        keys = SessionKeys(b"s" * 16, b"k" * 16)
+        record = thief.directory.get(PeerId(server.record.peer))
+        assert record is not None
+        hop = HopControl(Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock)
+        opened = await hop.open(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)))
+        assert opened.position == 0
+        await hop.close()
+        await link.close()
+        control.abort()

@@ -1,0 +1,80 @@
+"""A tiny model and whole swarms of it, in this process, over real TLS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from shoal.client.client import AsyncClient
+from shoal.server.config import ServerConfig
+from shoal.server.lifecycle import Server
+from shoal.testing.tiny import tiny_llama, tiny_tokenizer
+from shoal.types import Span
+
+NUM_BLOCKS = 6
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of six blocks with a byte tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    tiny_llama(folder, num_hidden_layers=NUM_BLOCKS, vocab_size=258, max_position_embeddings=512)
+    tiny_tokenizer(folder, vocab_size=258)
+    return folder
+
+
+class Swarm:
+    """Servers and how to join them."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self.servers = servers
+
+    @property
+    def ticket(self) -> str:
+        """Reaches the last server that joined."""
+        return self.servers[-1].ticket
+
+    def client(self, **options: object) -> AsyncClient:
+        """A client that knows one ticket."""
+        return AsyncClient([self.ticket], only="tls", **options)
+
+
+SwarmMaker = Callable[..., contextlib.AbstractAsyncContextManager[Swarm]]
+
+
+@pytest.fixture
+def swarm_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> SwarmMaker:
+    """`async with swarm_of(Span(0, 3), Span(3, 6)) as swarm`: one server per span; options as for ServerConfig."""
+    monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))  # clients find the model by the name that servers tell
+
+    @contextlib.asynccontextmanager
+    async def make(*spans: Span, **options: object) -> AsyncIterator[Swarm]:
+        async with contextlib.AsyncExitStack() as stack:
+            servers: list[Server] = []
+            for index, span in enumerate(spans):
+                config = ServerConfig(
+                    **{
+                        "model": str(tiny_model),
+                        "blocks": span,
+                        "peers": (servers[0].ticket,) if servers else (),
+                        "name": f"server {index}",
+                        "transport": "tls",
+                        "memory_bytes": 128 << 20,
+                        **options,
+                    }
+                )
+                servers.append(await stack.enter_async_context(Server(config)))
+            yield Swarm(servers)
+
+    return make
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for something that must come about; TimeoutError if it does not."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
