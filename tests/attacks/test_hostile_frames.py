@@ -31,7 +31,6 @@ from shoal.wire.messages import (
     Rewind,
     Rows,
     Status,
-    encode_message,
 )
 from tests.swarms import Swarm, SwarmMaker, until
 
@@ -58,7 +57,9 @@ async def answers(client: AsyncClient, server: Server) -> bool:
     return output.shape == (3, 48)
 
 
-def prefix(magic: bytes = MAGIC, version: int = 1, reserved: bytes = b"\0\0\0", header: int = 4, payload: int = 0) -> bytes:
+def prefix(
+    magic: bytes = MAGIC, version: int = 1, reserved: bytes = b"\0\0\0", header: int = 4, payload: int = 0
+) -> bytes:
     """A frame's first 24 bytes."""
     return struct.pack("<4sB3sII8s", magic, version, reserved, header, payload, b"\0" * 8)
 
@@ -251,7 +252,9 @@ async def test_a_redirect_needs_the_targets_word(swarm: Swarm) -> None:
         signed = server.directory.get(PeerId(server.record.peer))
         assert signed is not None
         forged = Acceptance(b"s" * 16, server.record.peer, server.record.peer, 1, 2e9)
-        elsewhere = sign_acceptance(Acceptance(b"x" * 16, server.record.peer, server.record.peer, 1, 2e9), server.identity)
+        elsewhere = sign_acceptance(
+            Acceptance(b"x" * 16, server.record.peer, server.record.peer, 1, 2e9), server.identity
+        )
         for record, acceptance in (
             (b"", b""),
             (signed.data, b""),

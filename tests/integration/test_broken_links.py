@@ -143,6 +143,8 @@ async def test_the_lease_ends_what_a_dead_client_left(swarm_of: SwarmMaker) -> N
         assert all(len(server.sessions) == 1 for server in swarm.servers)
         vanish(session)
         await until(lambda: all(len(server.sessions) == 0 for server in swarm.servers))
-        await until(lambda: all(server.status().free_tokens == server.status().total_tokens for server in swarm.servers))
+        await until(
+            lambda: all(server.status().free_tokens == server.status().total_tokens for server in swarm.servers)
+        )
         await session.close()
         await client.close()

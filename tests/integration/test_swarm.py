@@ -65,7 +65,12 @@ async def test_greedy_equals_transformers(swarm_of: SwarmMaker, tiny_model: Path
         result = await reply(model, PROMPT)
     prompt = torch.tensor([result.prompt_ids])
     expected = reference.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, min_new_tokens=40, max_new_tokens=40, pad_token_id=0
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        min_new_tokens=40,
+        max_new_tokens=40,
+        pad_token_id=0,
     )
     assert result.token_ids == expected[0, len(result.prompt_ids) :].tolist()
     assert result.exact

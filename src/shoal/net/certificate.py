@@ -22,6 +22,7 @@ def server_context(key: Ed25519PrivateKey) -> ssl.SSLContext:
     """A TLS 1.3 context that shows a self-signed certificate for the node key."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # every connection proves itself anew
     with tempfile.TemporaryDirectory(prefix="shoal-") as folder:  # mode 0700; ssl only reads files
         path = Path(folder) / "node.pem"
         path.write_bytes(_key_pem(key) + _certificate(key).public_bytes(serialization.Encoding.PEM))

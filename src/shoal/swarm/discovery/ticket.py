@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated
 
 import msgspec
@@ -40,5 +39,5 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
             data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
             peer, addresses = msgspec.msgpack.decode(data, type=tuple[bytes, tuple[str, ...]])
             return msgspec.convert((peer.hex(), addresses), cls)
-        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (ValueError, msgspec.DecodeError) as error:
             raise TicketError(f"the ticket is damaged (is it complete?): {text[:40]!r}") from error
