@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -149,7 +148,7 @@ def _stop_at_end_of_input(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):  # not sys.stdin: its lock must be free when the interpreter ends
             continue
         loop.call_soon_threadsafe(stop.set)
         threading.Timer(FORCED_EXIT_S, lambda: os._exit(1)).start()

@@ -5,36 +5,39 @@ from __future__ import annotations
 import asyncio
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
+from shoal.net.handlers import InboundTasks, serve
 from shoal.net.inbox import Inbox
 from shoal.net.transport import ChannelHandler
 from shoal.types import PeerId
 
 
 class MemoryChannel:
-    """One end of a pair; back-pressure is the other end's inbox."""
+    """One end of a pair: what it sends is in the other end's inbox at once, and a full inbox holds it back."""
 
     transport = "memory"
 
     def __init__(self, peer: PeerId) -> None:
         self.peer = peer
-        self.other: MemoryChannel | None = None
+        self.other = self
+        self.ended = False
         self._writable = asyncio.Event()
         self._writable.set()
-        self._closed = False
-        self.inbox = Inbox(lambda: self._pause_other(True), lambda: self._pause_other(False))
+        self.inbox = Inbox(self._pause_other, self._resume_other)
 
-    def _pause_other(self, paused: bool) -> None:
-        if self.other is not None:
-            (self.other._writable.clear if paused else self.other._writable.set)()
+    def _pause_other(self) -> None:
+        self.other._writable.clear()
+
+    def _resume_other(self) -> None:
+        self.other._writable.set()
 
     async def send(self, data: bytes | bytearray) -> None:
         """Channel: straight into the other end's inbox."""
-        if self._closed or self.other is None or self.other._closed:
+        if self.ended:
             raise ChannelClosed("the channel is closed")
         self.other.inbox.put(bytes(data))
+        await asyncio.sleep(0)  # as with a socket, others get their turn
         await self._writable.wait()
-        await asyncio.sleep(0)
-        if self._closed:
+        if self.ended and len(self.other.inbox):
             raise ChannelClosed("the channel closed while it was sending")
 
     async def receive(self) -> bytes:
@@ -50,11 +53,10 @@ class MemoryChannel:
         self._end(ChannelClosed("the channel was dropped"))
 
     def _end(self, error: ChannelClosed | None) -> None:
-        self._closed = True
         for end in (self, self.other):
-            if end is not None:
-                end.inbox.end(error)
-                end._writable.set()
+            end.ended = True
+            end.inbox.end(error)
+            end._writable.set()
 
 
 class MemoryNetwork:
@@ -68,16 +70,19 @@ class MemoryNetwork:
         """A new pair of ends: the dialler's and the acceptor's."""
         near, far = MemoryChannel(acceptor), MemoryChannel(dialler)
         near.other, far.other = far, near
+        self._channels = [entry for entry in self._channels if not entry[2].ended]
         self._channels.append((dialler, acceptor, near))
         return near, far
 
-    def cut(self, one: PeerId, other: PeerId) -> int:
-        """Break every channel between two nodes; returns how many there were."""
-        hit = [entry for entry in self._channels if {entry[0], entry[1]} == {one, other}]
-        for entry in hit:
-            entry[2].abort()
-            self._channels.remove(entry)
-        return len(hit)
+    def cut(self, one: PeerId, other: PeerId | None = None) -> int:
+        """Break every channel between two nodes, or all those of one; returns how many there were."""
+        count = 0
+        for dialler, acceptor, channel in self._channels:
+            ends = {dialler, acceptor}
+            if not channel.ended and one in ends and (other is None or ends == {one, other}):
+                channel.abort()
+                count += 1
+        return count
 
 
 class MemoryTransport:
@@ -89,7 +94,8 @@ class MemoryTransport:
         self._peer = peer
         self._network = network
         self._handler: ChannelHandler | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = InboundTasks()
+        self._closed = False
         self.addresses: tuple[str, ...] = ()
 
     async def listen(self, handler: ChannelHandler) -> None:
@@ -101,34 +107,21 @@ class MemoryTransport:
     async def dial(self, peer: PeerId, address: str) -> MemoryChannel:
         """Transport: connect to whoever listens at the address, if it is the peer meant."""
         scheme, _, found = address.partition("://")
-        if scheme != self.name:
-            raise UsageError(f"{address!r} is not a memory address")
+        if scheme != self.name or self._closed:
+            raise UsageError(f"{address!r} cannot be dialled by a {'closed' if self._closed else 'memory'} transport")
         target = self._network.transports.get(PeerId(found))
-        if target is None or target._handler is None:
+        if target is None or target._handler is None or target._tasks.full:
             raise DialError(f"{address} does not answer")
         if found != peer:
             raise IdentityError(f"node {found[:8]} answered where {peer[:8]} was expected")
         near, far = self._network.connect(self._peer, peer)
-        target._accept(far, target._handler)
+        target._tasks.start(serve(far, target._handler))
         return near
 
-    def _accept(self, channel: MemoryChannel, handler: ChannelHandler) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(channel, handler))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, channel: MemoryChannel, handler: ChannelHandler) -> None:
-        try:
-            await handler(channel)
-        finally:
-            if not channel._closed:
-                await channel.close()
-
     async def close(self) -> None:
-        """Transport: be found no more."""
-        self._handler = None
-        self._network.transports.pop(self._peer, None)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Transport: be found no more, end every channel."""
+        self._closed, self._handler = True, None
+        if self._network.transports.get(self._peer) is self:
+            del self._network.transports[self._peer]
+        await self._tasks.close()
+        self._network.cut(self._peer)

@@ -27,6 +27,7 @@ from shoal.swarm.routing import same_model, shortest_route
 from shoal.types import ModelSpec, Span, missing_spans
 
 NOW = 1_000_000.0
+FIRST = Span(0, 4)
 
 
 class FixedClock:
@@ -47,7 +48,7 @@ class FixedClock:
         self.now += seconds
 
 
-def record(identity: Identity, span: Span = Span(0, 4), **changes: object) -> ServerRecord:
+def record(identity: Identity, span: Span = FIRST, **changes: object) -> ServerRecord:
     """A sound record, with changes."""
     fields: dict[str, object] = {
         "peer": identity.peer,
