@@ -45,10 +45,11 @@ def run(tokens: int) -> dict[str, Any]:
 
 
 def _reference() -> Any:
+    import torch
     from transformers import AutoModelForCausalLM
 
     path = demo_model_path()
-    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name).float().eval()
+    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
 
 
 def _transformers_rate(model: Any, prompt_ids: list[int], count: int) -> float:

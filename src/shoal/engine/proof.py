@@ -16,15 +16,15 @@ from torch import Tensor
 
 from shoal.kernels.tiles import RowLinear, exp_, gelu_tanh_, pad_rows, padded, row_sum, silu_
 from shoal.nn.attention import PAGE_TOKENS, paged_attention
-from shoal.nn.block import Block, BlockConfig, Ends
+from shoal.nn.block import HEAD_ROWS, Block, BlockConfig, Ends
 from shoal.nn.rope import Rope
 
 TILES = (4, 8, 16, 32, 64)
 HEIGHTS = (1, 2, 3, 5, 8, 13, 31, 64, 100, 129, 513)
 """Rows that are computed together; 512 is the most that a step has."""
 
-HEAD_HEIGHTS = (1, 2, 3, 5, 8, 13, 31)
-"""The same for the head: a client asks for one position or a few drafted ones."""
+HEAD_HEIGHTS = (1, 2, 3, 5, 8, 13, 31, HEAD_ROWS)
+"""The same for the head, which takes no more at once."""
 
 WATCHED = (0, 1, 2, 4, 9, 30, 63, 99, 128, 511)
 """Rows that are computed alone as well."""

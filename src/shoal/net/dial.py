@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import DialError, IdentityError, ShoalError
@@ -48,16 +48,12 @@ class Dialler:
         plans = self._plans(addresses)
         if not plans:
             raise DialError(f"{peer[:8]} has no address that this side can dial ({', '.join(addresses) or 'none'})")
-        attempts = {asyncio.create_task(self._attempt(peer, plan)): plan[1] for plan in plans}
-        deadline = asyncio.create_task(self._clock.sleep(deadline_s))
-        errors: dict[str, ShoalError] = {}
-        try:
-            winner = await _first(attempts, deadline, errors)
-            if winner is not None:
-                return winner
-        finally:
-            await _drop([deadline, *attempts])
-        if errors and len(errors) == len(plans) and all(isinstance(error, IdentityError) for error in errors.values()):
+        race = _Race(peer, plans, self._clock)
+        winner = await race.run(deadline_s)
+        if winner is not None:
+            return winner
+        errors = race.errors
+        if len(errors) == len(plans) and all(isinstance(error, IdentityError) for error in errors.values()):
             raise IdentityError("; ".join(map(str, errors.values())))
         silent = f"no answer within {deadline_s:g} s"
         causes = "; ".join(f"{plan[1]}: {errors.get(plan[1], silent)}" for plan in plans)
@@ -75,40 +71,82 @@ class Dialler:
             plans.append((transport, address, head_start_s + STAGGER_S * before))
         return plans
 
-    async def _attempt(self, peer: PeerId, plan: Plan) -> Channel:
-        transport, address, delay_s = plan
-        if delay_s:
-            await self._clock.sleep(delay_s)
-        return await transport.dial(peer, address)
+
+class _Race:
+    """One dial: attempts begin when their time has come, or at once when no other is left."""
+
+    def __init__(self, peer: PeerId, plans: list[Plan], clock: Clock) -> None:
+        self.errors: dict[str, ShoalError] = {}
+        self._peer = peer
+        self._clock = clock
+        self._waiting = sorted(plans, key=lambda plan: plan[2])
+        self._active: dict[asyncio.Task[Channel], str] = {}
+
+    async def run(self, deadline_s: float) -> Channel | None:
+        """The channel of the first attempt that succeeds; None when all have failed or the deadline has come."""
+        winner = None
+        try:
+            winner = await self._compete(deadline_s)
+        finally:
+            try:
+                await _drop(self._active)
+            except asyncio.CancelledError:
+                if winner is not None:
+                    winner.abort()
+                raise
+        return winner
+
+    async def _compete(self, deadline_s: float) -> Channel | None:
+        began = self._clock.monotonic()
+        while self._waiting or self._active:
+            passed_s = self._clock.monotonic() - began
+            if passed_s >= deadline_s:
+                break
+            self._start(passed_s)
+            next_s = min([deadline_s, *(plan[2] for plan in self._waiting)])
+            await self._wait(next_s - passed_s)
+            winner = self._finished()
+            if winner is not None:
+                return winner
+        return None
+
+    def _start(self, passed_s: float) -> None:
+        while self._waiting and (not self._active or self._waiting[0][2] <= passed_s):
+            transport, address, _ = self._waiting.pop(0)
+            self._active[asyncio.create_task(_attempt(transport, self._peer, address))] = address
+
+    async def _wait(self, seconds: float) -> None:
+        timer = asyncio.create_task(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait([timer, *self._active], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+
+    def _finished(self) -> Channel | None:
+        for attempt in [attempt for attempt in self._active if attempt.done()]:
+            error = attempt.exception()
+            if error is not None and not isinstance(error, ShoalError):
+                raise error
+            address = self._active.pop(attempt)
+            if error is None:
+                return attempt.result()
+            self.errors[address] = error
+        return None
+
+
+async def _attempt(transport: Transport, peer: PeerId, address: str) -> Channel:
+    return await transport.dial(peer, address)
 
 
 def _scheme(address: str) -> str:
     return address.partition("://")[0]
 
 
-async def _first(
-    attempts: dict[asyncio.Task[Channel], str], deadline: asyncio.Task[None], errors: dict[str, ShoalError]
-) -> Channel | None:
-    """The first attempt that succeeds, taken out of `attempts`; None when all have failed or the deadline has come."""
-    pending = set(attempts)
-    while pending and not deadline.done():
-        await asyncio.wait([deadline, *pending], return_when=asyncio.FIRST_COMPLETED)
-        for attempt in [attempt for attempt in attempts if attempt in pending and attempt.done()]:
-            pending.discard(attempt)
-            error = attempt.exception()
-            if error is None:
-                del attempts[attempt]
-                return attempt.result()
-            if not isinstance(error, ShoalError):
-                raise error
-            errors[attempts[attempt]] = error
-    return None
-
-
-async def _drop(tasks: Sequence[asyncio.Task[Channel] | asyncio.Task[None]]) -> None:
+async def _drop(attempts: Iterable[asyncio.Task[Channel]]) -> None:
     """Cancel attempts, and end the channels of those that succeeded too late."""
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if result is not None and not isinstance(result, BaseException):
+    attempts = list(attempts)
+    for attempt in attempts:
+        attempt.cancel()
+    for result in await asyncio.gather(*attempts, return_exceptions=True):
+        if not isinstance(result, BaseException):
             result.abort()

@@ -8,9 +8,14 @@ import msgspec
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import RowLinear
+from shoal.errors import UsageError
+from shoal.kernels.tiles import RowLinear, pad_rows
 from shoal.nn.layers import GatedMlp, RmsNorm
 from shoal.nn.rope import RopeConfig, rotate
+
+
+HEAD_ROWS = 128
+"""Rows that the head computes at once, so that what has to be proven of it is bounded. A multiple of every tile."""
 
 
 class BlockConfig(msgspec.Struct, frozen=True):
@@ -97,11 +102,14 @@ class Ends:
         self._vocab_size = vocab_size
 
     def embed(self, token_ids: list[int]) -> Tensor:
-        """Token ids [n] → rows [n, hidden] in fp32."""
-        return self._embedding[torch.tensor(token_ids, dtype=torch.long)].to(torch.float32)
+        """Token ids [n] → rows [n, hidden] in fp32; raises UsageError for an id outside the vocabulary."""
+        for token in token_ids:
+            if not 0 <= token < self._vocab_size:
+                raise UsageError(f"token id {token} is not in the model's vocabulary of {self._vocab_size}")
+        index = torch.tensor(token_ids, dtype=torch.long, device=self._embedding.device)
+        return self._embedding[index].to(torch.float32)
 
     def logits(self, rows: Tensor, tile: int) -> Tensor:
         """Rows [n, hidden] → logits [n, vocab] in fp32, row-exact."""
-        missing = -rows.shape[0] % tile
-        filled = torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
-        return self.head(self._norm(filled))[: rows.shape[0], : self._vocab_size]
+        slabs = [self.head(self._norm(pad_rows(slab, tile))) for slab in torch.split(rows, HEAD_ROWS)]
+        return torch.cat(slabs)[: rows.shape[0], : self._vocab_size]

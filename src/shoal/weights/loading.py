@@ -88,6 +88,8 @@ def blocks_digest(blocks: list[Block]) -> str:
     for block in blocks:
         for linear in block.linears():
             digest.update(linear.weight.contiguous().view(torch.uint8).numpy().data)
+            if linear.bias is not None:
+                digest.update(linear.bias.numpy().tobytes())
         for norm in (block.attention_norm, block.mlp_norm):
             digest.update(norm.weight.numpy().tobytes())
     return digest.hexdigest()

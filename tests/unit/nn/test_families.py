@@ -99,7 +99,7 @@ def test_numbers_that_cannot_be(fields: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba' is not supported .these are: llama"),
+        ({"model_type": "mamba"}, "'mamba' are not supported .these are: llama"),
         ({"model_type": None}, "these are"),
         ({"hidden_act": "relu"}, "'relu'"),
         ({"hidden_act": ["silu"]}, "silu"),

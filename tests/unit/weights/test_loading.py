@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,7 +134,7 @@ def test_the_digest_is_of_the_weights_as_used(checkpoint: Memory) -> None:
     assert len(others) == 3 + len(changed)
 
 
-def test_an_unknown_token_is_a_mistake(checkpoint: Memory, tmp_path: Path) -> None:
+def test_an_unknown_token_is_a_mistake(checkpoint: Memory) -> None:
     """Token ids outside the vocabulary never wrap around."""
     ends = load_ends(checkpoint, config_of(checkpoint))
     for token in (-1, 50, 63):

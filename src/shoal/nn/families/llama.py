@@ -84,7 +84,7 @@ def config(hf: Mapping[str, Any]) -> ModelConfig:
     if heads % kv_heads or head_dim % 2:
         raise CheckpointError(f"{heads} heads over {kv_heads} key heads of dimension {head_dim} do not divide")
     activation = hf.get("hidden_act") or "silu"
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UnsupportedModel(f"activation {activation!r} is not supported (these are: {', '.join(ACTIVATIONS)})")
     bias = bool(hf.get("attention_bias", False))
     block = BlockConfig(
