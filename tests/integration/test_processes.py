@@ -64,7 +64,9 @@ async def test_servers_go_with_their_parent(tiny_model: Path) -> None:
         assert [server["span"] for server in status["models"][0]["servers"]] == [[0, 3], [3, 6]]
         assert status["models"][0]["missing"] == []
 
-        reply = json.loads(run("generate", "hello", *peers, "--raw", "--max-tokens", "12", "--json", model=tiny_model).stdout)
+        reply = json.loads(
+            run("generate", "hello", *peers, "--raw", "--max-tokens", "12", "--json", model=tiny_model).stdout
+        )
         assert len(reply["token_ids"]) <= 12
         assert [hop["span"] for hop in reply["route"]] == [[0, 3], [3, 6]]
         assert len(reply["trace"]) == len(reply["token_ids"]) - 1

@@ -53,35 +53,36 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy((centred / 2**20).astype(np.float32).reshape(shape))
 
 
-def prove(block: Block, config: BlockConfig) -> Proof:
+def prove(block: Block, config: BlockConfig, device: str = "cpu") -> Proof:
     """Find the smallest tile that keeps a block's rows exact with the present threads, else with one thread.
 
     The thread count that was found is set. If nothing holds, the result says `exact=False`, with one thread and the
     largest tile.
     """
-    return _search(lambda tile, threads: block_holds(block, config, tile, threads), config)
+    return _search(lambda tile, threads: block_holds(block, config, tile, threads, device), config, device)
 
 
 def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
     """The same for the final norm and the head."""
 
     def holds(tile: int, threads: int) -> bool:
-        return _rows_hold(lambda rows: ends.logits(rows, tile), config.hidden_size, tile, threads, HEAD_HEIGHTS)
+        rows = numbers(PROBE_SEED, HEAD_HEIGHTS[-1] + 1, config.hidden_size)
+        return _rows_hold(lambda some: ends.logits(some, tile), rows, tile, threads, HEAD_HEIGHTS)
 
     return _search(holds, config)
 
 
-def _search(holds: Callable[[int, int], bool], config: BlockConfig) -> Proof:
+def _search(holds: Callable[[int, int], bool], config: BlockConfig, device: str = "cpu") -> Proof:
     with torch.inference_mode():
         for threads in dict.fromkeys((torch.get_num_threads(), 1)):
             for tile in TILES:
                 if holds(tile, threads):
-                    return Proof("torch", tile, threads, True, probe(config, tile))
+                    return Proof("torch", tile, threads, True, probe(config, tile, device))
         torch.set_num_threads(1)
-        return Proof("torch", TILES[-1], 1, False, probe(config, TILES[-1]))
+        return Proof("torch", TILES[-1], 1, False, probe(config, TILES[-1], device))
 
 
-def block_holds(block: Block, config: BlockConfig, tile: int, threads: int) -> bool:
+def block_holds(block: Block, config: BlockConfig, tile: int, threads: int, device: str = "cpu") -> bool:
     """Whether rows come out the same alone and in company, at any place, with one thread and with `threads`."""
 
     def compute(rows: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ def block_holds(block: Block, config: BlockConfig, tile: int, threads: int) -> b
         angles = rows.new_full((2, rows.shape[0], config.head_dim // 2), 0.6)
         return block(rows, (angles[0], angles[1]), _mix)
 
-    return _rows_hold(compute, config.hidden_size, tile, threads, HEIGHTS) and _attention_holds(config, tile, threads)
+    rows = numbers(PROBE_SEED, HEIGHTS[-1] + 1, config.hidden_size).to(device)
+    return _rows_hold(compute, rows, tile, threads, HEIGHTS) and _attention_holds(config, tile, threads, device)
 
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -97,8 +99,7 @@ def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return query + (keys + values).repeat_interleave(query.shape[1] // keys.shape[1], 1)
 
 
-def _rows_hold(compute: Compute, width: int, tile: int, threads: int, heights: Sequence[int]) -> bool:
-    rows = numbers(PROBE_SEED, max(heights) + 1, width)
+def _rows_hold(compute: Compute, rows: Tensor, tile: int, threads: int, heights: Sequence[int]) -> bool:
     torch.set_num_threads(1)
     watched = [row for row in WATCHED if row < rows.shape[0]]
     alone = {row: compute(pad_rows(rows[row : row + 1], tile))[0] for row in watched}
@@ -112,13 +113,14 @@ def _rows_hold(compute: Compute, width: int, tile: int, threads: int, heights: S
     return True
 
 
-def _attention_holds(config: BlockConfig, tile: int, threads: int) -> bool:
+def _attention_holds(config: BlockConfig, tile: int, threads: int, device: str) -> bool:
     pages = 3
     tokens, width = (pages - 1) * PAGE_TOKENS + 9, padded(config.head_dim)
-    query = numbers(PROBE_SEED + 1, tokens, config.num_heads, config.head_dim)
-    keys, values = (numbers(PROBE_SEED + i, pages, config.num_kv_heads, PAGE_TOKENS, width) for i in (2, 3))
+    query = numbers(PROBE_SEED + 1, tokens, config.num_heads, config.head_dim).to(device)
+    shape = (pages, config.num_kv_heads, PAGE_TOKENS, width)
+    keys, values = (numbers(PROBE_SEED + i, *shape).to(device) for i in (2, 3))
     keys[..., config.head_dim :] = values[..., config.head_dim :] = 0
-    positions = torch.arange(tokens)
+    positions = torch.arange(tokens, device=device)
     torch.set_num_threads(1)
     whole = paged_attention(query, keys, values, positions, tile)
     torch.set_num_threads(threads)
@@ -131,16 +133,16 @@ def _attention_holds(config: BlockConfig, tile: int, threads: int) -> bool:
     return True
 
 
-def probe(config: BlockConfig, tile: int) -> str:
+def probe(config: BlockConfig, tile: int, device: str = "cpu") -> str:
     """32 hexadecimal digits over canned arithmetic on a block's widths: equal where machines give equal bits."""
     digest = hashlib.blake2b(digest_size=16)
 
     def add(tensor: Tensor) -> None:
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
 
     for width in (config.hidden_size, config.num_heads * config.head_dim, padded(config.intermediate_size)):
-        rows = numbers(PROBE_SEED + 4, tile, width)[:4]
-        product = RowLinear(numbers(PROBE_SEED + 5, PROBE_FEATURES, width))(pad_rows(rows, tile))[:4]
+        rows = numbers(PROBE_SEED + 4, tile, width)[:4].to(device)
+        product = RowLinear(numbers(PROBE_SEED + 5, PROBE_FEATURES, width).to(device))(pad_rows(rows, tile))[:4]
         for result in (
             product,
             row_sum(rows * rows),
@@ -149,12 +151,11 @@ def probe(config: BlockConfig, tile: int) -> str:
             gelu_tanh_(product / 4),
         ):
             add(result)
-    query = numbers(PROBE_SEED + 6, 4, config.num_heads, config.head_dim)
-    keys, values = (
-        numbers(PROBE_SEED + i, 2, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim)) for i in (7, 8)
-    )
+    query = numbers(PROBE_SEED + 6, 4, config.num_heads, config.head_dim).to(device)
+    shape = (2, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
+    keys, values = (numbers(PROBE_SEED + i, *shape).to(device) for i in (7, 8))
     keys[..., config.head_dim :] = values[..., config.head_dim :] = 0
-    add(paged_attention(query, keys, values, torch.arange(80, 84), tile))
+    add(paged_attention(query, keys, values, torch.arange(80, 84, device=device), tile))
     for angles in Rope(config.rope, config.head_dim).angles(torch.arange(PROBE_POSITIONS)):
         add(angles)
     return digest.hexdigest()

@@ -80,7 +80,7 @@ class Runner:
             raise
 
     def _through(self, batch: Sequence[Rows]) -> list[Tensor]:
-        hidden = [rows.hidden_states for rows in batch]
+        hidden = [rows.hidden_states.to(self.cache.device) for rows in batch]
         for blocks, active in self._segments(batch):
             self._run(blocks, [batch[index] for index in active], hidden, active)
         for rows, output in zip(batch, hidden, strict=True):
@@ -121,7 +121,7 @@ class Runner:
         return segments
 
     def _run(self, blocks: range, entries: list[Rows], hidden: list[Tensor], active: tuple[int, ...]) -> None:
-        parts = _parts(entries)
+        parts = _parts(entries, self.cache.device)
         rows = pad_rows(torch.cat([hidden[index] for index in active]), self._tile)
         positions = torch.cat([part.positions for part in parts])
         angles = self._rope.angles(torch.nn.functional.pad(positions, (0, rows.shape[0] - positions.shape[0])))
@@ -143,10 +143,10 @@ class Runner:
         return attend
 
 
-def _parts(entries: list[Rows]) -> list[_Part]:
+def _parts(entries: list[Rows], device: str) -> list[_Part]:
     parts, first = [], 0
     for rows in entries:
         count = rows.hidden_states.shape[0]
-        parts.append(_Part(rows, first, count, torch.arange(rows.position, rows.position + count)))
+        parts.append(_Part(rows, first, count, torch.arange(rows.position, rows.position + count, device=device)))
         first += count
     return parts

@@ -15,7 +15,7 @@ LANES = 64
 """Widths are padded to a multiple of this: whole vectors on every processor, whole panels in every BLAS tried."""
 
 SLAB = 16_384
-"""Elements of one transcendental call: below torch's grain (32,768), so that it is never split between threads."""
+"""Elements of one transcendental call: no more than torch leaves to one thread (32,768 for most, 16,384 for GELU)."""
 
 
 def padded(size: int, multiple: int = LANES) -> int:

@@ -27,6 +27,7 @@ class KVCache:
 
     def __init__(self, config: BlockConfig, num_pages: int, dtype: str = "float32", device: str = "cpu") -> None:
         self.dtype = dtype
+        self.device = device
         self.pages = PageAllocator(num_pages)
         self._head_dim = config.head_dim
         shape = (num_pages, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
@@ -45,7 +46,7 @@ class KVCache:
         """Make room for `num_tokens` tokens; new pages are zeroed, since even a masked NaN would spread."""
         fresh = self.pages.grow(session, num_tokens)
         if fresh:
-            index = torch.tensor(fresh)
+            index = torch.tensor(fresh, device=self.device)
             self._keys[index] = 0
             self._values[index] = 0
 

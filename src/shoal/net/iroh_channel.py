@@ -162,9 +162,18 @@ class IrohChannel:
                 if len(self._outgoing) <= SEND_BUFFER_BYTES:
                     self._writable.set()
             await self._sender.finish()
-            await self._sender.stopped()  # returns when everything has been acknowledged
+            await self._until_taken()
         except self._failure:
             self._stop_sending()  # the reader learns why
+
+    async def _until_taken(self) -> None:
+        """Wait until the other side has acknowledged everything, or has finished too, which is often sooner."""
+        acknowledged = asyncio.ensure_future(self._sender.stopped())
+        try:
+            await asyncio.wait([acknowledged, self._reader], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            acknowledged.cancel()
+            await asyncio.gather(acknowledged, return_exceptions=True)
 
     async def _until_ended(self, ended: Callable[[IrohChannel], None]) -> None:
         await asyncio.wait([self._reader, self._writer])

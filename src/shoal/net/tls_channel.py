@@ -109,14 +109,16 @@ class TlsChannel(asyncio.Protocol):
     async def _flush(self) -> None:
         """Wait until the kernel has everything, or nothing has moved for CLOSE_TIMEOUT_S."""
         unsent, waited_s = self._unsent_bytes(), 0.0
-        while unsent and waited_s < CLOSE_TIMEOUT_S and not self._lost.done():
+        while unsent and waited_s < CLOSE_TIMEOUT_S:
             await asyncio.wait([self._lost], timeout=FLUSH_POLL_S)
             before, unsent = unsent, self._unsent_bytes()
             waited_s = 0.0 if unsent < before else waited_s + FLUSH_POLL_S
 
     def _unsent_bytes(self) -> int:
         # Closing the TLS layer too early loses what the layer below has not written if the other side still sends.
-        return self._raw.get_write_buffer_size() + (self._tls.get_write_buffer_size() if self._tls is not None else 0)
+        if self._tls is None or self._lost.done():
+            return 0
+        return self._raw.get_write_buffer_size() + self._tls.get_write_buffer_size()
 
     def abort(self) -> None:
         """Channel: drop at once."""

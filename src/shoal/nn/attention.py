@@ -64,7 +64,7 @@ def _group(
     spread = rows.expand(pages, kv_heads, count, width).reshape(pages * kv_heads, count, width)
     scores = torch.bmm(spread, keys.reshape(pages * kv_heads, PAGE_TOKENS, width).transpose(1, 2))
     scores = scores.view(pages, kv_heads, count, PAGE_TOKENS)
-    at = torch.arange(first_token, first_token + pages * PAGE_TOKENS).view(pages, 1, 1, PAGE_TOKENS)
+    at = torch.arange(first_token, first_token + pages * PAGE_TOKENS, device=keys.device).view(pages, 1, 1, PAGE_TOKENS)
     visible = at <= positions
     scores = torch.where(visible, scores, float("-inf"))
     maximum = scores.amax(dim=(0, 3), keepdim=True)

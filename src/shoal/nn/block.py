@@ -13,7 +13,6 @@ from shoal.kernels.tiles import RowLinear, pad_rows
 from shoal.nn.layers import GatedMlp, RmsNorm
 from shoal.nn.rope import RopeConfig, rotate
 
-
 HEAD_ROWS = 128
 """Rows that the head computes at once, so that what has to be proven of it is bounded. A multiple of every tile."""
 

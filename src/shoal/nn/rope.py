@@ -58,7 +58,7 @@ class Rope:
         self._frequency = frequency
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions [n] → cos, sin [n, head_dim / 2] in fp32.
+        """Positions [n] → cos, sin [n, head_dim / 2] in fp32, on the positions' device.
 
         The angle is rounded to fp32, as everybody does; its cosine is taken in fp64, so that the last bit does not depend
         on the machine's vector width.
@@ -66,8 +66,8 @@ class Rope:
         angle = positions.cpu().numpy().astype(np.float32)[:, None] * self._frequency
         wide = angle.astype(np.float64)
         cos, sin = np.cos(wide).astype(np.float32), np.sin(wide).astype(np.float32)
-        pairs = self._pairs
-        return torch.from_numpy(cos)[:, :pairs].contiguous(), torch.from_numpy(sin)[:, :pairs].contiguous()
+        both = torch.from_numpy(np.stack([cos, sin])[..., : self._pairs]).contiguous().to(positions.device)
+        return both[0], both[1]
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def weight_dtype(name: str) -> torch.dtype:
 
 
 def _read(
-    checkpoint: Checkpoint, shapes: Mapping[str, tuple[str, tuple[int, ...]]], dtype: torch.dtype
+    checkpoint: Checkpoint, shapes: Mapping[str, tuple[str, tuple[int, ...]]], dtype: torch.dtype, device: str = "cpu"
 ) -> dict[str, Tensor]:
     """Tensors by role. Shapes are checked before anything is read; norms and biases stay in fp32."""
     for name, shape in shapes.values():
@@ -46,7 +46,7 @@ def _read(
         tensor = checkpoint.read(name)
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{checkpoint.source}: tensor {name} holds {tensor.dtype}, not floats")
-        read[role] = tensor.to(dtype if len(shape) == 2 else torch.float32)
+        read[role] = tensor.to(device=device, dtype=dtype if len(shape) == 2 else torch.float32)
     return read
 
 
@@ -56,8 +56,9 @@ def load_blocks(
     span: Span,
     dtype: str = "float32",
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> list[Block]:
-    """The blocks of a span, their matrices rounded to `dtype`; `progress` hears of each (done, all).
+    """The blocks of a span on a device, their matrices rounded to `dtype`; `progress` hears of each (done, all).
 
     Raises CheckpointError naming the tensor that is missing or wrong, SpanError for blocks outside the model.
     """
@@ -65,7 +66,7 @@ def load_blocks(
     target, described = weight_dtype(dtype), family(config.model_type)
     blocks = []
     for index in span.blocks():
-        weights = _read(checkpoint, described.block_tensors(config, index), target)
+        weights = _read(checkpoint, described.block_tensors(config, index), target, device)
         blocks.append(Block(config.block, weights))
         if progress is not None:
             progress(len(blocks), len(span))
@@ -87,9 +88,9 @@ def blocks_digest(blocks: list[Block]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for block in blocks:
         for linear in block.linears():
-            digest.update(linear.weight.contiguous().view(torch.uint8).numpy().data)
+            digest.update(linear.weight.cpu().contiguous().view(torch.uint8).numpy().data)
             if linear.bias is not None:
-                digest.update(linear.bias.numpy().tobytes())
+                digest.update(linear.bias.cpu().numpy().tobytes())
         for norm in (block.attention_norm, block.mlp_norm):
-            digest.update(norm.weight.numpy().tobytes())
+            digest.update(norm.weight.cpu().numpy().tobytes())
     return digest.hexdigest()
