@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shoal.errors import DialError, IdentityError, ProtocolError, ShoalError, UsageError
 from shoal.net.address import host_port, join_host_port, local_hosts
 from shoal.net.handlers import InboundTasks, serve
-from shoal.net.iroh_channel import IrohChannel, failure_text, load_iroh
+from shoal.net.iroh_channel import IrohChannel
+from shoal.net.iroh_native import contained, failure_text, load_iroh
 from shoal.net.transport import HANDSHAKE_TIMEOUT_S, ChannelHandler
 from shoal.types import PeerId, peer_id
 
@@ -59,7 +60,7 @@ class IrohTransport:
         """Transport: bind and accept."""
         endpoint = await self._bound()
         endpoint.set_alpns([ALPN])
-        self._tasks.start(self._accept(endpoint, handler))
+        self._tasks.start(contained(self._accept, endpoint, handler))
         host, port = self._bind[0], self._bound_port(endpoint)
         self.addresses = self._advertise or tuple(f"iroh://{name}:{port}" for name in local_hosts(host))
 
@@ -73,7 +74,7 @@ class IrohTransport:
             if self._closed:
                 raise UsageError("the iroh transport is closed")
             if self._endpoint is None:
-                self._endpoint = await self._bind_any()
+                self._endpoint = await contained(self._bind_any)
             return self._endpoint
 
     async def _bind_any(self) -> Any:
@@ -103,7 +104,7 @@ class IrohTransport:
             if self._tasks.full:
                 await incoming.refuse()
             else:
-                self._tasks.start_unproven(self._welcome(incoming, handler))
+                self._tasks.start_unproven(contained(self._welcome, incoming, handler))
 
     async def _welcome(self, incoming: Any, handler: ChannelHandler) -> None:
         """Finish the handshake of one connection, then serve its streams while it lasts."""
@@ -123,11 +124,19 @@ class IrohTransport:
 
     async def _serve(self, peer: PeerId, connection: Any, stream: Any, handler: ChannelHandler) -> None:
         try:
+            channel = await contained(self._admit, peer, connection, stream)
+        finally:
+            del connection, stream  # a handler's error keeps this frame
+        if channel is not None:
+            await serve(channel, handler)
+
+    async def _admit(self, peer: PeerId, connection: Any, stream: Any) -> IrohChannel | None:
+        try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 await _greet(stream)
         except (self._iroh.IrohError, TimeoutError, ProtocolError):
-            return
-        await serve(self._channel(peer, connection, stream), handler)
+            return None
+        return self._channel(peer, connection, stream)
 
     def _channel(self, peer: PeerId, connection: Any, stream: Any) -> IrohChannel:
         channel = IrohChannel(peer, connection, stream, self._channels.discard)
@@ -137,7 +146,9 @@ class IrohTransport:
     async def dial(self, peer: PeerId, address: str) -> IrohChannel:
         """Transport: open a stream, in the connection that there is or in a new one."""
         host, port = host_port(address, scheme=self.name)
-        target = join_host_port(str(_ip(host)), port)
+        return await contained(self._dial, peer, join_host_port(str(_ip(host)), port))
+
+    async def _dial(self, peer: PeerId, target: str) -> IrohChannel:
         endpoint = await self._bound()
         silent = self._connected(peer)
         if silent is not None:
@@ -145,13 +156,13 @@ class IrohTransport:
                 async with asyncio.timeout(REUSE_TIMEOUT_S):
                     return await self._open(peer, silent)
         try:
-            async with self._dialling.setdefault((peer, address), asyncio.Lock()):
+            async with self._dialling.setdefault((peer, target), asyncio.Lock()):
                 connection = self._connected(peer)
                 if connection is None or connection is silent:
                     connection = await self._connect(endpoint, peer, target)
             return await self._open(peer, connection)
         except (self._iroh.IrohError, ProtocolError, TimeoutError) as error:
-            raise _dial_error(peer, address, error) from error
+            raise _dial_error(peer, target, error) from error
 
     def _connected(self, peer: PeerId) -> Any:
         connection = self._connections.get(peer)
@@ -178,6 +189,9 @@ class IrohTransport:
             channel.abort()
         for channel in channels:
             await channel.wait_ended()
+        await contained(self._unbind)
+
+    async def _unbind(self) -> None:
         async with self._binding:
             endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
@@ -192,11 +206,11 @@ async def _greet(stream: Any) -> None:
         raise ProtocolError(f"a stream began with {answer!r}")
 
 
-def _dial_error(peer: PeerId, address: str, error: Exception) -> ShoalError:
+def _dial_error(peer: PeerId, target: str, error: Exception) -> ShoalError:
     text = "no handshake in time" if isinstance(error, TimeoutError) else failure_text(error)
     if "invalid peer certificate" in text:
-        return IdentityError(f"another node answered at {address} where {peer[:8]} was expected")
-    return DialError(f"{address} does not answer: {text}")
+        return IdentityError(f"another node answered at iroh://{target} where {peer[:8]} was expected")
+    return DialError(f"iroh://{target} does not answer: {text}")
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from shoal.errors import ChannelClosed, ProtocolError, UsageError
+from shoal.errors import ChannelClosed, ProtocolError
 from shoal.net.credit import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
@@ -19,24 +18,13 @@ from shoal.net.credit import (
     encode_record,
 )
 from shoal.net.inbox import Inbox
-from shoal.net.iroh_patch import apply
+from shoal.net.iroh_native import contained, failure_text, load_iroh
 from shoal.net.transport import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES
 from shoal.types import PeerId
 
 READ_BYTES = MAX_RECORD_BYTES + HEADER_BYTES
 ABORTED = 1
 """The QUIC error code of a channel that was dropped."""
-
-
-def load_iroh() -> Any:
-    """The iroh package with its byte copy replaced. Raises UsageError when it is not installed or does not load."""
-    try:
-        package = importlib.import_module("iroh")
-        binding = importlib.import_module("iroh.iroh_ffi")
-    except (ImportError, OSError) as error:
-        raise UsageError(f"the iroh transport needs the package `iroh`, which does not load: {error}") from error
-    apply(binding._UniffiRustBufferBuilder)
-    return package
 
 
 class IrohChannel:
@@ -53,15 +41,16 @@ class IrohChannel:
         self.inbox = Inbox()
         self._failure: type[Exception] = load_iroh().IrohError
         self._connection = connection  # iroh closes a connection that nobody holds
-        self._sender, self._receiver = stream.send(), stream.recv()
+        self._sender: Any = stream.send()
+        self._receiver: Any = stream.recv()
         self._outgoing = bytearray()
         self._window, self._credit = SendWindow(), ReadCredit()
         self._closed = False  # no more may be sent
         self._wake, self._writable = asyncio.Event(), asyncio.Event()
         self._writable.set()
-        self._reader = asyncio.create_task(self._read_all())
-        self._writer = asyncio.create_task(self._write_all())
-        self._end = asyncio.create_task(self._until_ended(ended))
+        self._reader = asyncio.create_task(contained(self._read_all))
+        self._writer = asyncio.create_task(contained(self._write_all))
+        self._end = asyncio.create_task(contained(self._until_ended, ended))
 
     async def send(self, data: bytes | bytearray) -> None:
         """Channel: hand over to the writer, then wait while it has too much."""
@@ -168,7 +157,7 @@ class IrohChannel:
 
     async def _until_taken(self) -> None:
         """Wait until the other side has acknowledged everything, or has finished too, which is often sooner."""
-        acknowledged = asyncio.ensure_future(self._sender.stopped())
+        acknowledged = asyncio.create_task(contained(self._sender.stopped))
         try:
             await asyncio.wait([acknowledged, self._reader], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -181,10 +170,5 @@ class IrohChannel:
             await self._sender.reset(ABORTED)
         with suppress(self._failure):
             await self._receiver.stop(ABORTED)
+        self._connection = self._sender = self._receiver = None  # see shoal.net.iroh_native
         ended(self)
-
-
-def failure_text(error: Any) -> str:
-    """The innermost cause that iroh names for one of its errors, on one line."""
-    text = str(error.message() if hasattr(error, "message") else error)
-    return " ".join(text.rpartition("Caused by:")[2].split())
