@@ -130,12 +130,25 @@ except ShoalError as error:
 """
 
 
-def read(hub: Hub, home: Path, what: str, repo: str = REPO, revision: str = "", offline: bool = False) -> dict[str, Any]:
+def read(
+    hub: Hub, home: Path, what: str, repo: str = REPO, revision: str = "", offline: bool = False
+) -> dict[str, Any]:
     """Read a part of a model in a process of its own, whose hub and cache are these."""
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
     env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     done = subprocess.run(
-        [sys.executable, "-c", READ, repo, revision, what], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", READ, repo, revision, what],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))

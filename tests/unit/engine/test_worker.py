@@ -1,0 +1,221 @@
+"""The compute thread: batching, rewinding, closing and failing while a step is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from shoal.engine.runner import Rows
+from shoal.engine.scheduler import Limits, Scheduler
+from shoal.engine.worker import StepOutput, Worker
+from shoal.errors import ProtocolError, ServerFull
+from shoal.types import Span
+
+SPAN = Span(0, 1)
+
+
+class FakeRunner:
+    """Doubles rows, remembers batches, and waits at a gate before each step."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.started = threading.Event()
+        self.batches: list[list[tuple[str, int, int]]] = []
+        self.lengths: dict[str, int] = {}
+        self.poison = -1.0
+
+    def open(self, session: str, span: Span, max_tokens: int) -> None:
+        """Room for three sessions."""
+        if len(self.lengths) == 3:
+            raise ServerFull("three are enough", retry_after=1)
+        self.lengths[session] = 0
+
+    def truncate(self, session: str, num_tokens: int) -> None:
+        """Forget."""
+        self.lengths[session] = min(self.lengths[session], num_tokens)
+
+    def close(self, session: str) -> None:
+        """Forget all."""
+        self.lengths.pop(session, None)
+
+    def step(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
+        """Wait for the gate, then double; a poisoned number fails the whole step."""
+        self.started.set()
+        assert self.gate.wait(10)
+        if any((rows.hidden_states == self.poison).any() for rows in batch):
+            raise RuntimeError("poisoned")
+        for rows in batch:
+            assert self.lengths[rows.session] == rows.position
+            self.lengths[rows.session] += rows.hidden_states.shape[0]
+        self.batches.append([(rows.session, rows.position, rows.hidden_states.shape[0]) for rows in batch])
+        return [2 * rows.hidden_states for rows in batch]
+
+
+class Desk:
+    """A worker with its fake runner, and what it handed over."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.runner = FakeRunner()
+        self.worker = Worker(self.runner, Scheduler(limits))
+        self.outputs: list[StepOutput] = []
+        self.failures: list[str] = []
+
+    async def open(self, *sessions: str) -> None:
+        """Open sessions."""
+        for session in sessions:
+            await self.worker.open(
+                session, session, SPAN, 99, self.outputs.append, lambda e, s=session: self.failures.append(s)
+            )
+
+    async def busy(self, session: str) -> None:
+        """Get the thread into a step of this session's first row."""
+        self.worker.submit(session, 0, rows(0, 1), "first")
+        await asyncio.to_thread(self.runner.started.wait, 10)
+
+    async def settle(self) -> None:
+        """Let the thread finish all that is queued."""
+        self.runner.gate.set()
+        while self.worker.stats.queued_rows:
+            await self.worker.between_steps(lambda: None)
+        await self.worker.between_steps(lambda: None)
+        await asyncio.sleep(0)
+
+    def got(self, session: str) -> list[float]:
+        """What a session's outputs hold, in order."""
+        return [
+            value
+            for output in self.outputs
+            if output.session == session
+            for value in output.hidden_states[:, 0].tolist()
+        ]
+
+
+def rows(first: int, count: int) -> torch.Tensor:
+    """Rows that hold their positions."""
+    return torch.arange(first, first + count, dtype=torch.float32)[:, None]
+
+
+async def test_rows_that_wait_together_share_a_step() -> None:
+    """Two sessions submitted while a step is under way are one batch."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 2), "second")
+        desk.worker.submit("b", 0, rows(0, 3), "third")
+        await desk.settle()
+    assert desk.runner.batches == [[("a", 0, 1)], [("a", 1, 2), ("b", 0, 3)]]
+    assert [(output.session, output.tag, output.batch_sessions) for output in desk.outputs] == [
+        ("a", "first", 1),
+        ("a", "second", 2),
+        ("b", "third", 2),
+    ]
+    assert desk.got("a") == [0, 2, 4]
+
+
+async def test_a_large_chunk_comes_in_pieces_of_its_own_tag() -> None:
+    """Steps that cut or join chunks hand over outputs that belong to one chunk each."""
+    desk = Desk(Limits(prefill_chunk_rows=4, max_step_rows=4))
+    async with desk.worker:
+        await desk.open("a")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 6), "six")
+        desk.worker.submit("a", 7, rows(7, 3), "three")
+        await desk.settle()
+    assert desk.got("a") == [2.0 * position for position in range(10)]
+    assert [(output.tag, output.position, len(output.hidden_states)) for output in desk.outputs] == [
+        ("first", 0, 1),
+        ("six", 1, 4),
+        ("six", 5, 2),
+        ("three", 7, 2),
+        ("three", 9, 1),
+    ]
+
+
+async def test_a_rewind_during_a_step() -> None:
+    """Rows below the position are delivered, those above are not, and new ones follow."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 5), "old")
+        desk.worker.rewind("a", 4)
+        desk.worker.submit("a", 4, rows(40, 2), "new")
+        await desk.settle()
+        assert desk.runner.lengths["a"] == 6
+        desk.runner.gate.clear()
+        desk.runner.started.clear()
+        desk.worker.submit("a", 6, rows(6, 4), "in flight")
+        await asyncio.to_thread(desk.runner.started.wait, 10)
+        desk.worker.rewind("a", 7)
+        desk.worker.submit("a", 7, rows(70, 1), "newer")
+        await desk.settle()
+    assert desk.got("a") == [0, 2, 4, 6, 80, 82, 12, 140]
+
+
+async def test_a_close_during_a_step() -> None:
+    """Nothing of a closed session is delivered, its cache is freed, and closing again is harmless."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.busy("a")
+        desk.worker.submit("b", 0, rows(0, 2), "b")
+        closing = asyncio.ensure_future(desk.worker.close("a"))
+        await asyncio.sleep(0)
+        await desk.settle()
+        await closing
+        await desk.worker.close("a")
+        assert desk.got("a") == []
+        assert desk.got("b") == [0, 2]
+        assert list(desk.runner.lengths) == ["b"]
+        with pytest.raises(ProtocolError):
+            desk.worker.submit("a", 1, rows(1, 1))
+
+
+async def test_only_whoever_is_at_fault_fails() -> None:
+    """A step that fails is tried again session by session."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b", "c")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 1), "fine")
+        desk.worker.submit("b", 0, rows(-1, 1), "poison")
+        desk.worker.submit("c", 0, rows(5, 1), "fine")
+        await desk.settle()
+    assert desk.failures == ["b"]
+    assert desk.got("a") == [0, 2]
+    assert desk.got("b") == []
+    assert desk.got("c") == [10]
+
+
+async def test_what_cannot_be_is_refused() -> None:
+    """Gaps, a full cache, and everything after the end."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b", "c")
+        with pytest.raises(ServerFull):
+            await desk.open("d")
+        with pytest.raises(ProtocolError):
+            desk.worker.submit("a", 1, rows(1, 1))
+    assert not desk.worker._thread.is_alive()
+
+
+async def test_the_threads_end_is_not_silent() -> None:
+    """Something fatal reaches every session's owner."""
+    desk = Desk()
+
+    def fatal(batch: Sequence[Rows]) -> list[torch.Tensor]:
+        raise KeyboardInterrupt
+
+    desk.runner.step = fatal  # type: ignore[method-assign]
+    async with desk.worker:
+        await desk.open("a", "b")
+        desk.worker.submit("a", 0, rows(0, 1))
+        async with asyncio.timeout(10):
+            while len(desk.failures) < 2:
+                await asyncio.sleep(0.001)
+        assert isinstance(desk.worker.failure, KeyboardInterrupt)
