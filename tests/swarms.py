@@ -76,5 +76,5 @@ def swarm_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> SwarmMaker:
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait for something that must come about; TimeoutError if it does not."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)  # other processes and threads set no event of ours

@@ -56,10 +56,15 @@ def load(config: ServerConfig, held: Iterable[Span], progress: Progress) -> Load
     memory_bytes = config.memory_bytes or default_memory_bytes()
     span = _choose(config, model, memory_bytes, list(held))
     blocks = load_blocks(
-        checkpoint, model, span, config.dtype, lambda done, total: progress("loading blocks", done, total)
+        checkpoint,
+        model,
+        span,
+        config.dtype,
+        device=config.device,
+        progress=lambda done, total: progress("loading blocks", done, total),
     )
     progress("proving the arithmetic", 0, 0)
-    proof = prove(blocks[0], model.block)
+    proof = prove(blocks[0], model.block, config.device)
     cache_pages, journal_tokens = _budget(config, model, memory_bytes - sum(block.size_bytes for block in blocks))
     cache = KVCache(model.block, cache_pages, device=config.device)
     runner = Runner(model.block, span, blocks, cache, proof.tile)
