@@ -16,6 +16,8 @@ from tests.swarms import until
 
 pytestmark = pytest.mark.timeout(180)
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 PARENT = """
 import sys, json
 from shoal.cli.swarm import LocalSwarm
@@ -70,6 +72,19 @@ async def test_servers_go_with_their_parent(tiny_model: Path) -> None:
         assert len(reply["token_ids"]) <= 12
         assert [hop["span"] for hop in reply["route"]] == [[0, 3], [3, 6]]
         assert len(reply["trace"]) == len(reply["token_ids"]) - 1
+
+        for example in sorted(EXAMPLES.glob("*.py")):
+            command = [sys.executable, str(example), started["ticket"]]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+                env={**os.environ, "SHOAL_MODELS": str(tiny_model.parent)},
+            )
+            assert done.returncode == 0, done.stderr
+            assert "rewound equal: True" in done.stdout or "through 2 servers" in done.stdout
 
         refused = run("generate", "hello", *peers, "--max-tokens", "12", model=tiny_model, code=1)
         assert "chat template" in refused.stderr

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import NameOID
 
 from shoal.errors import IdentityError
-from shoal.types import PeerId, peer_id
+from shoal.net.nodekey import node_peer
+from shoal.types import PeerId
 
 LIFETIME = datetime.timedelta(days=3650)
 
@@ -40,14 +41,14 @@ def client_context() -> ssl.SSLContext:
 
 
 def certified_peer(der: bytes | None) -> PeerId:
-    """The node id in a certificate; raises IdentityError when it holds no ed25519 key."""
+    """The node id in a certificate; raises IdentityError when it holds no ed25519 key that a node can have."""
     try:
         key = x509.load_der_x509_certificate(der or b"").public_key()
     except ValueError as error:
         raise IdentityError("the peer showed no certificate that can be read") from error
     if not isinstance(key, Ed25519PublicKey):
         raise IdentityError("the peer's certificate is not for a node key")
-    return peer_id(key.public_bytes_raw())
+    return node_peer(key.public_bytes_raw())
 
 
 def _key_pem(key: Ed25519PrivateKey) -> bytes:

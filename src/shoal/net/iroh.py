@@ -18,8 +18,9 @@ from shoal.net.address import host_port, join_host_port, local_hosts
 from shoal.net.handlers import InboundTasks, serve
 from shoal.net.iroh_channel import IrohChannel
 from shoal.net.iroh_native import contained, failure_text, load_iroh
+from shoal.net.nodekey import node_peer
 from shoal.net.transport import HANDSHAKE_TIMEOUT_S, ChannelHandler
-from shoal.types import PeerId, peer_id
+from shoal.types import PeerId
 
 ALPN = b"shoal/1"
 HELLO = b"\0"
@@ -114,9 +115,9 @@ class IrohTransport:
         except (self._iroh.IrohError, TimeoutError):
             return
         self._tasks.proven()
-        connection.set_max_concurrent_bi_streams(MAX_STREAMS)
-        peer = peer_id(connection.remote_id().to_bytes())
-        with suppress(self._iroh.IrohError):  # the end of the connection
+        with suppress(self._iroh.IrohError, IdentityError):  # the end of the connection, or a key that proves nothing
+            peer = node_peer(connection.remote_id().to_bytes())
+            connection.set_max_concurrent_bi_streams(MAX_STREAMS)
             while True:
                 stream = await connection.accept_bi()
                 if not self._tasks.full:

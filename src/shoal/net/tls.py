@@ -15,9 +15,10 @@ from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
 from shoal.net.address import host_port, join_host_port, local_hosts
 from shoal.net.certificate import certified_peer, client_context, server_context
 from shoal.net.handlers import InboundTasks, serve
+from shoal.net.nodekey import node_peer
 from shoal.net.tls_channel import TlsChannel
 from shoal.net.transport import HANDSHAKE_TIMEOUT_S, MAX_PENDING_HANDSHAKES, ChannelHandler
-from shoal.types import PEER_ID_BYTES, PeerId, peer_id
+from shoal.types import PEER_ID_BYTES, PeerId
 
 NONCE_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -100,11 +101,12 @@ class TlsTransport:
         await channel.send(nonce)
         proof = await channel.inbox.get_exactly(PEER_ID_BYTES + SIGNATURE_BYTES)
         key, signature = proof[:PEER_ID_BYTES], proof[PEER_ID_BYTES:]
+        peer = node_peer(key)
         try:
             Ed25519PublicKey.from_public_bytes(key).verify(signature, statement(nonce, self._me, key))
         except (InvalidSignature, ValueError) as error:
             raise IdentityError("the dialler does not have the key that it claims") from error
-        return peer_id(key)
+        return peer
 
     async def dial(self, peer: PeerId, address: str) -> TlsChannel:
         """Transport: connect, check the server's key, prove this side's."""
