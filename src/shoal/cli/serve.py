@@ -7,12 +7,16 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli.output import AsJson, Transport, console, megabytes, print_json
 from shoal.types import Span
+
+if TYPE_CHECKING:
+    from shoal.server.config import ServerConfig
+    from shoal.server.lifecycle import Progress, Server
 
 STATUS_S = 2.0
 FORCED_EXIT_S = 10.0
@@ -64,11 +68,9 @@ def serve(
     asyncio.run(_serve(config, as_json, watch_stdin))
 
 
-async def _serve(config: object, as_json: bool, watch_stdin: bool) -> None:
-    from shoal.server.config import ServerConfig
+async def _serve(config: ServerConfig, as_json: bool, watch_stdin: bool) -> None:
     from shoal.server.lifecycle import Server
 
-    assert isinstance(config, ServerConfig)
     stop = asyncio.Event()
     _stop_on_signals(stop)
     if watch_stdin:
@@ -88,10 +90,7 @@ async def _serve(config: object, as_json: bool, watch_stdin: bool) -> None:
         console.print("left the swarm")
 
 
-async def _run(server: object, stop: asyncio.Event, as_json: bool) -> None:
-    from shoal.server.lifecycle import Server
-
-    assert isinstance(server, Server)
+async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
     record = server.record
     if as_json:
         print_json(
@@ -122,7 +121,7 @@ async def _run(server: object, stop: asyncio.Event, as_json: bool) -> None:
                 continue
 
 
-def _progress(as_json: bool):  # type: ignore[no-untyped-def]  # lifecycle.Progress, which must not be imported here yet
+def _progress(as_json: bool) -> Progress:
     def show(what: str, done: int, total: int) -> None:
         if as_json:
             print_json({"event": "loading", "what": what, "done": done, "total": total})

@@ -122,6 +122,7 @@ class IrohTransport:
                 stream = await connection.accept_bi()
                 if not self._tasks.full:
                     self._tasks.start(self._serve(peer, connection, stream, handler))
+                del stream  # a stream ends when nobody holds it
 
     async def _serve(self, peer: PeerId, connection: Any, stream: Any, handler: ChannelHandler) -> None:
         try:
