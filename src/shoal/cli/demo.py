@@ -9,7 +9,7 @@ import typer
 from shoal.cli import sampling as options
 from shoal.cli.output import AsJson, Transport, console, print_json
 
-PROMPT = "In two sentences: why do fish swim in schools?"
+PROMPT = "Explain in a short paragraph why fish swim in schools."
 
 
 def demo(

@@ -17,6 +17,9 @@ from shoal.types import Route
 
 T = TypeVar("T")
 
+CLOSE_S = 30.0
+"""How long work that was cancelled may take to clean up."""
+
 
 class _Loop:
     """An event loop in a thread of its own."""
@@ -27,7 +30,7 @@ class _Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end; Ctrl-C cancels the work and waits until it has cleaned up."""
+        """Run to the end; Ctrl-C cancels the work, and `close` waits until it has cleaned up."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -48,11 +51,20 @@ class _Loop:
             self.run(_close(stream))
 
     def close(self) -> None:
-        """Stop the loop. Closing twice is harmless."""
+        """Stop the loop, after what still runs in it was cancelled and has cleaned up. Closing twice is harmless."""
         if self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(CLOSE_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 async def _next(stream: AsyncIterator[T]) -> T:

@@ -47,9 +47,7 @@ def point_with(y: int) -> Point | None:
 def small_order_encodings() -> list[bytes]:
     """Every 32 bytes that stand for a point of order 1, 2, 4 or 8, canonical or not."""
     generator = next(
-        small
-        for point in filter(None, map(point_with, range(2, 100)))
-        if times(4, small := times(L, point)) != (0, 1)
+        small for point in filter(None, map(point_with, range(2, 100))) if times(4, small := times(L, point)) != (0, 1)
     )
     ys = {times(n, generator)[1] for n in range(8)}
     whole = sorted({y + extra for y in ys for extra in (0, P) if y + extra < 2**255})
