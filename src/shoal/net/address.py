@@ -7,6 +7,9 @@ import socket
 
 from shoal.errors import UsageError
 
+MAX_HOSTS = 4
+"""Addresses told to others for one socket: a record has to stay small."""
+
 
 def host_port(text: str, scheme: str | None = None) -> tuple[str, int]:
     """`"tls://[::1]:4433"` with scheme "tls", or `"127.0.0.1:0"` without → host, port. Raises UsageError."""
@@ -30,7 +33,8 @@ def join_host_port(host: str, port: int) -> str:
 def local_hosts(bound: str) -> tuple[str, ...]:
     """The hosts under which a socket bound to `bound` can be reached, as they are written in addresses.
 
-    A wildcard stands for this machine's own addresses as its resolver knows them, loopback last.
+    A wildcard stands for this machine's addresses of its family: the one that leads out, then those of its host name.
+    Loopback is named only when there is no other, since elsewhere it leads somewhere else.
     """
     try:
         address = ipaddress.ip_address(bound)
@@ -39,10 +43,25 @@ def local_hosts(bound: str) -> tuple[str, ...]:
     if not address.is_unspecified:
         return (f"[{bound}]" if address.version == 6 else bound,)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    found = [ipaddress.ip_address(host) for host in dict.fromkeys([*_leading_out(family), *_of_host_name(family)])]
+    useful = [host for host in found if not (host.is_loopback or host.is_link_local or host.is_unspecified)]
+    hosts = useful[:MAX_HOSTS] or [ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1")]
+    return tuple(f"[{host}]" if host.version == 6 else str(host) for host in hosts)
+
+
+def _leading_out(family: socket.AddressFamily) -> list[str]:
+    """The address that packets to the internet would carry; connecting a UDP socket sends none."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))  # documentation only
+        except OSError:
+            return []
+        return [str(probe.getsockname()[0])]
+
+
+def _of_host_name(family: socket.AddressFamily) -> list[str]:
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, family)}
+        found = socket.getaddrinfo(socket.gethostname(), None, family, socket.SOCK_DGRAM)
     except OSError:
-        found = set()
-    hosts = sorted(found, key=lambda host: (ipaddress.ip_address(host.partition("%")[0]).is_loopback, host))
-    hosts = hosts or [str(ipaddress.ip_address("::1" if address.version == 6 else "127.0.0.1"))]
-    return tuple(f"[{host}]" if ":" in host else host for host in hosts[:4])
+        return []
+    return [str(info[4][0]).partition("%")[0] for info in found]

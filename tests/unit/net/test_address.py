@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from shoal.errors import UsageError
-from shoal.net.address import host_port, join_host_port, local_hosts
+from shoal.net.address import MAX_HOSTS, host_port, join_host_port, local_hosts
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,28 @@ def test_bound_to_one_host(bound: str, hosts: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
 def test_wildcards(wildcard: str) -> None:
-    """A wildcard becomes addresses of its family, a few at most."""
+    """A wildcard becomes addresses of its family, a few at most, on whatever machine this is."""
     hosts = local_hosts(wildcard)
-    assert 1 <= len(hosts) <= 4
+    assert 1 <= len(hosts) <= MAX_HOSTS
     for host in hosts:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(host.strip("[]"))
         assert not address.is_unspecified
         assert address.version == ipaddress.ip_address(wildcard).version
+
+
+@pytest.mark.parametrize(
+    ("leading_out", "of_name", "hosts"),
+    [
+        (["198.51.100.7"], ["127.0.1.1"], ("198.51.100.7",)),
+        (["198.51.100.7"], ["198.51.100.7", "10.0.0.2"], ("198.51.100.7", "10.0.0.2")),
+        ([], ["127.0.1.1", "169.254.3.4"], ("127.0.0.1",)),
+        ([], [f"10.0.0.{index}" for index in range(9)], tuple(f"10.0.0.{index}" for index in range(MAX_HOSTS))),
+    ],
+)
+def test_which_hosts_are_told(
+    monkeypatch: pytest.MonkeyPatch, leading_out: list[str], of_name: list[str], hosts: tuple[str, ...]
+) -> None:
+    """The way out first, no repeats, loopback only when there is nothing else, link-local never."""
+    monkeypatch.setattr("shoal.net.address._leading_out", lambda family: leading_out)
+    monkeypatch.setattr("shoal.net.address._of_host_name", lambda family: of_name)
+    assert local_hosts("0.0.0.0") == hosts

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -113,7 +113,7 @@ async def test_a_silent_host_waits_for_the_deadline() -> None:
 
 
 @contextlib.asynccontextmanager
-async def some_server(behaviour: Serve):  # type: ignore[no-untyped-def]  # an async generator of one string
+async def some_server(behaviour: Serve) -> AsyncIterator[str]:
     """Any TCP server on loopback."""
     writers: list[asyncio.StreamWriter] = []
 
