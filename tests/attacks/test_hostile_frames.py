@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "blocks backwards": ({"span": Span(4, 2)}, "span"),
     "blocks below zero": ({"span": Span(-1, 2)}, "span"),
     "too many tokens": ({"max_tokens": 1 << 20}, "grant"),
-    "an unproven codec": ({"row_codec": "bf16"}, "protocol"),
+    "an unproven codec": ({"row_codec": "bf16"}, "unsupported"),
 }
 
 

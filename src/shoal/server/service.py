@@ -13,12 +13,13 @@ from shoal.errors import (
     ChannelClosed,
     FingerprintMismatch,
     GrantExceeded,
+    IdentityError,
     NetworkError,
     ProtocolError,
-    RecordError,
     ServerFull,
     ShoalError,
     SpanError,
+    UnsupportedModel,
 )
 from shoal.net.framed import FrameChannel, refusal
 from shoal.net.rowlink import Throttle
@@ -174,7 +175,7 @@ class Service:
         if not held.span.covers(message.span):
             raise SpanError(f"this server holds blocks {held.span}, not {message.span}")
         if message.row_codec not in held.row_codecs:
-            raise ProtocolError(f"rows as {message.row_codec} are not proven for {held.model.name}")
+            raise UnsupportedModel(f"rows as {message.row_codec} are not proven for {held.model.name}")
         if message.max_tokens > held.max_tokens:
             raise GrantExceeded(f"{message.max_tokens} tokens asked for; at most {held.max_tokens} are granted here")
         return Terms(
@@ -216,8 +217,8 @@ class Service:
         """The session whose link on this side was granted to just this peer, generation and token."""
         session = self._sessions.get(message.session)
         if session is None or message.incarnation != session.incarnation:
-            raise RecordError(f"no link of session {message.session.hex()[:8]} is granted to this node")
+            raise IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")
         grant = session.upstream if side == "upstream" else session.downstream
         if grant is None or not session.admits(grant, peer, message):
-            raise RecordError(f"no link of session {message.session.hex()[:8]} is granted to this node")
+            raise IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")
         return session

@@ -29,7 +29,6 @@ Signed = Annotated[bytes, Meta(max_length=1024)]
 RowCodec = Literal["fp32", "fp16", "bf16"]
 Code = Literal[
     "protocol",
-    "unknown",
     "session",
     "token",
     "model",
