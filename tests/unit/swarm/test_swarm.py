@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shoal.errors import FingerprintMismatch, NoRoute, ProtocolError, RecordError, TicketError, UsageError
 from shoal.swarm.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
-from shoal.swarm.identity import Identity
+from shoal.swarm.identity import Identity, verify
 from shoal.swarm.placement import choose_span
 from shoal.swarm.records import (
     MAX_RECORD_BYTES,
@@ -24,7 +24,7 @@ from shoal.swarm.records import (
     verify_record,
 )
 from shoal.swarm.routing import same_model, shortest_route
-from shoal.types import ModelSpec, Span, missing_spans
+from shoal.types import ModelSpec, PeerId, Span, missing_spans
 
 NOW = 1_000_000.0
 FIRST = Span(0, 4)
@@ -82,6 +82,12 @@ def test_records_prove_themselves() -> None:
         verify_record(sign_record(record(identity), Identity.generate()).data, NOW)
     with pytest.raises(RecordError, match="larger"):
         verify_record(bytes(MAX_RECORD_BYTES + 1), NOW)
+
+
+def test_a_key_of_small_order_signs_nothing() -> None:
+    """A key that anybody can sign for is no node's."""
+    key = bytes([1]) + bytes(31)
+    assert not verify(PeerId(key.hex()), b"label", b"anything", key + bytes(32))
 
 
 @pytest.mark.parametrize(
