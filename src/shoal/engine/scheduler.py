@@ -6,19 +6,23 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from shoal.errors import ServerFull
+from shoal.errors import ServerFull, UsageError
 
 DECODE_ROWS = 8
 """A session with at most so many rows waiting is decoding (or verifying a draft); more are a prefill."""
 
 PREFILL_CHUNK_ROWS = 128
-"""Rows of prefill in one step, of all sessions together, while somebody decodes."""
+"""Rows of prefill in one step, of all sessions together: it bounds how long a session that decodes waits for others. Larger
+steps were no faster per row where it was measured (two cores, one and two threads)."""
 
 MAX_STEP_ROWS = 512
 """Rows in one step."""
 
 MAX_QUEUED_ROWS = 65_536
 """Rows that may wait in all."""
+
+RETRY_AFTER_S = 1.0
+"""The advice of a full queue whose speed nobody has measured yet."""
 
 
 class Take(NamedTuple):
@@ -37,20 +41,32 @@ class Limits(NamedTuple):
 
 
 class Scheduler:
-    """Decode before prefill; turns between clients, then between a client's sessions; prefill always gets its chunk."""
+    """Decode before prefill; turns between clients, then between a client's sessions; prefill always gets its chunk.
+
+    Raises UsageError for limits that leave no room for either.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
+        if self.limits.prefill_chunk_rows < 1 or self.limits.max_step_rows < 2 or self.limits.max_queued_rows < 1:
+            raise UsageError(f"{self.limits}: a step has a row of prefill and one of decode, and a queue a row")
         self.queued_rows = 0
         self._waiting: dict[str, int] = {}
+        # Whoever was not served for longest stands first, in both.
         self._turns: deque[str] = deque()
         self._sessions: dict[str, deque[str]] = {}
         self._client: dict[str, str] = {}
 
     def add(self, session: str, client: str, num_rows: int, rows_per_s: float = 0.0) -> None:
-        """Queue rows; raises ServerFull when the queue is full, with the time that it takes to halve at `rows_per_s`."""
+        """Queue one row or more.
+
+        Raises ServerFull when the queue is full, with the time that it takes to halve at `rows_per_s`, ValueError for
+        no rows.
+        """
+        if num_rows < 1:
+            raise ValueError(f"{num_rows} rows cannot be queued")
         if self.queued_rows + num_rows > self.limits.max_queued_rows:
-            wait_s = self.queued_rows / 2 / rows_per_s if rows_per_s > 0 else 1.0
+            wait_s = self.queued_rows / 2 / rows_per_s if rows_per_s > 0 else RETRY_AFTER_S
             raise ServerFull(f"{self.queued_rows} rows are waiting already", retry_after=wait_s)
         self.queued_rows += num_rows
         if session not in self._waiting:
@@ -84,52 +100,56 @@ class Scheduler:
         order = self._in_turn()
         decoding = [session for session in order if self._waiting[session] <= DECODE_ROWS]
         prefilling = [session for session in order if self._waiting[session] > DECODE_ROWS]
-        reserved = min(self.limits.prefill_chunk_rows, self.limits.max_step_rows // 2) if prefilling else 0
-        takes = self._fill(decoding, self.limits.max_step_rows - reserved)
-        used = sum(take.num_rows for take in takes)
-        budget = self.limits.prefill_chunk_rows if takes else self.limits.max_step_rows
-        takes += self._share(prefilling, min(budget, self.limits.max_step_rows - used))
+        chunk, most = self.limits.prefill_chunk_rows, self.limits.max_step_rows
+        takes = self._fill(decoding, most - (min(chunk, most // 2) if prefilling else 0))
+        takes += self._share(prefilling, min(chunk, most - sum(take.num_rows for take in takes)))
+        served = {self._client[take.session]: 0 for take in takes}
+        for take in takes:
+            served[self._client[take.session]] += take.num_rows
+        self._rotate(served, {take.session for take in takes})
         for take in takes:
             self._remove(take.session, take.num_rows)
-        self._rotate({take.session for take in takes})
         return takes
 
     def _in_turn(self) -> list[str]:
         """All waiting sessions: one of each client, then a second of each, and so on."""
-        queues = [list(self._sessions[client]) for client in self._turns]
-        longest = max(map(len, queues), default=0)
-        return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]
+        order: list[str] = []
+        queues = [iter(self._sessions[client]) for client in self._turns]
+        while queues:
+            heads = [(queue, next(queue, None)) for queue in queues]
+            order += [session for _, session in heads if session is not None]
+            queues = [queue for queue, session in heads if session is not None]
+        return order
 
     def _fill(self, sessions: list[str], budget: int) -> list[Take]:
+        """As many rows as there are, in this order, within a budget."""
         takes = []
         for session in sessions:
             num_rows = min(self._waiting[session], budget)
-            if num_rows:
-                takes.append(Take(session, num_rows))
-                budget -= num_rows
+            if num_rows == 0:
+                break
+            takes.append(Take(session, num_rows))
+            budget -= num_rows
         return takes
 
     def _share(self, sessions: list[str], budget: int) -> list[Take]:
-        """Divide a budget evenly between the clients that prefill; one session of each at a time."""
-        firsts: dict[str, str] = {}
+        """Divide a budget between the clients that prefill: evenly, but what one does not need goes to the others."""
+        queues: dict[str, list[str]] = {}
         for session in sessions:
-            firsts.setdefault(self._client[session], session)
+            queues.setdefault(self._client[session], []).append(session)
+        chosen = list(queues.values())[:budget]  # a row for each at least; the others are first next time
+        # Whoever needs little comes first, so that the rest is divided among those who need more; of whoever could use a
+        # whole step the first in turn gets the odd row, not the one with most rows waiting.
+        chosen.sort(key=lambda queue: min(budget, sum(self._waiting[session] for session in queue)))
         takes: list[Take] = []
-        for place, session in enumerate(firsts.values()):
-            share = -(-budget // (len(firsts) - place))
-            num_rows = min(self._waiting[session], share)
-            if num_rows:
-                takes.append(Take(session, num_rows))
-                budget -= num_rows
+        for place, queue in enumerate(chosen):
+            own = self._fill(queue, -(-budget // (len(chosen) - place)))
+            budget -= sum(take.num_rows for take in own)
+            takes += own
         return takes
 
-    def _rotate(self, taken: set[str]) -> None:
-        """Whoever was served goes to the end of its line."""
-        for client in list(self._turns):
-            queue = self._sessions[client]
-            served = [session for session in queue if session in taken]
-            for session in served:
-                queue.remove(session)
-                queue.append(session)
-        if self._turns:
-            self._turns.rotate(-1)
+    def _rotate(self, served: dict[str, int], taken: set[str]) -> None:
+        """Whoever was served goes to the end of its line, the client that got most last."""
+        self._turns = deque(sorted(self._turns, key=lambda client: served.get(client, 0)))
+        for client in served:
+            self._sessions[client] = deque(sorted(self._sessions[client], key=taken.__contains__))

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,11 @@ from torch import Tensor
 from shoal.engine.runner import Rows
 from shoal.engine.scheduler import DECODE_ROWS, Scheduler, Take
 from shoal.engine.stats import WorkerStats
+from shoal.engine.stream import Chunk, OnFailure, OnOutput, Piece, StepOutput, Stream
 from shoal.errors import ProtocolError, ShoalError
 from shoal.types import Span
+
+__all__ = ["StepOutput", "StepRunner", "Worker"]
 
 
 class StepRunner(Protocol):
@@ -38,87 +41,6 @@ class StepRunner(Protocol):
     def step(self, batch: Sequence[Rows]) -> list[Tensor]: ...
 
 
-class StepOutput(NamedTuple):
-    """Rows that were computed: hidden states [n, hidden] at `position`, all from the chunk submitted with `tag`."""
-
-    session: str
-    position: int
-    hidden_states: Tensor
-    queue_s: float
-    compute_s: float
-    batch_sessions: int
-    batch_rows: int
-    tag: Any
-
-
-OnOutput = Callable[[StepOutput], None]
-OnFailure = Callable[[Exception], None]
-
-
-class _Chunk:
-    """Submitted rows that wait: [start, stop) of a session's stream."""
-
-    def __init__(self, start: int, rows: Tensor, tag: object) -> None:
-        self.start = start
-        self.stop = start + rows.shape[0]
-        self.rows = rows
-        self.tag = tag
-        self.queued_at = time.perf_counter()
-
-
-class _Piece:
-    """Rows of one chunk that are in a step or on their way to the loop; those from `stop` on are void."""
-
-    def __init__(self, start: int, rows: Tensor, chunk: _Chunk) -> None:
-        self.start = start
-        self.stop = start + rows.shape[0]
-        self.rows = rows
-        self.tag = chunk.tag
-        self.queued_at = chunk.queued_at
-
-
-class _Stream:
-    """One session's rows at this worker."""
-
-    def __init__(self, client: str, span: Span, on_output: OnOutput, on_failure: OnFailure) -> None:
-        self.client = client
-        self.span = span
-        self.on_output = on_output
-        self.on_failure = on_failure
-        self.position = 0
-        self.chunks: deque[_Chunk] = deque()
-        self.pieces: list[_Piece] = []
-
-    def take(self, num_rows: int) -> list[_Piece]:
-        """The next rows, off the queue."""
-        pieces = []
-        while num_rows:
-            chunk = self.chunks[0]
-            count = min(chunk.stop - chunk.start, num_rows)
-            pieces.append(_Piece(chunk.start, chunk.rows[:count], chunk))
-            num_rows -= count
-            chunk.rows, chunk.start = chunk.rows[count:], chunk.start + count
-            if chunk.start == chunk.stop:
-                self.chunks.popleft()
-        self.pieces += pieces
-        return pieces
-
-    def truncate(self, position: int) -> None:
-        """Rows from `position` on are void, wherever they are."""
-        self.position = min(self.position, position)
-        for piece in self.pieces:
-            piece.stop = min(piece.stop, max(position, piece.start))
-        while self.chunks and self.chunks[-1].start >= position:
-            self.chunks.pop()
-        if self.chunks and self.chunks[-1].stop > position:
-            chunk = self.chunks[-1]
-            chunk.rows, chunk.stop = chunk.rows[: position - chunk.start], position
-
-    @property
-    def queued(self) -> int:
-        return sum(chunk.stop - chunk.start for chunk in self.chunks)
-
-
 class Worker:
     """Runs steps in a thread of its own. Open with `async with`; call everything from that event loop."""
 
@@ -128,10 +50,11 @@ class Worker:
         self._runner = runner
         self._scheduler = scheduler
         self._changed = threading.Condition()
-        self._orders: deque[Callable[[], None]] = deque()
-        self._streams: dict[str, _Stream] = {}
+        self._orders: deque[_Order] = deque()
+        self._streams: dict[str, Stream] = {}
         self._finished: deque[Callable[[], None]] = deque()
         self._closing = False
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="shoal-compute", daemon=True)
 
     async def __aenter__(self) -> Worker:
@@ -150,22 +73,40 @@ class Worker:
     async def open(
         self, session: str, client: str, span: Span, max_tokens: int, on_output: OnOutput, on_failure: OnFailure
     ) -> None:
-        """Room for a session; raises ServerFull. `on_failure` is told if its rows cannot be computed."""
-        await self.between_steps(lambda: self._runner.open(session, span, max_tokens))
-        self._streams[session] = _Stream(client, span, on_output, on_failure)
+        """Room for a session; raises ServerFull, or ValueError for a session that is open.
+
+        `on_failure` is told once if the session's rows cannot be computed; the session is closed then.
+        """
+        opened = False
+
+        def work() -> None:
+            nonlocal opened
+            self._runner.open(session, span, max_tokens)
+            opened = True
+
+        def undo() -> None:
+            if opened:
+                self._runner.close(session)
+
+        try:
+            await self._order(work)
+        except asyncio.CancelledError:
+            self._give(_Order(undo))  # what was ordered is done all the same
+            raise
+        self._streams[session] = Stream(client, span, on_output, on_failure)
 
     def submit(self, session: str, position: int, hidden_states: Tensor, tag: object = None) -> None:
-        """Queue rows [n, hidden], which must follow those before.
+        """Queue rows [n, hidden], at least one, which must follow those before.
 
-        Raises ProtocolError when they do not, ServerFull when the queue is full.
+        Raises ProtocolError when they do not, ServerFull when the queue is full, ShoalError when the thread has stopped.
         """
         with self._changed:
+            self._check_running()
             stream = self._streams.get(session)
             if stream is None or position != stream.position:
                 raise ProtocolError(f"rows at {position} do not follow what session {session[:8]} has sent")
-            rate = self.stats.prefill_rows_per_s
-            self._scheduler.add(session, stream.client, hidden_states.shape[0], rate)
-            stream.chunks.append(_Chunk(position, hidden_states, tag))
+            self._scheduler.add(session, stream.client, hidden_states.shape[0], self.stats.prefill_rows_per_s)
+            stream.chunks.append(Chunk(position, hidden_states, tag))
             stream.position += hidden_states.shape[0]
             self.stats.queued_rows = self._scheduler.queued_rows
             self._changed.notify()
@@ -174,75 +115,135 @@ class Worker:
         """Rows from `position` on are void: queued ones are forgotten, computed ones are not delivered any more."""
         with self._changed:
             stream = self._streams.get(session)
-            if stream is None:
-                return
-            stream.truncate(position)
-            self._scheduler.drop(session, keep_rows=stream.queued)
-            self._orders.append(lambda: self._runner.truncate(session, position))
-            self._changed.notify()
+            if stream is not None and not self._stopped:
+                self._void(session, stream, position)
+                self._give(_Order(partial(self._truncate, session, stream, position)))
 
     async def close(self, session: str) -> None:
         """Forget a session and free its cache; closing twice is harmless."""
-        with self._changed:
-            stream = self._streams.pop(session, None)
-            if stream is None:
-                return
-            stream.truncate(0)
-            self._scheduler.drop(session)
-        await self.between_steps(lambda: self._runner.close(session))
+        if session in self._streams:
+            done: asyncio.Future[None] = self._loop.create_future()
+            self._forget(session, done)
+            await done
 
     async def between_steps(self, work: Callable[[], object]) -> None:
         """Have the thread do something between two steps; raises what the work raises."""
+        await self._order(work)
+
+    def _order(self, work: Callable[[], object]) -> asyncio.Future[None]:
         done: asyncio.Future[None] = self._loop.create_future()
-
-        def carry_out() -> None:
-            try:
-                work()
-            except Exception as error:
-                self._post(partial(_finish, done, error))
-            else:
-                self._post(partial(_finish, done, None))
-
         with self._changed:
-            if self._closing or self.failure is not None:
-                raise ShoalError("the compute thread has stopped")
-            self._orders.append(carry_out)
+            self._check_running()
+            self._give(_Order(work, done))
+        return done
+
+    def _give(self, order: _Order) -> None:
+        with self._changed:
+            self._orders.append(order)
             self._changed.notify()
-        await done
+
+    def _check_running(self) -> None:
+        if self._closing or self._stopped:
+            raise ShoalError("the compute thread has stopped")
+
+    def _forget(self, session: str, done: asyncio.Future[None] | None = None) -> None:
+        """Void an open session's rows and have its cache freed; `done` is set then."""
+        with self._changed:
+            stream = self._streams.pop(session, None)
+            if stream is not None:
+                self._void(session, stream, 0)
+            if not self._stopped:
+                self._give(_Order(partial(self._runner.close, session), done))
+            elif done is not None:
+                done.set_result(None)
+
+    def _void(self, session: str, stream: Stream, position: int) -> None:
+        stream.truncate(position)
+        self._scheduler.drop(session, keep_rows=stream.queued)
+        self.stats.queued_rows = self._scheduler.queued_rows
 
     def _post(self, callback: Callable[[], None]) -> None:
-        """Run something in the event loop, together with what else is due there."""
+        """From the thread: run something in the event loop, together with what else is due there."""
         self._finished.append(callback)
-        if len(self._finished) == 1 or self._closing:
+        if len(self._finished) == 1:  # else somebody is on the way, and goes on until nothing is left
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         while self._finished:
-            self._finished.popleft()()
+            callback = self._finished.popleft()
+            try:
+                callback()
+            except Exception as error:  # one owner's mistake keeps nothing from the others
+                self._loop.call_exception_handler({"message": "a worker's callback failed", "exception": error})
+
+    def _hand_over(self, stream: Stream, piece: Piece, output: StepOutput) -> None:
+        """In the loop: deliver what was not taken back meanwhile."""
+        with self._changed:
+            stream.pieces.remove(piece)
+            count = piece.stop - piece.start
+        if count == 0:
+            return
+        try:
+            stream.on_output(output._replace(hidden_states=output.hidden_states[:count]))
+        except Exception as error:
+            if self._streams.get(output.session) is stream:
+                self._forget(output.session)
+                stream.on_failure(error)
 
     def _run(self) -> None:
         try:
-            while (jobs := self._next()) is not None:
-                if jobs:
-                    self._step(jobs)
+            while (work := self._next()) is not None:
+                work()
         except BaseException as error:  # never silent: whoever waits is told, and every later call raises
-            self.failure = error
-            for stream in list(self._streams.values()):
-                self._post(partial(stream.on_failure, ShoalError(f"the compute thread died: {error}")))
+            self._die(error)
 
-    def _next(self) -> list[_Job] | None:
-        """Carry out the orders, then the next step's rows; None when it is time to stop."""
+    def _die(self, error: BaseException) -> None:
+        with self._changed:
+            self.failure, self._stopped = error, True
+            orders, streams = list(self._orders), list(self._streams.values())
+            self._orders.clear()
+            self._streams.clear()
+        told = ShoalError(f"the compute thread died: {type(error).__name__}: {error}")
+        told.__cause__ = error
+        for order in orders:
+            if order.done is not None:
+                self._post(partial(_finish, order.done, told))
+        for stream in streams:
+            stream.truncate(0)
+            self._post(partial(stream.on_failure, told))
+
+    def _next(self) -> Callable[[], None] | None:
+        """What to do now: the oldest order, else a step; None when it is time to stop."""
         with self._changed:
             while not (self._orders or self._scheduler.queued_rows or self._closing):
                 self._changed.wait()
-            orders, self._orders = self._orders, deque()
-            # Rows are picked only after the orders: what was truncated before they came must be gone from the cache.
-            jobs = [] if orders or self._closing else [self._job(take) for take in self._scheduler.pick()]
+            # Orders come first: what was truncated before rows came must be gone from the cache when they are computed.
+            if self._orders:
+                return self._carry_out
+            if self._closing:
+                self._stopped = True
+                return None
+            jobs = [self._job(take) for take in self._scheduler.pick()]
             self.stats.queued_rows = self._scheduler.queued_rows
-            stopping = self._closing and not orders
-        for order in orders:
-            order()
-        return None if stopping else jobs
+        return partial(self._step, jobs)
+
+    def _carry_out(self) -> None:
+        order, error = self._orders[0], None  # it stays there until it is done: if the thread dies of it, it is told
+        try:
+            order.work()
+        except Exception as caught:
+            if order.done is None:
+                raise
+            error = caught
+        self._orders.popleft()
+        if order.done is not None:
+            self._post(partial(_finish, order.done, error))
+
+    def _truncate(self, session: str, stream: Stream, position: int) -> None:
+        try:
+            self._runner.truncate(session, position)
+        except Exception as error:
+            self._fail(session, stream, error)
 
     def _job(self, take: Take) -> _Job:
         stream = self._streams[take.session]
@@ -263,11 +264,10 @@ class Worker:
         for job, output in zip(jobs, outputs, strict=True):
             for piece in job.pieces:
                 first = piece.start - job.rows.position
-                rows = output[first : first + piece.rows.shape[0]]
                 done = StepOutput(
                     job.rows.session,
                     piece.start,
-                    rows,
+                    output[first : first + piece.rows.shape[0]],
                     started_at - piece.queued_at,
                     elapsed_s,
                     len(jobs),
@@ -276,32 +276,42 @@ class Worker:
                 )
                 self._post(partial(self._hand_over, job.stream, piece, done))
 
-    def _hand_over(self, stream: _Stream, piece: _Piece, output: StepOutput) -> None:
-        """In the loop: deliver what was not taken back meanwhile."""
-        with self._changed:
-            stream.pieces.remove(piece)
-            count = piece.stop - piece.start
-        if count > 0:
-            stream.on_output(output._replace(hidden_states=output.hidden_states[:count]))
-
     def _isolate(self, jobs: list[_Job], error: Exception) -> None:
         """A step failed: find out whose rows it was, so that the others go on."""
         if len(jobs) > 1:
             for job in jobs:
                 self._step([job])
             return
-        stream, session = jobs[0].stream, jobs[0].rows.session
+        (job,) = jobs
         with self._changed:
-            stream.truncate(0)
-            self._scheduler.drop(session)
+            taken_back = all(piece.stop == piece.start for piece in job.pieces)
+            job.stream.pieces = [piece for piece in job.stream.pieces if piece not in job.pieces]
+        if not taken_back:
+            self._fail(job.rows.session, job.stream, error)
+
+    def _fail(self, session: str, stream: Stream, error: Exception) -> None:
+        """In the thread: close a session because of an error, and say so."""
+        with self._changed:
+            if self._streams.get(session) is not stream:
+                return  # its owner has closed it meanwhile
+            del self._streams[session]
+            self._void(session, stream, 0)
+        self._runner.close(session)
         self._post(partial(stream.on_failure, error))
+
+
+class _Order(NamedTuple):
+    """Something that the thread does between two steps; the future is for whoever waits."""
+
+    work: Callable[[], object]
+    done: asyncio.Future[None] | None = None
 
 
 class _Job(NamedTuple):
     """One session's part in a step."""
 
-    stream: _Stream
-    pieces: list[_Piece]
+    stream: Stream
+    pieces: list[Piece]
     rows: Rows
 
 

@@ -13,6 +13,10 @@ from torch import Tensor
 from shoal.errors import PeerError, UsageError
 
 Floats = NDArray[np.float64]
+Tokens = NDArray[np.int64]
+
+MIN_PENALTY = 1e-3
+"""The least repetition penalty: a smaller one could turn a finite logit into an infinite one."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,18 +37,36 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         checks = {
-            "max_tokens": self.max_tokens >= 1,
-            "temperature": 0 <= self.temperature < 1000,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": 0 < self.repetition_penalty < 1000,
-            "seed": self.seed is None or 0 <= self.seed < 1 << 64,
-            "stop": all(self.stop),
+            "max_tokens": (_whole(self.max_tokens) and self.max_tokens >= 1, "a whole number from 1"),
+            "temperature": (_number(self.temperature) and 0 <= self.temperature < 1000, "a number from 0 to 1000"),
+            "top_k": (_whole(self.top_k) and self.top_k >= 0, "a whole number from 0"),
+            "top_p": (_number(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1"),
+            "min_p": (_number(self.min_p) and 0 <= self.min_p <= 1, "a number from 0 to 1"),
+            "repetition_penalty": (
+                _number(self.repetition_penalty) and MIN_PENALTY <= self.repetition_penalty < 1000,
+                f"a number from {MIN_PENALTY} to 1000",
+            ),
+            "seed": (
+                self.seed is None or (_whole(self.seed) and 0 <= self.seed < 1 << 64),
+                "None or a whole number of 64 bits",
+            ),
+            "stop": (
+                isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
+                "a tuple of strings that are not empty",
+            ),
+            "ignore_eos": (isinstance(self.ignore_eos, bool), "True or False"),
         }
-        for name, sound in checks.items():
+        for name, (sound, form) in checks.items():
             if not sound:
-                raise UsageError(f"{name} cannot be {getattr(self, name)!r}")
+                raise UsageError(f"{name} cannot be {getattr(self, name)!r}: it is {form}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, float) or _whole(value)
 
 
 def uniform(seed: int, position: int) -> float:
@@ -55,48 +77,69 @@ def uniform(seed: int, position: int) -> float:
 
 
 def sample(logits: Tensor, params: SamplingParams, seed: int, position: int, history: Sequence[int]) -> int:
-    """The token for `position` from logits [vocab]; `history` are the tokens before it.
+    """The token for `position` from logits [vocab]; `history` are the tokens before it, the prompt's too.
 
     Penalty, temperature, top-k, top-p and min-p act in this order, as transformers' processors do; equal logits go to the
     lower token id. Arithmetic is fp64. Raises PeerError when a logit is not finite.
     """
-    scores: Floats = logits.numpy().astype(np.float64)
-    if not np.isfinite(scores).all():
-        raise PeerError("the model's output is not finite: some hop computed something that cannot be")
-    if params.repetition_penalty != 1.0 and history:
-        scores = _penalised(scores, history, params.repetition_penalty)
+    given = logits.numpy()
+    if not np.isfinite(given).all():
+        raise PeerError("hidden states came back not finite: some hop computed something that cannot be")
+    scores = penalised(given.astype(np.float64), history, params.repetition_penalty)
     if params.temperature == 0:
         return int(scores.argmax())
-    tokens, weights = candidates(scores / params.temperature, params)
+    tokens, weights = candidates(scores, params)
     bounds = np.cumsum(weights)
+    # The draw is below the last bound, and a weight of zero moves no bound: it is never found.
     drawn = uniform(seed, position) * bounds[-1]
-    return int(tokens[min(int(np.searchsorted(bounds, drawn, side="right")), len(tokens) - 1)])
+    return int(tokens[np.searchsorted(bounds, drawn, side="right")])
 
 
-def _penalised(scores: Floats, history: Sequence[int], penalty: float) -> Floats:
-    """CTRL's repetition penalty (arXiv:1909.05858): positive logits divided, negative ones multiplied."""
-    seen = np.unique(np.asarray(history))
+def penalised(scores: Floats, history: Sequence[int], penalty: float) -> Floats:
+    """CTRL's repetition penalty (arXiv:1909.05858): positive scores divided, others multiplied, once per token seen."""
+    if penalty == 1 or not history:
+        return scores
+    seen = np.unique(np.asarray(history, dtype=np.int64))
     scores = scores.copy()
     scores[seen] = np.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
     return scores
 
 
-def candidates(scores: Floats, params: SamplingParams) -> tuple[NDArray[np.int64], Floats]:
-    """The tokens that may be drawn, most likely first, and their weights; at least one."""
-    count = min(params.top_k or len(scores), len(scores))
-    if count < len(scores):
-        # Whoever equals the last of the first k competes for its place by id.
-        threshold = np.partition(scores, -count)[-count]
-        pool = np.flatnonzero(scores >= threshold)
+def candidates(scores: Floats, params: SamplingParams) -> tuple[Tokens, Floats]:
+    """The tokens that may be drawn, in ascending order, and their weights [the likeliest has 1]; at least one.
+
+    The temperature must not be 0.
+    """
+    best = scores.max()
+    if 0 < params.top_k < len(scores):
+        tokens = _largest(scores, params.top_k)
+        scores = scores[tokens]
     else:
-        pool = np.arange(len(scores))
-    order = pool[np.argsort(-scores[pool], kind="stable")][:count]
-    weights = np.exp(scores[order] - scores[order[0]])
+        tokens = np.arange(len(scores))
+    # The best is subtracted first: a tiny temperature gives weights of zero, never an overflow.
+    with np.errstate(over="ignore", under="ignore"):
+        weights = np.exp((scores - best) / params.temperature)
     if params.top_p < 1:
-        before = np.cumsum(weights) - weights
-        kept = before < params.top_p * weights.sum()  # nucleus sampling, arXiv:1904.09751
-        order, weights = order[kept], weights[kept]
+        kept = _largest(scores, _nucleus(weights, params.top_p))
+        tokens, weights = tokens[kept], weights[kept]
     if params.min_p > 0:
-        kept = weights >= params.min_p  # the most likely has weight 1 (arXiv:2407.01082)
-        order, weights = order[kept], weights[kept]
-    return order, weights
+        kept = np.flatnonzero(weights >= params.min_p)  # arXiv:2407.01082
+        tokens, weights = tokens[kept], weights[kept]
+    return tokens, weights
+
+
+def _largest(scores: Floats, count: int) -> Tokens:
+    """The indices of the `count` largest scores, ascending; of equal ones the lower indices."""
+    threshold = np.partition(scores, -count)[-count]
+    chosen = scores > threshold
+    equal = np.flatnonzero(scores == threshold)
+    chosen[equal[: count - np.count_nonzero(chosen)]] = True
+    return np.flatnonzero(chosen)
+
+
+def _nucleus(weights: Floats, top_p: float) -> int:
+    """How many of the likeliest tokens are needed for a probability of `top_p` (arXiv:1904.09751)."""
+    total = weights.sum()
+    # Tokens below this bound have less than 1 - top_p together: the nucleus lies above it, and only that is sorted.
+    likely = np.sort(weights[weights >= (1 - top_p) * total / len(weights)])[::-1]
+    return min(int(np.searchsorted(np.cumsum(likely), top_p * total, side="left")) + 1, len(likely))

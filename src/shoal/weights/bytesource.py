@@ -32,20 +32,26 @@ class ByteSource(Protocol):
 
 
 class LocalFile:
-    """A file on this machine."""
+    """A file on this machine. Raises CheckpointError where it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self.size = path.stat().st_size
+        try:
+            self.size = path.stat().st_size
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         self.bytes_read = 0
 
     def read(self, offset: int, length: int) -> bytearray:
         """ByteSource: read from the file."""
         data = bytearray(length)
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            got = file.readinto(data)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                got = file.readinto(data)
+        except OSError as error:
+            raise CheckpointError(f"{self.name} cannot be read: {error.strerror}") from error
         if got != length:
             raise CheckpointError(f"{self.name} ends at {offset + got}: it was cut off while it was read")
         self.bytes_read += length

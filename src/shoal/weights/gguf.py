@@ -70,8 +70,13 @@ class GgufCheckpoint:
     def read(self, name: str) -> Tensor:
         """Checkpoint: one tensor in fp32, in HF's layout."""
         tensor = self._read(self._gguf(name))
-        heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
-        return tensor if heads is None else _unpermuted(tensor, int(self.config[heads]))
+        field = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
+        if field is None:
+            return tensor
+        heads = self.config.get(field)
+        if type(heads) is not int or heads < 1 or tensor.shape[0] % (2 * heads):
+            raise CheckpointError(f"{self.source}: {tensor.shape[0]} rows of {name} are not {heads!r} heads of pairs")
+        return _unpermuted(tensor, heads)
 
     def _gguf(self, name: str) -> str:
         if name not in self._gguf_names:
@@ -101,9 +106,10 @@ class GgufCheckpoint:
         arch = data.get("general.architecture")
         if arch != "llama":
             raise UnsupportedModel(f"{self.source} holds a model of architecture {arch!r}; from GGUF, llama is read")
-        if "model.embed_tokens.weight" not in self.tensors:
-            raise CheckpointError(f"{self.source} has no token embedding")
-        vocab, hidden = self.tensors["model.embed_tokens.weight"].shape
+        embedding = self.tensors.get("model.embed_tokens.weight")
+        if embedding is None or len(embedding.shape) != 2:
+            raise CheckpointError(f"{self.source} has no token embedding of [tokens, hidden size]")
+        vocab, hidden = embedding.shape
         config = {
             "model_type": "llama",
             "hidden_size": hidden,
@@ -139,7 +145,5 @@ class GgufCheckpoint:
 
 def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
     """Undo the reordering that GGUF's Llama has: pairs of a head's dimensions next to each other become two halves."""
-    if tensor.shape[0] % (2 * heads):
-        raise CheckpointError(f"{tensor.shape[0]} rows do not divide into {heads} heads of pairs")
     pairs = tensor.view(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)

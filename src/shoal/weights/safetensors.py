@@ -27,6 +27,9 @@ DTYPES: dict[str, torch.dtype] = {
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
@@ -88,6 +91,7 @@ def _parse(source: ByteSource, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
             raise ValueError("a key appears twice")
+        "".join(key for key, _ in pairs).encode()  # a ValueError for lone surrogates, which nobody can print
         return dict(pairs)
 
     try:
@@ -101,7 +105,7 @@ def _parse(source: ByteSource, text: bytes) -> dict[str, Any]:
 
 def _entry(source: ByteSource, name: str, given: Any, data_start: int) -> Entry:
     what = f"{source.name}: tensor {name[:100]}"
-    if not isinstance(given, dict) or given.get("dtype") not in DTYPES:
+    if not isinstance(given, dict) or not isinstance(given.get("dtype"), str) or given["dtype"] not in DTYPES:
         raise CheckpointError(f"{what} has no known dtype")
     shape = _naturals(given.get("shape"), f"{what}: shape")
     offsets = _naturals(given.get("data_offsets"), f"{what}: offsets")

