@@ -14,6 +14,7 @@ from shoal.wire.messages import Counter, Peer, Secret, Text
 
 MAX_RECORD_BYTES = 1024
 MAX_ADDRESSES = 8
+MAX_ROUND_TRIPS = 4
 RECORD_LIFETIME_S = 300.0
 RECORD_RENEWAL_S = 60.0
 ACCEPTANCE_LIFETIME_S = 120.0
@@ -26,7 +27,11 @@ Address = Annotated[str, Meta(max_length=128)]
 
 
 class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A server's own account of itself. Times are seconds since the Unix epoch, rates rows per second."""
+    """A server's own account of itself. Times are seconds since the Unix epoch, rates rows per second.
+
+    `numerics` names the arithmetic without the weights. A `draining` server takes no new sessions; `next_span` is where an
+    announced move leads. `round_trips` are seconds to likely successors, by node id.
+    """
 
     peer: Peer
     sequence: Counter
@@ -42,6 +47,9 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     prefill_rows_per_s: float = 0.0
     free_tokens: int = 0
     queued_rows: int = 0
+    draining: bool = False
+    next_span: Span | None = None
+    round_trips: Annotated[tuple[tuple[Peer, float], ...], Meta(max_length=MAX_ROUND_TRIPS)] = ()
     version: Annotated[str, Meta(max_length=32)] = ""
 
 
