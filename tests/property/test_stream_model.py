@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shoal.wire.messages import From, Have, Rewind, Rows
-from shoal.wire.stream import Receiver, Sender, Taken
+from shoal.wire.stream import Cursor, Receiver, Sender, Taken
 
 LINKS = 3
 Row = tuple[int, int, int]  # (epoch written in, position, serial number): what a real row's bytes stand for
@@ -20,6 +20,7 @@ class Party:
 
     def __init__(self) -> None:
         self.receiver, self.sender = Receiver(), Sender()
+        self.cursor = Cursor(self.sender)
         self.rows: list[Row] = []
 
     def truncate(self, position: int | None) -> None:
@@ -45,6 +46,7 @@ class RowStream(RuleBasedStateMachine):
         self.random = random.Random(seed)
         self.serial = 0
         self.root, self.hops, self.sink = Sender(), [Party() for _ in range(LINKS - 1)], Party()
+        self.root_cursor = Cursor(self.root)
         self.written: list[Row] = []
         self.history: dict[int, list[Row]] = {0: self.written}
         self.told: list[tuple[int, Rewind]] = []
@@ -56,6 +58,10 @@ class RowStream(RuleBasedStateMachine):
     def sender(self, link: int) -> Sender:
         """Who sends on a link."""
         return self.root if link == 0 else self.hops[link - 1].sender
+
+    def cursor(self, link: int) -> Cursor:
+        """A link's place in what its sender has."""
+        return self.root_cursor if link == 0 else self.hops[link - 1].cursor
 
     def receiver(self, link: int) -> Party:
         """Who receives on a link."""
@@ -72,7 +78,7 @@ class RowStream(RuleBasedStateMachine):
     def connect(self, link: int) -> None:
         """A new connection: the receiver says what it has; what is on the old one is still about."""
         self.generation[link] += 1
-        self.sender(link).attach()
+        self.cursor(link).attach()
         self.post(link, False, self.receiver(link).receiver.attach())
 
     @rule(count=st.integers(1, 5))
@@ -113,14 +119,14 @@ class RowStream(RuleBasedStateMachine):
     @rule(link=st.integers(0, LINKS - 1), limit=st.integers(1, 4))
     def pump(self, link: int, limit: int) -> None:
         """A sender answers and sends at most one frame."""
-        sender = self.sender(link)
-        answer = sender.answer()
+        sender, cursor = self.sender(link), self.cursor(link)
+        answer = cursor.answer()
         if answer is not None:
             self.post(link, True, answer)
-        position = sender.ready
+        position = cursor.ready
         if position is not None:
             count = min(limit, sender.end - position)
-            after = sender.sent(count)
+            after = cursor.sent(count)
             rows = self.source(link)[position : position + count]
             self.post(link, True, Rows(sender.epoch, position, count, after), rows)
 
@@ -140,7 +146,7 @@ class RowStream(RuleBasedStateMachine):
             return
         party = self.receiver(link)
         if isinstance(message, Have):
-            self.sender(link).on_have(message)
+            self.cursor(link).on_have(message)
         elif isinstance(message, From):
             party.truncate(party.receiver.on_from(message))
         elif isinstance(message, Rows):

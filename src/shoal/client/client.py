@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 import msgspec
 
-from shoal.client.hop import HopControl, SessionKeys
+from shoal.client.chain import Wish
 from shoal.client.session import Session, SessionOptions
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.errors import CapacityError, NetworkError, NoRoute, ServerFull, ShoalError, UsageError
+from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
 from shoal.net.dial import Dialler
 from shoal.net.framed import FrameChannel
 from shoal.net.node import make_transports
@@ -25,8 +24,8 @@ from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.records import ServerRecord, SignedRecord
 from shoal.swarm.routing import same_model, shortest_route
-from shoal.types import ModelSpec, PeerId, Route, Span
-from shoal.wire.messages import SECRET_BYTES, Describe, Description, GetStatus, Status
+from shoal.types import Hop, ModelSpec, PeerId, Span
+from shoal.wire.messages import Describe, Description, GetStatus, Status
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
@@ -44,7 +43,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
 
 class AsyncClient:
-    """Use with `async with`. `peers` are tickets; one that reaches any member is enough."""
+    """Use with `async with`. `peers` are tickets; one that reaches any member is enough. `wrap` emulates links."""
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class AsyncClient:
         transports: Sequence[Transport] | None = None,
         only: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        wrap: Callable[[Transport, PeerId], Transport] | None = None,
     ) -> None:
         if not peers:
             raise UsageError("a client needs at least one ticket to find the swarm (peers=[…])")
@@ -64,9 +64,12 @@ class AsyncClient:
         self._only = only
         self.clock = clock
         self._dialler: Dialler | None = None
+        self._failed: dict[str, int] = {}
+        self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
-        self._transports = self._transports or make_transports(self.identity.key, only=self._only)
+        made = self._transports or make_transports(self.identity.key, only=self._only)
+        self._transports = [self._wrap(transport, self.identity.peer) for transport in made]
         self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
         try:
             await self.refresh()
@@ -167,24 +170,6 @@ class AsyncClient:
         with contextlib.suppress(NetworkError):  # the wait's own deadline decides
             await self.refresh()
 
-    async def plan(
-        self, model: ModelSpec, span: Span | None = None, avoid: frozenset[str] = frozenset(), wait_s: float = 0.0
-    ) -> Route:
-        """The shortest route in hops over the span (all blocks: None).
-
-        Waits for `wait_s` while blocks are missing, then raises NoRoute, which names them.
-        """
-        span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        deadline = self.clock.monotonic() + wait_s
-        while True:
-            servers = [record for record in self.records() if record.model.fingerprint == model.fingerprint]
-            try:
-                return shortest_route(span, (server for server in servers if server.peer not in avoid))
-            except NoRoute:
-                if self.clock.monotonic() >= deadline:
-                    raise
-            await self._refresh_later()
-
     def session(
         self,
         model: str | ModelSpec,
@@ -224,25 +209,35 @@ class AsyncClient:
         return await self._open(model, None, options, wait_s)
 
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
-        """An entered session; servers that are full or out of reach are avoided as long as others cover their blocks."""
-        avoid: dict[str, ShoalError] = {}
-        while True:
-            try:
-                route = await self.plan(model, span, frozenset(avoid), 0.0 if avoid else wait_s)
-            except NoRoute as error:
-                full = [cause for cause in avoid.values() if isinstance(cause, CapacityError)]
-                raise next(iter([*full, *avoid.values()]), error) from error
-            try:
-                return await self._session_on(model, route, options).__aenter__()
-            except (NetworkError, ServerFull) as error:
-                if error.peer is None or error.peer in avoid:
-                    raise
-                avoid[error.peer] = error
+        """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
+        span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
+        session = Session(model, span, self.identity.peer, self, options, self.clock)
+        try:
+            await session.open(wait_s)
+        except BaseException:
+            await session.close()
+            raise
+        return session
 
-    def _session_on(self, model: ModelSpec, route: Route, options: SessionOptions) -> Session:
-        keys = SessionKeys(secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES))
-        controls = [HopControl(hop, self._record(hop.peer), keys, self.dialler, self.clock) for hop in route]
-        return Session(model, self.identity.peer, controls, keys, options)
+    def route(self, model: ModelSpec, span: Span, wish: Wish) -> list[tuple[Hop, SignedRecord]]:
+        """Planner: the shortest route in hops that heeds a session's wishes; raises NoRoute."""
+        held = [signed.record for signed in self.directory.records()]
+        servers = [
+            record for record in held if record.model.fingerprint == model.fingerprint and self._usable(record, wish)
+        ]
+        route = shortest_route(span, servers)
+        return [(hop, self._record(hop.peer)) for hop in route]
+
+    def _usable(self, record: ServerRecord, wish: Wish) -> bool:
+        if record.draining or record.peer in wish.avoid or self._failed.get(record.peer, -1) >= record.sequence:
+            return False
+        return wish.numerics in (None, record.numerics)
+
+    def failed(self, peer: PeerId) -> None:
+        """Planner: this server did not answer; it is in no new route until it says something new."""
+        signed = self.directory.get(peer)
+        if signed is not None:
+            self._failed[peer] = signed.record.sequence
 
     def _record(self, peer: PeerId) -> SignedRecord:
         signed = self.directory.get(peer)

@@ -61,7 +61,6 @@ class Conversation:
         for one that leaves no room, and what makes a session fail.
         """
         result = result if result is not None else start(prompt_ids, params)
-        result.exact = all(numerics.exact for numerics in self.session.numerics)
         stream = TextStream(self._model.tokenizer.decode, params.stop)
         hidden = await self._prefill(result)
         while not result.finish_reason:
@@ -80,6 +79,7 @@ class Conversation:
             if result.finish_reason:
                 piece += stream.finish()
             self._count(result, first, started_at)
+            result.exact = self.session.exact
             if piece:
                 result.text += piece
                 yield piece

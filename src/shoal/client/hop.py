@@ -1,9 +1,12 @@
-"""A session's control channel to one hop, the client's side."""
+"""A session's control channel to one hop, the client's side: orders, heartbeats, and what the hop says of itself."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -14,11 +17,17 @@ from shoal.net.framed import FrameChannel, refused
 from shoal.swarm.records import SignedRecord
 from shoal.types import Hop, PeerId
 from shoal.wire.messages import (
+    SECRET_BYTES,
+    Admit,
+    Admitted,
+    AnyMessage,
     Attach,
     Attached,
     Close,
+    Leaving,
     LinkGrant,
     LinkState,
+    Numerics,
     Open,
     Opened,
     Ping,
@@ -30,77 +39,151 @@ from shoal.wire.messages import (
 from shoal.wire.stream import Sender
 
 PING_ACTIVE_S = 0.25
-PINGS_IDLE = 8
-"""While nothing is under way, only every so many of the active pings is sent."""
+PING_IDLE_S = 2.0
+"""Heartbeats while a step is under way, and while none is."""
 
-SILENCE_S = 10.0
-"""A control channel without an answer for this long is dialled again."""
+SILENCE_S = 1.25
+"""A hop that was not heard for this long is dead."""
 
-RECONNECT_S = 10.0
-"""How long a link or control channel is dialled again before its session fails."""
+TICK_S = 0.125
+LATE_S = 0.5
+"""A tick that comes so late says that this side was not running: it proves nothing about the hop."""
 
-REDIAL_S = 0.1
+ORDER_S = 3.0
+"""How long a hop may take to answer an order, opening included."""
+
+KEPT_NEWS = 16
+
+T = TypeVar("T")
 
 
 class SessionKeys(msgspec.Struct, frozen=True):
-    """What proves a session to be the client's."""
+    """By what a hop knows a session, and what proves it to be the client's. Every hop has its own."""
 
     session: bytes
     secret: bytes
     incarnation: int = 0
 
+    @classmethod
+    def draw(cls) -> SessionKeys:
+        """Fresh ones."""
+        return cls(secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES))
+
 
 class HopControl:
-    """Opens a session at a hop, gives it orders, and keeps its lease alive."""
+    """Opens a session at a hop, gives it orders, and notices when it dies. `lost` says why it is of no use any more."""
 
     def __init__(self, hop: Hop, record: SignedRecord, keys: SessionKeys, dialler: Dialler, clock: Clock) -> None:
         self.hop = hop
         self.record = record
-        self.active = False
-        self.on_news: Callable[[HopControl, LinkState], None] = lambda hop, state: None
-        self._keys = keys
-        self._dialler = dialler
+        self.keys = keys
         self.clock = clock
-        self._channel: FrameChannel | None = None
-        self._ready = asyncio.Event()
-        self._known_epoch = 0
-        self._pings: dict[int, float] = {}
-        self._best_rtt_s = float("inf")
+        self.lost: ShoalError | None = None
+        self.leaving = False
+        self.numerics: Numerics | None = None
+        self.weights: tuple[str, ...] = ()
+        self.first_grant: tuple[LinkGrant, bytes] | None = None
+        self.links: dict[int, tuple[LinkState, float]] = {}
+        self.progress = Pong(0, 0.0, 0.0)
+        self.changed_at = self.heard_at = clock.monotonic()
+        self.round_trip_s = float("inf")
         self.clock_offset_s = 0.0
+        self.notify: Callable[[], None] = lambda: None
+        self._active = False
+        self._dialler = dialler
+        self._channel: FrameChannel | None = None
+        self._known_epoch = 0
+        self._pings: dict[int, tuple[float, float]] = {}
+        self._next_ping = 0
+        self._answers: dict[tuple[str, int], asyncio.Future[AnyMessage]] = {}
+
+    @property
+    def peer(self) -> PeerId:
+        """The hop's node id."""
+        return PeerId(self.hop.peer)
 
     @property
     def name(self) -> str:
         """The server's name for people."""
         return self.record.record.name or self.hop.peer[:8]
 
-    @property
-    def round_trip_s(self) -> float:
-        """The shortest ping so far; infinite before the first."""
-        return self._best_rtt_s
-
     async def dial(self) -> FrameChannel:
         """A new channel to this hop; raises what the dialler raises."""
-        return FrameChannel(await self._dialler.dial(PeerId(self.hop.peer), self.record.record.addresses))
+        return FrameChannel(await self._dialler.dial(self.peer, self.record.record.addresses))
 
-    async def open(self, request: Open) -> Opened:
-        """Ask for the session; raises what the refusal stands for."""
+    async def open(self, request: Open, sender: Sender) -> None:
+        """Ask for the session; raises what the refusal stands for, NetworkError when no answer comes."""
         try:
-            self._channel = await self.dial()
-            await self._channel.send(request)
-            opened, _ = await self._channel.expect(Opened)
+            async with asyncio.timeout(2 * ORDER_S):
+                self._channel = await self.dial()
+                await self._channel.send(request)
+                opened, _ = await self._channel.expect(Opened)
+        except TimeoutError as error:
+            raise self._named(NetworkError(f"{self.name} has not opened a session for {2 * ORDER_S:.0f} s")) from error
         except ShoalError as error:
-            error.peer = self.hop.peer  # whoever plans the route wants to know which hop to avoid
-            raise
-        if opened.max_tokens < request.max_tokens:
-            raise ProtocolError(f"{self.name} granted {opened.max_tokens} tokens of {request.max_tokens}")
-        self._known_epoch = opened.epoch
-        return opened
+            raise self._named(error) from error.__cause__
+        if opened.max_tokens < request.max_tokens or len(opened.weights) != len(self.hop.span):
+            raise self._named(ProtocolError(f"{self.name} did not grant what was asked for"))
+        self.numerics, self.weights = opened.numerics, opened.weights
+        self.first_grant = (request.upstream, opened.acceptance)
+        self._hear(Pong(0, 0.0, 0.0, opened.epoch, opened.position, opened.position))
+        self._known_epoch = sender.epoch  # what it has missed comes with the rows
 
-    async def redirect(self, link: LinkGrant, record: bytes = b"", acceptance: bytes = b"") -> None:
-        """Tell the hop where its output goes, and wait until it knows. `serve` must be running."""
-        self._ready.clear()
-        await self._present().send(Redirect(link, record, acceptance))
-        await self._ready.wait()
+    async def attach(self, epoch: int) -> Attached:
+        """Take up a session that the hop has already; raises SessionLost when it has not, and NetworkError."""
+        self._channel = channel = await self.dial()
+        keys = self.keys
+        await channel.send(Attach("control", keys.session, keys.incarnation, keys.secret, epoch=epoch))
+        attached, _ = await channel.expect(Attached)
+        self._known_epoch = attached.epoch
+        self._hear(msgspec.structs.replace(self.progress, epoch=attached.epoch, position=attached.position))
+        return attached
+
+    def _named(self, error: ShoalError) -> ShoalError:
+        error.peer = self.hop.peer  # whoever plans the route wants to know which hop to avoid
+        return error
+
+    def fail(self, error: ShoalError) -> None:
+        """This hop is of no use any more; whoever waits for it is told."""
+        if self.lost is None:
+            self.lost = self._named(error)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self.lost)
+        self._drop()
+        self.notify()
+
+    async def admit(self, link: LinkGrant) -> bytes:
+        """Tell the hop who feeds it from now on; returns its acceptance. Raises what `lost` says."""
+        if self.first_grant is not None and self.first_grant[0].generation == link.generation:
+            return self.first_grant[1]
+        answer = await self._order(("admit", link.generation), Admit(link))
+        assert isinstance(answer, Admitted)
+        return answer.acceptance
+
+    async def redirect(self, order: Redirect) -> None:
+        """Tell the hop where its output goes, and wait until it knows. Raises what `lost` says."""
+        self.links = {at: news for at, news in self.links.items() if at > order.link.generation - KEPT_NEWS}
+        await self._order(("redirect", order.link.generation), order)
+
+    async def _order(self, key: tuple[str, int], message: Admit | Redirect) -> AnyMessage:
+        if self.lost is not None:
+            raise self.lost
+        answer: asyncio.Future[AnyMessage] = asyncio.get_running_loop().create_future()
+        self._answers[key] = answer
+        try:
+            async with asyncio.timeout(ORDER_S):
+                await self._present().send(message)
+                await answer
+        except (TimeoutError, NetworkError) as error:
+            self.fail(NetworkError(f"{self.name} did not obey: {error or 'no answer'}"))
+            assert self.lost is not None
+            raise self.lost from error
+        finally:
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # somebody has seen it
+            self._answers.pop(key, None)
+        return answer.result()
 
     async def rewind(self, sender: Sender) -> None:
         """Tell the hop of the rewinds that it may not know. A broken channel is no error: data carries rewinds too."""
@@ -109,13 +192,11 @@ class HopControl:
             return
         message = Rewind(sender.epoch, base, self._known_epoch)
         self._known_epoch = sender.epoch
-        try:
+        with contextlib.suppress(NetworkError):
             await self._channel.send(message)
-        except NetworkError:
-            self._channel.abort()
 
     async def close(self) -> None:
-        """Tell the hop that the session is over."""
+        """Tell the hop that the session is over, if it can be told at once."""
         channel, self._channel = self._channel, None
         if channel is None:
             return
@@ -125,82 +206,149 @@ class HopControl:
         except NetworkError:
             channel.abort()  # it will find out when the lease ends
 
+    async def release(self) -> None:
+        """A hop that was given up may be alive after all: have it free what it holds."""
+        with contextlib.suppress(ShoalError, TimeoutError):
+            async with asyncio.timeout(2 * ORDER_S):
+                await self.attach(0)
+                await self.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.abort()
+
+    def detach(self) -> None:
+        """Let go of the hop without ending its session."""
+        self._drop()
+
     def _present(self) -> FrameChannel:
         if self._channel is None:
-            raise ProtocolError(f"the session at {self.name} is not open")
+            raise NetworkError(f"the connection to {self.name} is down")
         return self._channel
 
-    async def serve(self, sender: Sender) -> None:
-        """Ping, listen and dial again until the session fails.
+    async def run(self, sender: Sender) -> None:
+        """Ping and listen until the hop is lost. A connection that broke is dialled again, once."""
+        try:
+            while True:
+                await self._talk()
+                if self.lost is not None:
+                    return
+                await self.attach(sender.epoch)
+                await self.rewind(sender)
+        except ShoalError as error:
+            self.fail(error)
 
-        Raises NetworkError when the hop stays away for RECONNECT_S, SessionLost when it has lost the session, and what a
-        refusal stands for when the hop ends it.
-        """
-        while True:
-            listening = asyncio.ensure_future(self._listen())
-            pinging = asyncio.ensure_future(self._ping())
-            try:
-                done, _ = await asyncio.wait((listening, pinging), return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            except NetworkError:
-                self._present().abort()
-            finally:
-                listening.cancel()
-                pinging.cancel()
-                await asyncio.gather(listening, pinging, return_exceptions=True)
-            await self._reattach(sender)
-
-    async def _reattach(self, sender: Sender) -> None:
-        deadline = self.clock.monotonic() + RECONNECT_S
-        while True:
-            try:
-                channel = await self.dial()
-                keys = self._keys
-                await channel.send(Attach("control", keys.session, keys.incarnation, keys.secret))
-                attached, _ = await channel.expect(Attached)
-                break
-            except NetworkError as error:
-                if self.clock.monotonic() > deadline:
-                    raise NetworkError(f"{self.name} (blocks {self.hop.span}) is out of reach: {error}") from error
-                await self.clock.sleep(REDIAL_S)
-        self._channel = channel
-        self._known_epoch = attached.epoch
-        await self.rewind(sender)
+    async def _talk(self) -> None:
+        tasks = [asyncio.ensure_future(self._listen()), asyncio.ensure_future(self._beat())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except NetworkError:
+            self._drop()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self) -> None:
         while True:
             message, _ = await self._present().receive()
             if isinstance(message, Pong):
                 self._on_pong(message)
+            elif isinstance(message, Admitted):
+                self._answer(("admit", message.generation), message)
             elif isinstance(message, LinkState):
-                self._ready.set()
-                self.on_news(self, message)
+                self._on_link(message)
+            elif isinstance(message, Leaving):
+                self.leaving = True
+                self.notify()
             elif isinstance(message, Refused):
-                raise refused(message, PeerId(self.hop.peer))
+                raise refused(message, self.peer)
             else:
                 raise ProtocolError(f"{self.name} sent {type(message).__name__} on a control channel")
 
-    async def _ping(self) -> None:
+    def _answer(self, key: tuple[str, int], message: AnyMessage) -> None:
+        answer = self._answers.get(key)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def _on_link(self, news: LinkState) -> None:
+        if news.state == "ready":
+            self._answer(("redirect", news.generation), news)
+            return
+        before = self.links.get(news.generation)
+        if before is None or before[0].state != news.state:
+            self.links[news.generation] = (news, self.clock.monotonic())
+            self.notify()
+
+    @property
+    def active(self) -> bool:
+        """Whether a step is under way: heartbeats are frequent then."""
+        return self._active
+
+    @active.setter
+    def active(self, active: bool) -> None:
+        if active and not self._active:
+            self._restart_timers()
+        self._active = active
+
+    def _restart_timers(self) -> None:
         self._pings.clear()
-        count = 0
+        self.heard_at = self.changed_at = self.clock.monotonic()
+
+    async def _beat(self) -> None:
+        self._restart_timers()
+        sent_at = float("-inf")
         while True:
-            if self.active or count % PINGS_IDLE == 0:
-                now = self.clock.wall()
-                if self._pings and now - next(iter(self._pings.values())) > SILENCE_S:
-                    raise NetworkError(f"{self.name} has not answered for {SILENCE_S:.0f} s")
-                self._pings[count] = now
-                await self._present().send(Ping(count))
-            count += 1
-            await self.clock.sleep(PING_ACTIVE_S)
+            now = self.clock.monotonic()
+            if now - sent_at >= (PING_ACTIVE_S if self._active else PING_IDLE_S) - TICK_S / 2:
+                sent_at = now
+                await self.ping()
+            await self.clock.sleep(TICK_S)
+            woke_at = self.clock.monotonic()
+            if woke_at - now > TICK_S + LATE_S:
+                self._restart_timers()
+            elif self._silent(woke_at):
+                self.fail(NetworkError(f"{self.name} was not heard for {SILENCE_S} s"))
+                return
+
+    def _silent(self, now: float) -> bool:
+        if not self._pings:
+            return False
+        oldest = next(iter(self._pings.values()))[1]
+        return now - max(self.heard_at, oldest - PING_ACTIVE_S) > SILENCE_S
+
+    async def ping(self) -> None:
+        """Ask the hop how far it is; the answer is `progress`. Raises NetworkError on a broken connection."""
+        self._pings[self._next_ping] = (self.clock.wall(), self.clock.monotonic())
+        self._next_ping += 1
+        await self._present().send(Ping(self._next_ping - 1))
 
     def _on_pong(self, message: Pong) -> None:
-        """Keep the offset between the two wall clocks, as NTP does, from the fastest exchange."""
-        sent_at = self._pings.pop(message.id, None)
-        if sent_at is None:
+        """Note progress; keep the offset between the two wall clocks, as NTP does, from the fastest exchange."""
+        if message.id >= self._next_ping:
             raise RecordError(f"{self.name} answered a ping that was not sent")
+        self._hear(message)
+        sent = self._pings.pop(message.id, None)
+        if sent is None:
+            return
+        for older in [id_ for id_ in self._pings if id_ < message.id]:
+            del self._pings[older]
         now = self.clock.wall()
-        round_trip_s = (now - sent_at) - (message.sent_at - message.received_at)
-        if round_trip_s <= self._best_rtt_s:
-            self._best_rtt_s = round_trip_s
-            self.clock_offset_s = ((message.received_at - sent_at) + (message.sent_at - now)) / 2
+        round_trip_s = (now - sent[0]) - (message.sent_at - message.received_at)
+        if round_trip_s <= self.round_trip_s:
+            self.round_trip_s = round_trip_s
+            self.clock_offset_s = ((message.received_at - sent[0]) + (message.sent_at - now)) / 2
+
+    def _hear(self, message: Pong) -> None:
+        before, self.progress = self.progress, message
+        self.heard_at = self.clock.monotonic()
+        if _state(before) != _state(message):
+            self.changed_at = self.heard_at
+
+
+def _state(pong: Pong) -> tuple[int, int, int, int]:
+    return pong.epoch, pong.position, pong.computed, pong.steps

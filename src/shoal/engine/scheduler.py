@@ -21,6 +21,9 @@ MAX_STEP_ROWS = 512
 MAX_QUEUED_ROWS = 65_536
 """Rows that may wait in all."""
 
+BACKGROUND_ROWS = 8
+"""Rows in a step of sessions in the background, while others have rows too: beside them they cost next to nothing."""
+
 RETRY_AFTER_S = 1.0
 """The advice of a full queue whose speed nobody has measured yet."""
 
@@ -43,6 +46,8 @@ class Limits(NamedTuple):
 class Scheduler:
     """Decode before prefill; turns between clients, then between a client's sessions; prefill always gets its chunk.
 
+    Sessions in the `background` (they stand by for a failure) get a few rows beside the others', or the whole step.
+
     Raises UsageError for limits that leave no room for either.
     """
 
@@ -51,6 +56,7 @@ class Scheduler:
         if self.limits.prefill_chunk_rows < 1 or self.limits.max_step_rows < 2 or self.limits.max_queued_rows < 1:
             raise UsageError(f"{self.limits}: a step has a row of prefill and one of decode, and a queue a row")
         self.queued_rows = 0
+        self.background: set[str] = set()
         self._waiting: dict[str, int] = {}
         # Whoever was not served for longest stands first, in both.
         self._turns: deque[str] = deque()
@@ -97,12 +103,16 @@ class Scheduler:
 
     def pick(self) -> list[Take]:
         """The next step's rows, taken off the queue; empty when nothing waits."""
-        order = self._in_turn()
+        everybody = self._in_turn()
+        order = [session for session in everybody if session not in self.background]
         decoding = [session for session in order if self._waiting[session] <= DECODE_ROWS]
         prefilling = [session for session in order if self._waiting[session] > DECODE_ROWS]
         chunk, most = self.limits.prefill_chunk_rows, self.limits.max_step_rows
         takes = self._fill(decoding, most - (min(chunk, most // 2) if prefilling else 0))
         takes += self._share(prefilling, min(chunk, most - sum(take.num_rows for take in takes)))
+        beside = [session for session in everybody if session in self.background]
+        room = most - sum(take.num_rows for take in takes)
+        takes += self._share(beside, min(room, BACKGROUND_ROWS if takes else chunk))
         served = {self._client[take.session]: 0 for take in takes}
         for take in takes:
             served[self._client[take.session]] += take.num_rows

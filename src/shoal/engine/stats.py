@@ -18,6 +18,7 @@ class WorkerStats:
         self.batch_sessions: Counter[int] = Counter()
         self.decode_rows_per_s = 0.0
         self.prefill_rows_per_s = 0.0
+        self.step_s = 0.0
 
     @property
     def max_batch_sessions(self) -> int:
@@ -29,6 +30,7 @@ class WorkerStats:
         self.steps += 1
         self.rows += num_rows
         self.batch_sessions[num_sessions] += 1
+        self.step_s = _average(self.step_s, elapsed_s)
         rate = num_rows / max(elapsed_s, 1e-9)
         if decoding:
             self.decode_rows_per_s = _average(self.decode_rows_per_s, rate)

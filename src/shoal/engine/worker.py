@@ -71,9 +71,18 @@ class Worker:
         await asyncio.to_thread(self._thread.join)
 
     async def open(
-        self, session: str, client: str, span: Span, max_tokens: int, on_output: OnOutput, on_failure: OnFailure
+        self,
+        session: str,
+        client: str,
+        span: Span,
+        max_tokens: int,
+        on_output: OnOutput,
+        on_failure: OnFailure,
+        background: bool = False,
     ) -> None:
         """Room for a session; raises ServerFull, or ValueError for a session that is open.
+
+        The rows of one in the `background` are computed beside those of others, until `to_front`.
 
         `on_failure` is told once if the session's rows cannot be computed; the session is closed then.
         """
@@ -94,6 +103,9 @@ class Worker:
             self._give(_Order(undo))  # what was ordered is done all the same
             raise
         self._streams[session] = Stream(client, span, on_output, on_failure)
+        if background:
+            with self._changed:
+                self._scheduler.background.add(session)
 
     def submit(self, session: str, position: int, hidden_states: Tensor, tag: object = None) -> None:
         """Queue rows [n, hidden], at least one, which must follow those before.
@@ -110,6 +122,11 @@ class Worker:
             stream.position += hidden_states.shape[0]
             self.stats.queued_rows = self._scheduler.queued_rows
             self._changed.notify()
+
+    def to_front(self, session: str) -> None:
+        """A session's rows are urgent from now on."""
+        with self._changed:
+            self._scheduler.background.discard(session)
 
     def rewind(self, session: str, position: int) -> None:
         """Rows from `position` on are void: queued ones are forgotten, computed ones are not delivered any more."""
@@ -152,6 +169,7 @@ class Worker:
             stream = self._streams.pop(session, None)
             if stream is not None:
                 self._void(session, stream, 0)
+            self._scheduler.background.discard(session)
             if not self._stopped:
                 self._give(_Order(partial(self._runner.close, session), done))
             elif done is not None:
@@ -296,6 +314,7 @@ class Worker:
                 return  # its owner has closed it meanwhile
             del self._streams[session]
             self._void(session, stream, 0)
+            self._scheduler.background.discard(session)
         self._runner.close(session)
         self._post(partial(stream.on_failure, error))
 

@@ -1,4 +1,4 @@
-"""The two ends of a link: an `Outlet` sends a journal's rows, an `Inlet` takes them (docs/wire.md, "Rows").
+"""The two ends of a link: an `Outlet` sends a feed's rows, an `Inlet` takes them (docs/wire.md, "Rows").
 
 Both outlive their channels: `serve` runs one channel until it breaks, and a newer channel replaces an older one.
 """
@@ -13,7 +13,7 @@ from shoal.errors import ProtocolError
 from shoal.net.framed import FrameChannel, refused
 from shoal.wire.journal import Chunk, Journal
 from shoal.wire.messages import From, Have, Refused, Rows
-from shoal.wire.stream import Receiver, Taken
+from shoal.wire.stream import Cursor, Receiver, Sender, Taken
 
 
 class Throttle(Protocol):
@@ -24,28 +24,53 @@ class Throttle(Protocol):
         ...
 
 
-class Outlet:
-    """Sends a journal to whoever is attached. `elide` is set on the link to the client."""
+class Feed:
+    """A journal and the links that carry it: `next` to the next hop, `follower` to one that stands by."""
 
     def __init__(self, journal: Journal, throttle: Throttle | None = None) -> None:
         self.journal = journal
-        self.elide = False
-        self.on_gone: Callable[[int], None] | None = None
         self.drained = asyncio.Event()
-        self._throttle = throttle
-        self._wake = asyncio.Event()
-        self._channel: FrameChannel | None = None
+        self.next = Outlet(self, throttle)
+        self.follower = Outlet(self, throttle)
+
+    @property
+    def sender(self) -> Sender:
+        """What there is to send."""
+        return self.journal.sender
 
     def append(self, chunk: Chunk) -> None:
         """More rows to send."""
         self.journal.append(chunk)
-        self._wake.set()
+        self._wake()
 
     def rewind(self, epoch: int, position: int) -> None:
         """The stream continues at `position` in a higher epoch."""
         self.journal.rewind(epoch, position)
-        self._wake.set()
+        self._wake()
         self.drained.set()
+
+    def detach(self) -> None:
+        """Drop the channels of both links."""
+        self.next.detach()
+        self.follower.detach()
+        self.drained.set()
+
+    def _wake(self) -> None:
+        self.next.wake.set()
+        self.follower.wake.set()
+
+
+class Outlet:
+    """Sends a feed's rows to whoever is attached. `elide` is set on the link to the client."""
+
+    def __init__(self, feed: Feed, throttle: Throttle | None = None) -> None:
+        self.elide = False
+        self.on_gone: Callable[[int], None] | None = None
+        self.wake = asyncio.Event()
+        self._feed = feed
+        self._cursor = Cursor(feed.journal.sender)
+        self._throttle = throttle
+        self._channel: FrameChannel | None = None
 
     def detach(self) -> None:
         """Drop the present channel, if there is one."""
@@ -60,10 +85,10 @@ class Outlet:
         """
         self.detach()
         self._channel = channel
-        self.journal.sender.attach()
+        self._cursor.attach()
         if have is not None:
-            self.journal.on_have(have)
-        self._wake.set()
+            self._cursor.on_have(have)
+        self.wake.set()
         tasks = [asyncio.ensure_future(self._listen(channel)), asyncio.ensure_future(self._pump(channel))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -75,7 +100,7 @@ class Outlet:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._channel is channel:
                 self._channel = None
-                self.journal.sender.attach()
+                self._cursor.attach()
 
     async def _listen(self, channel: FrameChannel) -> None:
         while self._channel is channel:
@@ -85,27 +110,27 @@ class Outlet:
             if not isinstance(message, Have):
                 raise ProtocolError(f"peer {channel.peer[:8]} sent {type(message).__name__} to a sender of rows")
             if self._channel is channel:
-                self.journal.on_have(message)
-                self._wake.set()
+                self._cursor.on_have(message)
+                self.wake.set()
 
     async def _pump(self, channel: FrameChannel) -> None:
         while self._channel is channel:
-            answer = self.journal.answer()
+            answer = self._cursor.answer()
             if answer is not None:
                 await channel.send(answer)
                 continue
-            frame = self.journal.next_frame(self.elide)
+            frame = self._feed.journal.next_frame(self._cursor, self.elide)
             if frame is not None:
-                self.drained.set()
+                self._feed.drained.set()
                 if self._throttle is not None:
                     await self._throttle.take(len(frame[1]))
                 await channel.send(*frame)
                 continue
-            wanted = self.journal.sender.wanted
+            wanted = self._cursor.wanted
             if wanted is not None and self.on_gone is not None:
                 self.on_gone(wanted)
-            self._wake.clear()
-            await self._wake.wait()
+            self.wake.clear()
+            await self.wake.wait()
 
 
 class RowTaker(Protocol):

@@ -15,12 +15,12 @@ from shoal.wire.messages import (
     Admitted,
     AnyMessage,
     Close,
+    Leaving,
     LinkGrant,
     LinkState,
     Numerics,
     Opened,
     Ping,
-    Pong,
     Redirect,
     Rewind,
 )
@@ -35,15 +35,15 @@ class ControlChannel:
         self._identity = identity
         self._redirector = redirector
         self._clock = redirector.clock
-        self._news: asyncio.Queue[LinkState] = asyncio.Queue(maxsize=64)
+        self._news: asyncio.Queue[LinkState | Leaving] = asyncio.Queue(maxsize=64)
         if session.control is not None:
             session.control.abort()  # an older connection, or an incarnation that this one fences off
         session.control = frames
         session.tell = self._tell
 
-    def _tell(self, state: LinkState) -> None:
+    def _tell(self, news: LinkState | Leaving) -> None:
         if not self._news.full():  # news that nobody reads is no news: links say again what they are
-            self._news.put_nowait(state)
+            self._news.put_nowait(news)
 
     def _accept(self, grant: LinkGrant) -> bytes:
         session = self._session
@@ -56,7 +56,7 @@ class ControlChannel:
         acceptance = Acceptance(session.terms.session, self._identity.peer, grant.peer, grant.generation, expires_at)
         return sign_acceptance(acceptance, self._identity)
 
-    async def opened(self, upstream: LinkGrant, numerics: Numerics) -> None:
+    async def opened(self, upstream: LinkGrant, numerics: Numerics, weights: tuple[str, ...]) -> None:
         """Tell the client what it was granted."""
         session, terms = self._session, self._session.terms
         await self._frames.send(
@@ -68,6 +68,7 @@ class ControlChannel:
                 terms.journal_tokens,
                 numerics,
                 self._accept(upstream),
+                weights,
             )
         )
 
@@ -98,7 +99,7 @@ class ControlChannel:
                 return True
             if isinstance(message, Ping):
                 self._session.renew()
-                await self._frames.send(Pong(message.id, received_at, self._clock.wall()))
+                await self._frames.send(self._session.pong(message.id, received_at))
             else:
                 await self._order(message)
 

@@ -17,10 +17,11 @@ from shoal.net.dial import Dialler
 from shoal.net.framed import FrameChannel
 from shoal.net.node import listen_all, make_transports
 from shoal.net.throttle import RateLimit
+from shoal.net.transport import Transport
 from shoal.server.config import ServerConfig
 from shoal.server.loading import LoadedBlocks, load
 from shoal.server.redirect import Redirector
-from shoal.server.service import Service
+from shoal.server.service import DRAIN_S, Service
 from shoal.server.sessions import SessionTable
 from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
@@ -28,10 +29,15 @@ from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord, sign_record
 from shoal.types import PeerId
-from shoal.wire.messages import Status
+from shoal.wire.messages import Leaving, Status
 
 EXCHANGE_S = 3.0
 """How often records are exchanged with one random member."""
+
+TOLD_AT_ONCE = 8
+"""Members that hear at once of a server that leaves; the others learn it by exchange."""
+
+DRAIN_POLL_S = 0.05
 
 EXPIRY_S = 0.5
 """How often leases are looked at."""
@@ -41,15 +47,22 @@ Progress = Callable[[str, int, int], None]
 
 
 class Server:
-    """Serves a span of blocks. Open with `async with`; `ticket` then reaches it."""
+    """Serves a span of blocks. Open with `async with`; `ticket` then reaches it. `wrap` puts emulated links on transports."""
 
-    def __init__(self, config: ServerConfig, progress: Progress | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        progress: Progress | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        wrap: Callable[[Transport, PeerId], Transport] | None = None,
+    ) -> None:
         self.config = config
         self.identity = Identity.load(config.identity) if config.identity else Identity.generate()
         self.directory = Directory(clock)
         self.addresses: tuple[str, ...] = ()
         self._progress = progress or (lambda what, done, total: None)
         self._clock = clock
+        self._wrap = wrap or (lambda transport, me: transport)
         self._stack = contextlib.AsyncExitStack()
         self._tickets = [Ticket.parse(text) for text in config.peers]
         self._sequence = int(clock.wall() * 1000)
@@ -63,6 +76,29 @@ class Server:
     def record(self) -> ServerRecord:
         """This server's record as it was last announced."""
         return self._record
+
+    @property
+    def ordered_to_leave(self) -> asyncio.Event:
+        """Set when this node's owner asked for it from elsewhere, or when its compute thread has died."""
+        return self._service.ordered_to_leave
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the compute thread, if something did."""
+        return self.worker.failure
+
+    async def drain(self, deadline_s: float = DRAIN_S) -> int:
+        """Take no new sessions, say so, and wait until clients have moved theirs; returns how many did not."""
+        self._service.leaving_at = self._clock.monotonic() + deadline_s
+        self._announce()
+        for session in self.sessions:
+            session.report(Leaving(deadline_s))
+        known = [signed.record for signed in self.directory.records() if signed.record.peer != self.identity.peer]
+        told = asyncio.gather(*(self._exchange(PeerId(near.peer), near.addresses) for near in known[:TOLD_AT_ONCE]))
+        while len(self.sessions) and self._clock.monotonic() < self._service.leaving_at:
+            await self._clock.sleep(DRAIN_POLL_S)
+        await told
+        return len(self.sessions)
 
     def status(self) -> Status:
         """This server's load now."""
@@ -83,7 +119,8 @@ class Server:
 
     async def _start(self) -> None:
         config = self.config
-        transports = make_transports(self.identity.key, config.listen, config.transport)
+        made = make_transports(self.identity.key, config.listen, config.transport)
+        transports = [self._wrap(transport, self.identity.peer) for transport in made]
         self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
         for transport in transports:
             self._stack.push_async_callback(transport.close)
@@ -118,12 +155,13 @@ class Server:
             model=loaded.holding.model,
             span=loaded.holding.span,
             name=self.config.name,
-            numerics=loaded.holding.numerics.probe,
+            numerics=loaded.holding.numerics.key,
             bits_per_weight=loaded.bits_per_weight,
             decode_rows_per_s=status.decode_rows_per_s,
             prefill_rows_per_s=status.prefill_rows_per_s,
             free_tokens=status.free_tokens,
             queued_rows=status.queued_rows,
+            draining=self._service.leaving_at is not None,
             version=importlib.metadata.version("shoal"),
         )
         self.directory.add(sign_record(self._record, self.identity).data)
@@ -162,6 +200,8 @@ class Server:
         while True:
             await self._clock.sleep(EXPIRY_S)
             await self.sessions.expire()
+            if self.worker.failure is not None:
+                self.ordered_to_leave.set()  # whoever runs this server must not go on announcing it
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -22,7 +22,7 @@ from shoal.server.service import Holding
 from shoal.swarm.placement import choose_span
 from shoal.types import ModelSpec, Span
 from shoal.weights.checkpoint import Checkpoint, fingerprint
-from shoal.weights.loading import blocks_digest, load_blocks
+from shoal.weights.loading import block_digests, load_blocks
 from shoal.weights.source import open_checkpoint
 from shoal.wire.messages import Numerics
 
@@ -68,11 +68,12 @@ def load(config: ServerConfig, held: Iterable[Span], progress: Progress) -> Load
     cache_pages, journal_tokens = _budget(config, model, memory_bytes - sum(block.size_bytes for block in blocks))
     cache = KVCache(model.block, cache_pages, device=config.device)
     runner = Runner(model.block, span, blocks, cache, proof.tile)
-    numerics = Numerics(proof.kernel, proof.probe, blocks_digest(blocks), cache.dtype, exact=proof.exact)
+    numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
     holding = Holding(
         ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size),
         span,
         numerics,
+        block_digests(blocks),
         _public_source(checkpoint),
         checkpoint.revision,
         json.dumps(dict(checkpoint.config)).encode(),

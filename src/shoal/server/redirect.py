@@ -5,23 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.clock import Clock
 from shoal.errors import NetworkError, RecordError, ServerFull, ShoalError
 from shoal.net.dial import Dialler
 from shoal.net.framed import FrameChannel
+from shoal.net.rowlink import Outlet
 from shoal.server.sessions import HopSession
 from shoal.swarm.identity import Identity
-from shoal.swarm.records import ServerRecord, verify_acceptance, verify_record
+from shoal.swarm.records import verify_acceptance, verify_record
 from shoal.types import PeerId
-from shoal.wire.messages import MAX_TEXT_CHARS, Attach, LinkState, Redirect
+from shoal.wire.messages import MAX_TEXT_CHARS, Attach, LinkGrant, LinkState, Redirect
 
 MAX_DIALS_PER_MINUTE = 120
 """Dials that one client's redirects may cause in a minute, redials included."""
 
 REDIAL_FIRST_S = 0.05
 REDIAL_MOST_S = 2.0
+
+
+class _Target(NamedTuple):
+    """A next hop, and the id by which it knows the session."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+    session: bytes
 
 
 class Redirector:
@@ -53,60 +62,54 @@ class Redirector:
 
         Raises RecordError when the target did not agree, or for a generation that is older than the present one.
         """
-        link, present = message.link, session.downstream
+        line = session.follower if message.follow else session.next
+        link, present = message.link, line.grant
         if present is not None and link.generation < present.generation:
             raise RecordError(f"link generation {link.generation} is older than {present.generation}")
-        record = None
-        if link.peer != session.owner:
-            record = self._agreed(session, message)
-        session.downstream = link
-        session.outlet.detach()
-        session.outlet.elide = record is None
-        session.outlet.on_gone = lambda position: session.report(
+        target = None if link.peer == session.owner else self._agreed(message)
+        line.cut()
+        line.grant = link
+        line.outlet.elide = message.elide and target is None
+        line.outlet.on_gone = lambda position: session.report(
             LinkState(link.generation, "gone", "the journal has dropped these rows", position)
         )
-        if session.link_task is not None:
-            session.link_task.cancel()
-            session.link_task = None
+        if not message.follow:
+            session.wake_up()
         session.report(LinkState(link.generation, "ready"))
-        if record is not None:
-            session.link_task = self.spawn(self._keep(session, message, record))
+        if target is not None:
+            line.task = self.spawn(self._keep(session, line.outlet, link, target))
 
-    def _agreed(self, session: HopSession, message: Redirect) -> ServerRecord:
+    def _agreed(self, message: Redirect) -> _Target:
+        """Where to dial: the target has signed its addresses, and that this node may feed that session of it."""
         now = self.clock.wall()
         record = verify_record(message.record, now).record
         acceptance = verify_acceptance(message.acceptance, now)
-        agreed = (acceptance.session, acceptance.peer, acceptance.upstream, acceptance.generation)
-        if record.peer != message.link.peer or agreed != (
-            session.terms.session,
-            message.link.peer,
-            self._identity.peer,
-            message.link.generation,
-        ):
+        agreed = (acceptance.peer, acceptance.upstream, acceptance.generation)
+        wanted = (message.link.peer, self._identity.peer, message.link.generation)
+        if record.peer != message.link.peer or agreed != wanted:
             raise RecordError(f"{message.link.peer[:8]} did not agree to be fed by this hop")
-        return record
+        return _Target(PeerId(record.peer), record.addresses, acceptance.session)
 
-    async def _keep(self, session: HopSession, message: Redirect, record: ServerRecord) -> None:
+    async def _keep(self, session: HopSession, outlet: Outlet, link: LinkGrant, target: _Target) -> None:
         """Keep the link up until it is replaced or the session ends."""
         wait_s = REDIAL_FIRST_S
         while not session.closed.is_set():
             try:
-                async with await self._dial(session, message, record) as channel:
-                    session.report(LinkState(message.link.generation, "up"))
+                async with await self._dial(session, link, target) as channel:
+                    session.report(LinkState(link.generation, "up"))
                     wait_s = REDIAL_FIRST_S
-                    await session.outlet.serve(channel)
+                    await outlet.serve(channel)
             except ShoalError as error:
-                session.report(LinkState(message.link.generation, "down", str(error)[:MAX_TEXT_CHARS]))
+                session.report(LinkState(link.generation, "down", str(error)[:MAX_TEXT_CHARS]))
                 if not isinstance(error, NetworkError | ServerFull):
                     return  # the peer refused: only the client can change that
             await self.clock.sleep(wait_s)
             wait_s = min(2 * wait_s, REDIAL_MOST_S)
 
-    async def _dial(self, session: HopSession, message: Redirect, record: ServerRecord) -> FrameChannel:
+    async def _dial(self, session: HopSession, link: LinkGrant, target: _Target) -> FrameChannel:
         self._count_dial(session)
-        channel = FrameChannel(await self._dialler.dial(PeerId(record.peer), record.addresses))
-        link = message.link
-        await channel.send(Attach("send", session.terms.session, session.incarnation, link.token, link.generation))
+        channel = FrameChannel(await self._dialler.dial(target.peer, target.addresses))
+        await channel.send(Attach("send", target.session, session.incarnation, link.token, link.generation))
         return channel
 
     def _count_dial(self, session: HopSession) -> None:

@@ -33,6 +33,7 @@ from shoal.swarm.directory import Directory
 from shoal.swarm.identity import Identity
 from shoal.types import ModelSpec, PeerId, Span
 from shoal.wire.messages import (
+    MAX_POSITION,
     AnyMessage,
     Attach,
     Attached,
@@ -41,6 +42,8 @@ from shoal.wire.messages import (
     Digest,
     GetStatus,
     Have,
+    Leave,
+    Leaving,
     Numerics,
     Open,
     RowCodec,
@@ -51,13 +54,20 @@ FIRST_MESSAGE_S = 10.0
 MAX_LEASE_S = 300.0
 MAX_CHANNELS = 4096
 
+DRAIN_S = 60.0
+"""How long a server that leaves gives its sessions to move."""
+
+RETRY_ELSEWHERE_S = 60.0
+"""What a server that leaves advises: by then it is gone."""
+
 
 class Holding(msgspec.Struct, frozen=True):
-    """What a server holds and is willing to give; token counts are per session."""
+    """What a server holds and is willing to give; `weights` digests each block, token counts are per session."""
 
     model: ModelSpec
     span: Span
     numerics: Numerics
+    weights: tuple[str, ...]
     source: str
     revision: str
     config_json: bytes
@@ -88,6 +98,8 @@ class Service:
         self._started_at = self._clock.monotonic()
         self._channels = 0
         self.throttle: Throttle | None = None
+        self.leaving_at: float | None = None
+        self.ordered_to_leave = asyncio.Event()
 
     async def handle(self, channel: Channel) -> None:
         """Serve one channel; errors are told to the peer as far as it still listens."""
@@ -121,6 +133,7 @@ class Service:
             Digest: lambda: exchange.answer(frames, self._directory, payload),
             Describe: lambda: self._describe(frames, message),  # type: ignore[arg-type]  # keyed by its type
             GetStatus: lambda: frames.send(self.status()),
+            Leave: lambda: self._leave(frames),
             Open: lambda: self._open(frames, message),  # type: ignore[arg-type]  # keyed by its type
             Attach: lambda: self._attach(frames, message),  # type: ignore[arg-type]  # keyed by its type
         }
@@ -146,6 +159,13 @@ class Service:
             exact=self._holding.numerics.exact,
         )
 
+    async def _leave(self, frames: FrameChannel) -> None:
+        """The owner's order: whoever dials with this node's own key."""
+        if frames.peer != self._identity.peer:
+            raise IdentityError("only this node's own key orders it to leave")
+        self.ordered_to_leave.set()
+        await frames.send(Leaving(DRAIN_S))
+
     async def _describe(self, frames: FrameChannel, message: Describe) -> None:
         model = self._holding.model
         if message.fingerprint not in ("", model.fingerprint):
@@ -155,6 +175,8 @@ class Service:
 
     async def _open(self, frames: FrameChannel, message: Open) -> None:
         session = self._sessions.get(message.session)
+        if session is None and self.leaving_at is not None:
+            raise ServerFull("this server is leaving and takes no new sessions", retry_after=RETRY_ELSEWHERE_S)
         if session is None:
             session = await self._sessions.open(self._terms(message), frames.peer, self.throttle, self._failed)
         session = self._sessions.find(message.session, message.secret, message.incarnation)
@@ -162,7 +184,9 @@ class Service:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
         session.owner = frames.peer
         control = ControlChannel(frames, session, self._identity, self._redirector)
-        await control.opened(message.upstream, self._holding.numerics)
+        first = message.span.start - self._holding.span.start
+        weights = self._holding.weights[first : first + len(message.span)]
+        await control.opened(message.upstream, self._holding.numerics, weights)
         await self._control(control, session)
 
     def _terms(self, message: Open) -> Terms:
@@ -187,6 +211,7 @@ class Service:
             held.model.hidden_size,
             message.row_codec,
             min(held.journal_tokens, message.max_tokens),
+            message.follow,
         )
 
     def _failed(self, session: HopSession, error: Exception) -> None:
@@ -194,6 +219,8 @@ class Service:
         self._redirector.spawn(self._sessions.close(session))
 
     async def _control(self, control: ControlChannel, session: HopSession) -> None:
+        if self.leaving_at is not None:
+            session.report(Leaving(max(0.0, self.leaving_at - self._clock.monotonic())))
         if await control.serve():
             await self._sessions.close(session)
 
@@ -202,23 +229,24 @@ class Service:
             session = self._sessions.find(message.session, message.token, message.incarnation)
             session.owner = frames.peer
             control = ControlChannel(frames, session, self._identity, self._redirector)
-            await frames.send(Attached(session.receiver.epoch, session.receiver.position))
+            base = session.feed.sender.least(message.epoch)
+            position = session.receiver.position
+            await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
             await self._control(control, session)
         elif message.role == "send":
-            session = self._linked(frames.peer, message, "upstream")
+            session = self._linked(frames.peer, message)
             frames.allow_payload(session.max_frame_bytes)
             await frames.send(session.inlet.attach(frames))
             await session.inlet.serve(frames)
         else:
-            session = self._linked(frames.peer, message, "downstream")
-            await session.outlet.serve(frames, Have(message.epoch, message.position))
+            session = self._linked(frames.peer, message)
+            await session.next.outlet.serve(frames, Have(message.epoch, message.position))
 
-    def _linked(self, peer: PeerId, message: Attach, side: str) -> HopSession:
+    def _linked(self, peer: PeerId, message: Attach) -> HopSession:
         """The session whose link on this side was granted to just this peer, generation and token."""
         session = self._sessions.get(message.session)
-        if session is None or message.incarnation != session.incarnation:
-            raise IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")
-        grant = session.upstream if side == "upstream" else session.downstream
-        if grant is None or not session.admits(grant, peer, message):
-            raise IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")
-        return session
+        if session is not None and message.incarnation == session.incarnation:
+            grant = session.upstream if message.role == "send" else session.next.grant
+            if grant is not None and session.admits(grant, peer, message):
+                return session
+        raise IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")

@@ -14,10 +14,10 @@ from shoal.engine.worker import StepOutput, Worker
 from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
 from shoal.net.framed import FrameChannel
-from shoal.net.rowlink import Inlet, Outlet, Throttle
+from shoal.net.rowlink import Feed, Inlet, Outlet, Throttle
 from shoal.types import PeerId, Span
 from shoal.wire.journal import Chunk, Journal
-from shoal.wire.messages import Attach, HopTrace, LinkGrant, LinkState, Rewind, RowCodec, Rows
+from shoal.wire.messages import Attach, HopTrace, Leaving, LinkGrant, LinkState, Pong, Rewind, RowCodec, Rows
 from shoal.wire.stream import Receiver
 from shoal.wire.tensors import decode_rows, encode_rows, row_bytes
 
@@ -36,6 +36,7 @@ class Terms(msgspec.Struct, frozen=True):
     hidden_size: int
     row_codec: RowCodec
     journal_tokens: int
+    follow: bool = False
 
 
 class Arrival(NamedTuple):
@@ -44,6 +45,22 @@ class Arrival(NamedTuple):
     needed_from: int
     trace: tuple[HopTrace, ...]
     received_at: float
+
+
+class Line:
+    """An outgoing link as it was granted, and the task that keeps it up."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.outlet = outlet
+        self.grant: LinkGrant | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def cut(self) -> None:
+        """Drop the channel, and stop dialling."""
+        self.outlet.detach()
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
 
 
 class HopSession:
@@ -55,16 +72,16 @@ class HopSession:
         self.incarnation = 0
         self.owner: PeerId | None = None
         self.upstream: LinkGrant | None = None
-        self.downstream: LinkGrant | None = None
         self.failure: Exception | None = None
         self.control: FrameChannel | None = None
-        self.tell: Callable[[LinkState], None] | None = None
-        self.link_task: asyncio.Task[None] | None = None
+        self.tell: Callable[[LinkState | Leaving], None] | None = None
         self.closed = asyncio.Event()
         self.receiver = Receiver()
         self.inlet = Inlet(self.receiver, self)
         self._row_bytes = row_bytes(terms.row_codec, terms.hidden_size)
-        self.outlet = Outlet(Journal(self._row_bytes, terms.journal_tokens), throttle)
+        self.feed = Feed(Journal(self._row_bytes, terms.journal_tokens), throttle)
+        self.feed.journal.mute = terms.follow
+        self.next, self.follower = Line(self.feed.next), Line(self.feed.follower)
         self._worker = worker
         self._clock = clock
         self._in_order = asyncio.Lock()
@@ -74,10 +91,23 @@ class HopSession:
         """The client was heard: its lease begins anew."""
         self.expires_at = self._clock.monotonic() + self.terms.lease_s
 
-    def report(self, state: LinkState) -> None:
-        """Tell the client about the outgoing link, if its control channel is up."""
+    def report(self, news: LinkState | Leaving) -> None:
+        """Tell the client, if its control channel is up."""
         if self.tell is not None:
-            self.tell(state)
+            self.tell(news)
+
+    def wake_up(self) -> None:
+        """It stood by; from now on its output is wanted."""
+        if self.feed.journal.mute:
+            self.feed.journal.mute = False
+            self._worker.to_front(self.key)
+
+    def pong(self, id_: int, received_at: float) -> Pong:
+        """The answer to a ping: how far this hop has come."""
+        stats, receiver = self._worker.stats, self.receiver
+        computed = self.feed.sender.end
+        now = self._clock.wall()
+        return Pong(id_, received_at, now, receiver.epoch, receiver.position, computed, stats.steps, stats.step_s)
 
     def admits(self, grant: LinkGrant, peer: PeerId, message: Attach) -> bool:
         """Whether a node that attaches is the one that a link was granted to."""
@@ -101,7 +131,7 @@ class HopSession:
     def truncate(self, position: int) -> None:
         """RowTaker: rows from `position` on are void, and so is what was computed from them."""
         self._worker.rewind(self.key, position)
-        self.outlet.rewind(self.receiver.epoch, position)
+        self.feed.rewind(self.receiver.epoch, position)
 
     async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
         """RowTaker: hand new rows to the compute thread; waits while this session's backlog is full."""
@@ -111,15 +141,14 @@ class HopSession:
         arrival = Arrival(needed_from, rows.trace, received_at)
         async with self._in_order:
             while self._backlog(rows) > MAX_BACKLOG_ROWS and not self.closed.is_set():
-                self.outlet.drained.clear()
-                await self.outlet.drained.wait()
+                self.feed.drained.clear()
+                await self.feed.drained.wait()
             if rows.epoch == self.receiver.epoch and not self.closed.is_set():
                 self._worker.submit(self.key, rows.position + skip, hidden_states, arrival)
 
     def _backlog(self, rows: Rows) -> int:
         """Rows before this frame that are waiting to be computed or sent."""
-        sender = self.outlet.journal.sender
-        return max(0, rows.position - sender.end) + sender.unsent
+        return max(0, rows.position - self.feed.sender.end) + self.feed.journal.unsent
 
     def on_rewind(self, message: Rewind) -> None:
         """The client's word on the control channel."""
@@ -133,16 +162,15 @@ class HopSession:
         hop = HopTrace(arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows)
         data = encode_rows(output.hidden_states, self.terms.row_codec)
         count = output.hidden_states.shape[0]
-        self.outlet.append(Chunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
+        self.feed.append(Chunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
 
     def close(self) -> None:
-        """Cut both links; whoever waits on `closed` ends. Harmless when closed."""
+        """Cut all links; whoever waits on `closed` ends. Harmless when closed."""
         self.closed.set()
-        if self.link_task is not None:
-            self.link_task.cancel()
         self.inlet.detach()
-        self.outlet.detach()
-        self.outlet.drained.set()
+        self.next.cut()
+        self.follower.cut()
+        self.feed.drained.set()
 
 
 class SessionTable:
@@ -199,6 +227,7 @@ class SessionTable:
                 terms.max_tokens,
                 on_output=session.on_output,
                 on_failure=lambda error: on_failure(session, error),
+                background=terms.follow,
             )
         finally:
             self._opening -= 1

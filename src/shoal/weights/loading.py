@@ -83,14 +83,17 @@ def load_ends(checkpoint: Checkpoint, config: ModelConfig, dtype: str = "float32
     return Ends(embedding, RmsNorm(weights["norm.weight"], config.block.norm_eps), head, config.vocab_size)
 
 
-def blocks_digest(blocks: list[Block]) -> str:
-    """32 hexadecimal digits over the blocks' weights as they are used."""
-    digest = hashlib.blake2b(digest_size=16)
-    for block in blocks:
-        for linear in block.linears():
-            digest.update(linear.weight.cpu().contiguous().view(torch.uint8).numpy().data)
-            if linear.bias is not None:
-                digest.update(linear.bias.cpu().numpy().tobytes())
-        for norm in (block.attention_norm, block.mlp_norm):
-            digest.update(norm.weight.cpu().numpy().tobytes())
+def block_digests(blocks: list[Block]) -> tuple[str, ...]:
+    """16 hexadecimal digits for each block over its weights as they are used."""
+    return tuple(_block_digest(block) for block in blocks)
+
+
+def _block_digest(block: Block) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for linear in block.linears():
+        digest.update(linear.weight.cpu().contiguous().view(torch.uint8).numpy().data)
+        if linear.bias is not None:
+            digest.update(linear.bias.cpu().numpy().tobytes())
+    for norm in (block.attention_norm, block.mlp_norm):
+        digest.update(norm.weight.cpu().numpy().tobytes())
     return digest.hexdigest()

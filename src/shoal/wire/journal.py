@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import NamedTuple
 
-from shoal.wire.messages import From, Have, HopTrace, Rows
-from shoal.wire.stream import Sender
+from shoal.wire.messages import HopTrace, Rows
+from shoal.wire.stream import Cursor, Sender
 
 
 class Chunk(NamedTuple):
@@ -35,16 +35,23 @@ class Chunk(NamedTuple):
 
 
 class Journal:
-    """Chunks of rows and the `Sender` that says which of them go out next.
+    """Chunks of rows and the `Sender` that says which of them there are.
 
-    `budget_rows` bounds the rows kept after they were sent; what was not sent is always kept.
+    `budget_rows` bounds the rows kept after they were sent; what was not sent is always kept, unless nobody is to get it
+    (`mute`, a follower that stands by).
     """
 
     def __init__(self, row_bytes: int, budget_rows: int, sender: Sender | None = None) -> None:
         self.row_bytes = row_bytes
         self.sender = sender or Sender()
+        self.mute = False
         self._budget_rows = budget_rows
         self._chunks: list[Chunk] = []
+
+    @property
+    def unsent(self) -> int:
+        """Rows that the next hop has not been sent."""
+        return 0 if self.mute or not self.sender.cursors else self.sender.cursors[0].unsent
 
     def append(self, chunk: Chunk) -> None:
         """Keep a chunk, which must follow the last one."""
@@ -52,6 +59,8 @@ class Journal:
             raise ValueError(f"a chunk at {chunk.position} does not follow {self.sender.end}")
         self._chunks.append(chunk)
         self.sender.append(chunk.num_rows)
+        if self.mute:
+            self._evict()
 
     def rewind(self, epoch: int, position: int) -> None:
         """Forget the rows from `position` on; the stream goes on in a higher epoch."""
@@ -62,39 +71,25 @@ class Journal:
             self._chunks[-1] = last.ending_at(min(position, last.position + last.num_rows), self.row_bytes)
         self.sender.rewind(epoch, position)
 
-    def since(self, position: int) -> list[Chunk]:
-        """What is kept from `position` on."""
-        kept = [chunk for chunk in self._chunks if chunk.position + chunk.num_rows > position]
-        return [chunk.starting_at(max(position, chunk.position), self.row_bytes) for chunk in kept]
-
-    def on_have(self, message: Have) -> None:
-        """The receiver's word."""
-        self.sender.on_have(message)
-
-    def answer(self) -> From | None:
-        """The reply to it, once there is one."""
-        return self.sender.answer()
-
-    def next_frame(self, elide: bool = False) -> tuple[Rows, bytes] | None:
-        """The next rows to send, if any; `elide` leaves out the bytes of rows that the client does not need."""
-        position = self.sender.ready
+    def next_frame(self, cursor: Cursor, elide: bool = False) -> tuple[Rows, bytes] | None:
+        """The next rows to send on a link, if any; `elide` leaves out the bytes of rows that the client does not need."""
+        position = cursor.ready
         if position is None:
             return None
         index = bisect_right(self._chunks, position, key=lambda chunk: chunk.position) - 1
         chunk = self._chunks[index].starting_at(position, self.row_bytes)
         epoch, reply = self.sender.epoch, chunk.reply()
-        after = self.sender.sent(chunk.num_rows)
+        after = cursor.sent(chunk.num_rows)
         self._evict()
         elided = chunk.num_rows - reply if elide and reply >= 0 else 0
         rows = Rows(epoch, position, chunk.num_rows, after, reply, elided, chunk.trace)
         return rows, chunk.data[elided * self.row_bytes :]
 
     def _evict(self) -> None:
-        sender = self.sender
-        kept_from = sender.end - max(sender.unsent, self._budget_rows)
+        kept_from = self.sender.end - max(self.unsent, self._budget_rows)
         drop = 0
         while drop < len(self._chunks) and self._chunks[drop].position + self._chunks[drop].num_rows <= kept_from:
             drop += 1
         if drop:
             del self._chunks[:drop]
-            sender.evict(self._chunks[0].position if self._chunks else sender.end)
+            self.sender.evict(self._chunks[0].position if self._chunks else self.sender.end)

@@ -14,6 +14,7 @@ MAX_ROWS = 4096
 MAX_HIDDEN_SIZE = 65_536
 MAX_POSITION = 1 << 24
 MAX_HOPS = 128
+MAX_BLOCKS = 1024
 MAX_TEXT_CHARS = 512
 MAX_CONFIG_BYTES = 1 << 20
 SECRET_BYTES = 16
@@ -110,14 +111,18 @@ class Numerics(msgspec.Struct, frozen=True):
 
     kernel: Text
     probe: Text
-    weights: Text
     kv_dtype: Text
     row_codec: RowCodec = "fp32"
     exact: bool = True
 
+    @property
+    def key(self) -> str:
+        """The same as one short string, for records."""
+        return f"{self.kernel}/{self.kv_dtype}/{self.probe[:16]}"
+
 
 class Open(Message, frozen=True, tag="open"):
-    """Asks a server to hold `span` for a session."""
+    """Asks a server to hold `span` for a session; `follow` if it shall only stand by for now."""
 
     session: Secret
     incarnation: Counter
@@ -128,10 +133,11 @@ class Open(Message, frozen=True, tag="open"):
     upstream: LinkGrant
     lease_s: Seconds = 30.0
     row_codec: RowCodec = "fp32"
+    follow: bool = False
 
 
 class Opened(Message, frozen=True, tag="opened"):
-    """What was granted, and the state of the session at this hop."""
+    """What was granted, and the state of the session at this hop; `weights` has a digest for each block of the span."""
 
     max_tokens: Position
     lease_s: Seconds
@@ -140,14 +146,20 @@ class Opened(Message, frozen=True, tag="opened"):
     journal_tokens: Position
     numerics: Numerics
     acceptance: Signed
+    weights: Annotated[tuple[Annotated[str, Meta(max_length=32)], ...], Meta(max_length=MAX_BLOCKS)] = ()
 
 
 class Redirect(Message, frozen=True, tag="redirect"):
-    """Where this hop's output goes; record and acceptance are empty when it is the client."""
+    """Where this hop's output goes; record and acceptance are empty when it is the client.
+
+    `elide`: leave out the rows that the client does not need. `follow`: this link is beside the one to the next hop.
+    """
 
     link: LinkGrant
     record: Signed = b""
     acceptance: Signed = b""
+    elide: bool = False
+    follow: bool = False
 
 
 class Admit(Message, frozen=True, tag="admit"):
@@ -178,11 +190,20 @@ class Ping(Message, frozen=True, tag="ping"):
 
 
 class Pong(Message, frozen=True, tag="pong"):
-    """Times are the server's wall clock in seconds."""
+    """Times are the server's wall clock in seconds.
+
+    As of `epoch`, this hop has received the rows below `position` and computed those below `computed`; `steps` counts what its
+    compute thread has done for anybody, in about `step_s` seconds each.
+    """
 
     id: Counter
     received_at: float
     sent_at: float
+    epoch: Counter = 0
+    position: Position = 0
+    computed: Position = 0
+    steps: Counter = 0
+    step_s: Seconds = 0.0
 
 
 class LinkState(Message, frozen=True, tag="link"):
@@ -194,12 +215,25 @@ class LinkState(Message, frozen=True, tag="link"):
     position: Position = 0
 
 
+class Leaving(Message, frozen=True, tag="leaving"):
+    """This server will leave, in `deadline_s` seconds at the latest: sessions should move. Also the answer to `leave`."""
+
+    deadline_s: Seconds
+
+
+class Leave(Message, frozen=True, tag="leave"):
+    """Orders a server to drain and leave; only from its own node key."""
+
+
 class Close(Message, frozen=True, tag="close"):
     """The session ends."""
 
 
 class Attach(Message, frozen=True, tag="attach"):
-    """Takes up a session's control channel, or one end of a link."""
+    """Takes up a session's control channel, or one end of a link.
+
+    `epoch` is the last that a client on a control channel, or a receiver, knows.
+    """
 
     role: Literal["control", "send", "receive"]
     session: Secret
@@ -211,10 +245,11 @@ class Attach(Message, frozen=True, tag="attach"):
 
 
 class Attached(Message, frozen=True, tag="attached"):
-    """The state of the session at this hop."""
+    """The state of the session at this hop; rows below `base` were there before the epoch that the client named."""
 
     epoch: Counter
     position: Position
+    base: Position = MAX_POSITION
 
 
 class Have(Message, frozen=True, tag="have"):
@@ -270,6 +305,8 @@ AnyMessage = (
     | Ping
     | Pong
     | LinkState
+    | Leave
+    | Leaving
     | Close
     | Attach
     | Attached

@@ -1,8 +1,8 @@
 """The journaled row stream's rule as a pure state machine (docs/wire.md, "The rule").
 
-`Receiver` and `Sender` know positions and epochs, never rows, sockets or time. A hop owns one of each and calls
-`Sender.rewind` with whatever its receiver truncated; the client owns a sender towards the first hop and a receiver from
-the last.
+`Receiver`, `Sender` and its `Cursor`s know positions and epochs, never rows, sockets or time. A hop owns a receiver and a
+sender and calls `Sender.rewind` with whatever its receiver truncated; the client owns a sender towards the first hop and
+a receiver from the last. A cursor is one link out of a sender: to the next hop, or to a follower that stands by.
 """
 
 from __future__ import annotations
@@ -75,16 +75,17 @@ class Receiver:
 
 
 class Sender:
-    """What one party has to send: rows from `base` (older ones are evicted) to `end`, as of `epoch`."""
+    """What one party has to send: rows from `base` (older ones are evicted) to `end`, as of `epoch`.
+
+    `cursors` are the links that it sends on: the next hop's first, then followers'.
+    """
 
     def __init__(self, epoch: int = 0, position: int = 0) -> None:
         self.epoch = epoch
         self.base = position
         self.end = position
+        self.cursors: list[Cursor] = []
         self._rewinds: list[tuple[int, int]] = []
-        self._have: Have | None = None
-        self._cursor: int | None = None
-        self._after = epoch
 
     def append(self, count: int) -> None:
         """`count` more rows of the present epoch are there to send."""
@@ -105,51 +106,68 @@ class Sender:
         while self._rewinds and self._rewinds[-1][1] >= position:
             self._rewinds.pop()
         self._rewinds.append((epoch, position))
-        if self._cursor is not None:
-            self._cursor = min(self._cursor, position)
+        for cursor in self.cursors:
+            cursor.cut(position)
 
     def least(self, since: int) -> int | None:
         """The least base of all rewinds after epoch `since`."""
         return next((base for epoch, base in self._rewinds if epoch > since), None)
 
+
+class Cursor:
+    """One link's place in what a party sends."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._have: Have | None = None
+        self._next: int | None = None
+        self._after = sender.epoch
+        sender.cursors.append(self)
+
     def attach(self) -> None:
         """A link begins, or ends: nothing is sent before the receiver says what it has."""
-        self._have = self._cursor = None
+        self._have = self._next = None
+
+    def cut(self, position: int) -> None:
+        """The sender was rewound to `position`."""
+        if self._next is not None:
+            self._next = min(self._next, position)
 
     def on_have(self, message: Have) -> None:
         """The receiver's word; `answer` gives the reply as soon as there is one."""
-        self._have, self._cursor = message, None
+        self._have, self._next = message, None
 
     def answer(self) -> From | None:
         """The reply to the last `have`, once; None while this side knows less than the receiver."""
-        if self._have is None or self._have.epoch > self.epoch:
+        if self._have is None or self._have.epoch > self._sender.epoch:
             return None
-        base = self.least(self._have.epoch)
-        self._cursor = self._have.position if base is None else min(self._have.position, base)
-        self._have, self._after = None, self.epoch
-        return From(self.epoch, self._cursor)
+        base = self._sender.least(self._have.epoch)
+        self._next = self._have.position if base is None else min(self._have.position, base)
+        self._have, self._after = None, self._sender.epoch
+        return From(self._sender.epoch, self._next)
 
     @property
     def wanted(self) -> int | None:
         """The position that the receiver waits for, when the journal has dropped it."""
-        return self._cursor if self._cursor is not None and self._cursor < self.base else None
+        return self._next if self._next is not None and self._next < self._sender.base else None
 
     @property
     def ready(self) -> int | None:
         """The position to send from, if there are rows to send."""
-        if self._cursor is None or not self.base <= self._cursor < self.end:
+        if self._next is None or not self._sender.base <= self._next < self._sender.end:
             return None
-        return self._cursor
+        return self._next
 
     @property
     def unsent(self) -> int:
         """Rows that the receiver has not been sent."""
-        return self.end - (self.base if self._cursor is None else min(self._cursor, self.end))
+        sender = self._sender
+        return sender.end - (sender.base if self._next is None else min(self._next, sender.end))
 
     def sent(self, count: int) -> int:
         """The next `count` rows went out; returns the frame's `after`."""
-        if self._cursor is None or count < 1 or self._cursor + count > self.end:
-            raise ValueError(f"no {count} rows to send at {self._cursor} of {self.base}:{self.end}")
-        self._cursor += count
-        after, self._after = self._after, self.epoch
+        if self._next is None or count < 1 or self._next + count > self._sender.end:
+            raise ValueError(f"no {count} rows to send at {self._next} of {self._sender.base}:{self._sender.end}")
+        self._next += count
+        after, self._after = self._after, self._sender.epoch
         return after

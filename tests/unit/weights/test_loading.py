@@ -13,7 +13,7 @@ from shoal.errors import CheckpointError, SpanError, UsageError
 from shoal.nn.families import family, model_config
 from shoal.types import Span
 from shoal.weights.checkpoint import Checkpoint, TensorInfo
-from shoal.weights.loading import blocks_digest, load_blocks, load_ends
+from shoal.weights.loading import block_digests, load_blocks, load_ends
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -120,16 +120,16 @@ def test_spans_and_dtypes_are_checked(checkpoint: Memory) -> None:
 def test_the_digest_is_of_the_weights_as_used(checkpoint: Memory) -> None:
     """Equal for equal weights; another for other blocks, one changed number of any tensor, or another dtype."""
     config = config_of(checkpoint)
-    digest = blocks_digest(load_blocks(checkpoint, config, Span(0, 2)))
-    assert digest == blocks_digest(load_blocks(checkpoint, config, Span(0, 2)))
-    others = {digest, blocks_digest(load_blocks(checkpoint, config, Span(1, 3)))}
-    others.add(blocks_digest(load_blocks(checkpoint, config, Span(0, 2), "bfloat16")))
+    digest = block_digests(load_blocks(checkpoint, config, Span(0, 2)))
+    assert digest == block_digests(load_blocks(checkpoint, config, Span(0, 2)))
+    others = {digest, block_digests(load_blocks(checkpoint, config, Span(1, 3)))}
+    others.add(block_digests(load_blocks(checkpoint, config, Span(0, 2), "bfloat16")))
     changed = [name for name in checkpoint.held if name.startswith("model.layers.1.")]
     for name in changed:
         tensor = checkpoint.held[name]
         checkpoint.held[name] = tensor.clone()
         checkpoint.held[name].view(-1)[-1] += 1.0
-        others.add(blocks_digest(load_blocks(checkpoint, config, Span(0, 2))))
+        others.add(block_digests(load_blocks(checkpoint, config, Span(0, 2))))
         checkpoint.held[name] = tensor
     assert len(others) == 3 + len(changed)
 

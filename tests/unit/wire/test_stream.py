@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shoal.wire.messages import From, Have, Rewind, Rows
-from shoal.wire.stream import Receiver, Sender, Taken
+from shoal.wire.stream import Cursor, Receiver, Sender, Taken
 
 
 def test_rows_in_order_duplicates_and_gaps() -> None:
@@ -47,48 +47,67 @@ def test_orders_to_rewind() -> None:
 def test_a_sender_starts_where_both_agree() -> None:
     """The least of the receiver's position and of all rewinds that it does not know."""
     sender = Sender()
+    cursor = Cursor(sender)
     sender.append(20)
     sender.rewind(1, 5)
     sender.append(10)
     sender.rewind(2, 8)
     sender.append(2)
     for have, position in ((Have(0, 12), 5), (Have(1, 12), 8), (Have(2, 9), 9), (Have(0, 3), 3)):
-        sender.attach()
-        sender.on_have(have)
-        assert sender.answer() == From(2, position)
-        assert sender.answer() is None
-    assert sender.ready == 3
+        cursor.attach()
+        cursor.on_have(have)
+        assert cursor.answer() == From(2, position)
+        assert cursor.answer() is None
+    assert cursor.ready == 3
 
 
 def test_a_sender_that_knows_less_waits() -> None:
     """The answer to a receiver of a later epoch comes once the sender has heard of it."""
     sender = Sender()
+    cursor = Cursor(sender)
     sender.append(4)
-    sender.on_have(Have(1, 2))
-    assert sender.answer() is None
-    assert sender.ready is None
+    cursor.on_have(Have(1, 2))
+    assert cursor.answer() is None
+    assert cursor.ready is None
     sender.rewind(1, 3)
-    assert sender.answer() == From(1, 2)
-    assert sender.ready == 2
+    assert cursor.answer() == From(1, 2)
+    assert cursor.ready == 2
 
 
 def test_a_claim_beyond_the_end_is_believed() -> None:
     """A receiver that needs no rows below a position says that it has them."""
     sender = Sender()
+    cursor = Cursor(sender)
     sender.append(4)
-    sender.on_have(Have(0, 6))
-    assert sender.answer() == From(0, 6)
-    assert sender.ready is None
+    cursor.on_have(Have(0, 6))
+    assert cursor.answer() == From(0, 6)
+    assert cursor.ready is None
     sender.append(3)
-    assert sender.ready == 6
+    assert cursor.ready == 6
 
 
 def test_evicted_rows_are_wanted_not_sent() -> None:
     """Below its base a sender has nothing; it knows what is wanted."""
     sender = Sender()
+    cursor = Cursor(sender)
     sender.append(10)
     sender.evict(6)
-    sender.on_have(Have(0, 4))
-    assert sender.answer() == From(0, 4)
-    assert sender.ready is None
-    assert sender.wanted == 4
+    cursor.on_have(Have(0, 4))
+    assert cursor.answer() == From(0, 4)
+    assert cursor.ready is None
+    assert cursor.wanted == 4
+
+
+def test_links_of_one_sender_go_their_own_ways() -> None:
+    """A follower's place is its own; a rewind cuts every link's."""
+    sender = Sender()
+    main, follower = Cursor(sender), Cursor(sender)
+    sender.append(10)
+    for cursor, have in ((main, 8), (follower, 2)):
+        cursor.on_have(Have(0, have))
+        cursor.answer()
+    assert (main.ready, follower.ready) == (8, 2)
+    assert (main.unsent, follower.unsent) == (2, 8)
+    sender.rewind(1, 5)
+    sender.append(1)
+    assert (main.ready, follower.ready) == (5, 2)

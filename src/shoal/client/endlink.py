@@ -1,0 +1,92 @@
+"""The client's own ends of links: dial a hop, attach to its session there, and again when the connection breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from shoal.client.hop import HopControl
+from shoal.errors import NetworkError, ProtocolError, ShoalError
+from shoal.net.framed import FrameChannel
+from shoal.net.rowlink import Feed, Inlet, Outlet
+from shoal.wire.journal import Chunk, Journal
+from shoal.wire.messages import MAX_POSITION, Attach, LinkGrant, Rows
+from shoal.wire.stream import Receiver, Sender
+
+REDIAL_FIRST_S = 0.05
+REDIAL_MOST_S = 1.0
+
+_Serve = Callable[[FrameChannel], Awaitable[None]]
+
+
+async def keep_sending(control: HopControl, grant: LinkGrant, outlet: Outlet) -> None:
+    """Feed a hop until cancelled. A hop that refuses is lost; one that cannot be reached is its control channel's affair."""
+
+    async def serve(channel: FrameChannel) -> None:
+        keys = control.keys
+        await channel.send(Attach("send", keys.session, keys.incarnation, grant.token, grant.generation))
+        await outlet.serve(channel)
+
+    await _keep(control, serve)
+
+
+async def keep_receiving(control: HopControl, grant: LinkGrant, inlet: Inlet, max_frame_bytes: int) -> None:
+    """Take a hop's output until cancelled; otherwise the same."""
+
+    async def serve(channel: FrameChannel) -> None:
+        keys = control.keys
+        have = inlet.attach(channel)
+        channel.allow_payload(max_frame_bytes)
+        await channel.send(
+            Attach(
+                "receive",
+                keys.session,
+                keys.incarnation,
+                grant.token,
+                grant.generation,
+                have.epoch,
+                have.position,
+            )
+        )
+        await inlet.serve(channel)
+
+    await _keep(control, serve)
+
+
+async def _keep(control: HopControl, serve: _Serve) -> None:
+    wait_s = REDIAL_FIRST_S
+    while control.lost is None:
+        began = control.clock.monotonic()
+        try:
+            async with await control.dial() as channel:
+                await serve(channel)
+        except NetworkError:
+            pass  # dialled again below
+        except ShoalError as error:
+            control.fail(error)
+            return
+        wait_s = REDIAL_FIRST_S if control.clock.monotonic() - began > REDIAL_MOST_S else min(2 * wait_s, REDIAL_MOST_S)
+        await control.clock.sleep(wait_s)
+
+
+class Bridge:
+    """Carries rows from a hop to the next one, because the two cannot reach each other. Begins where the receiver is."""
+
+    def __init__(self, row_bytes: int, epoch: int, position: int) -> None:
+        self.inlet = Inlet(Receiver(epoch, position), self)
+        self.feed = Feed(Journal(row_bytes, MAX_POSITION, Sender(epoch, position)))
+        self._row_bytes = row_bytes
+
+    def check(self, rows: Rows, payload: bytes) -> None:
+        """RowTaker: the form of a frame; what it holds is for the next hop to judge."""
+        if rows.elided or len(payload) != rows.count * self._row_bytes:
+            raise ProtocolError(f"{rows.count} rows came with {len(payload)} bytes")
+
+    def truncate(self, position: int) -> None:
+        """RowTaker: rows from `position` on are void."""
+        self.feed.rewind(self.inlet.receiver.epoch, position)
+
+    async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
+        """RowTaker: rows to hand on."""
+        needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
+        data = payload[skip * self._row_bytes :]
+        self.feed.append(Chunk(rows.position + skip, rows.count - skip, data, needed_from, rows.trace))
