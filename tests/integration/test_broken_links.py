@@ -92,7 +92,7 @@ async def test_prefill_survives_a_cut(swarm_of: SwarmMaker, name: str) -> None:
 
 
 async def test_rows_that_a_journal_dropped_are_computed_again(swarm_of: SwarmMaker) -> None:
-    """A hop that no longer has what its successor needs starts afresh, fed by the hop before it; the first computes nothing twice."""
+    """A hop that no longer has what its successor needs starts afresh, fed by the hop before it, which computes nothing."""
     rows = numbers(3, 60, 48)
     async with swarm_of(*THIRDS) as swarm, swarm.client() as client:
         async with client.session(await client.find_model(), max_tokens=64) as session:

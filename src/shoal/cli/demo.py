@@ -1,13 +1,19 @@
-"""`shoal demo`: a whole swarm on this machine, for a minute."""
+"""`shoal demo`: a whole swarm on this machine, for a minute, and a server that dies in the middle of its answer."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shoal.cli import sampling as options
 from shoal.cli.output import AsJson, Transport, console, print_json
+
+if TYPE_CHECKING:
+    from shoal.cli.swarm import LocalSwarm
+    from shoal.client.sync import Model
 
 PROMPT = "Explain in a short paragraph why fish swim in schools."
 
@@ -21,23 +27,68 @@ def demo(
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start servers in processes of their own, join them with one ticket, and stream an answer through a real model."""
-    from shoal.cli.generate import result, show_times, stream_reply
+    """Start servers in processes of their own, stream an answer through a real model, and kill one of them meanwhile."""
+    from shoal.cli.generate import result, show_times
     from shoal.cli.swarm import LocalSwarm
     from shoal.client.sync import connect
     from shoal.weights.source import demo_model_path
 
     model = str(demo_model_path())
-    with LocalSwarm(model, servers, threads=threads, transport=transport) as swarm:
+    with LocalSwarm(model, servers, threads=threads, transport=transport, spares=1) as swarm:
         if not as_json:
-            console.print(f"{servers} servers on this machine, joined by one ticket:")
+            console.print(f"{servers} servers and a spare on this machine, joined by one ticket:")
             console.print(swarm.ticket, soft_wrap=True)
         with connect(peers=[swarm.ticket], transport=transport) as remote:
             if not as_json:
                 console.print(f"\n[bold]{prompt}[/]\n")
-            stream_reply(remote, prompt, raw=raw, as_json=as_json, sampling={"max_tokens": max_tokens})
-            if as_json:
-                print_json(result(remote))
-            else:
-                console.print()
+            story = _disturbed(remote, swarm, prompt, raw, max_tokens, quiet=as_json)
+            disturbed = result(remote)
+            if not as_json:
+                _tell(story)
                 show_times(remote)
+            remote.generate(prompt, raw=raw, max_tokens=max_tokens)
+            assert remote.last is not None
+            story["identical"] = remote.last.token_ids == disturbed["token_ids"]
+            if as_json:
+                print_json({**disturbed, **story})
+            else:
+                same = "the same" if story["identical"] else "[bold red]another[/]"
+                console.print(f"asked again, with nobody dying: {same} answer, token for token")
+
+
+def _disturbed(model: Model, swarm: LocalSwarm, prompt: str, raw: bool, max_tokens: int, quiet: bool) -> dict[str, Any]:
+    """Stream an answer and kill the middle server after a third of it; says what that cost."""
+    story: dict[str, Any] = {}
+    last_at, killed_at = time.monotonic(), None
+    for piece in model.stream(prompt, raw=raw, max_tokens=max_tokens):
+        now = time.monotonic()
+        if killed_at is not None and model.last_heals[1:] and "pause_s" not in story:
+            story["pause_s"] = now - last_at
+        last_at = now
+        if not quiet:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        assert model.last is not None
+        if killed_at is None and len(model.last.token_ids) > max_tokens // 3:
+            killed_at, victim = now, (len(model.last_route) - 1) // 2
+            swarm.of(model.last_route[victim].peer).kill()
+            story |= {"killed": model.last_hop_names[victim], "killed_after_tokens": len(model.last.token_ids)}
+            if not quiet:
+                console.print(f" [bold red]✗ {story['killed']} was killed[/] ", end="")
+    if not quiet:
+        sys.stdout.write("\n")
+    heals = model.last_heals[1:]
+    story["replaced_by"] = [name for heal in heals for name in heal.found]
+    story["replayed_rows"] = sum(heal.replayed_rows for heal in heals)
+    return story
+
+
+def _tell(story: dict[str, Any]) -> None:
+    if "pause_s" in story:
+        console.print(
+            f"\n{story['killed']} died after {story['killed_after_tokens']} tokens; "
+            f"{', '.join(story['replaced_by'])} took over {story['replayed_rows']} rows: "
+            f"a pause of {story['pause_s']:.2f} s, and no token lost\n"
+        )
+    else:
+        console.print("\nthe answer was over before its server was missed\n")

@@ -84,6 +84,7 @@ def result(model: Model) -> dict[str, Any]:
         ],
         "prefill_tokens_per_s": reply.prefill_tokens_per_s,
         "decode_tokens_per_s": reply.decode_tokens_per_s,
+        "heals": model.last_heals[1:],
         "trace": reply.traces,
     }
 
@@ -95,16 +96,19 @@ def show_times(model: Model) -> None:
     from rich.table import Table
 
     reply = model.last
-    if reply is None or not reply.traces:
+    if reply is None:
+        return
+    traces = [trace for trace in reply.traces if tuple(hop.name for hop in trace.hops) == model.last_hop_names]
+    if not traces:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("hop", "blocks", "network ms", "queue ms", "compute ms"):
         table.add_column(title, justify="left" if title == "hop" else "right")
     for index, (hop, name) in enumerate(zip(model.last_route, model.last_hop_names, strict=True)):
-        times = [trace.hops[index] for trace in reply.traces]
+        times = [trace.hops[index] for trace in traces]
         middle = [1e3 * median(getattr(time, part) for time in times) for part in ("network_s", "queue_s", "compute_s")]
         table.add_row(name, str(hop.span), *(f"{value:.2f}" for value in middle))
-    back = 1e3 * median(trace.return_s for trace in reply.traces)
+    back = 1e3 * median(trace.return_s for trace in traces)
     table.add_row("back to here", "", f"{back:.2f}", "", "")
     console.print(table)
     console.print(

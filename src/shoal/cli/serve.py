@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.output import AsJson, Transport, console, megabytes, print_json
+from shoal.errors import ShoalError
 from shoal.types import Span
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def serve(
     as_json: AsJson = False,
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
 ) -> None:
-    """Hold blocks of a model and compute them for whoever asks. Prints the ticket by which others join. Ctrl-C leaves."""
+    """Hold blocks of a model and compute them for whoever asks. Prints the ticket by which others join.
+
+    Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
+    """
     from shoal.server.config import ServerConfig
 
     config = ServerConfig(
@@ -71,10 +75,10 @@ def serve(
 async def _serve(config: ServerConfig, as_json: bool, watch_stdin: bool) -> None:
     from shoal.server.lifecycle import Server
 
-    stop = asyncio.Event()
-    _stop_on_signals(stop)
+    stop, at_once = asyncio.Event(), asyncio.Event()
+    _stop_on_signals(stop, at_once)
     if watch_stdin:
-        _stop_at_end_of_input(stop)
+        _stop_at_end_of_input(stop, at_once)
     starting = asyncio.ensure_future(Server(config, _progress(as_json)).__aenter__())
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +89,9 @@ async def _serve(config: ServerConfig, as_json: bool, watch_stdin: bool) -> None
     server = await starting
     try:
         await _run(server, stop, as_json)
+        await _drain(server, at_once)
+        if server.failure is not None:
+            raise ShoalError(f"the compute thread died: {server.failure}") from server.failure
     finally:
         await server.__aexit__(None, None, None)
         console.print("left the swarm")
@@ -109,16 +116,36 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
         console.print("ticket   (give it to others as --peers)")
         print(server.ticket, flush=True)
     with console.status("waiting for sessions") as line:
-        while not stop.is_set():
+        while not stop.is_set() and not server.ordered_to_leave.is_set():
             status = server.status()
             line.update(
                 f"{status.sessions} sessions · {status.queued_rows} rows waiting · "
                 f"{status.free_tokens:,} of {status.total_tokens:,} tokens free · {status.decode_rows_per_s:.0f} rows/s"
             )
-            try:
-                await asyncio.wait_for(stop.wait(), STATUS_S)
-            except TimeoutError:
-                continue
+            await _first(stop, server.ordered_to_leave, timeout_s=STATUS_S)
+
+
+async def _first(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+    """Wait for one of several events, or for the time to pass."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+
+
+async def _drain(server: Server, at_once: asyncio.Event) -> None:
+    """Let the sessions move, unless there is no time for that."""
+    if at_once.is_set() or server.failure is not None:
+        return
+    if len(server.sessions):
+        console.print(f"leaving: {len(server.sessions)} sessions move to other servers (Ctrl-C again: leave at once)")
+    draining, impatient = asyncio.ensure_future(server.drain()), asyncio.ensure_future(at_once.wait())
+    await asyncio.wait((draining, impatient), return_when=asyncio.FIRST_COMPLETED)
+    impatient.cancel()
+    if not draining.done():
+        draining.cancel()
+    elif draining.result():
+        console.print(f"{draining.result()} sessions found no other server in time")
 
 
 def _progress(as_json: bool) -> Progress:
@@ -133,22 +160,29 @@ def _progress(as_json: bool) -> Progress:
     return show
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
+def _stop_on_signals(stop: asyncio.Event, at_once: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        if stop.is_set():
+            at_once.set()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, asked)
         except NotImplementedError:  # Windows: Ctrl-C arrives as KeyboardInterrupt
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(asked))
 
 
-def _stop_at_end_of_input(stop: asyncio.Event) -> None:
+def _stop_at_end_of_input(stop: asyncio.Event, at_once: asyncio.Event) -> None:
     """Whoever started this server holds the other end of its standard input: when that process is gone, so is this."""
     loop = asyncio.get_running_loop()
 
     def watch() -> None:
         while os.read(0, 4096):  # not sys.stdin: its lock must be free when the interpreter ends
             continue
+        loop.call_soon_threadsafe(at_once.set)
         loop.call_soon_threadsafe(stop.set)
         threading.Timer(FORCED_EXIT_S, lambda: os._exit(1)).start()
 

@@ -44,6 +44,11 @@ class LocalServer:
                 return event
         raise ShoalError(f"a server did not start: {self.process.stderr.read().decode(errors='replace').strip()}")
 
+    def kill(self) -> None:
+        """End it at once, as a power cut does."""
+        self.process.kill()
+        self.process.wait()
+
     def stop(self) -> None:
         """Ask it to leave, and insist after a while. Stopping twice is harmless."""
         assert self.process.stdin is not None
@@ -60,11 +65,15 @@ class LocalServer:
 
 
 class LocalSwarm:
-    """A model's blocks divided evenly between servers. Use with `with`; `ticket` reaches the first."""
+    """A model's blocks divided evenly between servers. Use with `with`; `ticket` reaches the first.
 
-    def __init__(self, model: str, count: int, threads: int = 1, transport: str | None = None) -> None:
+    `spares`: that many of the spans, from the middle one on, have a second server.
+    """
+
+    def __init__(self, model: str, count: int, threads: int = 1, transport: str | None = None, spares: int = 0) -> None:
         self._model = model
         self._count = count
+        self._spares = spares
         self._options = ["--threads", str(threads), "--memory", MEMORY]
         self._options += ["--transport", transport] if transport else []
         self.servers: list[LocalServer] = []
@@ -73,10 +82,12 @@ class LocalSwarm:
     def __enter__(self) -> LocalSwarm:
         try:
             spans = divide(num_blocks(self._model), self._count)
-            for index, span in enumerate(spans):
+            middle = (self._count - 1) // 2
+            doubled = [spans[(middle + index) % self._count] for index in range(self._spares)]
+            for index, span in enumerate([*spans, *doubled]):
                 # The first one's ticket is all that the others know; they load at the same time.
                 joining = ["--peers", self.ticket] if self.ticket else []
-                options = ["--blocks", str(span), "--name", f"server {index + 1}", *self._options, *joining]
+                options = ["--blocks", str(span), "--name", _name(index, self._count), *self._options, *joining]
                 self.servers.append(LocalServer(self._model, *options))
                 if index == 0:
                     self.ticket = self.servers[0].wait_ready()["ticket"]
@@ -92,6 +103,10 @@ class LocalSwarm:
     ) -> None:
         self.close()
 
+    def of(self, peer: str) -> LocalServer:
+        """The server with this node id."""
+        return next(server for server in self.servers if server.ready.get("peer") == peer)
+
     def close(self) -> None:
         """Stop all servers at once. Closing twice is harmless."""
         for server in self.servers:
@@ -100,6 +115,10 @@ class LocalSwarm:
                 server.process.stdin.close()
         for server in self.servers:
             server.stop()
+
+
+def _name(index: int, count: int) -> str:
+    return f"server {index + 1}" if index < count else f"spare {index - count + 1}"
 
 
 def num_blocks(model: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from shoal.client.chain import Heal
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
 from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
@@ -118,6 +119,7 @@ class Model:
         self.last: Generation | None = None
         self.last_route: Route = ()
         self.last_hop_names: tuple[str, ...] = ()
+        self.last_heals: list[Heal] = []
         self._loop = loop
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -141,9 +143,11 @@ class Model:
         remote = self.remote
         options = remote.session_options(len(result.prompt_ids) + params.max_tokens)
         async with remote.client.session(remote.spec, options=options, wait_s=wait_s) as session:
+            self.last_heals = session.heals
             self.last_route, self.last_hop_names = session.route, session.hop_names
             async for piece in Conversation(remote, session).generate(result.prompt_ids, params, result):
                 yield piece
+                self.last_route, self.last_hop_names = session.route, session.hop_names
 
     def generate(self, prompt: str, **options: Any) -> str:
         """The whole reply at once; options as for `stream`."""

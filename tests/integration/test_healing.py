@@ -1,0 +1,163 @@
+"""Servers come and go while a session is open: substitutes, waiting, standing by, draining, bridging, fencing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import torch
+
+from shoal.client.client import AsyncClient
+from shoal.client.session import Session, SessionOptions
+from shoal.engine.proof import numbers
+from shoal.errors import NoRoute, ServerFull
+from shoal.server.lifecycle import Server
+from shoal.types import Span
+from tests.swarms import Swarm, SwarmMaker, until
+
+THIRDS = (Span(0, 2), Span(2, 4), Span(4, 6))
+ROWS = numbers(5, 40, 48)
+
+
+async def undisturbed(swarm: Swarm) -> torch.Tensor:
+    """What comes out when nothing happens."""
+    async with swarm.client() as client:
+        async with client.session(await client.find_model(), max_tokens=64) as session:
+            return await session.step(ROWS)
+
+
+def server_of(swarm: Swarm, session: Session, index: int) -> Server:
+    """Who serves a place in a session's route."""
+    return next(server for server in swarm.servers if server.identity.peer == session.route[index].peer)
+
+
+async def die(server: Server) -> None:
+    """What others see of a server that ends without a word."""
+    await server.__aexit__(None, None, None)
+
+
+async def disturbed(
+    swarm: Swarm, at: int, disturb: Callable[[Session], Awaitable[None]], **options: object
+) -> tuple[torch.Tensor, Session]:
+    """Prefill, then decode row by row; something happens before row `at`."""
+    async with swarm.client() as client:
+        asked = SessionOptions(max_tokens=64, **options)
+        async with client.session(await client.find_model(), options=asked) as session:
+            outputs = [await session.step(ROWS[:20])]
+            for position in range(20, 40):
+                if position == at:
+                    await disturb(session)
+                outputs.append(await session.step(ROWS[position : position + 1]))
+            return torch.cat(outputs), session
+
+
+@pytest.mark.parametrize("index", range(3))
+async def test_a_substitute_computes_only_what_was_lost(swarm_of: SwarmMaker, index: int) -> None:
+    """A server dies; another takes its blocks, and the others compute nothing twice."""
+    async with swarm_of(*THIRDS, *THIRDS) as swarm:
+        expected = await undisturbed(swarm)
+        before = {server.identity.peer: server.worker.stats.rows for server in swarm.servers}
+        victims: list[str] = []
+
+        async def kill(session: Session) -> None:
+            victims.append(session.route[index].peer)
+            await die(server_of(swarm, session, index))
+
+        output, session = await disturbed(swarm, 30, kill)
+        assert torch.equal(output, expected)
+        assert session.exact
+        assert len(session.heals) == 2
+        for server in swarm.servers:
+            computed = server.worker.stats.rows - before[server.identity.peer]
+            in_route = server.identity.peer in {hop.peer for hop in session.route}
+            assert computed == (30 if server.identity.peer in victims else 40 if in_route else 0)
+
+
+async def test_several_substitutes_for_one_span(swarm_of: SwarmMaker) -> None:
+    """Where no single server holds the lost blocks, several do together; one that is in the route already may be among them."""
+    async with swarm_of(Span(0, 4), Span(0, 1), Span(1, 6)) as swarm:
+        expected = await undisturbed(swarm)
+        output, session = await disturbed(swarm, 25, lambda session: die(swarm.servers[0]))
+        assert torch.equal(output, expected)
+        assert [hop.span for hop in session.route] == [Span(0, 1), Span(1, 4), Span(4, 6)]
+        assert session.route[1].peer == session.route[2].peer
+
+
+async def test_without_cover_a_step_waits_then_says_what_is_missing(swarm_of: SwarmMaker) -> None:
+    """The error names the blocks; once a server is back the same step succeeds."""
+    async with swarm_of(*THIRDS) as swarm, AsyncClient([swarm.servers[0].ticket], only="tls") as client:
+        expected = await undisturbed(swarm)
+        options = SessionOptions(max_tokens=64, patience_s=0.3)
+        async with client.session(await client.find_model(), options=options) as session:
+            first = await session.step(ROWS[:20])
+            config = swarm.servers[1].config
+            await die(swarm.servers[1])
+            with pytest.raises(NoRoute, match="2:4"):
+                await session.step(ROWS[20:])
+            assert session.position == 20
+            async with Server(config):
+                rest = await session.step(ROWS[20:])
+    assert torch.equal(torch.cat([first, rest]), expected)
+
+
+async def test_who_stands_by_has_the_rows_already(swarm_of: SwarmMaker) -> None:
+    """With redundancy a failure costs no replay: whoever stood by has computed every row once, and nobody any row twice."""
+    async with swarm_of(*THIRDS, *THIRDS) as swarm:
+        expected = await undisturbed(swarm)
+        before = sum(server.worker.stats.rows for server in swarm.servers)
+
+        async def kill(session: Session) -> None:
+            await until(lambda: all(stage.ready for stage in session.chain.stages))
+            await until(lambda: sum(server.worker.stats.rows for server in swarm.servers) - before == 6 * 30)
+            await die(server_of(swarm, session, 1))
+
+        output, session = await disturbed(swarm, 30, kill, redundancy=2)
+        assert torch.equal(output, expected)
+        assert sum(server.worker.stats.rows for server in swarm.servers) - before <= 6 * 40
+        assert sum(heal.replayed_rows for heal in session.heals) == 0
+
+
+async def test_a_server_that_drains_loses_nothing(swarm_of: SwarmMaker) -> None:
+    """It takes no new sessions, its session moves to one that has caught up, and then it has none."""
+    async with swarm_of(*THIRDS, *THIRDS) as swarm:
+        expected = await undisturbed(swarm)
+        left: list[int] = []
+
+        async def drain(session: Session) -> None:
+            leaver = server_of(swarm, session, 1)
+            left.append(await leaver.drain(10.0))
+            assert leaver.record.draining
+            assert leaver.identity.peer not in {hop.peer for hop in session.route}
+
+        output, session = await disturbed(swarm, 30, drain)
+        assert left == [0]
+        assert torch.equal(output, expected)
+        assert sum(heal.replayed_rows for heal in session.heals) == 0
+
+
+async def test_a_draining_server_takes_no_new_session(swarm_of: SwarmMaker) -> None:
+    """Whoever asks is told so."""
+    async with swarm_of(*THIRDS) as swarm, swarm.client() as client:
+        spec = await client.find_model()
+        await swarm.servers[1].drain(0.0)
+        with pytest.raises(ServerFull, match="leaving"):
+            async with client.session(spec, max_tokens=8, wait_s=0.0):
+                pass
+
+
+async def test_the_swarm_goes_on_while_a_step_is_under_way(swarm_of: SwarmMaker) -> None:
+    """A server dies in the middle of a long prefill."""
+    rows = numbers(6, 400, 48)
+    options = SessionOptions(max_tokens=400, prefill_chunk_rows=8)
+    async with swarm_of(*THIRDS, *THIRDS) as swarm, swarm.client() as client:
+        spec = await client.find_model()
+        async with client.session(spec, options=options) as session:
+            expected = await session.step(rows)
+        async with client.session(spec, options=options) as session:
+            step = asyncio.ensure_future(session.step(rows))
+            victim = server_of(swarm, session, 1)
+            await until(lambda: next(iter(victim.sessions)).receiver.position > 100)
+            await die(victim)
+            assert torch.equal(await step, expected)
+            assert len(session.heals) == 2
