@@ -18,4 +18,10 @@ def _hops(tokens: int) -> dict[str, Any]:
     return run(tokens)
 
 
-BENCHES: dict[str, Callable[[int], dict[str, Any]]] = {"decode": _decode, "hops": _hops}
+def _placement(tokens: int) -> dict[str, Any]:
+    from shoal.bench.placement import run
+
+    return run(tokens)
+
+
+BENCHES: dict[str, Callable[[int], dict[str, Any]]] = {"decode": _decode, "hops": _hops, "placement": _placement}

@@ -10,7 +10,7 @@ from shoal.cli.output import AsJson, console, print_json
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which one: decode or hops.")],
+    name: Annotated[str, typer.Argument(help="Which one: decode, hops or placement.")],
     tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=8, max=2048)] = 256,
     as_json: AsJson = False,
 ) -> None:

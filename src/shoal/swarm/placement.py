@@ -1,23 +1,139 @@
-"""Which blocks a joining server should hold, as a pure function of a snapshot."""
+"""Which blocks a server should hold, as a pure function of a snapshot of records.
+
+A server computes so many block·rows a second, whatever it holds: with n blocks it gives each of them an n-th. A block's
+*strength* is the sum of what its servers give it, in rows/s, and a swarm is as fast as its weakest block. Servers are counted
+where they will be: announced moves at their goal, joining servers (draining, with a `next_span`) too, leaving ones nowhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
-from shoal.types import Span
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal.swarm.records import ServerRecord
+from shoal.types import PeerId, Span
+
+Strengths = npt.NDArray[np.float64]
+"""Rows/s through each block."""
+
+DEFAULT_BLOCK_ROWS_PER_S = 500.0
+"""What a server is taken for when nobody has measured itself."""
+WEAKNESS_POWER = 8
+"""Weakness is the sum of strengths to minus this power: nearly the least strength, but ties and seconds count too."""
+WEAKEST_SHARE = 0.01
+"""Strengths below this share of the mean count as this, so that a missing block is bad but finite."""
 
 
-def choose_span(num_blocks: int, count: int, held: Iterable[Span]) -> Span:
-    """The window of `count` blocks whose blocks have the fewest servers.
+class Holder(msgspec.Struct, frozen=True):
+    """What placement needs of a record: where a server will be, what it serves now, what it can do."""
 
-    Compares the windows' servers per block from the weakest block upwards; among equals the first window wins.
+    peer: PeerId
+    goal: Span
+    serves: Span | None
+    moving: bool
+    block_rows_per_s: float
+    max_blocks: int
+
+    @property
+    def share(self) -> float:
+        """Rows/s that each of its blocks gets."""
+        return self.block_rows_per_s / len(self.goal)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it serves and has not announced that it will stop."""
+        return self.serves is not None and not self.moving
+
+
+def holders(num_blocks: int, records: Iterable[ServerRecord]) -> list[Holder]:
+    """The servers that hold, or will hold, blocks of a model, by node id.
+
+    The rate is the prefill's, which does not depend on how many sessions happen to share a step; servers that have not
+    measured it count as the median of those that have.
     """
-    count = min(count, num_blocks)
-    servers = [0] * num_blocks
-    for span in held:
-        for block in span.blocks():
-            if block < num_blocks:
-                servers[block] += 1
-    starts = range(num_blocks - count + 1)
-    start = min(starts, key=lambda at: sorted(servers[at : at + count]))
-    return Span(start, start + count)
+    sound = [record for record in records if 0 <= _goal(record).start < _goal(record).stop <= num_blocks]
+    kept = sorted((record for record in sound if not record.draining or record.next_span), key=lambda one: one.peer)
+    rates = [_rate(record) for record in kept]
+    known = sorted(rate for rate in rates if rate)
+    usual = known[len(known) // 2] if known else DEFAULT_BLOCK_ROWS_PER_S
+    return [
+        Holder(
+            PeerId(record.peer),
+            _goal(record),
+            None if record.draining else record.span,
+            record.next_span is not None,
+            rate or usual,
+            max(record.max_blocks, len(_goal(record))),
+        )
+        for record, rate in zip(kept, rates, strict=True)
+    ]
+
+
+def _goal(record: ServerRecord) -> Span:
+    return record.next_span or record.span
+
+
+def _rate(record: ServerRecord) -> float:
+    rate = record.prefill_rows_per_s * len(record.span)
+    return min(rate, 1e12) if math.isfinite(rate) and rate > 0 else 0.0
+
+
+def strengths(num_blocks: int, held: Iterable[Holder]) -> Strengths:
+    """[num_blocks] rows/s of each block, with every server where it will be."""
+    steps = np.zeros(num_blocks + 1)
+    counts = np.zeros(num_blocks + 1, np.int64)
+    for holder in held:
+        steps[holder.goal.start] += holder.share
+        steps[holder.goal.stop] -= holder.share
+        counts[holder.goal.start] += 1
+        counts[holder.goal.stop] -= 1
+    # sums of differences leave crumbs: where nobody is, there is exactly nothing
+    return np.where(np.cumsum(counts) > 0, np.maximum(np.cumsum(steps), 0), 0.0)[:-1]
+
+
+def best_span(strength: Strengths, count: int, block_rows_per_s: float, fewest: int = 1) -> Span:
+    """Where a server helps the weakest blocks most: the span of `fewest` to `count` blocks that leaves the least weakness.
+
+    Fewer blocks get a larger share each. Ties go to the longer span, then to the first.
+    """
+    count = min(count, len(strength))
+    scale = max(float(strength.mean()), block_rows_per_s / len(strength))
+    before = _weakness(strength / scale)
+    best, chosen = -math.inf, Span(0, count)
+    for length in range(count, min(fewest, count) - 1, -1):
+        gain = before - _weakness((strength + block_rows_per_s / length) / scale)
+        gains = np.lib.stride_tricks.sliding_window_view(gain, length).sum(axis=1)
+        start = int(gains.argmax())
+        if gains[start] > best * (1 + 1e-9):
+            best, chosen = float(gains[start]), Span(start, start + length)
+    return chosen
+
+
+def _weakness(relative: Strengths) -> Strengths:
+    weakness: Strengths = np.maximum(relative, WEAKEST_SHARE) ** -float(WEAKNESS_POWER)
+    return weakness
+
+
+def choose_span(
+    num_blocks: int,
+    count: int,
+    records: Iterable[ServerRecord],
+    block_rows_per_s: float | None = None,
+    fewest: int = 1,
+) -> Span:
+    """Where a joining server with memory for `count` blocks helps most, if it takes at least `fewest`.
+
+    A server that has not measured itself (None) counts as the median of the others.
+    """
+    held = holders(num_blocks, records)
+    return best_span(strengths(num_blocks, held), count, block_rows_per_s or usual_rate(held), fewest)
+
+
+def usual_rate(held: Sequence[Holder]) -> float:
+    """The median of the servers' block·rows/s."""
+    rates = sorted(holder.block_rows_per_s for holder in held)
+    return rates[len(rates) // 2] if rates else DEFAULT_BLOCK_ROWS_PER_S

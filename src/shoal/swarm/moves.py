@@ -1,0 +1,218 @@
+"""When a server moves to other blocks: a pure function of a snapshot, and the state machine of an announced move.
+
+The rule that keeps every block covered: a server announces its goal (`next_span` in its record), waits for NOTICE_S, and
+leaves only while somebody else serves each of its blocks *and has not announced a move*. Let Z be the last
+of a block's servers to leave, at g. It saw some Y stay; its view was at most as old as the notice is long, so Y announced
+after that and left no sooner than a notice later, which is after g. So whoever Z saw is still there.
+
+Of servers that would leave the same block to nobody the one with the highest node id waits and the others withdraw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from shoal.swarm.placement import Holder, Strengths, best_span, holders, strengths
+from shoal.swarm.records import ServerRecord
+from shoal.types import PeerId, Span
+
+GOSSIP_S = 3.0
+NOTICE_S = 2 * GOSSIP_S
+"""How long a move is announced before it begins: views of others may be as old as this."""
+PATIENCE_S = 60.0
+"""How long an announced move waits for others to leave no block without a server."""
+REST_S = 3600.0
+"""After a move on its own a server stays for as long."""
+PAUSE_S = 60.0
+"""After a planned move in a small swarm, or a withdrawn announcement, it waits for as long."""
+
+CLEAR_GAIN = 0.25
+"""A move alone is worth it if the weakest of the blocks that it touches becomes stronger by this share."""
+PLAN_GAIN = 0.05
+"""A plan of several moves in a small swarm is worth it if the weakest block becomes stronger by this share."""
+PLAN_MOVES = 4
+PLAN_WIDTH = 64
+PLAN_SERVERS = 16
+"""Up to this many servers, moves are planned together."""
+PLAN_BLOCKS = 48
+
+Moves = tuple[tuple[int, int], ...]
+"""(index of a server, index of its choice), one after another."""
+
+Action = Literal["announce", "wait", "go", "withdraw"]
+
+
+class MovePlan(msgspec.Struct, frozen=True):
+    """A move that has been announced."""
+
+    span: Span
+    announced_at: float
+
+
+class Mover(msgspec.Struct, frozen=True):
+    """A server that may move: its id, the plan that it has announced, and until when it rests (seconds of its clock)."""
+
+    peer: PeerId
+    plan: MovePlan | None = None
+    rests_until: float = 0.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What to do now. `span` is the goal of "announce" and "go", `rest_s` how long not to ask again; `why` is for people."""
+
+    action: Action
+    span: Span | None = None
+    rest_s: float = 0.0
+    why: str = ""
+
+
+def judge_move(num_blocks: int, records: Iterable[ServerRecord], me: Mover, now: float) -> Verdict:
+    """What a server does about moving, asked again and again; `records` hold its own.
+
+    Without a plan: "announce" one (put it into `next_span` and into the plan), or "wait". With one: "wait", "withdraw" (take
+    it out), or "go": stop serving at once and say so by draining. `records` must be no older than NOTICE_S, and hold only
+    servers that are believed to be alive.
+    """
+    held = holders(num_blocks, records)
+    mine = next((holder for holder in held if holder.peer == me.peer), None)
+    if mine is None or mine.serves is None:
+        return Verdict("wait", why="it does not serve")
+    if me.plan is None:
+        goal = None if now < me.rests_until else choose_move(num_blocks, held, me.peer)
+        return Verdict("wait") if goal is None else Verdict("announce", goal)
+    if now < me.plan.announced_at + NOTICE_S:
+        return Verdict("wait", why="others have to hear of it first")
+    before = msgspec.structs.replace(mine, goal=mine.serves, moving=False)
+    world = [before if holder is mine else holder for holder in held]
+    if not _still_wanted(num_blocks, world, before, me.plan.span):
+        return Verdict("withdraw", rest_s=PAUSE_S, why="it is no gain any more")
+    others = [holder for holder in held if holder is not mine]
+    uncovered = [block for block in mine.serves.blocks() if not any(h.stays and block in h.goal for h in others)]
+    if not uncovered:
+        return Verdict("go", me.plan.span, PAUSE_S if _small(num_blocks, held) else REST_S)
+    rivals = [h.peer for h in held if h.moving and h.serves and any(block in h.serves for block in uncovered)]
+    if any(peer > me.peer for peer in rivals) or now >= me.plan.announced_at + PATIENCE_S:
+        return Verdict("withdraw", rest_s=PAUSE_S, why=f"nobody else would serve block {uncovered[0]}")
+    return Verdict("wait", why=f"nobody else serves block {uncovered[0]} yet")
+
+
+def choose_move(num_blocks: int, held: Sequence[Holder], me: PeerId) -> Span | None:
+    """Where a server that serves and has no plan should go; None to stay.
+
+    In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, and the server that comes first in it moves.
+    In a large one, and where there is no plan, a server moves on its own for a clear gain.
+    """
+    mine = next((holder for holder in held if holder.peer == me), None)
+    if mine is None or not mine.stays:
+        return None
+    if _small(num_blocks, held):
+        plan = plan_moves(num_blocks, held)
+        if plan:  # nobody undoes on its own what a plan has begun
+            return plan[0][1] if plan[0][0] == me else None
+    strength = strengths(num_blocks, held)
+    goal = best_span(_without(strength, mine), mine.max_blocks, mine.block_rows_per_s)
+    return goal if _gain(strength, mine, goal) > CLEAR_GAIN and _can_leave(held, mine) else None
+
+
+def _still_wanted(num_blocks: int, held: Sequence[Holder], mine: Holder, goal: Span) -> bool:
+    if _gain(strengths(num_blocks, held), mine, goal) > CLEAR_GAIN / 2:
+        return True
+    plan = plan_moves(num_blocks, held) if _small(num_blocks, held) else ()
+    return bool(plan) and plan[0] == (mine.peer, goal)
+
+
+def _small(num_blocks: int, held: Sequence[Holder]) -> bool:
+    return len(held) <= PLAN_SERVERS and num_blocks <= PLAN_BLOCKS
+
+
+def _without(strength: Strengths, holder: Holder) -> Strengths:
+    rest = strength.copy()
+    rest[holder.goal.start : holder.goal.stop] -= holder.share
+    rest[np.abs(rest) < 1e-9 * holder.share] = 0.0
+    return np.maximum(rest, 0)
+
+
+def _gain(strength: Strengths, mine: Holder, goal: Span) -> float:
+    """By what share the weakest of the blocks that the move touches becomes stronger; the order of all strengths, the
+    weakest first, then grows, so that moves of this kind come to an end."""
+    after = _without(strength, mine)
+    after[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
+    touched = ~np.isclose(after, strength, rtol=1e-9, atol=0)
+    if not touched.any():
+        return 0.0
+    before = float(strength[touched].min())
+    return float(after[touched].min()) / before - 1 if before > 0 else float(after[touched].min() > 0)
+
+
+def _can_leave(held: Sequence[Holder], mine: Holder) -> bool:
+    """Whether others that stay serve each of its blocks; also those of its goal, which it does not serve while it loads."""
+    left = np.ones(len(mine.goal), bool)
+    for other in held:
+        if other.stays and other is not mine:
+            left[max(other.goal.start - mine.goal.start, 0) : max(other.goal.stop - mine.goal.start, 0)] = False
+    return not left.any()
+
+
+def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, Span], ...]:
+    """Up to PLAN_MOVES moves, one after another, after which the weakest block is stronger by PLAN_GAIN; () if none found.
+
+    A beam search over all moves of servers that stay, ordered by the sorted strengths; every state on the way covers every
+    block. Everybody who sees the same records finds the same plan, and after its first move finds the rest of it again.
+    """
+    movers = [holder for holder in held if holder.stays]
+    choices = [_choices(num_blocks, holder) for holder in movers]
+    start = strengths(num_blocks, held)
+    target = start.min() * (1 + PLAN_GAIN)
+    best: Moves = ()
+    beam: list[tuple[Strengths, Moves]] = [(start, ())]
+    for _ in range(PLAN_MOVES):
+        beam = _widen(beam, movers, choices)
+        if beam and beam[0][0].min() > target:
+            best, target = beam[0][1], beam[0][0].min() * (1 + PLAN_GAIN)
+    return tuple((movers[at].peer, choices[at][0][choice]) for at, choice in best)
+
+
+def _choices(num_blocks: int, holder: Holder) -> tuple[list[Span], Strengths]:
+    """Where a server could be, and what each choice adds to the strengths: [choices, num_blocks]."""
+    lengths = range(1, min(holder.max_blocks, num_blocks) + 1)
+    spans = [Span(start, start + length) for length in lengths for start in range(num_blocks - length + 1)]
+    blocks = np.arange(num_blocks)
+    starts, stops = np.array([[span.start] for span in spans]), np.array([[span.stop] for span in spans])
+    share = holder.block_rows_per_s / (stops - starts)
+    return spans, np.where((starts <= blocks) & (blocks < stops), share, 0.0)
+
+
+def _widen(
+    beam: Sequence[tuple[Strengths, Moves]],
+    movers: Sequence[Holder],
+    choices: Sequence[tuple[list[Span], Strengths]],
+) -> list[tuple[Strengths, Moves]]:
+    """The best states that one more move leads to, the best first."""
+    states: list[Strengths] = []
+    origins: list[tuple[int, int, int]] = []
+    for parent, (strength, moves) in enumerate(beam):
+        for at, mover in enumerate(movers):
+            if all(at != moved for moved, _ in moves):
+                rest = _without(strength, mover)
+                if rest.min() > 0:  # nobody may be missing while it loads
+                    states.append(rest + choices[at][1])
+                    origins.extend((parent, at, choice) for choice in range(len(choices[at][0])))
+    if not states:
+        return []
+    reached = np.concatenate(states)
+    ranks = np.round(np.sort(reached, axis=1), 9)
+    chosen: list[tuple[Strengths, Moves]] = []
+    seen: set[bytes] = set()
+    for index in np.lexsort(ranks.T[::-1])[::-1]:
+        key = reached[index].round(6).tobytes()
+        if len(chosen) == PLAN_WIDTH:
+            break
+        if key not in seen:
+            seen.add(key)
+            parent, at, choice = origins[index]
+            chosen.append((reached[index], (*beam[parent][1], (at, choice))))
+    return chosen
