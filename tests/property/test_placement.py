@@ -86,7 +86,10 @@ class World:
         """Servers whose new blocks are loaded serve them."""
         for peer in [peer for peer, at in self.arrivals.items() if at <= now]:
             del self.arrivals[peer]
-            self.publish(peer, now, draining=False, span=self.now_of(peer).next_span, next_span=None)
+            record = self.now_of(peer)
+            assert record.next_span is not None
+            rows = record.prefill_rows_per_s * len(record.span) / len(record.next_span)
+            self.publish(peer, now, draining=False, span=record.next_span, next_span=None, prefill_rows_per_s=rows)
 
     def uncovered(self) -> list[int]:
         """Blocks that nobody serves."""

@@ -107,7 +107,7 @@ def _record(number: int, num_blocks: int, span: Span, rate: float, blocks: int) 
 
 def _settle(num_blocks: int, records: list[ServerRecord]) -> tuple[list[ServerRecord], int]:
     """Everybody looks around every LOOK_S and moves by the rule, rests included, until nobody wants to."""
-    now, moves = 0.0, 0
+    records, now, moves = list(records), 0.0, 0
     movers = [Mover(PeerId(record.peer)) for record in records]
     for _ in range(MAX_LOOKS):
         now += LOOK_S

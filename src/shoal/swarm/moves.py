@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shoal.swarm.placement import Holder, Strengths, best_span, holders, strengths
+from shoal.swarm.placement import Holder, Scene, Strengths, best_span, holders, strengths
 from shoal.swarm.records import ServerRecord
 from shoal.types import PeerId, Span
 
@@ -47,10 +47,11 @@ Action = Literal["announce", "wait", "go", "withdraw"]
 
 
 class MovePlan(msgspec.Struct, frozen=True):
-    """A move that has been announced."""
+    """A move that has been announced, and when its blocks will be on this server's disk (infinite if that is not known)."""
 
     span: Span
     announced_at: float
+    ready_at: float = 0.0
 
 
 class Mover(msgspec.Struct, frozen=True):
@@ -77,84 +78,86 @@ def judge_move(num_blocks: int, records: Iterable[ServerRecord], me: Mover, now:
     it out), or "go": stop serving at once and say so by draining. `records` must be no older than NOTICE_S, and hold only
     servers that are believed to be alive.
     """
-    held = holders(num_blocks, records)
-    mine = next((holder for holder in held if holder.peer == me.peer), None)
+    return judge(Scene(num_blocks, holders(num_blocks, records)), me, now)
+
+
+def judge(scene: Scene, me: Mover, now: float) -> Verdict:
+    """`judge_move` for a swarm that is kept as a scene."""
+    mine = scene.held.get(me.peer)
     if mine is None or mine.serves is None:
         return Verdict("wait", why="it does not serve")
     if me.plan is None:
-        goal = None if now < me.rests_until else choose_move(num_blocks, held, me.peer)
+        goal = None if now < me.rests_until else choose_move(scene, me.peer)
         return Verdict("wait") if goal is None else Verdict("announce", goal)
-    if now < me.plan.announced_at + NOTICE_S:
-        return Verdict("wait", why="others have to hear of it first")
-    before = msgspec.structs.replace(mine, goal=mine.serves, moving=False)
-    world = [before if holder is mine else holder for holder in held]
-    if not _still_wanted(num_blocks, world, before, me.plan.span):
+    leaves_at = max(me.plan.announced_at + NOTICE_S, me.plan.ready_at)
+    if now < leaves_at:
+        return Verdict("wait", why="others have to hear of it, and the new blocks have to be on this disk")
+    small = _small(scene)
+    rivals = [h for h in scene.held.values() if h is not mine and h.moving and h.serves]
+    if small and any(rival.peer > me.peer for rival in rivals):
+        return Verdict("withdraw", rest_s=PAUSE_S, why="in a small swarm one moves after another")
+    if not _still_wanted(scene, mine, me.plan.span):
         return Verdict("withdraw", rest_s=PAUSE_S, why="it is no gain any more")
-    others = [holder for holder in held if holder is not mine]
-    uncovered = [block for block in mine.serves.blocks() if not any(h.stays and block in h.goal for h in others)]
+    uncovered = [block for block in mine.serves.blocks() if not scene.stayers[block]]
     if not uncovered:
-        return Verdict("go", me.plan.span, PAUSE_S if _small(num_blocks, held) else REST_S)
-    rivals = [h.peer for h in held if h.moving and h.serves and any(block in h.serves for block in uncovered)]
-    if any(peer > me.peer for peer in rivals) or now >= me.plan.announced_at + PATIENCE_S:
+        return Verdict("go", me.plan.span, PAUSE_S if small else REST_S)
+    clash = any(h.peer > me.peer and h.serves and any(block in h.serves for block in uncovered) for h in rivals)
+    if clash or now >= leaves_at + PATIENCE_S:
         return Verdict("withdraw", rest_s=PAUSE_S, why=f"nobody else would serve block {uncovered[0]}")
     return Verdict("wait", why=f"nobody else serves block {uncovered[0]} yet")
 
 
-def choose_move(num_blocks: int, held: Sequence[Holder], me: PeerId) -> Span | None:
+def choose_move(scene: Scene, me: PeerId) -> Span | None:
     """Where a server that serves and has no plan should go; None to stay.
 
-    In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, and the server that comes first in it moves.
-    In a large one, and where there is no plan, a server moves on its own for a clear gain.
+    In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, the server that comes first in it moves, and
+    the next one when it has gone. In a large one, and where there is no plan, a server moves on its own for a clear gain.
     """
-    mine = next((holder for holder in held if holder.peer == me), None)
+    mine = scene.held.get(me)
     if mine is None or not mine.stays:
         return None
-    if _small(num_blocks, held):
-        plan = plan_moves(num_blocks, held)
+    if _small(scene):
+        if any(holder.moving and holder.serves for holder in scene.held.values()):
+            return None
+        plan = plan_moves(scene.num_blocks, list(scene.held.values()))
         if plan:  # nobody undoes on its own what a plan has begun
             return plan[0][1] if plan[0][0] == me else None
-    strength = strengths(num_blocks, held)
-    goal = best_span(_without(strength, mine), mine.max_blocks, mine.block_rows_per_s)
-    return goal if _gain(strength, mine, goal) > CLEAR_GAIN and _can_leave(held, mine) else None
+    if (scene.stayers[mine.goal.start : mine.goal.stop] < 2).any():  # it counts itself; all its blocks need another one
+        return None
+    goal = best_span(scene.without(mine), mine.max_blocks, mine.block_rows_per_s)
+    return goal if _gain(scene, mine, goal) > CLEAR_GAIN else None
 
 
-def _still_wanted(num_blocks: int, held: Sequence[Holder], mine: Holder, goal: Span) -> bool:
-    if _gain(strengths(num_blocks, held), mine, goal) > CLEAR_GAIN / 2:
+def _before(holder: Holder) -> Holder:
+    """A server as if it had announced nothing."""
+    return msgspec.structs.replace(holder, goal=holder.serves, moving=False) if holder.serves else holder
+
+
+def _still_wanted(scene: Scene, mine: Holder, goal: Span) -> bool:
+    """Whether a move that was announced is still worth it, seen from where the server is."""
+    small = _small(scene)
+    world = [_before(h) if h is mine or small else h for h in scene.held.values()]
+    there = Scene(scene.num_blocks, world)
+    if _gain(there, there.held[mine.peer], goal) > CLEAR_GAIN / 2:
         return True
-    plan = plan_moves(num_blocks, held) if _small(num_blocks, held) else ()
+    plan = plan_moves(scene.num_blocks, world) if small else ()
     return bool(plan) and plan[0] == (mine.peer, goal)
 
 
-def _small(num_blocks: int, held: Sequence[Holder]) -> bool:
-    return len(held) <= PLAN_SERVERS and num_blocks <= PLAN_BLOCKS
+def _small(scene: Scene) -> bool:
+    return len(scene.held) <= PLAN_SERVERS and scene.num_blocks <= PLAN_BLOCKS
 
 
-def _without(strength: Strengths, holder: Holder) -> Strengths:
-    rest = strength.copy()
-    rest[holder.goal.start : holder.goal.stop] -= holder.share
-    rest[np.abs(rest) < 1e-9 * holder.share] = 0.0
-    return np.maximum(rest, 0)
-
-
-def _gain(strength: Strengths, mine: Holder, goal: Span) -> float:
+def _gain(scene: Scene, mine: Holder, goal: Span) -> float:
     """By what share the weakest of the blocks that the move touches becomes stronger; the order of all strengths, the
     weakest first, then grows, so that moves of this kind come to an end."""
-    after = _without(strength, mine)
+    after = scene.without(mine)
     after[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
-    touched = ~np.isclose(after, strength, rtol=1e-9, atol=0)
+    touched = np.abs(after - scene.strength) > 1e-9 * scene.strength
     if not touched.any():
         return 0.0
-    before = float(strength[touched].min())
+    before = float(scene.strength[touched].min())
     return float(after[touched].min()) / before - 1 if before > 0 else float(after[touched].min() > 0)
-
-
-def _can_leave(held: Sequence[Holder], mine: Holder) -> bool:
-    """Whether others that stay serve each of its blocks; also those of its goal, which it does not serve while it loads."""
-    left = np.ones(len(mine.goal), bool)
-    for other in held:
-        if other.stays and other is not mine:
-            left[max(other.goal.start - mine.goal.start, 0) : max(other.goal.stop - mine.goal.start, 0)] = False
-    return not left.any()
 
 
 def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, Span], ...]:
@@ -197,7 +200,8 @@ def _widen(
     for parent, (strength, moves) in enumerate(beam):
         for at, mover in enumerate(movers):
             if all(at != moved for moved, _ in moves):
-                rest = _without(strength, mover)
+                rest = strength - choices[at][1][choices[at][0].index(mover.goal)]
+                rest[np.abs(rest) < 1e-9 * mover.share] = 0.0
                 if rest.min() > 0:  # nobody may be missing while it loads
                     states.append(rest + choices[at][1])
                     origins.extend((parent, at, choice) for choice in range(len(choices[at][0])))

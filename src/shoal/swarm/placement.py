@@ -82,17 +82,53 @@ def _rate(record: ServerRecord) -> float:
     return min(rate, 1e12) if math.isfinite(rate) and rate > 0 else 0.0
 
 
+class Scene:
+    """The holders of a swarm and what they add up to, kept up to date one server at a time.
+
+    `strength` [num_blocks]: rows/s of each block, with every server where it will be. `stayers` [num_blocks]: how many serve a
+    block and have not announced that they will stop.
+    """
+
+    def __init__(self, num_blocks: int, held: Iterable[Holder] = ()) -> None:
+        self.num_blocks = num_blocks
+        self.held: dict[PeerId, Holder] = {}
+        self.strength: Strengths = np.zeros(num_blocks)
+        self.stayers = np.zeros(num_blocks, np.int64)
+        self._counts = np.zeros(num_blocks, np.int64)
+        for holder in held:
+            self.put(holder)
+
+    def put(self, holder: Holder) -> None:
+        """A server is new, or its record is."""
+        self.drop(holder.peer)
+        self.held[holder.peer] = holder
+        self._count(holder, 1)
+
+    def drop(self, peer: PeerId) -> None:
+        """A server is gone, if it was there."""
+        holder = self.held.pop(peer, None)
+        if holder is not None:
+            self._count(holder, -1)
+
+    def _count(self, holder: Holder, sign: int) -> None:
+        blocks = slice(holder.goal.start, holder.goal.stop)
+        self._counts[blocks] += sign
+        self.strength[blocks] += sign * holder.share
+        self.strength[blocks] *= self._counts[blocks] > 0  # rounding leaves crumbs: where nobody is, there is nothing
+        if holder.stays:
+            self.stayers[blocks] += sign
+
+    def without(self, holder: Holder) -> Strengths:
+        """The strengths if one of its holders were not there."""
+        rest = self.strength.copy()
+        blocks = slice(holder.goal.start, holder.goal.stop)
+        rest[blocks] = np.where(self._counts[blocks] > 1, np.maximum(rest[blocks] - holder.share, 0), 0.0)
+        return rest
+
+
 def strengths(num_blocks: int, held: Iterable[Holder]) -> Strengths:
     """[num_blocks] rows/s of each block, with every server where it will be."""
-    steps = np.zeros(num_blocks + 1)
-    counts = np.zeros(num_blocks + 1, np.int64)
-    for holder in held:
-        steps[holder.goal.start] += holder.share
-        steps[holder.goal.stop] -= holder.share
-        counts[holder.goal.start] += 1
-        counts[holder.goal.stop] -= 1
-    # sums of differences leave crumbs: where nobody is, there is exactly nothing
-    return np.where(np.cumsum(counts) > 0, np.maximum(np.cumsum(steps), 0), 0.0)[:-1]
+    return Scene(num_blocks, held).strength
 
 
 def best_span(strength: Strengths, count: int, block_rows_per_s: float, fewest: int = 1) -> Span:
