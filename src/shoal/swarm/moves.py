@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shoal.swarm.placement import Holder, Scene, Strengths, best_span, holders, strengths
+from shoal.swarm.placement import Holder, Scene, Strengths, best_span, holders, strengths, worth
 from shoal.swarm.records import ServerRecord
 from shoal.types import PeerId, Span
 
@@ -39,6 +39,8 @@ PLAN_WIDTH = 64
 PLAN_SERVERS = 16
 """Up to this many servers, moves are planned together."""
 PLAN_BLOCKS = 48
+PLAN_STATES = 40_000
+"""States that are looked at for each further move of a plan; with many choices the beam is narrower for it."""
 
 Moves = tuple[tuple[int, int], ...]
 """(index of a server, index of its choice), one after another."""
@@ -111,7 +113,7 @@ def choose_move(scene: Scene, me: PeerId) -> Span | None:
     """Where a server that serves and has no plan should go; None to stay.
 
     In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, the server that comes first in it moves, and
-    the next one when it has gone. In a large one, and where there is no plan, a server moves on its own for a clear gain.
+    the next one when it has gone. In a large one a server moves on its own for a clear gain.
     """
     mine = scene.held.get(me)
     if mine is None or not mine.stays:
@@ -119,12 +121,12 @@ def choose_move(scene: Scene, me: PeerId) -> Span | None:
     if _small(scene):
         if any(holder.moving and holder.serves for holder in scene.held.values()):
             return None
+        # nobody moves on its own beside the plan: it would undo what a plan has begun
         plan = plan_moves(scene.num_blocks, list(scene.held.values()))
-        if plan:  # nobody undoes on its own what a plan has begun
-            return plan[0][1] if plan[0][0] == me else None
+        return plan[0][1] if plan and plan[0][0] == me else None
     if (scene.stayers[mine.goal.start : mine.goal.stop] < 2).any():  # it counts itself; all its blocks need another one
         return None
-    goal = best_span(scene.without(mine), mine.max_blocks, mine.block_rows_per_s)
+    goal = best_span(scene, mine.max_blocks, mine.block_rows_per_s, but=mine)
     return goal if _gain(scene, mine, goal) > CLEAR_GAIN else None
 
 
@@ -135,13 +137,11 @@ def _before(holder: Holder) -> Holder:
 
 def _still_wanted(scene: Scene, mine: Holder, goal: Span) -> bool:
     """Whether a move that was announced is still worth it, seen from where the server is."""
-    small = _small(scene)
-    world = [_before(h) if h is mine or small else h for h in scene.held.values()]
-    there = Scene(scene.num_blocks, world)
-    if _gain(there, there.held[mine.peer], goal) > CLEAR_GAIN / 2:
-        return True
-    plan = plan_moves(scene.num_blocks, world) if small else ()
-    return bool(plan) and plan[0] == (mine.peer, goal)
+    if _small(scene):
+        plan = plan_moves(scene.num_blocks, [_before(holder) for holder in scene.held.values()])
+        return bool(plan) and plan[0] == (mine.peer, goal)
+    there = Scene(scene.num_blocks, (_before(h) if h is mine else h for h in scene.held.values()))
+    return _gain(there, there.held[mine.peer], goal) > CLEAR_GAIN / 2
 
 
 def _small(scene: Scene) -> bool:
@@ -151,13 +151,15 @@ def _small(scene: Scene) -> bool:
 def _gain(scene: Scene, mine: Holder, goal: Span) -> float:
     """By what share the weakest of the blocks that the move touches becomes stronger; the order of all strengths, the
     weakest first, then grows, so that moves of this kind come to an end."""
-    after = scene.without(mine)
-    after[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
-    touched = np.abs(after - scene.strength) > 1e-9 * scene.strength
+    strength, count = scene.without(mine)
+    strength[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
+    count[goal.start : goal.stop] += 1
+    after, before = worth(strength, count), worth(scene.strength, scene.holders)
+    touched = np.abs(after - before) > 1e-9 * before
     if not touched.any():
         return 0.0
-    before = float(scene.strength[touched].min())
-    return float(after[touched].min()) / before - 1 if before > 0 else float(after[touched].min() > 0)
+    weakest = float(before[touched].min())
+    return float(after[touched].min()) / weakest - 1 if weakest > 0 else float(after[touched].min() > 0)
 
 
 def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, Span], ...]:
@@ -172,8 +174,9 @@ def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, S
     target = start.min() * (1 + PLAN_GAIN)
     best: Moves = ()
     beam: list[tuple[Strengths, Moves]] = [(start, ())]
+    width = min(PLAN_WIDTH, max(1, PLAN_STATES // max(1, sum(len(spans) for spans, _ in choices))))
     for _ in range(PLAN_MOVES):
-        beam = _widen(beam, movers, choices)
+        beam = _widen(beam, movers, choices, width)
         if beam and beam[0][0].min() > target:
             best, target = beam[0][1], beam[0][0].min() * (1 + PLAN_GAIN)
     return tuple((movers[at].peer, choices[at][0][choice]) for at, choice in best)
@@ -193,6 +196,7 @@ def _widen(
     beam: Sequence[tuple[Strengths, Moves]],
     movers: Sequence[Holder],
     choices: Sequence[tuple[list[Span], Strengths]],
+    width: int,
 ) -> list[tuple[Strengths, Moves]]:
     """The best states that one more move leads to, the best first."""
     states: list[Strengths] = []
@@ -202,7 +206,7 @@ def _widen(
             if all(at != moved for moved, _ in moves):
                 rest = strength - choices[at][1][choices[at][0].index(mover.goal)]
                 rest[np.abs(rest) < 1e-9 * mover.share] = 0.0
-                if rest.min() > 0:  # nobody may be missing while it loads
+                if (rest > 0)[strength > 0].all():  # nobody may be missing while it loads
                     states.append(rest + choices[at][1])
                     origins.extend((parent, at, choice) for choice in range(len(choices[at][0])))
     if not states:
@@ -213,7 +217,7 @@ def _widen(
     seen: set[bytes] = set()
     for index in np.lexsort(ranks.T[::-1])[::-1]:
         key = reached[index].round(6).tobytes()
-        if len(chosen) == PLAN_WIDTH:
+        if len(chosen) == width:
             break
         if key not in seen:
             seen.add(key)

@@ -20,6 +20,11 @@ from shoal.types import PeerId, Span
 Strengths = npt.NDArray[np.float64]
 """Rows/s through each block."""
 
+Counts = npt.NDArray[np.int64]
+"""Servers of each block."""
+
+RISK = 0.7
+"""How much of a block's strength is not counted on if a single server holds it; squared for two, and so on."""
 DEFAULT_BLOCK_ROWS_PER_S = 500.0
 """What a server is taken for when nobody has measured itself."""
 WEAKNESS_POWER = 8
@@ -83,10 +88,10 @@ def _rate(record: ServerRecord) -> float:
 
 
 class Scene:
-    """The holders of a swarm and what they add up to, kept up to date one server at a time.
+    """The servers of a swarm and what they add up to, kept up to date one server at a time.
 
-    `strength` [num_blocks]: rows/s of each block, with every server where it will be. `stayers` [num_blocks]: how many serve a
-    block and have not announced that they will stop.
+    `strength` [num_blocks]: rows/s of each block, with every server where it will be; `holders` [num_blocks]: how many these
+    are. `stayers` [num_blocks]: how many serve a block now and have not announced that they will stop.
     """
 
     def __init__(self, num_blocks: int, held: Iterable[Holder] = ()) -> None:
@@ -94,7 +99,7 @@ class Scene:
         self.held: dict[PeerId, Holder] = {}
         self.strength: Strengths = np.zeros(num_blocks)
         self.stayers = np.zeros(num_blocks, np.int64)
-        self._counts = np.zeros(num_blocks, np.int64)
+        self.holders = np.zeros(num_blocks, np.int64)
         for holder in held:
             self.put(holder)
 
@@ -112,18 +117,19 @@ class Scene:
 
     def _count(self, holder: Holder, sign: int) -> None:
         blocks = slice(holder.goal.start, holder.goal.stop)
-        self._counts[blocks] += sign
+        self.holders[blocks] += sign
         self.strength[blocks] += sign * holder.share
-        self.strength[blocks] *= self._counts[blocks] > 0  # rounding leaves crumbs: where nobody is, there is nothing
+        self.strength[blocks] *= self.holders[blocks] > 0  # rounding leaves crumbs: where nobody is, there is nothing
         if holder.stays:
             self.stayers[blocks] += sign
 
-    def without(self, holder: Holder) -> Strengths:
-        """The strengths if one of its holders were not there."""
-        rest = self.strength.copy()
+    def without(self, holder: Holder) -> tuple[Strengths, Counts]:
+        """Strengths and numbers of holders if one of them were not there."""
+        strength, holders = self.strength.copy(), self.holders.copy()
         blocks = slice(holder.goal.start, holder.goal.stop)
-        rest[blocks] = np.where(self._counts[blocks] > 1, np.maximum(rest[blocks] - holder.share, 0), 0.0)
-        return rest
+        holders[blocks] -= 1
+        strength[blocks] = np.where(holders[blocks] > 0, np.maximum(strength[blocks] - holder.share, 0), 0.0)
+        return strength, holders
 
 
 def strengths(num_blocks: int, held: Iterable[Holder]) -> Strengths:
@@ -131,17 +137,18 @@ def strengths(num_blocks: int, held: Iterable[Holder]) -> Strengths:
     return Scene(num_blocks, held).strength
 
 
-def best_span(strength: Strengths, count: int, block_rows_per_s: float, fewest: int = 1) -> Span:
+def best_span(scene: Scene, count: int, block_rows_per_s: float, fewest: int = 1, but: Holder | None = None) -> Span:
     """Where a server helps the weakest blocks most: the span of `fewest` to `count` blocks that leaves the least weakness.
 
-    Fewer blocks get a larger share each. Ties go to the longer span, then to the first.
+    Fewer blocks get a larger share each. `but` is left out of the scene. Ties go to the longer span, then to the first.
     """
-    count = min(count, len(strength))
+    count = min(count, scene.num_blocks)
+    strength, holders = (scene.strength, scene.holders) if but is None else scene.without(but)
     scale = max(float(strength.mean()), block_rows_per_s / len(strength))
-    before = _weakness(strength / scale)
+    before = _weakness(strength / scale, holders)
     best, chosen = -math.inf, Span(0, count)
     for length in range(count, min(fewest, count) - 1, -1):
-        gain = before - _weakness((strength + block_rows_per_s / length) / scale)
+        gain = before - _weakness((strength + block_rows_per_s / length) / scale, holders + 1)
         gains = np.lib.stride_tricks.sliding_window_view(gain, length).sum(axis=1)
         start = int(gains.argmax())
         if gains[start] > best * (1 + 1e-9):
@@ -149,8 +156,13 @@ def best_span(strength: Strengths, count: int, block_rows_per_s: float, fewest: 
     return chosen
 
 
-def _weakness(relative: Strengths) -> Strengths:
-    weakness: Strengths = np.maximum(relative, WEAKEST_SHARE) ** -float(WEAKNESS_POWER)
+def worth(strength: Strengths, holders: Counts) -> Strengths:
+    """Strengths, less what may be lost: a block that few servers hold is weaker than it looks."""
+    return strength * (1 - RISK**holders)
+
+
+def _weakness(relative: Strengths, holders: Counts) -> Strengths:
+    weakness: Strengths = np.maximum(worth(relative, holders), WEAKEST_SHARE) ** -float(WEAKNESS_POWER)
     return weakness
 
 
@@ -166,7 +178,7 @@ def choose_span(
     A server that has not measured itself (None) counts as the median of the others.
     """
     held = holders(num_blocks, records)
-    return best_span(strengths(num_blocks, held), count, block_rows_per_s or usual_rate(held), fewest)
+    return best_span(Scene(num_blocks, held), count, block_rows_per_s or usual_rate(held), fewest)
 
 
 def usual_rate(held: Sequence[Holder]) -> float:

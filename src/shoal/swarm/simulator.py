@@ -23,7 +23,7 @@ from shoal.swarm.routing import estimate_route, plan_route
 from shoal.swarm.tally import Report, Tally
 from shoal.types import ModelSpec, PeerId, Span
 
-LOOK_S = 600.0
+LOOK_S = 120.0
 """How often a server thinks about moving."""
 RETRY_S = 5.0
 """How often it looks after a move that it has announced."""
@@ -137,7 +137,7 @@ class Simulator:
 
     def _add(self, power: Newcomer) -> _Server:
         peer = PeerId(f"{self.rng.getrandbits(256):064x}")
-        server = _Server(peer, power, best_span(self.seen.strength, power.max_blocks, power.block_rows_per_s))
+        server = _Server(peer, power, best_span(self.seen, power.max_blocks, power.block_rows_per_s))
         self.live[peer] = server
         self.tally.population(self.now, 1)
         self._publish(server)
