@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test chaos check bench clean
 
 install: .venv/installed
 
@@ -23,6 +23,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
+# Long; SHOAL_CHAOS_SEED=n replays a run.
+chaos: install
+	SHOAL_CHAOS_RUNS=$${SHOAL_CHAOS_RUNS:-110} $(BIN)/python -m pytest tests/chaos
+
 check: install
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
@@ -33,6 +37,8 @@ check: install
 bench: install
 	$(BIN)/shoal bench decode
 	$(BIN)/shoal bench hops
+	$(BIN)/shoal bench heal
+	$(BIN)/shoal bench placement
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

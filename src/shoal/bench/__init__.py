@@ -1,21 +1,46 @@
-"""Benchmarks: each a function of the number of tokens that returns a dictionary ready for JSON."""
+"""Benchmarks: each a function of a size that returns a dictionary ready for JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def _decode(tokens: int) -> dict[str, Any]:
+class Size(NamedTuple):
+    """How much to measure: tokens to decode, runs to make, and the seed of what chance decides."""
+
+    tokens: int = 256
+    runs: int = 200
+    seed: int = 1
+
+
+def _decode(size: Size) -> dict[str, Any]:
     from shoal.bench.decode import run
 
-    return run(tokens)
+    return run(size.tokens)
 
 
-def _hops(tokens: int) -> dict[str, Any]:
+def _hops(size: Size) -> dict[str, Any]:
     from shoal.bench.hops import run
 
-    return run(tokens)
+    return run(size.tokens)
 
 
-BENCHES: dict[str, Callable[[int], dict[str, Any]]] = {"decode": _decode, "hops": _hops}
+def _heal(size: Size) -> dict[str, Any]:
+    from shoal.bench.heal import run
+
+    return run(size.runs, size.seed)
+
+
+def _placement(size: Size) -> dict[str, Any]:
+    from shoal.bench.placement import run
+
+    return run(size.tokens)
+
+
+BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "decode": _decode,
+    "hops": _hops,
+    "heal": _heal,
+    "placement": _placement,
+}

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -88,9 +89,15 @@ class _Reply:
 Expected = dict[tuple[str, int | None], list[int]]
 
 
-def run(runs: int, seed: int = 1, progress: Callable[[Run], None] = lambda run: None) -> dict[str, Any]:
+def run(runs: int, seed: int = 1, progress: Callable[[Run], None] | None = None) -> dict[str, Any]:
     """So many disturbed runs, each kind of damage in turn, most on a tiny checkpoint; a seed names the same runs again."""
-    return asyncio.run(_run(runs, seed, progress))
+    return asyncio.run(_run(runs, seed, progress or _show))
+
+
+def _show(one: Run) -> None:
+    verdict = "same tokens" if one.identical else f"DIFFERENT {one.error}"
+    line = f"{one.seed} {one.kind:9} after {one.at_token:2} tokens, {one.sessions} sessions: {verdict}, {one.pause_s:.2f} s"
+    print(line, file=sys.stderr, flush=True)
 
 
 async def _run(runs: int, seed: int, progress: Callable[[Run], None]) -> dict[str, Any]:

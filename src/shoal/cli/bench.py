@@ -10,17 +10,19 @@ from shoal.cli.output import AsJson, console, print_json
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which one: decode or hops.")],
+    name: Annotated[str, typer.Argument(help="Which one: decode, hops, heal or placement.")],
     tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=8, max=2048)] = 256,
+    runs: Annotated[int, typer.Option(help="Disturbed runs of heal.", min=1, max=10_000)] = 200,
+    seed: Annotated[int, typer.Option(help="Of what chance decides in heal.", min=0)] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
-    from shoal.bench import BENCHES
+    from shoal.bench import BENCHES, Size
     from shoal.errors import UsageError
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
-    result = BENCHES[name](tokens)
+    result = BENCHES[name](Size(tokens, runs, seed))
     if as_json:
         print_json(result)
         return

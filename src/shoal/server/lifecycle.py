@@ -125,7 +125,7 @@ class Server:
         for transport in transports:
             self._stack.push_async_callback(transport.close)
         await self._join()
-        held = [signed.record.span for signed in self.directory.records()]
+        held = [signed.record for signed in self.directory.records()]
         self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
         self.worker = await self._stack.enter_async_context(Worker(loaded.runner, Scheduler()))
         redirector = Redirector(self.identity, self._dialler, self._clock)

@@ -20,6 +20,7 @@ from shoal.nn.families import model_config
 from shoal.server.config import JOURNAL_SHARE, ServerConfig, default_memory_bytes
 from shoal.server.service import Holding
 from shoal.swarm.placement import choose_span
+from shoal.swarm.records import ServerRecord
 from shoal.types import ModelSpec, Span
 from shoal.weights.checkpoint import Checkpoint, fingerprint
 from shoal.weights.loading import block_digests, load_blocks
@@ -42,10 +43,10 @@ class LoadedBlocks(NamedTuple):
     bits_per_weight: float
 
 
-def load(config: ServerConfig, held: Iterable[Span], progress: Progress) -> LoadedBlocks:
+def load(config: ServerConfig, held: Iterable[ServerRecord], progress: Progress) -> LoadedBlocks:
     """Open the checkpoint, choose the span, load it, prove its arithmetic and make the cache. Blocks; run in a thread.
 
-    `held` are the spans that the swarm has already. Raises what is wrong with the model, CapacityError when the memory is
+    `held` are the records that the swarm has already. Raises what is wrong with the model, CapacityError when the memory is
     too small for one block and a cache.
     """
     if config.threads is not None:
@@ -83,7 +84,7 @@ def load(config: ServerConfig, held: Iterable[Span], progress: Progress) -> Load
     return LoadedBlocks(runner, holding, float(DTYPE_BITS[config.dtype]))
 
 
-def _choose(config: ServerConfig, model: ModelConfig, memory_bytes: int, held: list[Span]) -> Span:
+def _choose(config: ServerConfig, model: ModelConfig, memory_bytes: int, held: list[ServerRecord]) -> Span:
     """The blocks that the owner named, or the least served ones: as many as were asked for or as fit."""
     if config.blocks is not None:
         return config.blocks.check(model.num_blocks)
@@ -93,7 +94,8 @@ def _choose(config: ServerConfig, model: ModelConfig, memory_bytes: int, held: l
         if count < 1:
             needed = block_bytes(model, config.dtype) / WEIGHT_SHARE
             raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {int(needed) >> 20} MB")
-    return choose_span(model.num_blocks, count, held)
+    same = [record for record in held if record.model.num_blocks == model.num_blocks]
+    return choose_span(model.num_blocks, count, same, fewest=config.num_blocks or 1)
 
 
 def block_bytes(model: ModelConfig, dtype: str) -> int:

@@ -30,7 +30,8 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A server's own account of itself. Times are seconds since the Unix epoch, rates rows per second.
 
     `numerics` names the arithmetic without the weights. A `draining` server takes no new sessions; `next_span` is where an
-    announced move leads. `round_trips` are seconds to likely successors, by node id.
+    announced move leads. `round_trips` are seconds to likely successors, by node id. `max_blocks` is how many blocks it has
+    memory for (0: as many as it holds).
     """
 
     peer: Peer
@@ -50,6 +51,7 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     draining: bool = False
     next_span: Span | None = None
     round_trips: Annotated[tuple[tuple[Peer, float], ...], Meta(max_length=MAX_ROUND_TRIPS)] = ()
+    max_blocks: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     version: Annotated[str, Meta(max_length=32)] = ""
 
 

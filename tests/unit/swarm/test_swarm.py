@@ -13,7 +13,6 @@ from shoal.errors import FingerprintMismatch, NoRoute, ProtocolError, RecordErro
 from shoal.swarm.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity, verify
-from shoal.swarm.placement import choose_span
 from shoal.swarm.records import (
     MAX_RECORD_BYTES,
     Acceptance,
@@ -248,12 +247,3 @@ def test_models_are_told_apart_by_fingerprint() -> None:
         same_model([one], "large")
     with pytest.raises(NoRoute, match="nothing"):
         same_model([])
-
-
-def test_a_joining_server_takes_the_weakest_blocks() -> None:
-    """The window whose blocks have the fewest servers, the first among equals."""
-    assert choose_span(12, 4, []) == Span(0, 4)
-    assert choose_span(12, 4, [Span(0, 4)]) == Span(4, 8)
-    assert choose_span(12, 4, [Span(0, 4), Span(4, 8)]) == Span(8, 12)
-    assert choose_span(12, 20, [Span(0, 4)]) == Span(0, 12)
-    assert choose_span(6, 2, [Span(0, 2), Span(3, 6)]) == Span(1, 3)

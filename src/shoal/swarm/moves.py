@@ -1,0 +1,226 @@
+"""When a server moves to other blocks: a pure function of a snapshot, and the state machine of an announced move.
+
+The rule that keeps every block covered: a server announces its goal (`next_span` in its record), waits for NOTICE_S, and
+leaves only while somebody else serves each of its blocks *and has not announced a move*. Let Z be the last
+of a block's servers to leave, at g. It saw some Y stay; its view was at most as old as the notice is long, so Y announced
+after that and left no sooner than a notice later, which is after g. So whoever Z saw is still there.
+
+Of servers that would leave the same block to nobody the one with the highest node id waits and the others withdraw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from shoal.swarm.placement import Holder, Scene, Strengths, best_span, holders, strengths, worth
+from shoal.swarm.records import ServerRecord
+from shoal.types import PeerId, Span
+
+GOSSIP_S = 3.0
+NOTICE_S = 2 * GOSSIP_S
+"""How long a move is announced before it begins: views of others may be as old as this."""
+PATIENCE_S = 60.0
+"""How long an announced move waits for others to leave no block without a server."""
+REST_S = 3600.0
+"""After a move on its own a server stays for as long."""
+PAUSE_S = 60.0
+"""After a planned move in a small swarm, or a withdrawn announcement, it waits for as long."""
+
+CLEAR_GAIN = 0.25
+"""A move alone is worth it if the weakest of the blocks that it touches becomes stronger by this share."""
+PLAN_GAIN = 0.05
+"""A plan of several moves in a small swarm is worth it if the weakest block becomes stronger by this share."""
+PLAN_MOVES = 4
+PLAN_WIDTH = 64
+PLAN_SERVERS = 16
+"""Up to this many servers, moves are planned together."""
+PLAN_BLOCKS = 48
+PLAN_STATES = 40_000
+"""States that are looked at for each further move of a plan; with many choices the beam is narrower for it."""
+
+Moves = tuple[tuple[int, int], ...]
+"""(index of a server, index of its choice), one after another."""
+
+Action = Literal["announce", "wait", "go", "withdraw"]
+
+
+class MovePlan(msgspec.Struct, frozen=True):
+    """A move that has been announced, and when its blocks will be on this server's disk (infinite if that is not known)."""
+
+    span: Span
+    announced_at: float
+    ready_at: float = 0.0
+
+
+class Mover(msgspec.Struct, frozen=True):
+    """A server that may move: its id, the plan that it has announced, and until when it rests (seconds of its clock)."""
+
+    peer: PeerId
+    plan: MovePlan | None = None
+    rests_until: float = 0.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What to do now. `span` is the goal of "announce" and "go", `rest_s` how long not to ask again; `why` is for people."""
+
+    action: Action
+    span: Span | None = None
+    rest_s: float = 0.0
+    why: str = ""
+
+
+def judge_move(num_blocks: int, records: Iterable[ServerRecord], me: Mover, now: float) -> Verdict:
+    """What a server does about moving, asked again and again; `records` hold its own.
+
+    Without a plan: "announce" one (put it into `next_span` and into the plan), or "wait". With one: "wait", "withdraw" (take
+    it out), or "go": stop serving at once and say so by draining. `records` must be no older than NOTICE_S, and hold only
+    servers that are believed to be alive.
+    """
+    return judge(Scene(num_blocks, holders(num_blocks, records)), me, now)
+
+
+def judge(scene: Scene, me: Mover, now: float) -> Verdict:
+    """`judge_move` for a swarm that is kept as a scene."""
+    mine = scene.held.get(me.peer)
+    if mine is None or mine.serves is None:
+        return Verdict("wait", why="it does not serve")
+    if me.plan is None:
+        goal = None if now < me.rests_until else choose_move(scene, me.peer)
+        return Verdict("wait") if goal is None else Verdict("announce", goal)
+    leaves_at = max(me.plan.announced_at + NOTICE_S, me.plan.ready_at)
+    if now < leaves_at:
+        return Verdict("wait", why="others have to hear of it, and the new blocks have to be on this disk")
+    small = _small(scene)
+    rivals = [h for h in scene.held.values() if h is not mine and h.moving and h.serves]
+    if small and any(rival.peer > me.peer for rival in rivals):
+        return Verdict("withdraw", rest_s=PAUSE_S, why="in a small swarm one moves after another")
+    if not _still_wanted(scene, mine, me.plan.span):
+        return Verdict("withdraw", rest_s=PAUSE_S, why="it is no gain any more")
+    uncovered = [block for block in mine.serves.blocks() if not scene.stayers[block]]
+    if not uncovered:
+        return Verdict("go", me.plan.span, PAUSE_S if small else REST_S)
+    clash = any(h.peer > me.peer and h.serves and any(block in h.serves for block in uncovered) for h in rivals)
+    if clash or now >= leaves_at + PATIENCE_S:
+        return Verdict("withdraw", rest_s=PAUSE_S, why=f"nobody else would serve block {uncovered[0]}")
+    return Verdict("wait", why=f"nobody else serves block {uncovered[0]} yet")
+
+
+def choose_move(scene: Scene, me: PeerId) -> Span | None:
+    """Where a server that serves and has no plan should go; None to stay.
+
+    In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, the server that comes first in it moves, and
+    the next one when it has gone. In a large one a server moves on its own for a clear gain.
+    """
+    mine = scene.held.get(me)
+    if mine is None or not mine.stays:
+        return None
+    if _small(scene):
+        if any(holder.moving and holder.serves for holder in scene.held.values()):
+            return None
+        # nobody moves on its own beside the plan: it would undo what a plan has begun
+        plan = plan_moves(scene.num_blocks, list(scene.held.values()))
+        return plan[0][1] if plan and plan[0][0] == me else None
+    if (scene.stayers[mine.goal.start : mine.goal.stop] < 2).any():  # it counts itself; all its blocks need another one
+        return None
+    goal = best_span(scene, mine.max_blocks, mine.block_rows_per_s, but=mine)
+    return goal if _gain(scene, mine, goal) > CLEAR_GAIN else None
+
+
+def _before(holder: Holder) -> Holder:
+    """A server as if it had announced nothing."""
+    return msgspec.structs.replace(holder, goal=holder.serves, moving=False) if holder.serves else holder
+
+
+def _still_wanted(scene: Scene, mine: Holder, goal: Span) -> bool:
+    """Whether a move that was announced is still worth it, seen from where the server is."""
+    if _small(scene):
+        plan = plan_moves(scene.num_blocks, [_before(holder) for holder in scene.held.values()])
+        return bool(plan) and plan[0] == (mine.peer, goal)
+    there = Scene(scene.num_blocks, (_before(h) if h is mine else h for h in scene.held.values()))
+    return _gain(there, there.held[mine.peer], goal) > CLEAR_GAIN / 2
+
+
+def _small(scene: Scene) -> bool:
+    return len(scene.held) <= PLAN_SERVERS and scene.num_blocks <= PLAN_BLOCKS
+
+
+def _gain(scene: Scene, mine: Holder, goal: Span) -> float:
+    """By what share the weakest of the blocks that the move touches becomes stronger; the order of all strengths, the
+    weakest first, then grows, so that moves of this kind come to an end."""
+    strength, count = scene.without(mine)
+    strength[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
+    count[goal.start : goal.stop] += 1
+    after, before = worth(strength, count), worth(scene.strength, scene.holders)
+    touched = np.abs(after - before) > 1e-9 * before
+    if not touched.any():
+        return 0.0
+    weakest = float(before[touched].min())
+    return float(after[touched].min()) / weakest - 1 if weakest > 0 else float(after[touched].min() > 0)
+
+
+def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, Span], ...]:
+    """Up to PLAN_MOVES moves, one after another, after which the weakest block is stronger by PLAN_GAIN; () if none found.
+
+    A beam search over all moves of servers that stay, ordered by the sorted strengths; every state on the way covers every
+    block. Everybody who sees the same records finds the same plan, and after its first move finds the rest of it again.
+    """
+    movers = [holder for holder in held if holder.stays]
+    choices = [_choices(num_blocks, holder) for holder in movers]
+    start = strengths(num_blocks, held)
+    target = start.min() * (1 + PLAN_GAIN)
+    best: Moves = ()
+    beam: list[tuple[Strengths, Moves]] = [(start, ())]
+    width = min(PLAN_WIDTH, max(1, PLAN_STATES // max(1, sum(len(spans) for spans, _ in choices))))
+    for _ in range(PLAN_MOVES):
+        beam = _widen(beam, movers, choices, width)
+        if beam and beam[0][0].min() > target:
+            best, target = beam[0][1], beam[0][0].min() * (1 + PLAN_GAIN)
+    return tuple((movers[at].peer, choices[at][0][choice]) for at, choice in best)
+
+
+def _choices(num_blocks: int, holder: Holder) -> tuple[list[Span], Strengths]:
+    """Where a server could be, and what each choice adds to the strengths: [choices, num_blocks]."""
+    lengths = range(1, min(holder.max_blocks, num_blocks) + 1)
+    spans = [Span(start, start + length) for length in lengths for start in range(num_blocks - length + 1)]
+    blocks = np.arange(num_blocks)
+    starts, stops = np.array([[span.start] for span in spans]), np.array([[span.stop] for span in spans])
+    share = holder.block_rows_per_s / (stops - starts)
+    return spans, np.where((starts <= blocks) & (blocks < stops), share, 0.0)
+
+
+def _widen(
+    beam: Sequence[tuple[Strengths, Moves]],
+    movers: Sequence[Holder],
+    choices: Sequence[tuple[list[Span], Strengths]],
+    width: int,
+) -> list[tuple[Strengths, Moves]]:
+    """The best states that one more move leads to, the best first."""
+    states: list[Strengths] = []
+    origins: list[tuple[int, int, int]] = []
+    for parent, (strength, moves) in enumerate(beam):
+        for at, mover in enumerate(movers):
+            if all(at != moved for moved, _ in moves):
+                rest = strength - choices[at][1][choices[at][0].index(mover.goal)]
+                rest[np.abs(rest) < 1e-9 * mover.share] = 0.0
+                if (rest > 0)[strength > 0].all():  # nobody may be missing while it loads
+                    states.append(rest + choices[at][1])
+                    origins.extend((parent, at, choice) for choice in range(len(choices[at][0])))
+    if not states:
+        return []
+    reached = np.concatenate(states)
+    ranks = np.round(np.sort(reached, axis=1), 9)
+    chosen: list[tuple[Strengths, Moves]] = []
+    seen: set[bytes] = set()
+    for index in np.lexsort(ranks.T[::-1])[::-1]:
+        key = reached[index].round(6).tobytes()
+        if len(chosen) == width:
+            break
+        if key not in seen:
+            seen.add(key)
+            parent, at, choice = origins[index]
+            chosen.append((reached[index], (*beam[parent][1], (at, choice))))
+    return chosen

@@ -1,0 +1,245 @@
+"""A swarm on a virtual clock: the real placement and routing under churn, with stale views and what joining costs.
+
+Everybody's view of the others is the swarm as it was at the last tick of GOSSIP_S. A server that crashed is seen until its
+record expires; before a server leaves its blocks it dials those that it counts on, so that it does not count on the dead. A
+joining server announces where it goes, downloads, loads, then serves. One that moves serves on while it downloads.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from shoal.swarm.churn import Newcomer, Population
+from shoal.swarm.moves import GOSSIP_S, MovePlan, Mover, judge
+from shoal.swarm.placement import Holder, Scene, best_span
+from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord
+from shoal.swarm.routing import estimate_route, plan_route
+from shoal.swarm.tally import Report, Tally
+from shoal.types import ModelSpec, PeerId, Span
+
+LOOK_S = 120.0
+"""How often a server thinks about moving."""
+RETRY_S = 5.0
+"""How often it looks after a move that it has announced."""
+LOAD_S = 10.0
+"""From the last byte on disk to serving, beside reading the blocks."""
+DISK_BYTES_PER_S = 1e9
+BLOCK_BYTES = 1.6e9
+"""A block of Llama 3.1 405B at 4 bits."""
+SAMPLE_S = 300.0
+ROUTE_EVERY_S = 3600.0
+ROUTE_CLIENTS = 3
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """What to simulate. `redundancy`, if given, sets the number of servers: servers per block, on average, if all held as much
+    as they can."""
+
+    servers: int = 1000
+    blocks: int = 126
+    hours: float = 12.0
+    seed: int = 0
+    redundancy: float | None = None
+    population: Population = Population()
+
+    @property
+    def num_servers(self) -> int:
+        """How many servers are there on average, joining ones included."""
+        if self.redundancy is None:
+            return self.servers
+        return max(1, round(self.redundancy * self.blocks / self.population.mean_blocks))
+
+
+class _Server:
+    """A server of the simulation: what it is, what it does, and what it has announced."""
+
+    def __init__(self, peer: PeerId, power: Newcomer, goal: Span) -> None:
+        self.power = power
+        self.goal = goal
+        self.serves: Span | None = None
+        self.joined = False
+        self.mover = Mover(peer)
+
+    @property
+    def holder(self) -> Holder:
+        """Its record, as placement sees it."""
+        moving = self.serves is None or self.mover.plan is not None
+        goal = self.mover.plan.span if self.mover.plan else self.goal
+        return Holder(self.mover.peer, goal, self.serves, moving, self.power.block_rows_per_s, self.power.max_blocks)
+
+
+class Simulator:
+    """One run of a scenario; `run` gives the report."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.rng = random.Random(scenario.seed)
+        self.now = 0.0
+        self.live: dict[PeerId, _Server] = {}
+        self.seen = Scene(scenario.blocks)
+        self.tally = Tally(scenario.blocks)
+        self._news: dict[PeerId, Holder | None] = {}
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._routes: list[tuple[float, int]] = []
+
+    def run(self) -> Report:
+        """Simulate; deterministic for a scenario."""
+        for _ in range(self.scenario.num_servers):
+            server = self._add(self.scenario.population.newcomer(self.rng, present=True))
+            self._tick()
+            self._serve(server, server.goal)
+            self._tick()
+        self._at(GOSSIP_S, self._gossip)
+        self._at(0.0, self._sample)
+        self._at(ROUTE_EVERY_S / 2, self._route)
+        self._at(self._gap(), self._arrive)
+        end = self.scenario.hours * 3600
+        while self._events[0][0] < end:
+            self.now, _, event = heapq.heappop(self._events)
+            event()
+        self.tally.advance(end)
+        return self.tally.report(self.scenario.hours, self._routes)
+
+    def _at(self, delay_s: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.now + delay_s, next(self._order), event))
+
+    def _gap(self) -> float:
+        """Seconds to the next arrival; as many come as leave."""
+        return self.rng.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
+
+    def _gossip(self) -> None:
+        self._tick()
+        self._at(GOSSIP_S, self._gossip)
+
+    def _tick(self) -> None:
+        """What was announced since the last tick is known to all."""
+        for peer, holder in self._news.items():
+            if holder is None:
+                self.seen.drop(peer)
+            else:
+                self.seen.put(holder)
+        self._news.clear()
+
+    def _publish(self, server: _Server) -> None:
+        self._news[server.mover.peer] = server.holder
+
+    def _arrive(self) -> None:
+        server = self._add(self.scenario.population.newcomer(self.rng))
+        self._at(self._fetch_s(server, server.goal), lambda: self._load(server, server.goal))
+        self._at(self._gap(), self._arrive)
+
+    def _add(self, power: Newcomer) -> _Server:
+        peer = PeerId(f"{self.rng.getrandbits(256):064x}")
+        server = _Server(peer, power, best_span(self.seen, power.max_blocks, power.block_rows_per_s))
+        self.live[peer] = server
+        self.tally.population(self.now, 1)
+        self._publish(server)
+        self._at(power.stays_s, lambda: self._leave(server))
+        return server
+
+    def _fetch_s(self, server: _Server, goal: Span) -> float:
+        fresh = sum(block not in server.goal for block in goal.blocks()) if server.serves else len(goal)
+        return fresh * BLOCK_BYTES / server.power.download_bytes_per_s
+
+    def _alive(self, server: _Server) -> bool:
+        return self.live.get(server.mover.peer) is server
+
+    def _load(self, server: _Server, goal: Span) -> None:
+        self._at(LOAD_S + len(goal) * BLOCK_BYTES / DISK_BYTES_PER_S, lambda: self._serve(server, goal))
+
+    def _serve(self, server: _Server, goal: Span) -> None:
+        if not self._alive(server):
+            return
+        server.goal = server.serves = goal
+        self.tally.serve(self.now, goal, server.power.block_rows_per_s, 1)
+        if not server.joined:
+            server.joined = True
+            self.tally.power(self.now, server.power.block_rows_per_s)
+        self._publish(server)
+        self._at(self.rng.uniform(0, LOOK_S), lambda: self._look(server))
+
+    def _stop(self, server: _Server) -> None:
+        if server.serves is not None:
+            self.tally.serve(self.now, server.serves, server.power.block_rows_per_s, -1)
+            server.serves = None
+
+    def _leave(self, server: _Server) -> None:
+        self._stop(server)
+        if server.joined:
+            self.tally.power(self.now, -server.power.block_rows_per_s)
+        peer = server.mover.peer
+        del self.live[peer]
+        self.tally.population(self.now, -1)
+        if server.power.crashes:
+            lives_s = RECORD_LIFETIME_S - self.rng.uniform(0, RECORD_RENEWAL_S)
+            self._at(lives_s, lambda: self._news.__setitem__(peer, None))
+        else:
+            self._news[peer] = None
+
+    def _look(self, server: _Server) -> None:
+        """A server asks the rule, and does what it says."""
+        if not self._alive(server) or server.serves is None:
+            return
+        verdict = judge(self.seen, server.mover, self.now)
+        again_s = LOOK_S if server.mover.plan is None else RETRY_S
+        if verdict.action == "announce" and verdict.span is not None:
+            again_s = max(self._fetch_s(server, verdict.span), 2 * GOSSIP_S)
+            server.mover = Mover(server.mover.peer, MovePlan(verdict.span, self.now, self.now + again_s))
+            self._publish(server)
+        elif verdict.action == "withdraw":
+            server.mover = Mover(server.mover.peer, None, self.now + verdict.rest_s)
+            again_s = LOOK_S
+            self._publish(server)
+        elif verdict.action == "go" and verdict.span is not None and self._others_answer(server):
+            self._stop(server)
+            server.goal = verdict.span
+            server.mover = Mover(server.mover.peer, None, self.now + verdict.rest_s)
+            self.tally.moves += 1
+            self._publish(server)
+            self._load(server, verdict.span)
+            return  # and look again when it serves
+        self._at(again_s, lambda: self._look(server))
+
+    def _others_answer(self, server: _Server) -> bool:
+        """Whether a server that is alive serves each of its blocks: it dials them."""
+        assert server.serves is not None
+        return bool((self.tally.holders[server.serves.start : server.serves.stop] > 1).all())
+
+    def _sample(self) -> None:
+        self.tally.sample(self.now)
+        self._at(SAMPLE_S, self._sample)
+
+    def _route(self) -> None:
+        """Clients at random places plan a route; its time is an estimate, as theirs would be."""
+        records = [self._record(server) for server in self.live.values() if server.serves is not None]
+        for _ in range(ROUTE_CLIENTS if self.tally.covered() else 0):
+            place = np.array([self.rng.random(), self.rng.random()])
+            trips = {
+                peer: 0.01 + 0.15 * float(np.linalg.norm(place - server.power.place))
+                for peer, server in self.live.items()
+            }
+            route = plan_route(Span(0, self.scenario.blocks), records, measured=trips)
+            self._routes.append((estimate_route(route, records, trips).token_s, len(route)))
+        self._at(ROUTE_EVERY_S, self._route)
+
+    def _record(self, server: _Server) -> ServerRecord:
+        assert server.serves is not None
+        rate = server.power.block_rows_per_s / len(server.serves)
+        return ServerRecord(
+            peer=server.mover.peer,
+            sequence=1,
+            issued_at=self.now,
+            expires_at=self.now + RECORD_LIFETIME_S,
+            addresses=(),
+            model=ModelSpec("simulated", "", self.scenario.blocks, 1),
+            span=server.serves,
+            decode_rows_per_s=rate,
+            prefill_rows_per_s=rate,
+        )

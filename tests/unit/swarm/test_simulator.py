@@ -1,0 +1,63 @@
+"""The simulator: small runs whose outcome is known, and that the same seed gives the same run."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+
+from shoal.swarm.churn import Population
+from shoal.swarm.simulator import Scenario, Simulator
+from shoal.swarm.tally import Tally
+from shoal.types import Span
+
+STEADY = Population(mean_session_s=1e9)
+
+
+def test_a_small_swarm_under_churn() -> None:
+    """Everything stays served, near the bound, with few moves; twice the same."""
+    scenario = Scenario(servers=60, blocks=24, hours=3.0, seed=1)
+    report = Simulator(scenario).run()
+    assert report == Simulator(scenario).run()
+    assert report.coverage_worst == 1.0
+    assert 0.7 < report.weakest_share <= 1.0
+    assert report.moves_per_server_hour <= 1.0
+    assert 50 < report.servers < 70
+    assert report.route_s > 0
+    assert len(report.history) == 3 * 12
+
+
+def test_without_churn_nobody_moves_for_long() -> None:
+    """A swarm that nobody joins or leaves comes to rest."""
+    reports = [
+        Simulator(Scenario(blocks=30, hours=hours, redundancy=8.0, population=STEADY)).run() for hours in (6.0, 12.0)
+    ]
+    assert reports[0].moves == reports[1].moves
+    assert reports[1].coverage_worst == 1.0
+    assert reports[1].servers == Scenario(blocks=30, redundancy=8.0).num_servers
+
+
+def test_a_tally_weights_by_time() -> None:
+    """Half of the time one block of two is served, then both."""
+    tally = Tally(2)
+    tally.population(0.0, 1)
+    tally.power(0.0, 8.0)
+    tally.serve(0.0, Span(0, 1), 8.0, 1)
+    assert not tally.covered()
+    tally.serve(1800.0, Span(1, 2), 4.0, 1)
+    tally.advance(3600.0)
+    report = tally.report(1.0, [])
+    assert (report.coverage_worst, report.coverage_mean) == (0.5, 0.75)
+    assert (report.weakest_rows_per_s, report.bound_rows_per_s, report.weakest_share) == (2.0, 4.0, 0.5)
+    assert report.serving_per_block == 0.75
+
+
+def test_sessions_are_heavy_tailed() -> None:
+    """The mean is what was asked for, the median far below, and those who are there at a moment have long to stay."""
+    rng, population = random.Random(0), Population(mean_session_s=1000.0)
+    new = [population.newcomer(rng).stays_s for _ in range(20_000)]
+    there = [population.newcomer(rng, present=True).stays_s for _ in range(20_000)]
+    assert statistics.mean(new) == pytest.approx(1000, rel=0.1)
+    assert statistics.median(new) == pytest.approx(240, rel=0.1)  # scale · ln(2)², scale = mean / 2
+    assert statistics.mean(there) == pytest.approx(3000, rel=0.15)  # E[X²] / 2E[X]
