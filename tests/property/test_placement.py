@@ -37,7 +37,10 @@ class World:
     def __init__(self, rng: random.Random, stale_s: float) -> None:
         self.rng, self.stale_s = rng, stale_s
         self.num_blocks = rng.randint(2, 6)
-        servers = [a_server(rng, n, self.num_blocks, rng.randint(1, self.num_blocks)) for n in range(rng.randint(2, 6))]
+        servers = [
+            a_server(rng, n, self.num_blocks, rng.randint(1, self.num_blocks))
+            for n in range(rng.choice([rng.randint(2, 6), rng.randint(17, 20)]))
+        ]
         for block in range(self.num_blocks):  # everything is served at first
             if not any(block in server.span for server in servers):
                 servers.append(

@@ -27,8 +27,6 @@ RISK = 0.7
 """How much of a block's strength is not counted on if a single server holds it; squared for two, and so on."""
 DEFAULT_BLOCK_ROWS_PER_S = 500.0
 """What a server is taken for when nobody has measured itself."""
-WEAKNESS_POWER = 8
-"""Weakness is the sum of strengths to minus this power: nearly the least strength, but ties and seconds count too."""
 WEAKEST_SHARE = 0.01
 """Strengths below this share of the mean count as this, so that a missing block is bad but finite."""
 
@@ -145,11 +143,12 @@ def best_span(scene: Scene, count: int, block_rows_per_s: float, fewest: int = 1
     count = min(count, scene.num_blocks)
     strength, holders = (scene.strength, scene.holders) if but is None else scene.without(but)
     scale = max(float(strength.mean()), block_rows_per_s / len(strength))
-    before = _weakness(strength / scale, holders)
+    before = _weakness(worth(strength, holders) / scale)
+    trust = (1 - RISK ** (holders + 1)) / scale
     best, chosen = -math.inf, Span(0, count)
     for length in range(count, min(fewest, count) - 1, -1):
-        gain = before - _weakness((strength + block_rows_per_s / length) / scale, holders + 1)
-        gains = np.lib.stride_tricks.sliding_window_view(gain, length).sum(axis=1)
+        gain = before - _weakness((strength + block_rows_per_s / length) * trust)
+        gains = np.convolve(gain, np.ones(length), "valid")
         start = int(gains.argmax())
         if gains[start] > best * (1 + 1e-9):
             best, chosen = float(gains[start]), Span(start, start + length)
@@ -161,8 +160,10 @@ def worth(strength: Strengths, holders: Counts) -> Strengths:
     return strength * (1 - RISK**holders)
 
 
-def _weakness(relative: Strengths, holders: Counts) -> Strengths:
-    weakness: Strengths = np.maximum(worth(relative, holders), WEAKEST_SHARE) ** -float(WEAKNESS_POWER)
+def _weakness(relative: Strengths) -> Strengths:
+    """The eighth power of the reciprocal: nearly only the least strength counts, but ties and seconds do too."""
+    square = np.maximum(relative, WEAKEST_SHARE) ** 2
+    weakness: Strengths = 1 / (square * square) ** 2
     return weakness
 
 
