@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from shoal.client.client import AsyncClient
@@ -32,6 +33,7 @@ from shoal.wire.messages import (
     Rows,
     Status,
 )
+from shoal.wire.stream import Sender
 from tests.swarms import Swarm, SwarmMaker, until
 
 ROW = 48 * 4
@@ -246,20 +248,23 @@ async def test_links_of_others(swarm: Swarm, attach: Attach) -> None:
 
 
 async def test_a_redirect_needs_the_targets_word(swarm: Swarm) -> None:
-    """A hop dials nobody who has not agreed: no record, a stranger's acceptance, or one for another session."""
+    """A hop dials nobody who has not agreed: no record, a stranger's word, or one for another hop, link or time."""
     server = swarm.servers[0]
     async with swarm.client() as client:
         signed = server.directory.get(PeerId(server.record.peer))
         assert signed is not None
-        forged = Acceptance(b"s" * 16, server.record.peer, server.record.peer, 1, 2e9)
-        elsewhere = sign_acceptance(
-            Acceptance(b"x" * 16, server.record.peer, server.record.peer, 1, 2e9), server.identity
-        )
+        peer = server.record.peer
+        honest = Acceptance(b"s" * 16, peer, peer, 1, 4e9)
+        other_hop = msgspec.structs.replace(honest, upstream=client.identity.peer)
+        other_link = msgspec.structs.replace(honest, generation=2)
+        expired = msgspec.structs.replace(honest, expires_at=1e9)
         for record, acceptance in (
             (b"", b""),
             (signed.data, b""),
-            (signed.data, sign_acceptance(forged, client.identity)),
-            (signed.data, elsewhere),
+            (signed.data, sign_acceptance(honest, client.identity)),
+            (signed.data, sign_acceptance(other_hop, server.identity)),
+            (signed.data, sign_acceptance(other_link, server.identity)),
+            (signed.data, sign_acceptance(expired, server.identity)),
         ):
             control, link = await linked(client, server)
             await link.close()
@@ -296,8 +301,8 @@ async def test_a_session_is_not_opened_twice_by_others(swarm: Swarm) -> None:
         record = thief.directory.get(PeerId(server.record.peer))
         assert record is not None
         hop = HopControl(Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock)
-        opened = await hop.open(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)))
-        assert opened.position == 0
+        await hop.open(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)), Sender())
+        assert hop.progress.position == 0
         await hop.close()
         await link.close()
         control.abort()
