@@ -34,9 +34,9 @@ class PrivateServers:
         """The swarm's id."""
         return self.owner.peer
 
-    def private(self, node: str, invite: str = "") -> PrivateSwarm:
+    def private(self, node: str, invite: str = "", delegation: str = "") -> PrivateSwarm:
         """What this node of the test is in the swarm."""
-        return PrivateSwarm(name=NAME, invite=invite, home=self.folder / node)
+        return PrivateSwarm(name=NAME, invite=invite, delegation=delegation, home=self.folder / node)
 
     def invite(self, expires_s: float = 3600.0, redeemer: Server | None = None, **changes: object) -> str:
         """A fresh invite, to be redeemed at the owner's server unless told otherwise."""

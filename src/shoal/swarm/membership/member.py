@@ -123,7 +123,13 @@ class Member:
     async def _redeem(self, invite: Invite, data: bytes) -> None:
         if not self._clock.wall() < invite.expires_at:
             raise InviteError("the invite has expired: ask for a new one")
-        answer = await self._ask(invite.ticket, Redeem(data))
+        try:
+            answer = await self._ask(invite.ticket, Redeem(data))
+        except NotAMember as error:
+            raise NotAMember(
+                f"{invite.redeemer[:8]} refuses this invite: another node has used it, or it was revoked, or it is not "
+                f"for this swarm (this node is {self.identity.peer})"
+            ) from error
         self._accept(PeerId(invite.swarm), answer, (str(invite.ticket),))
 
     async def _ask(self, ticket: Ticket, request: Redeem | Renew) -> tuple[Certified, bytes]:
