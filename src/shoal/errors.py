@@ -8,13 +8,15 @@
     │   ├── CheckpointError     a weights file that is truncated, lying or incomplete
     │   ├── UnsupportedModel    a model_type or option that this version lacks
     │   ├── SpanError           blocks outside the model, or an empty span
-    │   └── TicketError         a ticket that does not parse
+    │   ├── TicketError         a ticket that does not parse
+    │   └── InviteError         an invite or delegation that does not parse, has expired or is for somebody else
     ├── PeerError               the remote peer broke the rules or is not who it should be
     │   ├── ProtocolError       a frame or message that the wire specification forbids
     │   ├── IdentityError       the peer's key is not the node id that was dialled
     │   ├── RecordError         a record that is forged, expired or oversized
     │   ├── FingerprintMismatch the peer serves another checkpoint under the same name
     │   ├── SessionLost         the peer no longer has the session
+    │   ├── NotAMember          the peer cannot show that it belongs to this private swarm, or says that this side cannot
     │   └── Refused             the peer said no, for a reason that it gave
     ├── NetworkError            nobody is at fault but the path between
     │   ├── DialError           no address answered in time
@@ -60,6 +62,10 @@ class TicketError(UsageError):
     """A ticket that does not parse."""
 
 
+class InviteError(UsageError):
+    """An invite or delegation that does not parse, has expired, or is for another node."""
+
+
 class PeerError(ShoalError):
     """The remote peer broke the rules or is not who it should be."""
 
@@ -84,6 +90,10 @@ class FingerprintMismatch(PeerError):
 
 class SessionLost(PeerError):
     """The peer no longer has the session (its lease ran out, or it restarted)."""
+
+
+class NotAMember(PeerError):
+    """One side's certificate for a private swarm is missing, forged, expired, revoked or of another swarm."""
 
 
 class Refused(PeerError):

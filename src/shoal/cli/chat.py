@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from shoal.cli import sampling as options
-from shoal.cli.output import AsJson, Peers, Transport, console, print_json
+from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 
 def chat(
-    peers: Peers,
+    peers: Peers = None,
+    swarm: SwarmName = "",
+    invite: Invite = "",
     model: Annotated[
         str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
     ] = None,
@@ -29,7 +31,10 @@ def chat(
     from shoal.client.sync import connect
 
     chosen = options.sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with connect(model, peers=peers, transport=transport) as remote, remote.chat(system, max_tokens=context) as talk:
+    with (
+        connect(model, peers=peers or (), invite=private(swarm, invite), transport=transport) as remote,
+        remote.chat(system, max_tokens=context) as talk,
+    ):
         if not as_json:
             console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
         while (line := _ask(as_json)) is not None:

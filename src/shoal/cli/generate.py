@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli import sampling as options
-from shoal.cli.output import AsJson, Peers, Transport, console, print_json
+from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 if TYPE_CHECKING:
     from shoal.client.sync import Model
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    peers: Peers,
+    peers: Peers = None,
+    swarm: SwarmName = "",
+    invite: Invite = "",
     model: Annotated[
         str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
     ] = None,
@@ -46,7 +48,7 @@ def generate(
         stop=stop,
     )
     text = sys.stdin.read() if prompt == "-" else prompt
-    with connect(model, peers=peers, transport=transport) as remote:
+    with connect(model, peers=peers or (), invite=private(swarm, invite), transport=transport) as remote:
         stream_reply(remote, text, raw=raw, as_json=as_json, sampling=chosen)
         if as_json:
             print_json(result(remote))

@@ -11,7 +11,7 @@ from shoal.kernels.strict import strict_mode_environment
 
 def make_app() -> typer.Typer:
     """All commands; each lives in a module of its own and imports what is heavy when it runs."""
-    from shoal.cli import bench, chat, demo, drain, generate, serve, simulate, status
+    from shoal.cli import bench, chat, demo, drain, generate, serve, simulate, status, swarm_admin
 
     app = typer.Typer(
         name="shoal",
@@ -25,6 +25,7 @@ def make_app() -> typer.Typer:
     app.command("chat")(chat.chat)
     app.command("status")(status.status)
     app.command("drain")(drain.drain)
+    app.add_typer(swarm_admin.make_app(), name="swarm")
     app.command("demo")(demo.demo)
     app.command("simulate")(simulate.simulate)
     app.command("bench")(bench.bench)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -11,12 +11,28 @@ from rich.console import Console
 
 from shoal.errors import ServerFull, ShoalError
 
+if TYPE_CHECKING:
+    from shoal.swarm.membership.folder import PrivateSwarm
+
 console = Console(stderr=True, highlight=False)
 """Everything but results goes to standard error, so that results can be piped."""
 
-Peers = Annotated[list[str], typer.Option("--peers", help="Ticket of a member of the swarm; may be repeated.")]
+Peers = Annotated[list[str] | None, typer.Option("--peers", help="Ticket of a member of the swarm; may be repeated.")]
+SwarmName = Annotated[str, typer.Option("--swarm", help="A private swarm that this machine belongs to, by its name.")]
+Invite = Annotated[
+    str, typer.Option("--invite", envvar="SHOAL_INVITE", help="An invite to a private swarm; needed once.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Transport = Annotated[str | None, typer.Option(help="Use only this transport: tls or iroh.")]
+
+
+def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | None:
+    """The private swarm that a command's options mean, if they mean one."""
+    from shoal.swarm.membership.folder import PrivateSwarm
+
+    if not (swarm or invite or delegation):
+        return None
+    return PrivateSwarm(name=swarm, invite=invite, delegation=delegation)
 
 
 def print_json(value: Any) -> None:

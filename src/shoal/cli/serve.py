@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, console, megabytes, print_json
+from shoal.cli.output import AsJson, Invite, SwarmName, Transport, console, megabytes, print_json, private
 from shoal.errors import ShoalError
 from shoal.types import Span
 
@@ -42,6 +42,11 @@ def serve(
         Path | None, typer.Option(help="Key file, made if missing; default: a fresh key each time.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
+    swarm: SwarmName = "",
+    invite: Invite = "",
+    delegation: Annotated[
+        str, typer.Option(help="From the private swarm's owner: redeem invites and renew certificates here.")
+    ] = "",
     transport: Transport = None,
     as_json: AsJson = False,
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
@@ -68,6 +73,7 @@ def serve(
         max_upload_bits_per_s=max_upload * 1e6 if max_upload is not None else None,
         max_sessions=max_sessions,
         identity=identity,
+        private=private(swarm, invite, delegation),
     )
     asyncio.run(_serve(config, as_json, watch_stdin))
 

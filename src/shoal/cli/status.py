@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.output import AsJson, Peers, Transport, console, print_json
+from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 from shoal.types import Span, missing_spans
 
 if TYPE_CHECKING:
-    from shoal.client.client import ServerStatus
+    from shoal.client.client import AsyncClient, ServerStatus
 
 
-def status(peers: Peers, transport: Transport = None, as_json: AsJson = False) -> None:
+def status(
+    peers: Peers = None,
+    swarm: SwarmName = "",
+    invite: Invite = "",
+    transport: Transport = None,
+    as_json: AsJson = False,
+) -> None:
     """List the servers of a swarm, their blocks and load, and the blocks that are missing."""
-    servers = asyncio.run(_ask(peers, transport))
+    from shoal.client.client import AsyncClient
+
+    servers = asyncio.run(_ask(AsyncClient(peers or (), invite=private(swarm, invite), only=transport)))
     models = _by_model(servers)
     if as_json:
         print_json({"models": models})
@@ -23,10 +31,8 @@ def status(peers: Peers, transport: Transport = None, as_json: AsJson = False) -
         _show(model)
 
 
-async def _ask(peers: list[str], transport: str | None) -> list[ServerStatus]:
-    from shoal.client.client import AsyncClient
-
-    async with AsyncClient(peers, only=transport) as client:
+async def _ask(client: AsyncClient) -> list[ServerStatus]:
+    async with client:
         return await client.status()
 
 

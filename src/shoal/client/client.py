@@ -22,6 +22,8 @@ from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
+from shoal.swarm.membership.folder import PrivateSwarm
+from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.records import ServerRecord, SignedRecord
 from shoal.swarm.routing import same_model, shortest_route
 from shoal.types import Hop, ModelSpec, PeerId, Span
@@ -43,24 +45,30 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
 
 class AsyncClient:
-    """Use with `async with`. `peers` are tickets; one that reaches any member is enough. `wrap` emulates links."""
+    """Use with `async with`. `peers` are tickets; one that reaches any member is enough. `wrap` emulates links.
+
+    `invite` is for a private swarm: an invite's text, which also says how to find it, or a PrivateSwarm joined before.
+    """
 
     def __init__(
         self,
-        peers: Sequence[str],
+        peers: Sequence[str] = (),
         *,
         identity: Identity | None = None,
-        transports: Sequence[Transport] | None = None,
+        invite: str | PrivateSwarm | None = None,
         only: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
         wrap: Callable[[Transport, PeerId], Transport] | None = None,
     ) -> None:
-        if not peers:
+        if not peers and invite is None:
             raise UsageError("a client needs at least one ticket to find the swarm (peers=[…])")
-        self.identity = identity or Identity.generate()
+        private = PrivateSwarm(invite=invite) if isinstance(invite, str) else invite
+        self._member = Member(private, "client", clock, identity) if private is not None else None
+        self.identity = self._member.identity if self._member is not None else identity or Identity.generate()
         self.directory = Directory(clock)
         self._tickets = [Ticket.parse(text) for text in peers]
-        self._transports = transports
+        self._transports: list[Transport] = []
+        self._keeping: asyncio.Task[None] | None = None
         self._only = only
         self.clock = clock
         self._dialler: Dialler | None = None
@@ -68,10 +76,12 @@ class AsyncClient:
         self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
-        made = self._transports or make_transports(self.identity.key, only=self._only)
+        made = make_transports(self.identity.key, only=self._only)
         self._transports = [self._wrap(transport, self.identity.peer) for transport in made]
-        self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
         try:
+            if self._member is not None:
+                await self._enter(self._member)
+            self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
             await self.refresh()
         except BaseException:
             await self.close()
@@ -83,9 +93,19 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    async def _enter(self, member: Member) -> None:
+        self._transports = await member.enter(self._transports)
+        self._tickets += [Ticket.parse(text) for text in member.tickets]
+        if not self._tickets:
+            raise UsageError("nobody of this swarm is known: give a member's ticket (peers=[…])")
+        self._keeping = asyncio.create_task(member.keep(self.directory, self.refresh, CLIENT_EXCHANGE_S))
+
     async def close(self) -> None:
         """Close the transports. Closing twice is harmless."""
-        for transport in self._transports or ():
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        for transport in self._transports:
             await transport.close()
 
     @property

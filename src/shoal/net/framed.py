@@ -8,7 +8,7 @@ from typing import TypeVar
 from shoal import errors
 from shoal.net.transport import Channel
 from shoal.types import PeerId
-from shoal.wire.frames import MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
+from shoal.wire.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
 from shoal.wire.messages import (
     MAX_CONFIG_BYTES,
     MAX_TEXT_CHARS,
@@ -35,6 +35,7 @@ _BY_ERROR: tuple[tuple[type[errors.ShoalError], Code], ...] = (
     (errors.RecordError, "record"),
     (errors.IdentityError, "token"),
     (errors.UnsupportedModel, "unsupported"),
+    (errors.NotAMember, "member"),
 )
 _BY_CODE: dict[str, type[errors.ShoalError]] = {
     "protocol": errors.ProtocolError,
@@ -42,6 +43,7 @@ _BY_CODE: dict[str, type[errors.ShoalError]] = {
     "model": errors.FingerprintMismatch,
     "grant": errors.GrantExceeded,
     "record": errors.RecordError,
+    "member": errors.NotAMember,
 }
 
 
@@ -63,9 +65,14 @@ def refused(message: Refused, peer: PeerId) -> errors.ShoalError:
 class FrameChannel:
     """A channel that carries messages. One task may send and one receive at a time."""
 
-    def __init__(self, channel: Channel, max_payload_bytes: int = STRANGER_PAYLOAD_BYTES) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        max_payload_bytes: int = STRANGER_PAYLOAD_BYTES,
+        max_header_bytes: int = MAX_HEADER_BYTES,
+    ) -> None:
         self._channel = channel
-        self._decoder = FrameDecoder(max_payload_bytes)
+        self._decoder = FrameDecoder(max_payload_bytes, max_header_bytes)
 
     @property
     def peer(self) -> PeerId:
@@ -108,6 +115,10 @@ class FrameChannel:
         if isinstance(message, Refused):
             raise refused(message, self.peer)
         raise errors.ProtocolError(f"peer {self.peer[:8]} sent {type(message).__name__}, not {kind.__name__}")
+
+    def take_rest(self) -> bytes:
+        """What has arrived beyond the last message, for another reader of the same channel."""
+        return self._decoder.take_rest()
 
     async def close(self) -> None:
         """Flush and end. Closing twice is harmless."""

@@ -27,6 +27,7 @@ from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
+from shoal.swarm.membership.member import Member
 from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord, sign_record
 from shoal.types import PeerId
 from shoal.wire.messages import Leaving, Status
@@ -35,7 +36,7 @@ EXCHANGE_S = 3.0
 """How often records are exchanged with one random member."""
 
 TOLD_AT_ONCE = 8
-"""Members that hear at once of a server that leaves; the others learn it by exchange."""
+"""Members that hear of news at once: a server that leaves, a node that is revoked; the others learn it by exchange."""
 
 DRAIN_POLL_S = 0.05
 
@@ -57,7 +58,9 @@ class Server:
         wrap: Callable[[Transport, PeerId], Transport] | None = None,
     ) -> None:
         self.config = config
-        self.identity = Identity.load(config.identity) if config.identity else Identity.generate()
+        kept = Identity.load(config.identity) if config.identity else None
+        self._member = Member(config.private, "server", clock, kept) if config.private is not None else None
+        self.identity = self._member.identity if self._member is not None else kept or Identity.generate()
         self.directory = Directory(clock)
         self.addresses: tuple[str, ...] = ()
         self._progress = progress or (lambda what, done, total: None)
@@ -93,12 +96,17 @@ class Server:
         self._announce()
         for session in self.sessions:
             session.report(Leaving(deadline_s))
-        known = [signed.record for signed in self.directory.records() if signed.record.peer != self.identity.peer]
-        told = asyncio.gather(*(self._exchange(PeerId(near.peer), near.addresses) for near in known[:TOLD_AT_ONCE]))
+        told = asyncio.ensure_future(self._tell_some())
         while len(self.sessions) and self._clock.monotonic() < self._service.leaving_at:
             await self._clock.sleep(DRAIN_POLL_S)
         await told
         return len(self.sessions)
+
+    async def _tell_some(self) -> None:
+        """Exchange with a few members at once; the others learn it from them."""
+        known = [signed.record for signed in self.directory.records() if signed.record.peer != self.identity.peer]
+        some = random.sample(known, min(len(known), TOLD_AT_ONCE))
+        await asyncio.gather(*(self._exchange(PeerId(near.peer), near.addresses) for near in some))
 
     def status(self) -> Status:
         """This server's load now."""
@@ -121,9 +129,12 @@ class Server:
         config = self.config
         made = make_transports(self.identity.key, config.listen, config.transport)
         transports = [self._wrap(transport, self.identity.peer) for transport in made]
-        self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
         for transport in transports:
             self._stack.push_async_callback(transport.close)
+        if self._member is not None:
+            transports = await self._member.enter(transports)
+            self._tickets += [Ticket.parse(text) for text in self._member.tickets]
+        self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
         await self._join()
         held = [signed.record for signed in self.directory.records()]
         self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
@@ -137,7 +148,11 @@ class Server:
         self.addresses = await listen_all(transports, self._service.handle)
         self._announce()
         await self._join()
-        for work in (self._keep_announcing(), self._keep_exchanging(), self._keep_expiring()):
+        works = [self._keep_announcing(), self._keep_exchanging(), self._keep_expiring()]
+        if self._member is not None:
+            self._member.listening(self.ticket)
+            works.append(self._member.keep(self.directory, self._tell_some))
+        for work in works:
             task = asyncio.create_task(work)
             self._stack.push_async_callback(_cancelled, task)
 
@@ -200,6 +215,9 @@ class Server:
         while True:
             await self._clock.sleep(EXPIRY_S)
             await self.sessions.expire()
+            for session in self.sessions:
+                if self._member is not None and self._member.is_revoked(session.owner):
+                    await self.sessions.close(session)
             if self.worker.failure is not None:
                 self.ordered_to_leave.set()  # whoever runs this server must not go on announcing it
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Callable
 
 from shoal.clock import Clock
 from shoal.errors import ProtocolError, RecordError
@@ -17,10 +18,14 @@ _ENTRY_BYTES = PEER_ID_BYTES + _SEQUENCE.size
 
 
 class Directory:
-    """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause."""
+    """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause.
+
+    `refuses` says whose records are neither taken nor given: in a private swarm, those of revoked nodes.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.refuses: Callable[[PeerId], bool] = lambda peer: False
         self._held: dict[PeerId, SignedRecord] = {}
         self.dropped: Counter[str] = Counter()
 
@@ -32,6 +37,9 @@ class Directory:
             self.dropped["invalid"] += 1
             return False
         peer = PeerId(signed.record.peer)
+        if self.refuses(peer):
+            self.dropped["refused"] += 1
+            return False
         held = self._held.get(peer)
         if held is not None and held.record.sequence >= signed.record.sequence:
             self.dropped["old"] += held.data != data
@@ -45,7 +53,9 @@ class Directory:
     def get(self, peer: PeerId) -> SignedRecord | None:
         """A member's record, if it is held and has not expired."""
         signed = self._held.get(peer)
-        return signed if signed is not None and signed.record.expires_at > self._clock.wall() else None
+        if signed is None or self.refuses(peer) or not signed.record.expires_at > self._clock.wall():
+            return None
+        return signed
 
     def remove(self, peer: PeerId) -> None:
         """Forget a member, until a newer record of it comes."""
@@ -54,7 +64,9 @@ class Directory:
     def records(self) -> list[SignedRecord]:
         """All that have not expired, in the order of their node ids; expired ones are forgotten."""
         now = self._clock.wall()
-        self._held = {peer: held for peer, held in self._held.items() if held.record.expires_at > now}
+        self._held = {
+            peer: held for peer, held in self._held.items() if held.record.expires_at > now and not self.refuses(peer)
+        }
         return [self._held[peer] for peer in sorted(self._held)]
 
     def digest(self) -> bytes:

@@ -40,11 +40,12 @@ def encode_frame(header: bytes, payload: bytes | bytearray | memoryview = b"") -
 class FrameDecoder:
     """Cuts a byte stream into frames, holding at most one frame's bytes beyond what it was fed.
 
-    `max_payload_bytes` may be lowered below the wire's limit where a peer has no business sending more.
+    The limits may be lowered below the wire's where a peer has no business sending more.
     """
 
-    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES, max_header_bytes: int = MAX_HEADER_BYTES) -> None:
         self.max_payload_bytes = max_payload_bytes
+        self.max_header_bytes = max_header_bytes
         self._buffer = bytearray()
         self._start = 0
 
@@ -59,6 +60,13 @@ class FrameDecoder:
     def pending_bytes(self) -> int:
         """Bytes held that are not yet part of a frame given out."""
         return len(self._buffer) - self._start
+
+    def take_rest(self) -> bytes:
+        """The bytes that are not part of a frame given out; for a reader that leaves the stream to another one."""
+        rest = bytes(self._buffer[self._start :])
+        self._buffer.clear()
+        self._start = 0
+        return rest
 
     def next(self) -> tuple[bytes, bytes] | None:
         """The next frame's header and payload, or None while it is incomplete.
@@ -88,8 +96,8 @@ class FrameDecoder:
             raise ProtocolError(f"the peer speaks version {version} of the wire, this side version {VERSION}")
         if reserved != _RESERVED:
             raise ProtocolError("a frame's reserved bytes are not zero")
-        if not 0 < header_bytes <= MAX_HEADER_BYTES:
-            raise ProtocolError(f"a header of {header_bytes} bytes (1 to {MAX_HEADER_BYTES} are allowed)")
+        if not 0 < header_bytes <= self.max_header_bytes:
+            raise ProtocolError(f"a header of {header_bytes} bytes (1 to {self.max_header_bytes} are allowed)")
         if payload_bytes > self.max_payload_bytes:
             allowed = self.max_payload_bytes
             raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {allowed} are allowed here)")

@@ -18,9 +18,11 @@ MAX_BLOCKS = 1024
 MAX_TEXT_CHARS = 512
 MAX_CONFIG_BYTES = 1 << 20
 SECRET_BYTES = 16
+MAX_CERTIFICATE_BYTES = 1024
+MAX_REVOCATIONS_BYTES = 400_000
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
-Peer = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Peer = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]  # `$` alone lets a newline follow
 Secret = Annotated[bytes, Meta(min_length=SECRET_BYTES, max_length=SECRET_BYTES)]
 Position = Annotated[int, Meta(ge=0, le=MAX_POSITION)]
 Counter = Annotated[int, Meta(ge=0, le=1 << 48)]
@@ -38,6 +40,7 @@ Code = Literal[
     "full",
     "record",
     "unsupported",
+    "member",
     "failed",
 ]
 
@@ -52,6 +55,40 @@ class Refused(Message, frozen=True, tag="refused"):
     code: Code
     message: Text
     retry_after: Seconds = 0.0
+
+
+class Present(Message, frozen=True, tag="present"):
+    """The first message of either side in a private swarm: who this is, and the number of its revocation list.
+
+    `news`: a `revoked` message follows. `renews`: certificates can be renewed here.
+    """
+
+    certificate: Annotated[bytes, Meta(max_length=MAX_CERTIFICATE_BYTES)]
+    number: Counter = 0
+    news: bool = False
+    renews: bool = False
+
+
+class Revoked(Message, frozen=True, tag="revoked"):
+    """Payload: a signed revocation list."""
+
+
+class Redeem(Message, frozen=True, tag="redeem"):
+    """Asks a redeemer for a first certificate."""
+
+    invite: Annotated[bytes, Meta(max_length=2048)]
+
+
+class Renew(Message, frozen=True, tag="renew"):
+    """Asks a redeemer for the next certificate."""
+
+    certificate: Annotated[bytes, Meta(max_length=MAX_CERTIFICATE_BYTES)]
+
+
+class Certified(Message, frozen=True, tag="certified"):
+    """A certificate for the node that asked. Payload: the redeemer's revocation list, if it has one."""
+
+    certificate: Annotated[bytes, Meta(max_length=MAX_CERTIFICATE_BYTES)]
 
 
 class Digest(Message, frozen=True, tag="digest"):
@@ -290,6 +327,11 @@ class Rows(Message, frozen=True, tag="rows"):
 
 AnyMessage = (
     Refused
+    | Present
+    | Revoked
+    | Redeem
+    | Renew
+    | Certified
     | Digest
     | Records
     | Describe
