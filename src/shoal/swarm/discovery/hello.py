@@ -93,9 +93,11 @@ class _Answer(asyncio.Protocol):
 
 
 class HelloServer:
-    """Answers on a host and port with what `record` returns; port 0 takes a free one. Use with `async with`."""
+    """Answers on a host and port with what `record` returns, if anything; port 0 takes a free one. Use with `async with`."""
 
-    def __init__(self, host: str, port: int, record: Callable[[], bytes], clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, host: str, port: int, record: Callable[[], SignedRecord | None], clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._host = host
         self._record = record
         self._limit = SourceLimit(clock)
@@ -133,8 +135,11 @@ class HelloServer:
         peer = tcp.get_extra_info("peername")
         if peer is None or len(self.open) >= MAX_CONNECTIONS or not self._limit.allows(peer[0]):
             return None
+        signed = self._record()
+        if signed is None:
+            return None
         self.open.add(tcp)
-        return encode_hello(self._record())
+        return encode_hello(signed.data)
 
 
 async def ask_hello(host: str, port: int, clock: Clock = SYSTEM_CLOCK, deadline_s: float = DEADLINE_S) -> SignedRecord:

@@ -74,7 +74,7 @@ def saying(data: bytes) -> Speaker:
 async def test_a_hello_is_one_verified_record() -> None:
     """Whoever connects gets the record as it is now, and the connection ends."""
     current = [RECORD]
-    async with HelloServer(HOST, 0, lambda: current[0].data) as server:
+    async with HelloServer(HOST, 0, lambda: current[0]) as server:
         assert await ask_hello(HOST, server.port) == RECORD
         current[0] = signed_record(ME, sequence=2)
         assert (await ask_hello(HOST, server.port)).record.sequence == 2
@@ -88,7 +88,7 @@ async def test_a_hello_is_one_verified_record() -> None:
 
 async def test_what_a_stranger_says_is_not_read() -> None:
     """Bytes sent to a hello change nothing: it answers others as before."""
-    async with HelloServer(HOST, 0, lambda: RECORD.data) as server:
+    async with HelloServer(HOST, 0, lambda: RECORD) as server:
         reader, writer = await asyncio.open_connection(HOST, server.port)
         writer.write(b"\x13BitTorrent protocol" + bytes(100_000))
         with contextlib.suppress(ConnectionError):
@@ -100,7 +100,7 @@ async def test_what_a_stranger_says_is_not_read() -> None:
 async def test_a_source_gets_a_few_answers() -> None:
     """One address is answered MAX_PER_SOURCE times in a window; another one is still answered, and later the first again."""
     clock = VirtualClock()
-    async with HelloServer(HOST, 0, lambda: RECORD.data, clock) as server:
+    async with HelloServer(HOST, 0, lambda: RECORD, clock) as server:
         for _ in range(MAX_PER_SOURCE):
             await ask_hello(HOST, server.port)
         with pytest.raises(DialError):
@@ -127,7 +127,7 @@ def test_source_limits_are_bounded() -> None:
 
 async def test_connections_at_once_are_bounded() -> None:
     """Beyond MAX_CONNECTIONS a connection is dropped without an answer."""
-    server = HelloServer(HOST, 0, lambda: RECORD.data)
+    server = HelloServer(HOST, 0, lambda: RECORD)
     async with server:
         server.open.update(object() for _ in range(MAX_CONNECTIONS))  # type: ignore[misc]
         with pytest.raises(DialError):
@@ -138,9 +138,9 @@ async def test_connections_at_once_are_bounded() -> None:
 
 async def test_a_port_in_use_is_a_mistake() -> None:
     """The address that could not be bound is named."""
-    async with HelloServer(HOST, 0, lambda: RECORD.data) as server:
+    async with HelloServer(HOST, 0, lambda: RECORD) as server:
         with pytest.raises(UsageError, match=str(server.port)):
-            await HelloServer(HOST, server.port, lambda: RECORD.data).__aenter__()
+            await HelloServer(HOST, server.port, lambda: RECORD).__aenter__()
 
 
 @pytest.mark.parametrize(
