@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli import discovery
 from shoal.cli import sampling as options
 from shoal.cli.output import AsJson, Peers, Transport, console, print_json
 
 
 def chat(
-    peers: Peers,
+    peers: Peers = None,
     model: Annotated[
         str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
     ] = None,
@@ -22,6 +23,13 @@ def chat(
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.95,
     seed: options.Seed = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    interface: discovery.Interface = "0.0.0.0",
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +37,22 @@ def chat(
     from shoal.client.sync import connect
 
     chosen = options.sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with connect(model, peers=peers, transport=transport) as remote, remote.chat(system, max_tokens=context) as talk:
+    found = discovery.client_discoveries(
+        discovery.DiscoveryOptions(
+            lan=lan,
+            public=public,
+            swarm_name=swarm_name,
+            dht_nodes=tuple(dht_node or ()),
+            relay=relay,
+            interface=interface,
+        ),
+        model,
+        yes,
+    )
+    with (
+        connect(model, peers=peers or (), transport=transport, discoveries=found) as remote,
+        remote.chat(system, max_tokens=context) as talk,
+    ):
         if not as_json:
             console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
         while (line := _ask(as_json)) is not None:

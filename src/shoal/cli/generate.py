@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shoal.cli import discovery
 from shoal.cli import sampling as options
 from shoal.cli.output import AsJson, Peers, Transport, console, print_json
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    peers: Peers,
+    peers: Peers = None,
     model: Annotated[
         str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
     ] = None,
@@ -29,6 +30,13 @@ def generate(
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    interface: discovery.Interface = "0.0.0.0",
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,8 +53,20 @@ def generate(
         seed=seed,
         stop=stop,
     )
+    found = discovery.client_discoveries(
+        discovery.DiscoveryOptions(
+            lan=lan,
+            public=public,
+            swarm_name=swarm_name,
+            dht_nodes=tuple(dht_node or ()),
+            relay=relay,
+            interface=interface,
+        ),
+        model,
+        yes,
+    )
     text = sys.stdin.read() if prompt == "-" else prompt
-    with connect(model, peers=peers, transport=transport) as remote:
+    with connect(model, peers=peers or (), transport=transport, discoveries=found) as remote:
         stream_reply(remote, text, raw=raw, as_json=as_json, sampling=chosen)
         if as_json:
             print_json(result(remote))

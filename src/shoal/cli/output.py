@@ -14,7 +14,7 @@ from shoal.errors import ServerFull, ShoalError
 console = Console(stderr=True, highlight=False)
 """Everything but results goes to standard error, so that results can be piped."""
 
-Peers = Annotated[list[str], typer.Option("--peers", help="Ticket of a member of the swarm; may be repeated.")]
+Peers = Annotated[list[str] | None, typer.Option("--peers", help="Ticket of a member of the swarm; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Transport = Annotated[str | None, typer.Option(help="Use only this transport: tls or iroh.")]
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli import discovery
 from shoal.cli.output import AsJson, Transport, console, megabytes, print_json
+from shoal.net.address import host_port
 from shoal.types import Span
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ def serve(
         Path | None, typer.Option(help="Key file, made if missing; default: a fresh key each time.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision on the hub.")] = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    dht_port: Annotated[int, typer.Option(help="UDP port of the DHT node; default: a free one.")] = 0,
+    hello_port: Annotated[int, typer.Option(help="TCP port that tells who this is; default: a free one.")] = 0,
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
@@ -48,6 +58,16 @@ def serve(
     """Hold blocks of a model and compute them for whoever asks. Prints the ticket by which others join. Ctrl-C leaves."""
     from shoal.server.config import ServerConfig
 
+    found = discovery.DiscoveryOptions(
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=tuple(dht_node or ()),
+        dht_port=dht_port,
+        relay=relay,
+        hello_port=hello_port,
+        interface=host_port(listen)[0] if lan or public else "0.0.0.0",
+    )
     config = ServerConfig(
         model=model,
         revision=revision,
@@ -64,7 +84,9 @@ def serve(
         max_upload_bits_per_s=max_upload * 1e6 if max_upload is not None else None,
         max_sessions=max_sessions,
         identity=identity,
+        discovery=found,
     )
+    discovery.agree(found, yes, serving=True)
     asyncio.run(_serve(config, as_json, watch_stdin))
 
 

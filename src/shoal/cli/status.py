@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from shoal.cli import discovery
 from shoal.cli.output import AsJson, Peers, Transport, console, print_json
 from shoal.types import Span, missing_spans
 
 if TYPE_CHECKING:
     from shoal.client.client import ServerStatus
+    from shoal.swarm.discovery.options import Discoveries
 
 
-def status(peers: Peers, transport: Transport = None, as_json: AsJson = False) -> None:
+def status(
+    peers: Peers = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --public: the checkpoint whose swarm to find; hub id, directory or GGUF.")
+    ] = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    interface: discovery.Interface = "0.0.0.0",
+    yes: discovery.Yes = False,
+    transport: Transport = None,
+    as_json: AsJson = False,
+) -> None:
     """List the servers of a swarm, their blocks and load, and the blocks that are missing."""
-    servers = asyncio.run(_ask(peers, transport))
+    found = discovery.client_discoveries(
+        discovery.DiscoveryOptions(
+            lan=lan,
+            public=public,
+            swarm_name=swarm_name,
+            dht_nodes=tuple(dht_node or ()),
+            relay=relay,
+            interface=interface,
+        ),
+        model,
+        yes,
+    )
+    servers = asyncio.run(_ask(peers or [], transport, found))
     models = _by_model(servers)
     if as_json:
         print_json({"models": models})
         return
-    for model in models:
-        _show(model)
+    for entry in models:
+        _show(entry)
 
 
-async def _ask(peers: list[str], transport: str | None) -> list[ServerStatus]:
+async def _ask(peers: list[str], transport: str | None, found: Discoveries | None) -> list[ServerStatus]:
     from shoal.client.client import AsyncClient
 
-    async with AsyncClient(peers, only=transport) as client:
+    async with AsyncClient(peers, only=transport, discoveries=found) as client:
         return await client.status()
 
 

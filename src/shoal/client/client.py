@@ -17,10 +17,11 @@ from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import CapacityError, NetworkError, NoRoute, ServerFull, ShoalError, UsageError
 from shoal.net.dial import Dialler
 from shoal.net.framed import FrameChannel
-from shoal.net.node import make_transports
+from shoal.net.node import LOOPBACK, make_transports
 from shoal.net.transport import Transport
 from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.records import ServerRecord, SignedRecord
@@ -44,7 +45,9 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
 
 class AsyncClient:
-    """Use with `async with`. `peers` are tickets; one that reaches any member is enough."""
+    """Use with `async with`. `peers` are tickets; one that reaches any member is enough. Without one that answers,
+    `discoveries` are asked.
+    """
 
     def __init__(
         self,
@@ -53,21 +56,27 @@ class AsyncClient:
         identity: Identity | None = None,
         transports: Sequence[Transport] | None = None,
         only: str | None = None,
+        discoveries: Discoveries | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if not peers:
-            raise UsageError("a client needs at least one ticket to find the swarm (peers=[…])")
+        if not peers and not (discoveries and discoveries.all):
+            raise UsageError("a client needs at least one ticket to find the swarm (peers=[…]), or a discovery")
         self.identity = identity or Identity.generate()
         self.directory = Directory(clock)
         self._tickets = [Ticket.parse(text) for text in peers]
+        self._discoveries = discoveries or Discoveries(DiscoveryOptions())
         self._transports = transports
         self._only = only
         self.clock = clock
         self._dialler: Dialler | None = None
 
     async def __aenter__(self) -> AsyncClient:
-        self._transports = self._transports or make_transports(self.identity.key, only=self._only)
+        options = self._discoveries.options
+        listen = options.bind if options.wanted else LOOPBACK
+        key, only = self.identity.key, self._only
+        self._transports = self._transports or make_transports(key, listen, only, options.iroh_relay)
         self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
+        self._finder = self._discoveries.finder(self.directory, self._dialler)
         try:
             await self.refresh()
         except BaseException:
@@ -82,6 +91,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the transports. Closing twice is harmless."""
+        await self._discoveries.close()
         for transport in self._transports or ():
             await transport.close()
 
@@ -93,7 +103,7 @@ class AsyncClient:
         return self._dialler
 
     async def refresh(self) -> None:
-        """Exchange records with every ticket's member, or if none answers with any member known.
+        """Exchange records with every ticket's member, or if none answers with any member known or discovered.
 
         Raises NetworkError when nobody at all could be reached.
         """
@@ -104,7 +114,10 @@ class AsyncClient:
         for signed in self.directory.records():
             if await self._ask(PeerId(signed.record.peer), signed.record.addresses) is None:
                 return
-        raise NetworkError(f"no member of the swarm answered: {'; '.join(str(error) for error in errors)}")
+        if await self._finder.find():
+            return
+        problems = [*map(str, errors), *self._finder.problems] or ["nobody was found"]
+        raise NetworkError(f"no member of the swarm answered: {'; '.join(problems)}")
 
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
         try:

@@ -13,6 +13,7 @@ from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
 from shoal.errors import UsageError
 from shoal.nn.sampling import SamplingParams
+from shoal.swarm.discovery.options import Discoveries
 from shoal.types import Route
 
 T = TypeVar("T")
@@ -171,24 +172,29 @@ class Model:
 
 
 def connect(
-    model: str | None = None, *, peers: Sequence[str], transport: str | None = None, wait_s: float = ROUTE_WAIT_S
+    model: str | None = None,
+    *,
+    peers: Sequence[str] = (),
+    transport: str | None = None,
+    discoveries: Discoveries | None = None,
+    wait_s: float = ROUTE_WAIT_S,
 ) -> Model:
     """Join a swarm by its tickets and open a model: a hub id, a directory, a GGUF file, or (None) the one it serves.
 
-    Raises UsageError without tickets, NetworkError when nobody answers, and what `open_model` raises.
+    Raises UsageError without tickets and discoveries, NetworkError when nobody answers, and what `open_model` raises.
     """
     if isinstance(peers, str):
         raise UsageError("peers is a list of tickets, not one string")
     loop = _Loop()
     try:
-        return Model(loop, loop.run(_open(model, peers, transport, wait_s)))
+        return Model(loop, loop.run(_open(model, AsyncClient(peers, only=transport, discoveries=discoveries), wait_s)))
     except BaseException:
         loop.close()
         raise
 
 
-async def _open(model: str | None, peers: Sequence[str], transport: str | None, wait_s: float) -> RemoteModel:
-    client = await AsyncClient(peers, only=transport).__aenter__()
+async def _open(model: str | None, client: AsyncClient, wait_s: float) -> RemoteModel:
+    await client.__aenter__()
     try:
         return await open_model(client, model, wait_s)
     except BaseException:

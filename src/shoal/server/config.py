@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.errors import UsageError
+from shoal.swarm.discovery.options import DiscoveryOptions
 from shoal.types import Span
 
 MIN_MEMORY_BYTES = 64 << 20
@@ -34,6 +35,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_sessions: int = 64
     max_session_tokens: int = 32_768
     identity: Path | None = None
+    discovery: DiscoveryOptions = DiscoveryOptions()
 
     def __post_init__(self) -> None:
         if self.blocks is not None and self.num_blocks is not None:

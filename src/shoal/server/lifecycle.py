@@ -18,12 +18,14 @@ from shoal.net.framed import FrameChannel
 from shoal.net.node import listen_all, make_transports
 from shoal.net.throttle import RateLimit
 from shoal.server.config import ServerConfig
-from shoal.server.loading import LoadedBlocks, load
+from shoal.server.loading import LoadedBlocks, load, model_fingerprint
 from shoal.server.redirect import Redirector
 from shoal.server.service import Service
 from shoal.server.sessions import SessionTable
 from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.announcer import Announcer
+from shoal.swarm.discovery.options import Discoveries
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord, sign_record
@@ -57,7 +59,7 @@ class Server:
     @property
     def ticket(self) -> str:
         """One string that reaches this server."""
-        return str(Ticket(self.identity.peer, self.addresses))
+        return str(Ticket(self.identity.peer, self._record.addresses))
 
     @property
     def record(self) -> ServerRecord:
@@ -83,10 +85,12 @@ class Server:
 
     async def _start(self) -> None:
         config = self.config
-        transports = make_transports(self.identity.key, config.listen, config.transport)
+        relay = config.discovery.iroh_relay
+        transports = make_transports(self.identity.key, config.listen, config.transport, relay)
         self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
         for transport in transports:
             self._stack.push_async_callback(transport.close)
+        self._announcer = await self._stack.enter_async_context(await self._discovering())
         await self._join()
         held = [signed.record.span for signed in self.directory.records()]
         self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
@@ -99,10 +103,23 @@ class Server:
             self._service.throttle = RateLimit(config.max_upload_bits_per_s / 8, self._clock)
         self.addresses = await listen_all(transports, self._service.handle)
         self._announce()
+        await self._announcer.start(self._announce)
         await self._join()
         for work in (self._keep_announcing(), self._keep_exchanging(), self._keep_expiring()):
             task = asyncio.create_task(work)
             self._stack.push_async_callback(_cancelled, task)
+
+    async def _discovering(self) -> Announcer:
+        """What finds a first member when tickets do not, and keeps this server findable, as far as that was asked for."""
+        config, me = self.config, self.identity.peer
+        print_ = await asyncio.to_thread(model_fingerprint, config) if config.discovery.wanted else None
+        discoveries = Discoveries(config.discovery, print_, self._clock)
+        finder = discoveries.finder(self.directory, self._dialler, me)
+
+        def notice(text: str) -> None:
+            self._progress(text, 0, 0)
+
+        return Announcer(discoveries, finder, lambda: self.directory.get(me), notice, self._clock)
 
     def _announce(self) -> None:
         now = self._clock.wall()
@@ -114,7 +131,7 @@ class Server:
             sequence=self._sequence,
             issued_at=now,
             expires_at=now + RECORD_LIFETIME_S,
-            addresses=self.addresses,
+            addresses=self._announcer.reachable(self.addresses),
             model=loaded.holding.model,
             span=loaded.holding.span,
             name=self.config.name,
@@ -131,6 +148,8 @@ class Server:
     async def _join(self) -> None:
         """Exchange records with the members that the tickets name; those out of reach are tried again later."""
         await asyncio.gather(*(self._exchange(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets))
+        if not self.directory.records() and self.config.blocks is None:
+            await self._announcer.look()
 
     async def _exchange(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from types import TracebackType
 
@@ -19,8 +20,8 @@ from shoal.types import PeerId
 ANNOUNCE_S = 600.0
 """How often a server announces; the DHT forgets after 30 minutes."""
 
-EARLY_S = 30.0
-"""The second announcement comes soon: the first was made by a node that knew few others, or none."""
+EARLY_S = (5.0, 30.0)
+"""When the second and third come: a DHT node that has just started knows few others, maybe none near the swarm's key."""
 
 LOOK_S = 5.0
 """When a server that knows nobody looks again; twice as long each time, up to ANNOUNCE_S."""
@@ -31,7 +32,7 @@ Notice = Callable[[str], None]
 class Announcer:
     """Announces a server until it is closed. Use with `async with`, once `record` gives what is to be found.
 
-    `renew` makes a new record; it is called when the router has opened ports, whose addresses `reachable` then names.
+    A record's addresses are those that `reachable` gives.
     """
 
     def __init__(
@@ -52,8 +53,15 @@ class Announcer:
         self._tasks: list[asyncio.Task[None]] = []
         self._problems: dict[str, str] = {}
 
+    async def look(self) -> bool:
+        """Search once for a first member; whether one was met."""
+        return bool(self._discoveries.all) and await self._finder.find()
+
     async def start(self, renew: Callable[[], None]) -> None:
-        """Answer, map, announce, look. Raises UsageError when the hello's port cannot be bound."""
+        """Answer, map, announce, look. `renew` makes a new record; it is called when the router has opened ports.
+
+        Raises UsageError when the hello's port cannot be bound.
+        """
         if not self._discoveries.all:
             return
         await self._hello.__aenter__()
@@ -89,24 +97,21 @@ class Announcer:
         return Presence(PeerId(record.peer), record.model.fingerprint, record.addresses, port)
 
     async def _keep_announcing(self, discovery: Discovery) -> None:
-        wait_s = EARLY_S
-        while True:
-            await self._announce(discovery)
-            await self._clock.sleep(wait_s)
-            wait_s = EARLY_S if discovery.name in self._problems else ANNOUNCE_S
+        for wait_s in itertools.chain(EARLY_S, itertools.repeat(ANNOUNCE_S)):
+            told = await self._announce(discovery)
+            await self._clock.sleep(wait_s if told else EARLY_S[-1])
 
-    async def _announce(self, discovery: Discovery) -> None:
-        presence = self.presence()
-        if presence is None:
-            return
-        try:
-            await discovery.announce(presence)
-        except ShoalError as error:
-            if self._problems.get(discovery.name) != str(error):
-                self._notice(f"not announced on the {discovery.name}: {error}")
-            self._problems[discovery.name] = str(error)
-        else:
-            self._problems.pop(discovery.name, None)
+    async def _announce(self, discovery: Discovery) -> bool:
+        presence, problem = self.presence(), ""
+        if presence is not None:
+            try:
+                await discovery.announce(presence)
+            except ShoalError as error:
+                problem = str(error)
+        if problem and self._problems.get(discovery.name) != problem:
+            self._notice(f"not announced on the {discovery.name}: {problem}")
+        self._problems[discovery.name] = problem
+        return not problem
 
     async def _keep_looking(self) -> None:
         """Soon while nobody is known; now and then otherwise, which joins swarms that grew apart."""
@@ -125,6 +130,8 @@ class Announcer:
         await self._discoveries.close()
 
     async def __aenter__(self) -> Announcer:
+        for notice in self._discoveries.notices:
+            self._notice(notice)
         return self
 
     async def __aexit__(

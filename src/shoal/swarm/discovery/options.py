@@ -9,12 +9,16 @@ import msgspec
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import UsageError
 from shoal.net.address import host_port, join_host_port
+from shoal.net.dial import Dialler
 from shoal.net.iroh import PUBLIC_RELAY
+from shoal.swarm.directory import Directory
 from shoal.swarm.discovery.dht import DhtDiscovery, swarm_key
 from shoal.swarm.discovery.discovery import Discovery
+from shoal.swarm.discovery.finder import Finder
 from shoal.swarm.discovery.lan import LanDiscovery
 from shoal.swarm.discovery.mapping import PortMapper
 from shoal.swarm.discovery.torrent import Engine, EngineOptions
+from shoal.types import PeerId
 
 NO_RELAY = "none"
 
@@ -94,6 +98,8 @@ class Discoveries:
 
     def __init__(self, options: DiscoveryOptions, fingerprint: str | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.options = options
+        self._fingerprint = fingerprint
+        self._clock = clock
         self.notices: list[str] = []
         self.mapper: PortMapper | None = None
         found: list[Discovery] = []
@@ -116,6 +122,10 @@ class Discoveries:
         except UsageError as error:
             self.notices.append(str(error))
             return None
+
+    def finder(self, directory: Directory, dialler: Dialler, me: PeerId | None = None) -> Finder:
+        """What meets the members that these discoveries point to."""
+        return Finder(directory, dialler, self.all, self._fingerprint, me, self._clock)
 
     async def close(self) -> None:
         """Withdraw what was announced. Closing twice is harmless."""
