@@ -38,16 +38,14 @@ def chat(
 
     chosen = options.sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     found = discovery.client_discoveries(
-        discovery.DiscoveryOptions(
-            lan=lan,
-            public=public,
-            swarm_name=swarm_name,
-            dht_nodes=tuple(dht_node or ()),
-            relay=relay,
-            interface=interface,
-        ),
-        model,
-        yes,
+        model=model,
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=dht_node,
+        relay=relay,
+        interface=interface,
+        yes=yes,
     )
     with (
         connect(model, peers=peers or (), transport=transport, discoveries=found) as remote,

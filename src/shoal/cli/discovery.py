@@ -24,12 +24,30 @@ Interface = Annotated[str, typer.Option(help="Address of this machine that disco
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before joining a public swarm.")]
 
 
-def client_discoveries(options: DiscoveryOptions, model: str | None, yes: bool) -> Discoveries | None:
+def client_discoveries(
+    *,
+    model: str | None,
+    lan: bool,
+    public: bool,
+    swarm_name: str | None,
+    dht_nodes: list[str] | None,
+    relay: str | None,
+    interface: str,
+    yes: bool,
+) -> Discoveries | None:
     """The discoveries of a client command, after the user agreed; None when none were asked for.
 
     `model` gives the fingerprint, where it lies on this machine or on the hub. Raises UsageError when a public swarm
     has neither a name nor a model, typer.Abort when the user does not agree.
     """
+    options = DiscoveryOptions(
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=tuple(dht_nodes or ()),
+        relay=relay,
+        interface=interface,
+    )
     if not options.wanted:
         return None
     agree(options, yes, serving=False)

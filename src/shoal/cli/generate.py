@@ -54,16 +54,14 @@ def generate(
         stop=stop,
     )
     found = discovery.client_discoveries(
-        discovery.DiscoveryOptions(
-            lan=lan,
-            public=public,
-            swarm_name=swarm_name,
-            dht_nodes=tuple(dht_node or ()),
-            relay=relay,
-            interface=interface,
-        ),
-        model,
-        yes,
+        model=model,
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=dht_node,
+        relay=relay,
+        interface=interface,
+        yes=yes,
     )
     text = sys.stdin.read() if prompt == "-" else prompt
     with connect(model, peers=peers or (), transport=transport, discoveries=found) as remote:

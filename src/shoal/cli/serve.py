@@ -57,8 +57,9 @@ def serve(
 ) -> None:
     """Hold blocks of a model and compute them for whoever asks. Prints the ticket by which others join. Ctrl-C leaves."""
     from shoal.server.config import ServerConfig
+    from shoal.swarm.discovery.options import DiscoveryOptions
 
-    found = discovery.DiscoveryOptions(
+    found = DiscoveryOptions(
         lan=lan,
         public=public,
         swarm_name=swarm_name,

@@ -33,16 +33,14 @@ def status(
 ) -> None:
     """List the servers of a swarm, their blocks and load, and the blocks that are missing."""
     found = discovery.client_discoveries(
-        discovery.DiscoveryOptions(
-            lan=lan,
-            public=public,
-            swarm_name=swarm_name,
-            dht_nodes=tuple(dht_node or ()),
-            relay=relay,
-            interface=interface,
-        ),
-        model,
-        yes,
+        model=model,
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=dht_node,
+        relay=relay,
+        interface=interface,
+        yes=yes,
     )
     servers = asyncio.run(_ask(peers or [], transport, found))
     models = _by_model(servers)
