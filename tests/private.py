@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from shoal.client.client import AsyncClient
+from shoal.clock import SYSTEM_CLOCK
 from shoal.server.config import ServerConfig
 from shoal.server.lifecycle import Server
 from shoal.swarm.discovery.ticket import Ticket
-from shoal.swarm.identity import Identity
 from shoal.swarm.membership.folder import PrivateSwarm, SwarmFolder
+from shoal.swarm.membership.owner import Owner
 from shoal.swarm.membership.statements import Invite, sign_invite
 from shoal.types import Span
 
@@ -52,6 +53,10 @@ class PrivateServers:
         }
         return sign_invite(Invite(**fields), self.owner)  # type: ignore[arg-type]  # a test's fields are what it says
 
+    def revoke(self, what: str) -> None:
+        """As the owner's command does it, in a process of its own."""
+        Owner(SwarmFolder(NAME, self.folder / "owner"), SYSTEM_CLOCK).revoke(what)
+
     async def serve(self, stack: contextlib.AsyncExitStack, span: Span, node: str, **private: str) -> Server:
         """One more server, admitted by an invite unless it is the owner's."""
         config = ServerConfig(
@@ -83,8 +88,3 @@ async def private_swarm(model: Path, folder: Path, *spans: Span) -> AsyncIterato
         for index, span in enumerate(spans[1:], 1):
             await swarm.serve(stack, span, f"server-{index}", invite=swarm.invite())
         yield swarm
-
-
-def stranger() -> Identity:
-    """A fresh key that belongs to nobody."""
-    return Identity.generate()

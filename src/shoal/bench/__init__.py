@@ -38,9 +38,16 @@ def _placement(size: Size) -> dict[str, Any]:
     return run(size.tokens)
 
 
+def _discovery(size: Size) -> dict[str, Any]:
+    from shoal.bench.discovery import run
+
+    return run()
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "decode": _decode,
     "hops": _hops,
     "heal": _heal,
     "placement": _placement,
+    "discovery": _discovery,
 }

@@ -10,7 +10,7 @@ from shoal.cli.output import AsJson, console, print_json
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which one: decode, hops, heal or placement.")],
+    name: Annotated[str, typer.Argument(help="Which one: decode, hops, heal, placement or discovery.")],
     tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=8, max=2048)] = 256,
     runs: Annotated[int, typer.Option(help="Disturbed runs of heal.", min=1, max=10_000)] = 200,
     seed: Annotated[int, typer.Option(help="Of what chance decides in heal.", min=0)] = 1,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli import discovery
 from shoal.cli import sampling as options
 from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 
@@ -24,6 +25,13 @@ def chat(
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.95,
     seed: options.Seed = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    interface: discovery.Interface = "0.0.0.0",
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,8 +39,20 @@ def chat(
     from shoal.client.sync import connect
 
     chosen = options.sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    found = discovery.client_discoveries(
+        model=model,
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=dht_node,
+        relay=relay,
+        interface=interface,
+        yes=yes,
+    )
     with (
-        connect(model, peers=peers or (), invite=private(swarm, invite), transport=transport) as remote,
+        connect(
+            model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found
+        ) as remote,
         remote.chat(system, max_tokens=context) as talk,
     ):
         if not as_json:

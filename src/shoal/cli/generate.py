@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shoal.cli import discovery
 from shoal.cli import sampling as options
 from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 
@@ -31,6 +32,13 @@ def generate(
     repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    interface: discovery.Interface = "0.0.0.0",
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,8 +55,20 @@ def generate(
         seed=seed,
         stop=stop,
     )
+    found = discovery.client_discoveries(
+        model=model,
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=dht_node,
+        relay=relay,
+        interface=interface,
+        yes=yes,
+    )
     text = sys.stdin.read() if prompt == "-" else prompt
-    with connect(model, peers=peers or (), invite=private(swarm, invite), transport=transport) as remote:
+    with connect(
+        model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found
+    ) as remote:
         stream_reply(remote, text, raw=raw, as_json=as_json, sampling=chosen)
         if as_json:
             print_json(result(remote))

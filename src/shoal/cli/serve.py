@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli import discovery
 from shoal.cli.output import AsJson, Invite, SwarmName, Transport, console, megabytes, print_json, private
 from shoal.errors import ShoalError
+from shoal.net.address import host_port
 from shoal.types import Span
 
 if TYPE_CHECKING:
@@ -47,6 +49,14 @@ def serve(
     delegation: Annotated[
         str, typer.Option(help="From the private swarm's owner: redeem invites and renew certificates here.")
     ] = "",
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    dht_port: Annotated[int, typer.Option(help="UDP port of the DHT node; default: a free one.")] = 0,
+    hello_port: Annotated[int, typer.Option(help="TCP port that tells who this is; default: a free one.")] = 0,
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
@@ -56,7 +66,18 @@ def serve(
     Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
     """
     from shoal.server.config import ServerConfig
+    from shoal.swarm.discovery.options import DiscoveryOptions
 
+    found = DiscoveryOptions(
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=tuple(dht_node or ()),
+        dht_port=dht_port,
+        relay=relay,
+        hello_port=hello_port,
+        interface=host_port(listen)[0] if lan or public else "0.0.0.0",
+    )
     config = ServerConfig(
         model=model,
         revision=revision,
@@ -74,7 +95,9 @@ def serve(
         max_sessions=max_sessions,
         identity=identity,
         private=private(swarm, invite, delegation),
+        discovery=found,
     )
+    discovery.agree(found, yes, serving=True)
     asyncio.run(_serve(config, as_json, watch_stdin))
 
 

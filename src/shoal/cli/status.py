@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from shoal.cli import discovery
 from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 from shoal.types import Span, missing_spans
 
@@ -16,19 +19,40 @@ def status(
     peers: Peers = None,
     swarm: SwarmName = "",
     invite: Invite = "",
+    model: Annotated[
+        str | None, typer.Option(help="With --public: the checkpoint whose swarm to find; hub id, directory or GGUF.")
+    ] = None,
+    lan: discovery.Lan = False,
+    public: discovery.Public = False,
+    swarm_name: discovery.SwarmName = None,
+    dht_node: discovery.DhtNodes = None,
+    relay: discovery.Relay = None,
+    interface: discovery.Interface = "0.0.0.0",
+    yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
     """List the servers of a swarm, their blocks and load, and the blocks that are missing."""
     from shoal.client.client import AsyncClient
 
-    servers = asyncio.run(_ask(AsyncClient(peers or (), invite=private(swarm, invite), only=transport)))
+    found = discovery.client_discoveries(
+        model=model,
+        lan=lan,
+        public=public,
+        swarm_name=swarm_name,
+        dht_nodes=dht_node,
+        relay=relay,
+        interface=interface,
+        yes=yes,
+    )
+    joined = private(swarm, invite)
+    servers = asyncio.run(_ask(AsyncClient(peers or (), invite=joined, only=transport, discoveries=found)))
     models = _by_model(servers)
     if as_json:
         print_json({"models": models})
         return
-    for model in models:
-        _show(model)
+    for entry in models:
+        _show(entry)
 
 
 async def _ask(client: AsyncClient) -> list[ServerStatus]:

@@ -16,10 +16,11 @@ from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
 from shoal.net.dial import Dialler
 from shoal.net.framed import FrameChannel
-from shoal.net.node import make_transports
+from shoal.net.node import LOOPBACK, make_transports
 from shoal.net.transport import Transport
 from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.folder import PrivateSwarm
@@ -47,7 +48,8 @@ class ServerStatus(msgspec.Struct, frozen=True):
 class AsyncClient:
     """Use with `async with`. `peers` are tickets; one that reaches any member is enough. `wrap` emulates links.
 
-    `invite` is for a private swarm: an invite's text, which also says how to find it, or a PrivateSwarm joined before.
+    Without one that answers, `discoveries` are asked. `invite` is for a private swarm: an invite's text, which also says
+    how to find it, or a PrivateSwarm joined before.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class AsyncClient:
         identity: Identity | None = None,
         invite: str | PrivateSwarm | None = None,
         only: str | None = None,
+        discoveries: Discoveries | None = None,
         clock: Clock = SYSTEM_CLOCK,
         wrap: Callable[[Transport, PeerId], Transport] | None = None,
     ) -> None:
-        if not peers and invite is None:
-            raise UsageError("a client needs at least one ticket to find the swarm (peers=[…])")
+        if not peers and invite is None and not (discoveries and discoveries.all):
+            raise UsageError("a client needs at least one ticket to find the swarm (peers=[…]), or a discovery")
         private = PrivateSwarm(invite=invite) if isinstance(invite, str) else invite
         self._member = Member(private, "client", clock, identity) if private is not None else None
         self.identity = self._member.identity if self._member is not None else identity or Identity.generate()
@@ -69,6 +72,9 @@ class AsyncClient:
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports: list[Transport] = []
         self._keeping: asyncio.Task[None] | None = None
+        self._discoveries = discoveries or Discoveries(DiscoveryOptions())
+        if invite is not None and self._discoveries.all:
+            raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
         self._only = only
         self.clock = clock
         self._dialler: Dialler | None = None
@@ -76,12 +82,15 @@ class AsyncClient:
         self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
-        made = make_transports(self.identity.key, only=self._only)
+        options = self._discoveries.options
+        listen = options.bind if options.wanted else LOOPBACK
+        made = make_transports(self.identity.key, listen, self._only, options.iroh_relay)
         self._transports = [self._wrap(transport, self.identity.peer) for transport in made]
         try:
             if self._member is not None:
                 await self._enter(self._member)
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
+            self._finder = self._discoveries.finder(self.directory, self._dialler)
             await self.refresh()
         except BaseException:
             await self.close()
@@ -105,6 +114,7 @@ class AsyncClient:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        await self._discoveries.close()
         for transport in self._transports:
             await transport.close()
 
@@ -116,7 +126,7 @@ class AsyncClient:
         return self._dialler
 
     async def refresh(self) -> None:
-        """Exchange records with every ticket's member, or if none answers with any member known.
+        """Exchange records with every ticket's member, or if none answers with any member known or discovered.
 
         Raises NetworkError when nobody at all could be reached.
         """
@@ -127,7 +137,10 @@ class AsyncClient:
         for signed in self.directory.records():
             if await self._ask(PeerId(signed.record.peer), signed.record.addresses) is None:
                 return
-        raise NetworkError(f"no member of the swarm answered: {'; '.join(str(error) for error in errors)}")
+        if await self._finder.find():
+            return
+        problems = [*map(str, errors), *self._finder.problems] or ["nobody was found"]
+        raise NetworkError(f"no member of the swarm answered: {'; '.join(problems)}")
 
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
         try:

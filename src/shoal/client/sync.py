@@ -14,6 +14,7 @@ from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
 from shoal.errors import UsageError
 from shoal.nn.sampling import SamplingParams
+from shoal.swarm.discovery.options import Discoveries
 from shoal.swarm.membership.folder import PrivateSwarm
 from shoal.types import Route
 
@@ -181,31 +182,27 @@ def connect(
     peers: Sequence[str] = (),
     invite: str | PrivateSwarm | None = None,
     transport: str | None = None,
+    discoveries: Discoveries | None = None,
     wait_s: float = ROUTE_WAIT_S,
 ) -> Model:
     """Join a swarm by its tickets and open a model: a hub id, a directory, a GGUF file, or (None) the one it serves.
 
     For a private swarm give an invite, or a PrivateSwarm by the name under which it is kept. Raises UsageError without
-    tickets or invite, NetworkError when nobody answers, and what `open_model` raises.
+    tickets, invite or discoveries, NetworkError when nobody answers, and what `open_model` raises.
     """
     if isinstance(peers, str):
         raise UsageError("peers is a list of tickets, not one string")
     loop = _Loop()
     try:
-        return Model(loop, loop.run(_open(model, peers, invite, transport, wait_s)))
+        client = AsyncClient(peers, invite=invite, only=transport, discoveries=discoveries)
+        return Model(loop, loop.run(_open(model, client, wait_s)))
     except BaseException:
         loop.close()
         raise
 
 
-async def _open(
-    model: str | None,
-    peers: Sequence[str],
-    invite: str | PrivateSwarm | None,
-    transport: str | None,
-    wait_s: float,
-) -> RemoteModel:
-    client = await AsyncClient(peers, invite=invite, only=transport).__aenter__()
+async def _open(model: str | None, client: AsyncClient, wait_s: float) -> RemoteModel:
+    await client.__aenter__()
     try:
         return await open_model(client, model, wait_s)
     except BaseException:

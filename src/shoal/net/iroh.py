@@ -1,6 +1,7 @@
 """Channels over iroh: one QUIC connection to a peer, one stream in it per channel (docs/wire.md, "Transports").
 
-Both ends of a connection are known by their node keys. Only direct addresses are used: no relay, no discovery, no DNS.
+Both ends of a connection are known by their node keys. Only direct addresses are used, and relays when asked for, whose
+addresses are written iroh://https://HOST/. No discovery, no DNS but for a relay's name.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ and the dialler knows only by the answer that somebody still lives at the other 
 MAX_STREAMS = 1024
 """Channels that one connection may carry."""
 
+PUBLIC_RELAY = "public"
+"""Stands for the relays that iroh's makers run, where a relay's URL is asked for. Not yet tried."""
+
+RELAY_TIMEOUT_S = 5.0
+"""How long `listen` waits until a relay knows this node."""
+
 REUSE_TIMEOUT_S = 0.5
 """How long a connection that exists may take to answer before a dial makes a new one: its peer may have restarted."""
 
@@ -38,13 +45,20 @@ class IrohTransport:
     """iroh for one node. `bind` is IP:PORT, where the UDP socket lives; port 0 takes a free one.
 
     A node that dials beyond its own machine has to bind to an address that leads there, such as 0.0.0.0. Creating one
-    loads the iroh package; raises UsageError when that fails.
+    loads the iroh package; raises UsageError when that fails. `relay` is a relay's URL, PUBLIC_RELAY, or None for none.
     """
 
     name = "iroh"
 
-    def __init__(self, key: Ed25519PrivateKey, bind: str = "127.0.0.1:0", advertise: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        key: Ed25519PrivateKey,
+        bind: str = "127.0.0.1:0",
+        advertise: tuple[str, ...] = (),
+        relay: str | None = None,
+    ) -> None:
         self._iroh = load_iroh()
+        self._relay = relay
         self._key = key
         self._bind = host_port(bind)
         self._advertise = advertise
@@ -63,7 +77,18 @@ class IrohTransport:
         endpoint.set_alpns([ALPN])
         self._tasks.start(contained(self._accept, endpoint, handler))
         host, port = self._bind[0], self._bound_port(endpoint)
-        self.addresses = self._advertise or tuple(f"iroh://{name}:{port}" for name in local_hosts(host))
+        direct = self._advertise or tuple(f"iroh://{name}:{port}" for name in local_hosts(host))
+        self.addresses = (*direct, *await contained(self._relay_address, endpoint))
+
+    async def _relay_address(self, endpoint: Any) -> tuple[str, ...]:
+        """The relay under which this node can be reached; none without one, or when it does not answer in time."""
+        if self._relay is None:
+            return ()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELAY_TIMEOUT_S):
+                await endpoint.online()
+        url = endpoint.addr().relay_url()
+        return (f"iroh://{url}",) if url else ()
 
     def _bound_port(self, endpoint: Any) -> int:
         bound = dict(host_port(address) for address in endpoint.bound_sockets())
@@ -94,7 +119,7 @@ class IrohTransport:
     async def _bind_all(self, addresses: list[str]) -> Any:
         builder = self._iroh.EndpointBuilder()
         builder.apply_minimal()  # cryptography only: nothing is looked up or announced anywhere
-        builder.relay_mode(self._iroh.RelayMode.disabled())
+        builder.relay_mode(relay_mode(self._iroh.RelayMode, self._relay))
         builder.secret_key(self._key.private_bytes_raw())
         for address in addresses:
             builder.bind_addr(address)
@@ -147,6 +172,9 @@ class IrohTransport:
 
     async def dial(self, peer: PeerId, address: str) -> IrohChannel:
         """Transport: open a stream, in the connection that there is or in a new one."""
+        relay = address.removeprefix(f"{self.name}://")
+        if relay.startswith(("https://", "http://")):
+            return await contained(self._dial, peer, relay)
         host, port = host_port(address, scheme=self.name)
         return await contained(self._dial, peer, join_host_port(str(_ip(host)), port))
 
@@ -172,8 +200,9 @@ class IrohTransport:
 
     async def _connect(self, endpoint: Any, peer: PeerId, target: str) -> Any:
         node = self._iroh.EndpointId.from_bytes(bytes.fromhex(peer))
+        way = (target, []) if "://" in target else (None, [target])
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            connection = await endpoint.connect(self._iroh.EndpointAddr(node, None, [target]), ALPN)
+            connection = await endpoint.connect(self._iroh.EndpointAddr(node, *way), ALPN)
         self._connections[peer] = connection
         return connection
 
@@ -198,6 +227,13 @@ class IrohTransport:
             endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
             await endpoint.close()
+
+
+def relay_mode(modes: Any, relay: str | None) -> Any:
+    """iroh's relay mode for a relay's URL, PUBLIC_RELAY or None, out of its class RelayMode."""
+    if relay is None:
+        return modes.disabled()
+    return modes.default_mode() if relay == PUBLIC_RELAY else modes.custom_from_urls([relay])
 
 
 async def _greet(stream: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import UsageError
-from shoal.net.address import host_port
+from shoal.net.address import host_port, join_host_port
 from shoal.net.tls import TlsTransport
 from shoal.net.transport import ChannelHandler, Transport
 
@@ -22,8 +22,13 @@ def check_transport(name: str | None) -> str | None:
     return name
 
 
-def make_transports(key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | None = None) -> tuple[Transport, ...]:
-    """TLS and iroh for one node key, or only one of them; nothing is bound before `listen` or `dial`."""
+def make_transports(
+    key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | None = None, relay: str | None = None
+) -> tuple[Transport, ...]:
+    """TLS and iroh for one node key, or only one of them; nothing is bound before `listen` or `dial`.
+
+    `relay` is for iroh: a URL, iroh.PUBLIC_RELAY, or None for none.
+    """
     check_transport(only)
     transports: list[Transport] = []
     if only != "iroh":
@@ -31,7 +36,7 @@ def make_transports(key: Ed25519PrivateKey, listen: str = LOOPBACK, only: str | 
     if only != "tls":
         from shoal.net.iroh import IrohTransport
 
-        transports.append(IrohTransport(key, bind=f"{host_port(listen)[0]}:0"))
+        transports.append(IrohTransport(key, bind=join_host_port(host_port(listen)[0], 0), relay=relay))
     return tuple(transports)
 
 

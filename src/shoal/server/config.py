@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.errors import UsageError
+from shoal.swarm.discovery.options import DiscoveryOptions
 from shoal.swarm.membership.folder import PrivateSwarm
 from shoal.types import Span
 
@@ -36,6 +37,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_session_tokens: int = 32_768
     identity: Path | None = None
     private: PrivateSwarm | None = None
+    discovery: DiscoveryOptions = DiscoveryOptions()
 
     def __post_init__(self) -> None:
         if self.blocks is not None and self.num_blocks is not None:
@@ -50,6 +52,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise UsageError(f"{label} must be positive, not {value}")
         if self.memory_bytes is not None and self.memory_bytes < MIN_MEMORY_BYTES:
             raise UsageError(f"--memory must be at least {MIN_MEMORY_BYTES >> 20} MB")
+        if self.private is not None and self.discovery.wanted:
+            raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
         if len(self.name) > 64:
             raise UsageError("--name has at most 64 characters")
 

@@ -19,12 +19,14 @@ from shoal.net.node import listen_all, make_transports
 from shoal.net.throttle import RateLimit
 from shoal.net.transport import Transport
 from shoal.server.config import ServerConfig
-from shoal.server.loading import LoadedBlocks, load
+from shoal.server.loading import LoadedBlocks, load, model_fingerprint
 from shoal.server.redirect import Redirector
 from shoal.server.service import DRAIN_S, Service
 from shoal.server.sessions import SessionTable
 from shoal.swarm import exchange
 from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.announcer import Announcer
+from shoal.swarm.discovery.options import Discoveries
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.member import Member
@@ -73,7 +75,7 @@ class Server:
     @property
     def ticket(self) -> str:
         """One string that reaches this server."""
-        return str(Ticket(self.identity.peer, self.addresses))
+        return str(Ticket(self.identity.peer, self._record.addresses))
 
     @property
     def record(self) -> ServerRecord:
@@ -127,7 +129,7 @@ class Server:
 
     async def _start(self) -> None:
         config = self.config
-        made = make_transports(self.identity.key, config.listen, config.transport)
+        made = make_transports(self.identity.key, config.listen, config.transport, config.discovery.iroh_relay)
         transports = [self._wrap(transport, self.identity.peer) for transport in made]
         for transport in transports:
             self._stack.push_async_callback(transport.close)
@@ -135,6 +137,7 @@ class Server:
             transports = await self._member.enter(transports)
             self._tickets += [Ticket.parse(text) for text in self._member.tickets]
         self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
+        self._announcer = await self._stack.enter_async_context(await self._discovering())
         await self._join()
         held = [signed.record for signed in self.directory.records()]
         self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
@@ -147,6 +150,7 @@ class Server:
             self._service.throttle = RateLimit(config.max_upload_bits_per_s / 8, self._clock)
         self.addresses = await listen_all(transports, self._service.handle)
         self._announce()
+        await self._announcer.start(self._announce)
         await self._join()
         works = [self._keep_announcing(), self._keep_exchanging(), self._keep_expiring()]
         if self._member is not None:
@@ -155,6 +159,18 @@ class Server:
         for work in works:
             task = asyncio.create_task(work)
             self._stack.push_async_callback(_cancelled, task)
+
+    async def _discovering(self) -> Announcer:
+        """What finds a first member when tickets do not, and keeps this server findable, as far as that was asked for."""
+        config, me = self.config, self.identity.peer
+        print_ = await asyncio.to_thread(model_fingerprint, config) if config.discovery.wanted else None
+        discoveries = Discoveries(config.discovery, print_, self._clock)
+        finder = discoveries.finder(self.directory, self._dialler, me)
+
+        def notice(text: str) -> None:
+            self._progress(text, 0, 0)
+
+        return Announcer(discoveries, finder, lambda: self.directory.get(me), notice, self._clock)
 
     def _announce(self) -> None:
         now = self._clock.wall()
@@ -166,7 +182,7 @@ class Server:
             sequence=self._sequence,
             issued_at=now,
             expires_at=now + RECORD_LIFETIME_S,
-            addresses=self.addresses,
+            addresses=self._announcer.reachable(self.addresses),
             model=loaded.holding.model,
             span=loaded.holding.span,
             name=self.config.name,
@@ -184,6 +200,8 @@ class Server:
     async def _join(self) -> None:
         """Exchange records with the members that the tickets name; those out of reach are tried again later."""
         await asyncio.gather(*(self._exchange(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets))
+        if not self.directory.records() and self.config.blocks is None:
+            await self._announcer.look()
 
     async def _exchange(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
         try:

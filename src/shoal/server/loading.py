@@ -84,6 +84,11 @@ def load(config: ServerConfig, held: Iterable[ServerRecord], progress: Progress)
     return LoadedBlocks(runner, holding, float(DTYPE_BITS[config.dtype]))
 
 
+def model_fingerprint(config: ServerConfig) -> str:
+    """The fingerprint of the checkpoint that this server will load. Blocks; raises what is wrong with the model."""
+    return fingerprint(open_checkpoint(config.model, config.revision))
+
+
 def _choose(config: ServerConfig, model: ModelConfig, memory_bytes: int, held: list[ServerRecord]) -> Span:
     """The blocks that the owner named, or the least served ones: as many as were asked for or as fit."""
     if config.blocks is not None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Awaitable, Callable
 
 from shoal.client.client import AsyncClient
@@ -149,7 +148,8 @@ async def pause(scene: Scene, route: list[Actor], rng: random.Random) -> None:
     """The whole machine stops for a while, this process included."""
     pids = " ".join(str(pid) for pid in (*(actor.pid for actor in scene.troupe.live), os.getpid()))
     script = f"kill -STOP {pids}; sleep {STOPPED_S}; kill -CONT {pids}"
-    subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True)  # noqa: ASYNC220  # it must stop this process
+    stopper = await asyncio.create_subprocess_exec("/bin/sh", "-c", script, start_new_session=True)
+    await stopper.wait()  # it stops this process too
 
 
 DAMAGES: dict[str, Damage] = {

@@ -1,0 +1,141 @@
+"""From wherever discoveries point to members whose records are here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+from shoal.clock import SYSTEM_CLOCK, Clock
+from shoal.errors import FingerprintMismatch, IdentityError, NetworkError, ShoalError
+from shoal.net.address import host_port
+from shoal.net.dial import Dialler
+from shoal.net.framed import FrameChannel
+from shoal.swarm import exchange
+from shoal.swarm.directory import Directory
+from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Discovery
+from shoal.swarm.discovery.hello import ask_hello
+from shoal.types import PeerId
+
+MAX_MEETINGS = 32
+"""Contacts tried at once. Strangers that say nothing hold a place for the hello's deadline."""
+
+EXCHANGE_S = 5.0
+"""For dialling a member and exchanging records with it."""
+
+MAX_PROBLEMS = 8
+"""Causes kept for the message when nobody was found."""
+
+
+class Finder:
+    """Tries contacts in parallel until one exchanged records, into `directory`.
+
+    With a `fingerprint` members of other models do not count, and the first one ends the search; without, every contact
+    of a search is met, since the next may be of another model. `me` is a node not to meet: this one.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        dialler: Dialler,
+        discoveries: Sequence[Discovery],
+        fingerprint: str | None = None,
+        me: PeerId | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._directory = directory
+        self._dialler = dialler
+        self._discoveries = discoveries
+        self._fingerprint = fingerprint
+        self._me = me
+        self._clock = clock
+        self._met = asyncio.Event()
+        self.problems: list[str] = []
+
+    async def find(self) -> bool:
+        """Whether a member was met; if not, `problems` says why, as far as anybody was there to be tried."""
+        self.problems = []
+        self._met.clear()
+        searching = [asyncio.create_task(self._search())]
+        if self._fingerprint is not None:
+            searching.append(asyncio.create_task(self._first()))
+        try:
+            done, _ = await asyncio.wait(searching, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in searching:
+                task.cancel()
+            await asyncio.gather(*searching, return_exceptions=True)
+        return self._met.is_set()
+
+    async def _first(self) -> None:
+        await self._met.wait()
+
+    async def _search(self) -> None:
+        places = asyncio.Semaphore(MAX_MEETINGS)
+        async with asyncio.TaskGroup() as group:
+            for discovery in self._discoveries:
+                group.create_task(self._follow(discovery, group, places))
+
+    async def _follow(self, discovery: Discovery, group: asyncio.TaskGroup, places: asyncio.Semaphore) -> None:
+        """Meet this discovery's contacts; a place is taken before the next contact is asked for, so that it can choose."""
+        try:
+            async with contextlib.aclosing(discovery.find()) as contacts:
+                while (contact := await _next(contacts, places)) is not None:
+                    group.create_task(self._take_place(contact, places))
+        except ShoalError as error:
+            self._note(f"{discovery.name}: {error}")
+
+    async def _take_place(self, contact: Contact, places: asyncio.Semaphore) -> None:
+        try:
+            await self._meet(contact)
+        except ShoalError as error:
+            self._note(str(error))
+        finally:
+            places.release()
+
+    async def _meet(self, contact: Contact) -> None:
+        """Learn who it is if that is not known, then exchange records; raises what fails."""
+        known = contact if contact.peer is not None else await self._introduced(contact)
+        peer = known.peer
+        if peer is None or peer == self._me:
+            return
+        try:
+            async with asyncio.timeout(EXCHANGE_S):
+                async with FrameChannel(await self._dialler.dial(peer, known.addresses)) as channel:
+                    await exchange.ask(channel, self._directory)
+        except TimeoutError as error:
+            raise NetworkError(f"{peer[:8]} does not exchange records within {EXCHANGE_S:g} s") from error
+        signed = self._directory.get(peer)
+        if self._fingerprint is None or (signed is not None and signed.record.model.fingerprint == self._fingerprint):
+            self._met.set()
+
+    async def _introduced(self, contact: Contact) -> Contact:
+        """Whoever says hello at the contact's first address."""
+        host, port = host_port(contact.addresses[0], HELLO_SCHEME)
+        signed = await ask_hello(host, port, self._clock)
+        record = signed.record
+        if self._fingerprint not in (None, record.model.fingerprint):
+            raise FingerprintMismatch(f"{host}:{port} serves {record.model.name}, another model")
+        if not record.addresses:
+            raise IdentityError(f"{record.peer[:8]} tells no address")
+        if record.peer != self._me:
+            self._directory.add(signed.data)
+        return Contact(PeerId(record.peer), record.addresses)
+
+    def _note(self, problem: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+async def _next(contacts: AsyncGenerator[Contact, None], places: asyncio.Semaphore) -> Contact | None:
+    """The next contact, with a place taken for it; None at the end, without."""
+    await places.acquire()
+    contact = None
+    try:
+        contact = await anext(contacts, None)
+    finally:
+        if contact is None:
+            places.release()
+    return contact

@@ -1,0 +1,106 @@
+"""mDNS on the loopback interface: found, updated, withdrawn; and hostile TXT records."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.errors import UsageError
+from shoal.swarm.discovery.discovery import Contact, Presence
+from shoal.swarm.discovery.lan import LanDiscovery, parse_txt, service_info
+from shoal.types import PeerId
+
+LOOPBACK = ("127.0.0.1",)
+FINGERPRINT = "f0" * 16
+
+
+def presence(digit: str, port: int = 4433, fingerprint: str = FINGERPRINT) -> Presence:
+    """A member whose id is one digit 64 times."""
+    return Presence(PeerId(digit * 64), fingerprint, (f"tls://127.0.0.1:{port}", f"iroh://127.0.0.1:{port + 1}"), 9)
+
+
+async def first(discovery: LanDiscovery, count: int) -> dict[PeerId | None, Contact]:
+    """The first `count` contacts of a search, or fewer when it ends before."""
+    found: dict[PeerId | None, Contact] = {}
+    async with contextlib.aclosing(discovery.find()) as contacts:
+        async for contact in contacts:
+            found[contact.peer] = contact
+            if len(found) == count:
+                break
+    return found
+
+
+async def test_members_find_each_other_until_they_leave() -> None:
+    """Of two servers of one model and one of another a search gives those of its model, as they are now, and no leavers."""
+    everybody = one, two, other, looking = [LanDiscovery(LOOPBACK, FINGERPRINT) for _ in range(4)]
+    try:
+        await asyncio.gather(
+            one.announce(presence("1")),
+            two.announce(presence("2")),
+            other.announce(presence("3", fingerprint="e1" * 16)),
+        )
+        members = {member.peer: Contact(member.peer, member.addresses) for member in (presence("1"), presence("2"))}
+        assert await first(looking, 2) == members
+        assert await first(one, 2) == members
+        changed = presence("2", port=5000)
+        await asyncio.gather(two.announce(changed), one.close())
+        assert await first(looking, 9) == {changed.peer: Contact(changed.peer, changed.addresses)}
+    finally:
+        for discovery in everybody:
+            await discovery.close()
+            await discovery.close()
+    with pytest.raises(UsageError, match="closed"):
+        await one.announce(presence("1"))
+
+
+async def test_interfaces_that_do_not_exist_are_named() -> None:
+    """A wrong interface is a mistake on this side."""
+    discovery = LanDiscovery(("no such interface",))
+    with pytest.raises(UsageError, match="no such interface"):
+        await discovery.announce(presence("1"))
+    await discovery.close()
+
+
+def test_what_is_registered_is_what_is_parsed() -> None:
+    """A TXT record survives the way to the other side."""
+    member = presence("a")
+    found = parse_txt(service_info(member).properties)
+    assert found is not None
+    assert (found.contact, found.fingerprint) == (Contact(member.peer, member.addresses), FINGERPRINT)
+
+
+GOOD: dict[bytes, bytes | None] = {b"id": b"a" * 64, b"fp": b"f" * 32, b"a0": b"tls://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {b"id": None},
+        {b"id": b"A" * 64},
+        {b"id": b"a" * 63},
+        {b"id": b"\xff" * 64},
+        {b"fp": b""},
+        {b"fp": b"../../../../../../../../../../etc"},
+        {b"a0": b"tls://evil.example:1"},
+        {b"a0": b"tls://127.0.0.1:0"},
+        {b"a0": b"tls://127.0.0.1:65536"},
+        {b"a0": b"tls://127.0.0.1:" + b"1" * 200},
+        {b"a0": None},
+        {b"a0": None, b"a99": b"tls://127.0.0.1:1"},
+    ],
+)
+def test_hostile_txt_records_are_nobody(changes: dict[bytes, bytes | None]) -> None:
+    """Wrong ids, names to look up, impossible ports and overlong values are dropped."""
+    assert parse_txt(GOOD) is not None
+    assert parse_txt({**GOOD, **changes}) is None
+
+
+@given(st.dictionaries(st.sampled_from([b"id", b"fp", b"a0", b"a7", b"x"]), st.none() | st.binary(max_size=255)))
+def test_any_txt_record_parses_or_not(properties: dict[bytes, bytes | None]) -> None:
+    """No TXT record raises anything."""
+    found = parse_txt(properties)
+    assert found is None or found.contact.addresses
