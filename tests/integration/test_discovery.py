@@ -67,9 +67,9 @@ async def test_a_local_network_needs_no_ticket(swarm_of: SwarmMaker) -> None:
     async with swarm_of(Span(0, 3), Span(3, 6), peers=(), discovery=lan) as swarm:
         async with AsyncClient([], only="tls", discoveries=Discoveries(lan)) as client:
             model = await client.find_model(wait_s=20)
-            route = await client.plan(model, wait_s=20)
-            assert [hop.span for hop in route] == [Span(0, 3), Span(3, 6)]
-            assert {hop.peer for hop in route} == {server.identity.peer for server in swarm.servers}
+            async with client.session(model, max_tokens=8, wait_s=20) as session:
+                assert [hop.span for hop in session.route] == [Span(0, 3), Span(3, 6)]
+                assert {hop.peer for hop in session.route} == {server.identity.peer for server in swarm.servers}
         await until(lambda: all(len(server.directory.records()) == 2 for server in swarm.servers), timeout_s=30)
 
 
@@ -110,8 +110,8 @@ async def test_a_name_alone_gives_a_route(swarm_of: SwarmMaker, tiny_model: Path
                             found = Discoveries(options(node_host(210)))
                             client = AsyncClient([], only="tls", discoveries=found)
                 model = await client.find_model(wait_s=30)
-                route = await client.plan(model, wait_s=30)
-                assert [hop.peer for hop in route] == [server.identity.peer for server in servers]
+                async with client.session(model, max_tokens=8, wait_s=30) as session:
+                    assert [hop.peer for hop in session.route] == [server.identity.peer for server in servers]
 
 
 async def test_nobody_there_is_said(tmp_path: Path) -> None:

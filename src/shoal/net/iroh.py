@@ -172,9 +172,10 @@ class IrohTransport:
 
     async def dial(self, peer: PeerId, address: str) -> IrohChannel:
         """Transport: open a stream, in the connection that there is or in a new one."""
-        relay = address.removeprefix(f"{self.name}://")
-        if relay.startswith(("https://", "http://")):
-            return await contained(self._dial, peer, relay)
+        if address.startswith((f"{self.name}://https://", f"{self.name}://http://")):
+            if self._relay is None:  # a record must not make this node contact whatever host it names
+                raise DialError(f"{address} is a relay's, and this node uses none")
+            return await contained(self._dial, peer, address.removeprefix(f"{self.name}://"))
         host, port = host_port(address, scheme=self.name)
         return await contained(self._dial, peer, join_host_port(str(_ip(host)), port))
 

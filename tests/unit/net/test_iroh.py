@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import socket
 import sys
 from typing import Any
 
@@ -40,6 +41,15 @@ async def test_advertised_addresses_are_taken_as_given() -> None:
     await transport.listen(echo)
     assert transport.addresses == ("iroh://203.0.113.5:4433",)
     await transport.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_relays_are_dialled_only_when_asked_for(scheme: str) -> None:
+    """A record cannot make a node without relays contact the host that it names as one."""
+    async with Net("iroh") as net:
+        with socket.create_server(("127.0.0.1", 0)) as victim, pytest.raises(DialError, match="relay"):
+            node = net.node()
+            await node.transport.dial(node.id, f"iroh://{scheme}://127.0.0.1:{victim.getsockname()[1]}/")
 
 
 async def test_port_in_use() -> None:
