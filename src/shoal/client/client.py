@@ -104,6 +104,7 @@ class AsyncClient:
 
     async def _enter(self, member: Member) -> None:
         self._transports = await member.enter(self._transports)
+        member.guard(self.directory)
         self._tickets += [Ticket.parse(text) for text in member.tickets]
         if not self._tickets:
             raise UsageError("nobody of this swarm is known: give a member's ticket (peers=[…])")

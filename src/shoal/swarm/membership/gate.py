@@ -83,12 +83,16 @@ class MemberChannel:
 
 
 class MemberTransport:
-    """Any transport, for one private swarm. With a redeemer, it also answers those who want to become members."""
+    """Any transport, for one private swarm. With a redeemer, it also answers those who want to become members.
+
+    `refused` counts the channels that were not let in.
+    """
 
     def __init__(self, inner: Transport, roll: Roll, redeemer: Redeemer | None = None) -> None:
         self._inner = inner
         self._roll = roll
         self._redeemer = redeemer
+        self.refused = 0
         self._ungreeted: dict[int, Channel] = {}
         self._channels: weakref.WeakSet[MemberChannel] = weakref.WeakSet()
         roll.on_change.append(self.sweep)
@@ -149,8 +153,10 @@ class MemberTransport:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 return await self._answer(frames, channel)
         except (NetworkError, TimeoutError):
+            self.refused += 1
             channel.abort()
         except ShoalError:
+            self.refused += 1
             await _refuse(frames)
         finally:
             self._ungreeted.pop(id(channel), None)

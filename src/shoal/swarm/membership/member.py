@@ -185,9 +185,19 @@ class Member:
             return None
         return Redeemer(self.identity.peer, issuer, self._node, self._clock)
 
+    def guard(self, directory: Directory) -> None:
+        """Keep servers that are not members out of a directory."""
+        directory.refuses = self.roll.is_revoked
+        directory.certifies = self.roll.certifies
+
     def listening(self, ticket: str) -> None:
         """Note where this node can be reached: invites say so."""
         self._node.keep_ticket(ticket)
+
+    @property
+    def proof(self) -> bytes:
+        """This node's certificate, which goes with its record."""
+        return self.roll.certificate
 
     def is_revoked(self, peer: PeerId | None) -> bool:
         """Whether this node is out."""
@@ -200,7 +210,6 @@ class Member:
 
         `spread` exchanges with some members: when the list has changed, and every so many seconds.
         """
-        directory.refuses = self.roll.is_revoked
         number, spread_at = self.roll.revocations.number, self._clock.monotonic() + every_s
         while True:
             await self._clock.sleep(POLL_S)
