@@ -78,6 +78,11 @@ class Server:
         return str(Ticket(self.identity.peer, self._record.addresses))
 
     @property
+    def private_swarm(self) -> str | None:
+        """The name of the private swarm that this server is in, if it is in one."""
+        return self._member.folder.name if self._member is not None else None
+
+    @property
     def record(self) -> ServerRecord:
         """This server's record as it was last announced."""
         return self._record

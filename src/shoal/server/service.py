@@ -55,7 +55,7 @@ FIRST_MESSAGE_S = 10.0
 MAX_LEASE_S = 300.0
 MAX_CHANNELS = 4096
 
-MAX_CHANNELS_PER_PEER = 512
+MAX_CHANNELS_PER_PEER = 256
 """Channels of one node at once: more than the links of all its sessions need, and too few to shut others out."""
 
 DRAIN_S = 60.0

@@ -163,15 +163,15 @@ async def test_a_self_made_owner(swarm: PrivateServers, honest: Honest, outsider
     """Signed by the attacker, in the owner's name; a delegation of his own making; a key of small order."""
     me = outsider.key
     own_delegation = parse_delegation(sign_delegation(Delegation(me.peer, me.peer, 2e9), me))[1]
-    by_self = certificate(swarm, me.peer, me)
+    by_self, nobody = certificate(swarm, me.peer, me), "01" + "00" * 31
     async with honest.unharmed():
         for proof in (
             by_self,
             certificate(swarm, me.peer, me, issuer=swarm.swarm),
             certificate(swarm, me.peer, me, swarm=me.peer),
             certificate(swarm, me.peer, me, delegation=own_delegation),
-            certificate(swarm, me.peer, me, issuer="01" + "00" * 31),
-            b"\1" + bytes(63) + by_self[64:],
+            certificate(swarm, me.peer, me, issuer=nobody),
+            b"\1" + bytes(63) + certificate(swarm, me.peer, me, issuer=nobody)[64:],
         ):
             await outsider.learns_nothing(Present(proof), GetStatus())
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from shoal.errors import DialError, ShoalError
 from shoal.net.address import host_port
+from shoal.net.transport import MAX_PENDING_HANDSHAKES
 from shoal.server.service import MAX_CHANNELS_PER_PEER
 from shoal.swarm.directory import MAX_EXCHANGES_PER_MINUTE, MAX_LOOKED_AT_PER_MINUTE, MAX_RECORDS
-from shoal.swarm.membership.gate import GREETING_TIMEOUT_S, MAX_UNGREETED
+from shoal.swarm.membership.gate import GREETING_TIMEOUT_S, MAX_GREETING_BYTES, MAX_UNGREETED
 from shoal.wire.frames import MAX_HEADER_BYTES, encode_frame
 from shoal.wire.messages import (
     MAX_CERTIFICATE_BYTES,
@@ -25,7 +26,7 @@ from shoal.wire.messages import (
     Refused,
     encode_message,
 )
-from tests.attacks.membership.attackers import Honest, Outsider, certificate, dial, push, refused
+from tests.attacks.membership.attackers import REFUSED, Honest, Outsider, certificate, dial, push, refused
 from tests.private import PrivateServers
 from tests.swarms import until
 
@@ -41,18 +42,21 @@ async def test_oversized_greetings(swarm: PrivateServers, honest: Honest, outsid
     """Frames, headers, certificates and invites beyond their bounds, from outside: refused by their first 24 bytes."""
     proof = certificate(swarm, outsider.key.peer, swarm.owner)
     async with honest.unharmed():
-        for said in (
+        for promised in (
             prefix(4, 1),
-            prefix(5000, 0),
+            prefix(MAX_GREETING_BYTES + 1, 0),
             prefix(MAX_HEADER_BYTES + 1, 0),
             prefix(4, 1 << 24),
             prefix(2**32 - 1, 2**32 - 1),
+        ):
+            assert await outsider.hears(promised) == REFUSED
+        for said in (
             encode_frame(b"\x81\xa4type" + b"\x91" * 3000),
             encode_frame(encode_message(Present(proof + bytes(MAX_CERTIFICATE_BYTES)))),
             encode_frame(encode_message(Redeem(bytes(2049)))),
+            prefix(4000, 0) + os.urandom(1 << 20),
         ):
             await outsider.learns_nothing(said)
-        await outsider.learns_nothing(prefix(4000, 0) + os.urandom(1 << 20))
 
 
 async def test_oversized_messages_from_inside(swarm: PrivateServers, honest: Honest, outsider: Outsider) -> None:
@@ -68,7 +72,9 @@ async def test_oversized_messages_from_inside(swarm: PrivateServers, honest: Hon
                 await refused(insider, server, Digest(), payload=digest)
             channel = await dial(insider, server)
             await channel._channel.send(prefix(4, (1 << 20) + 1))
-            assert isinstance((await channel.receive())[0], Refused)
+            answer, _ = await channel.receive()
+            assert isinstance(answer, Refused)
+            assert "payload" in answer.message
             await channel.close()
 
 
@@ -93,6 +99,8 @@ async def test_thousands_of_dials(swarm: PrivateServers, honest: Honest, outside
     """Two thousand connections in a row, silent or with a handshake, while a member generates and another one joins."""
     server = swarm.servers[0]
     host, port = host_port(server.addresses[0], "tls")
+    unproven = server._member._gates[0]._inner._tasks._unproven  # type: ignore[union-attr,attr-defined]
+    ends: list[Callable[[], object]] = []
 
     async def knock(number: int) -> Callable[[], object]:
         if number % 20 == 0:
@@ -102,13 +110,16 @@ async def test_thousands_of_dials(swarm: PrivateServers, honest: Honest, outside
         return raw.abort
 
     async with honest.unharmed():
-        for batch in range(0, DIALS, 200):
-            ends = await asyncio.gather(*(knock(number) for number in range(batch, batch + 200)))
+        for batch in range(0, DIALS, 200):  # each is held until the next one stands
+            before, ends = ends, await asyncio.gather(*(knock(number) for number in range(batch, batch + 200)))
+            assert len(unproven) <= MAX_PENDING_HANDSHAKES
             if batch == DIALS // 2:
                 async with swarm.client("newcomer") as client:
                     assert client.records()
-            for end in ends:
+            for end in before:
                 end()
+        for end in ends:
+            end()
 
 
 async def test_hoarded_channels(swarm: PrivateServers, honest: Honest) -> None:

@@ -98,8 +98,10 @@ class Member:
             self._kept = kept
             if await self._still_member():
                 return
+        if self._invite is None and kept is None:
+            raise UsageError(f"this node has not joined {self.folder.name!r} yet: give an invite (--invite)")
         if self._invite is None:
-            raise NotAMember(f"the certificate for {self.folder.name!r} is gone for good: ask for a new invite")
+            raise NotAMember(f"this node is out of {self.folder.name!r}, or was away too long: ask for a new invite")
         await self._redeem(*self._invite)
 
     async def _still_member(self) -> bool:
