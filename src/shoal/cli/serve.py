@@ -143,7 +143,7 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
         )
         console.print(f"address  {', '.join(server.addresses)}", soft_wrap=True)
         console.print(f"node     {record.peer}", soft_wrap=True)
-        console.print(_how_to_join(server))
+        console.print(_how_to_join(server), soft_wrap=True)
         print(server.ticket, flush=True)
     with console.status("waiting for sessions") as line:
         while not stop.is_set() and not server.ordered_to_leave.is_set():

@@ -92,6 +92,8 @@ class AsyncClient:
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
             self._finder = self._discoveries.finder(self.directory, self._dialler)
             await self.refresh()
+            if self._member is not None:
+                self._member.remember(self.directory)
         except BaseException:
             await self.close()
             raise
