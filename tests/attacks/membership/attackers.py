@@ -127,14 +127,15 @@ def opening(
     return Open(session, 0, secret, record.model.fingerprint, span or record.span, 16, grant)
 
 
-async def dial(client: AsyncClient, server: Server) -> FrameChannel:
+async def dial(insider: AsyncClient | Server, server: Server) -> FrameChannel:
     """An insider's channel, past the gate."""
-    return FrameChannel(await client.dialler.dial(server.identity.peer, server.addresses))
+    dialler = insider.dialler if isinstance(insider, AsyncClient) else insider._dialler
+    return FrameChannel(await dialler.dial(server.identity.peer, server.addresses))
 
 
-async def refused(client: AsyncClient, server: Server, *said: AnyMessage, payload: bytes = b"") -> str:
+async def refused(insider: AsyncClient | Server, server: Server, *said: AnyMessage, payload: bytes = b"") -> str:
     """An insider's messages are answered with a refusal and nothing else; returns its text."""
-    channel = await dial(client, server)
+    channel = await dial(insider, server)
     with contextlib.suppress(NetworkError):  # it may close the channel before it has heard everything
         for one in said:
             await channel.send(one, payload)

@@ -39,7 +39,7 @@ async def test_someone_elses_session(swarm: PrivateServers, honest: Honest) -> N
 
 
 async def test_the_link_token_of_another_session(swarm: PrivateServers, honest: Honest) -> None:
-    """Right session, generation and token, but not the node that they were given to; and the same on one's own session."""
+    """Right token but not the node that it was given to, on that session and on one's own; right node, another token."""
     first, second = swarm.servers
     spec = await honest.model.client.find_model()
     async with honest.unharmed(), swarm.client("insider") as insider:
@@ -59,6 +59,10 @@ async def test_the_link_token_of_another_session(swarm: PrivateServers, honest: 
                     attach = Attach(role, name, into.incarnation, grant.token, grant.generation)  # type: ignore[arg-type]
                     await refused(insider, second, attach, Have(0, 0))
             control.abort()
+            name, given = into.terms.session, into.upstream
+            for token, generation in ((own.upstream.token, given.generation), (given.token, given.generation + 1)):
+                attach = Attach("send", name, into.incarnation, token, generation)  # by the right node, as it were
+                await refused(first, second, attach)
             await session.rewind(0)
             assert (await session.step(ROWS)).equal(output)
 
