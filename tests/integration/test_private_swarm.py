@@ -146,6 +146,39 @@ async def test_a_revoked_server_is_avoided(swarm: PrivateServers) -> None:
             assert await answer(client) == expected
 
 
+async def test_a_session_moves_away_from_a_revoked_server(swarm: PrivateServers) -> None:
+    """In the middle of a session: its hops drop the server, another one takes its place, and the rows are the same."""
+    async with contextlib.AsyncExitStack() as stack:
+        await swarm.serve(stack, Span(3, 6), "server-2", invite=swarm.invite())
+        async with swarm.client() as client:
+            spec = await client.find_model()
+            async with client.session(spec, max_tokens=32) as session:
+                expected = [(await session.step(ROWS)).tolist(), (await session.step(ROWS)).tolist()]
+            async with client.session(spec, max_tokens=32) as session:
+                rows = [(await session.step(ROWS)).tolist()]
+                out = session.route[-1].peer
+                server = next(one for one in swarm.servers if one.identity.peer == out)
+                owner(swarm).revoke(out)
+                await until(lambda: swarm.servers[0]._member.is_revoked(out))  # type: ignore[union-attr]
+                await until(lambda: not len(server.sessions) or session.route[-1].peer != out)
+                rows.append((await session.step(ROWS)).tolist())
+                assert session.route[-1].peer != out
+                assert rows == expected
+
+
+async def test_the_swarm_is_found_without_its_owner(tiny_model: Path, tmp_path: Path) -> None:
+    """A client that has met another server comes back through that one."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with private_swarm(tiny_model, tmp_path, ALL) as swarm:
+            await swarm.serve(stack, ALL, "helper", invite=swarm.invite())
+            await until(lambda: len(swarm.servers[0].directory.records()) == 2)
+            async with swarm.client("guest") as client:
+                await until(lambda: len(client.records()) == 2)
+                expected = await answer(client)
+        async with swarm.client("guest", invite="") as client:
+            assert await answer(client) == expected
+
+
 async def test_a_delegate_redeems_while_the_owner_is_away(tiny_model: Path, tmp_path: Path) -> None:
     """It serves invites that name it and renews; the owner's server is not needed for either."""
     async with contextlib.AsyncExitStack() as stack:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, console, print_json
+from shoal.cli.output import AsJson, SwarmName, Transport, console, print_json, private
 
 if TYPE_CHECKING:
+    from shoal.net.transport import Transport as Carrier
     from shoal.swarm.identity import Identity
+    from shoal.swarm.membership.folder import PrivateSwarm
 
 
 def drain(
     ticket: Annotated[str, typer.Argument(help="The server's ticket.")],
-    identity: Annotated[Path, typer.Option(help="The server's key file (shoal serve --identity FILE).")],
+    identity: Annotated[
+        Path | None, typer.Option(help="The server's key file (shoal serve --identity FILE); not needed with --swarm.")
+    ] = None,
+    swarm: SwarmName = "",
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -24,29 +30,39 @@ def drain(
     from shoal.errors import UsageError
     from shoal.swarm.identity import Identity
 
-    if not identity.is_file():
+    if identity is None and not swarm:
+        raise UsageError("give the server's key file (--identity), or its private swarm (--swarm)")
+    if identity is not None and not identity.is_file():
         raise UsageError(f"there is no key file {identity}")
-    deadline_s = asyncio.run(_order(ticket, Identity.load(identity), transport))
+    key = Identity.load(identity) if identity is not None else None
+    deadline_s = asyncio.run(_order(ticket, key, private(swarm, ""), transport))
     if as_json:
         print_json({"leaving_within_s": deadline_s})
     else:
         console.print(f"the server leaves as soon as its sessions have moved, in {deadline_s:.0f} s at the latest")
 
 
-async def _order(text: str, identity: Identity, transport: str | None) -> float:
+async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, transport: str | None) -> float:
+    from shoal.clock import SYSTEM_CLOCK
     from shoal.errors import UsageError
     from shoal.net.dial import Dialler
     from shoal.net.framed import FrameChannel
     from shoal.net.node import make_transports
     from shoal.swarm.discovery.ticket import Ticket
+    from shoal.swarm.membership.member import Member
     from shoal.types import PeerId
     from shoal.wire.messages import Leave, Leaving
 
     ticket = Ticket.parse(text)
+    member = Member(swarm, "server", SYSTEM_CLOCK, key) if swarm is not None else None
+    identity = member.identity if member is not None else key
+    assert identity is not None
     if identity.peer != ticket.peer:
         raise UsageError(f"the key is that of {identity.peer[:8]}, and the ticket that of {ticket.peer[:8]}")
-    transports = make_transports(identity.key, only=transport)
+    transports: Sequence[Carrier] = make_transports(identity.key, only=transport)
     try:
+        if member is not None:
+            transports = await member.enter(transports)
         dialler = Dialler(transports, only=transport)
         async with FrameChannel(await dialler.dial(PeerId(ticket.peer), ticket.addresses)) as channel:
             await channel.send(Leave())

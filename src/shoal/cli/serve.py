@@ -142,7 +142,8 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
             f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}", soft_wrap=True
         )
         console.print(f"address  {', '.join(server.addresses)}", soft_wrap=True)
-        console.print("ticket   (give it to others as --peers)")
+        console.print(f"node     {record.peer}", soft_wrap=True)
+        console.print(_how_to_join(server), soft_wrap=True)
         print(server.ticket, flush=True)
     with console.status("waiting for sessions") as line:
         while not stop.is_set() and not server.ordered_to_leave.is_set():
@@ -152,6 +153,13 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
                 f"{status.free_tokens:,} of {status.total_tokens:,} tokens free · {status.decode_rows_per_s:.0f} rows/s"
             )
             await _first(stop, server.ordered_to_leave, timeout_s=STATUS_S)
+
+
+def _how_to_join(server: Server) -> str:
+    name = server.private_swarm
+    if name is None:
+        return "ticket   (give it to others as --peers)"
+    return f"ticket   (of no use to others without an invite: shoal swarm invite {name}, on the owner's machine)"
 
 
 async def _first(*events: asyncio.Event, timeout_s: float | None = None) -> None:

@@ -101,9 +101,7 @@ def revoke(
             }
         )
         return
-    console.print(
-        f"list {revocations.number}: {len(revocations.nodes)} nodes, {len(revocations.invites)} invites are out"
-    )
+    console.print(f"list {revocations.number}; out: nodes {len(revocations.nodes)}, invites {len(revocations.invites)}")
     if not peers:
         console.print(f"a running server of the owner (--swarm {name}) spreads it; else give --peers", soft_wrap=True)
 

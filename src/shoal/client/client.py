@@ -92,6 +92,8 @@ class AsyncClient:
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
             self._finder = self._discoveries.finder(self.directory, self._dialler)
             await self.refresh()
+            if self._member is not None:
+                self._member.remember(self.directory)
         except BaseException:
             await self.close()
             raise
@@ -104,6 +106,7 @@ class AsyncClient:
 
     async def _enter(self, member: Member) -> None:
         self._transports = await member.enter(self._transports)
+        member.guard(self.directory)
         self._tickets += [Ticket.parse(text) for text in member.tickets]
         if not self._tickets:
             raise UsageError("nobody of this swarm is known: give a member's ticket (peers=[…])")

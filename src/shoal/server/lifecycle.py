@@ -78,6 +78,11 @@ class Server:
         return str(Ticket(self.identity.peer, self._record.addresses))
 
     @property
+    def private_swarm(self) -> str | None:
+        """The name of the private swarm that this server is in, if it is in one."""
+        return self._member.folder.name if self._member is not None else None
+
+    @property
     def record(self) -> ServerRecord:
         """This server's record as it was last announced."""
         return self._record
@@ -135,6 +140,7 @@ class Server:
             self._stack.push_async_callback(transport.close)
         if self._member is not None:
             transports = await self._member.enter(transports)
+            self._member.guard(self.directory)
             self._tickets += [Ticket.parse(text) for text in self._member.tickets]
         self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
         self._announcer = await self._stack.enter_async_context(await self._discovering())
@@ -195,7 +201,8 @@ class Server:
             draining=self._service.leaving_at is not None,
             version=importlib.metadata.version("shoal"),
         )
-        self.directory.add(sign_record(self._record, self.identity).data)
+        proof = self._member.proof if self._member is not None else b""
+        self.directory.add(sign_record(self._record, self.identity).data, proof=proof)
 
     async def _join(self) -> None:
         """Exchange records with the members that the tickets name; those out of reach are tried again later."""

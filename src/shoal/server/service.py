@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -54,6 +55,9 @@ FIRST_MESSAGE_S = 10.0
 MAX_LEASE_S = 300.0
 MAX_CHANNELS = 4096
 
+MAX_CHANNELS_PER_PEER = 256
+"""Channels of one node at once: more than the links of all its sessions need, and too few to shut others out."""
+
 DRAIN_S = 60.0
 """How long a server that leaves gives its sessions to move."""
 
@@ -96,7 +100,7 @@ class Service:
         self._redirector = redirector
         self._clock: Clock = redirector.clock
         self._started_at = self._clock.monotonic()
-        self._channels = 0
+        self._channels: Counter[PeerId] = Counter()
         self.throttle: Throttle | None = None
         self.leaving_at: float | None = None
         self.ordered_to_leave = asyncio.Event()
@@ -104,10 +108,9 @@ class Service:
     async def handle(self, channel: Channel) -> None:
         """Serve one channel; errors are told to the peer as far as it still listens."""
         frames = FrameChannel(channel)
-        self._channels += 1
+        self._channels[frames.peer] += 1
         try:
-            if self._channels > MAX_CHANNELS:
-                raise ServerFull(f"{MAX_CHANNELS} channels are open", retry_after=1.0)
+            self._check_channels(frames.peer)
             async with asyncio.timeout(FIRST_MESSAGE_S):
                 message, payload = await frames.receive()
             await self._dispatch(frames, message, payload)
@@ -118,8 +121,17 @@ class Service:
         except ShoalError as error:
             await self._refuse(frames, error)
         finally:
-            self._channels -= 1
+            self._channels[frames.peer] -= 1
+            if not self._channels[frames.peer]:
+                del self._channels[frames.peer]
             await frames.close()
+
+    def _check_channels(self, peer: PeerId) -> None:
+        """Raises ServerFull when there are too many channels."""
+        if self._channels[peer] > MAX_CHANNELS_PER_PEER:
+            raise ServerFull(f"{MAX_CHANNELS_PER_PEER} channels of this node are open", retry_after=1.0)
+        if self._channels.total() > MAX_CHANNELS:
+            raise ServerFull(f"{MAX_CHANNELS} channels are open", retry_after=1.0)
 
     async def _refuse(self, frames: FrameChannel, error: ShoalError) -> None:
         try:

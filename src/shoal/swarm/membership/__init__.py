@@ -1,1 +1,1 @@
-"""Private swarms: who is a member, and that nobody else is answered (docs/concepts/private-swarms.md)."""
+"""Private swarms: who is a member, and that nobody else is answered (docs/concepts/membership.md)."""

@@ -44,12 +44,13 @@ class PrivateSwarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A node's membership. `peers` are the tickets of nodes that renew certificates."""
+    """A node's membership. `peers` are the tickets of nodes that renew certificates, `contacts` those of servers met."""
 
     swarm: str
     certificate: bytes
     peers: tuple[str, ...] = ()
     delegation: bytes = b""
+    contacts: tuple[str, ...] = ()
 
 
 class SwarmFolder:

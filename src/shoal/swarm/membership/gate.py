@@ -27,7 +27,7 @@ MAX_UNGREETED = 128
 MAX_GREETING_BYTES = 4096
 """The largest header before a peer is known to be a member; there is no payload."""
 
-REFUSAL = "only members of this swarm are answered"
+REFUSAL = "only members of this swarm are answered; an invite makes one"
 
 
 class MemberChannel:
@@ -53,7 +53,7 @@ class MemberChannel:
         """Read the acceptor's greeting. Raises NotAMember when it refuses or is none itself, and drops the channel."""
         frames = _greeting(self._inner)
         try:
-            greeting, _ = await frames.expect(Present)
+            greeting = await _greeting_of(frames)
             await _take(frames, greeting, self._roll)
         except ShoalError:
             self._inner.abort()
@@ -83,12 +83,16 @@ class MemberChannel:
 
 
 class MemberTransport:
-    """Any transport, for one private swarm. With a redeemer, it also answers those who want to become members."""
+    """Any transport, for one private swarm. With a redeemer, it also answers those who want to become members.
+
+    `refused` counts the channels that were not let in.
+    """
 
     def __init__(self, inner: Transport, roll: Roll, redeemer: Redeemer | None = None) -> None:
         self._inner = inner
         self._roll = roll
         self._redeemer = redeemer
+        self.refused = 0
         self._ungreeted: dict[int, Channel] = {}
         self._channels: weakref.WeakSet[MemberChannel] = weakref.WeakSet()
         roll.on_change.append(self.sweep)
@@ -149,8 +153,10 @@ class MemberTransport:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 return await self._answer(frames, channel)
         except (NetworkError, TimeoutError):
+            self.refused += 1
             channel.abort()
         except ShoalError:
+            self.refused += 1
             await _refuse(frames)
         finally:
             self._ungreeted.pop(id(channel), None)
@@ -177,6 +183,14 @@ class MemberTransport:
 
 def _greeting(channel: Channel) -> FrameChannel:
     return FrameChannel(channel, max_payload_bytes=0, max_header_bytes=MAX_GREETING_BYTES)
+
+
+async def _greeting_of(frames: FrameChannel) -> Present:
+    """The acceptor's greeting; raises NotAMember when it refuses this side's."""
+    try:
+        return (await frames.expect(Present))[0]
+    except NotAMember as error:
+        raise NotAMember(f"{error} (this node's certificate was refused: it may have been revoked)") from error
 
 
 async def _greet(frames: FrameChannel, roll: Roll, greeting: Present) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+import msgspec
+
 from shoal.clock import Clock
 from shoal.errors import InviteError, NetworkError, NotAMember, ShoalError, UsageError
 from shoal.net.dial import Dialler
@@ -37,6 +39,9 @@ CLIENT_EXCHANGE_S = 15.0
 
 MAX_KEPT_PEERS = 8
 
+MAX_CONTACTS = 4
+"""Servers remembered, so that a node finds the swarm when the owner's server is away."""
+
 
 class Member:
     """One node of a private swarm. `enter` makes it a member, `keep` keeps it one. Raises what the folder raises."""
@@ -66,8 +71,8 @@ class Member:
     @property
     def tickets(self) -> list[str]:
         """Members to find the swarm by: those who renew certificates, and this machine's own server."""
-        texts = [self.folder.node("server").ticket(), *self._kept.peers]
-        return [text for text in texts if text and Ticket.parse(text).peer != self.identity.peer]
+        texts = [self.folder.node("server").ticket(), *self._kept.peers, *self._kept.contacts]
+        return [text for text in dict.fromkeys(texts) if text and Ticket.parse(text).peer != self.identity.peer]
 
     async def enter(self, transports: Sequence[Transport]) -> list[Transport]:
         """Become a member, or see that this node still is one; returns the transports with a gate before each.
@@ -98,8 +103,10 @@ class Member:
             self._kept = kept
             if await self._still_member():
                 return
+        if self._invite is None and kept is None:
+            raise UsageError(f"this node has not joined {self.folder.name!r} yet: give an invite (--invite)")
         if self._invite is None:
-            raise NotAMember(f"the certificate for {self.folder.name!r} is gone for good: ask for a new invite")
+            raise NotAMember(f"this node is out of {self.folder.name!r}, or was away too long: ask for a new invite")
         await self._redeem(*self._invite)
 
     async def _still_member(self) -> bool:
@@ -152,7 +159,7 @@ class Member:
         kept = self._node.kept() or self._kept
         newest = {Ticket.parse(text).peer: text for text in (*reversed(kept.peers), *peers)}
         everybody = tuple(reversed(newest.values()))[:MAX_KEPT_PEERS]
-        self._kept = Kept(swarm, certificate, everybody, kept.delegation)
+        self._kept = Kept(swarm, certificate, everybody, kept.delegation, kept.contacts)
         self._node.keep(self._kept)
 
     async def _renew(self, peers: Iterable[Ticket]) -> None:
@@ -173,7 +180,7 @@ class Member:
         delegation, data = self._delegation
         if (delegation.swarm, delegation.peer) != (self._kept.swarm, self.identity.peer):
             raise InviteError(f"the delegation is for node {delegation.peer[:8]}, not for {self.identity.peer[:8]}")
-        self._kept = Kept(self._kept.swarm, self._kept.certificate, self._kept.peers, data)
+        self._kept = msgspec.structs.replace(self._kept, delegation=data)
         self._node.keep(self._kept)
 
     def _redeemer(self) -> Redeemer | None:
@@ -185,9 +192,31 @@ class Member:
             return None
         return Redeemer(self.identity.peer, issuer, self._node, self._clock)
 
+    def guard(self, directory: Directory) -> None:
+        """Keep servers that are not members out of a directory."""
+        directory.refuses = self.roll.is_revoked
+        directory.certifies = self.roll.certifies
+
+    def remember(self, directory: Directory) -> None:
+        """Keep the tickets of a few servers: those kept before as long as they are up, then those nearest by id."""
+        mine = int(self.identity.peer, 16)
+        met = {int(signed.record.peer, 16) ^ mine: signed.record for signed in directory.records()}
+        met.pop(0, None)
+        tickets = [str(Ticket(met[distance].peer, met[distance].addresses)) for distance in sorted(met)]
+        up = [text for text in self._kept.contacts if text in tickets]
+        contacts = tuple(dict.fromkeys([*up, *tickets]))[:MAX_CONTACTS]
+        if contacts and contacts != self._kept.contacts:
+            self._kept = msgspec.structs.replace(self._kept, contacts=contacts)
+            self._node.keep(self._kept)
+
     def listening(self, ticket: str) -> None:
         """Note where this node can be reached: invites say so."""
         self._node.keep_ticket(ticket)
+
+    @property
+    def proof(self) -> bytes:
+        """This node's certificate, which goes with its record."""
+        return self.roll.certificate
 
     def is_revoked(self, peer: PeerId | None) -> bool:
         """Whether this node is out."""
@@ -200,9 +229,9 @@ class Member:
 
         `spread` exchanges with some members: when the list has changed, and every so many seconds.
         """
-        directory.refuses = self.roll.is_revoked
         number, spread_at = self.roll.revocations.number, self._clock.monotonic() + every_s
         while True:
+            self.remember(directory)
             await self._clock.sleep(POLL_S)
             self.roll.poll()
             for gate in self._gates:

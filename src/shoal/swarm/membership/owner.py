@@ -95,6 +95,8 @@ class Owner:
         """
         held = self.revocations()
         what = self._resolve(text)
+        if what == self.key.peer:
+            raise UsageError("that is the swarm's own id: everybody would be out")
         nodes, invites = held.nodes, held.invites
         if len(what) == 2 * SECRET_BYTES:
             invites |= {bytes.fromhex(what)}

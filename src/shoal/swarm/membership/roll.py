@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ class Known(NamedTuple):
 
 
 class Roll:
-    """Decides who is a member. `refused` counts who was not, by cause; `on_change` runs when the list has changed."""
+    """Decides who is a member. `on_change` runs when the list has changed."""
 
     def __init__(self, swarm: PeerId, folder: SwarmFolder, clock: Clock) -> None:
         self.swarm = swarm
@@ -35,7 +34,6 @@ class Roll:
         self.revocations = Revocations(swarm, 0)
         self.revocations_data = b""
         self.known: dict[PeerId, Known] = {}
-        self.refused: Counter[str] = Counter()
         self.on_change: list[Callable[[], None]] = []
         self._folder = folder
         self._file_seen_at = 0
@@ -51,19 +49,28 @@ class Roll:
 
     def meet(self, peer: PeerId, greeting: Present) -> None:
         """Take a peer's greeting; raises NotAMember unless it proves that the peer is a member now."""
-        try:
-            certificate = verify_certificate(greeting.certificate, self.swarm, self._clock.wall())
-            if certificate.peer != peer:
-                raise NotAMember(f"the certificate is {certificate.peer[:8]}'s, not {peer[:8]}'s")
-            if self.revocations.names(certificate):
-                raise NotAMember(f"{peer[:8]} is revoked")
-        except NotAMember as error:
-            self.refused[str(error)] += 1
-            raise
+        certificate = self._certificate(peer, greeting.certificate)
         self.known.pop(peer, None)
         if len(self.known) >= MAX_KNOWN:
             del self.known[next(iter(self.known))]
         self.known[peer] = Known(certificate, greeting.number, greeting.renews)
+
+    def _certificate(self, peer: PeerId, data: bytes) -> Certificate:
+        """What proves that this peer is a member now; raises NotAMember."""
+        certificate = verify_certificate(data, self.swarm, self._clock.wall())
+        if certificate.peer != peer:
+            raise NotAMember(f"the certificate is {certificate.peer[:8]}'s, not {peer[:8]}'s")
+        if self.revocations.names(certificate):
+            raise NotAMember(f"{peer[:8]} is revoked")
+        return certificate
+
+    def certifies(self, peer: PeerId, data: bytes) -> bool:
+        """Whether these bytes are a certificate by which this peer is a member now, met or not."""
+        try:
+            self._certificate(peer, data)
+        except NotAMember:
+            return False
+        return True
 
     def is_member(self, peer: PeerId) -> bool:
         """Whether this peer was met and its certificate holds now."""
