@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Swarm:
-    """Servers and how to join them."""
+    """Servers and how to join them; `join(span)` starts one more."""
 
-    def __init__(self, servers: list[Server]) -> None:
+    def __init__(self, servers: list[Server], join: Callable[[Span], Awaitable[Server]]) -> None:
         self.servers = servers
+        self.join = join
 
     @property
     def ticket(self) -> str:
@@ -47,7 +48,7 @@ SwarmMaker = Callable[..., contextlib.AbstractAsyncContextManager[Swarm]]
 
 
 @pytest.fixture
-def swarm_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> SwarmMaker:
+def swarm_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> SwarmMaker:
     """`async with swarm_of(Span(0, 3), Span(3, 6)) as swarm`: one server per span; options as for ServerConfig."""
     monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))  # clients find the model by the name that servers tell
 
@@ -55,20 +56,27 @@ def swarm_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> SwarmMaker:
     async def make(*spans: Span, **options: object) -> AsyncIterator[Swarm]:
         async with contextlib.AsyncExitStack() as stack:
             servers: list[Server] = []
-            for index, span in enumerate(spans):
+            identities = tmp_path_factory.mktemp("identities")
+
+            async def join(span: Span) -> Server:
                 config = ServerConfig(
                     **{
                         "model": str(tiny_model),
                         "blocks": span,
                         "peers": (servers[0].ticket,) if servers else (),
-                        "name": f"server {index}",
+                        "name": f"server {len(servers)}",
                         "transport": "tls",
                         "memory_bytes": 128 << 20,
+                        "identity": identities / str(len(servers)),
                         **options,
                     }
                 )
                 servers.append(await stack.enter_async_context(Server(config)))
-            yield Swarm(servers)
+                return servers[-1]
+
+            for span in spans:
+                await join(span)
+            yield Swarm(servers, join)
 
     return make
 

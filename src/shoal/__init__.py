@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.client.client import AsyncClient
-    from shoal.client.session import Session, SessionOptions
+    from shoal.client.options import SessionOptions
+    from shoal.client.session import Session
     from shoal.client.sync import Chat, Model, connect
     from shoal.nn.sampling import SamplingParams
     from shoal.types import Hop, ModelSpec, Span
@@ -24,7 +25,7 @@ _HOMES = {
     "ModelSpec": "shoal.types",
     "SamplingParams": "shoal.nn.sampling",
     "Session": "shoal.client.session",
-    "SessionOptions": "shoal.client.session",
+    "SessionOptions": "shoal.client.options",
     "Span": "shoal.types",
     "connect": "shoal.client.sync",
 }

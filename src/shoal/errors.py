@@ -16,6 +16,7 @@
     │   ├── RecordError         a record that is forged, expired or oversized
     │   ├── FingerprintMismatch the peer serves another checkpoint under the same name
     │   ├── SessionLost         the peer no longer has the session
+    │   │   └── SessionFenced   a later process of its client has taken it up
     │   ├── NotAMember          the peer cannot show that it belongs to this private swarm, or says that this side cannot
     │   └── Refused             the peer said no, for a reason that it gave
     ├── NetworkError            nobody is at fault but the path between
@@ -90,6 +91,10 @@ class FingerprintMismatch(PeerError):
 
 class SessionLost(PeerError):
     """The peer no longer has the session (its lease ran out, or it restarted)."""
+
+
+class SessionFenced(SessionLost):
+    """A later process of the client has taken the session up; this one may not go on."""
 
 
 class NotAMember(PeerError):

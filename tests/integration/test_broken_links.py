@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from shoal.client.session import Session, SessionOptions
+from shoal.client.options import SessionOptions
+from shoal.client.session import Session
 from shoal.engine.proof import numbers
 from shoal.server.sessions import HopSession
 from shoal.types import Span
@@ -98,7 +99,7 @@ async def test_rows_that_a_journal_dropped_are_computed_again(swarm_of: SwarmMak
         async with client.session(await client.find_model(), max_tokens=64) as session:
             first = await session.step(rows[:40])
             (generation,) = [
-                w.generation for pair, w in session.chain.wires.items() if pair[0] is session.chain.controls[1]
+                w.generation for pair, w in session.chain.wiring.wires.items() if pair[0] is session.chain.controls[1]
             ]
             hops(swarm)[1].report(LinkState(generation, "gone", "", 7))
             await until(lambda: len(session.heals) == 2)
@@ -141,7 +142,7 @@ async def test_the_lease_ends_what_a_dead_client_left(swarm_of: SwarmMaker) -> N
     """A client that vanishes holds its sessions and pages until the lease ends, and not longer."""
     async with swarm_of(*THIRDS) as swarm:
         client = await swarm.client().__aenter__()
-        options = SessionOptions(max_tokens=64, lease_s=0.5)
+        options = SessionOptions(max_tokens=64, keep_s=0.5)
         session = await client.open_session(await client.find_model(), options)
         await session.step(numbers(4, 5, 48))
         assert all(len(server.sessions) == 1 for server in swarm.servers)

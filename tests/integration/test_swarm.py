@@ -12,7 +12,7 @@ import torch
 from shoal.client.client import AsyncClient
 from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
-from shoal.client.session import SessionOptions
+from shoal.client.options import SessionOptions
 from shoal.engine.proof import numbers
 from shoal.errors import GrantExceeded, NoRoute, ServerFull, UsageError
 from shoal.nn.sampling import SamplingParams

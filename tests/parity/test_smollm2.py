@@ -50,7 +50,7 @@ async def swarm(model: str, *spans: Span) -> AsyncIterator[RemoteModel]:
 
 async def greedy(model: RemoteModel, prompt_ids: list[int], chunk: int = 64) -> list[int]:
     """A greedy reply's tokens."""
-    from shoal.client.session import SessionOptions
+    from shoal.client.options import SessionOptions
 
     params = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
     result = start(prompt_ids, params)

@@ -20,7 +20,8 @@ from shoal.bench.report import commit, hardware
 from shoal.client.client import AsyncClient
 from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
-from shoal.client.session import Session, SessionOptions
+from shoal.client.options import SessionOptions
+from shoal.client.session import Session
 from shoal.errors import ShoalError
 from shoal.nn.sampling import SamplingParams
 from shoal.testing.faults import Faults

@@ -9,9 +9,13 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 import msgspec
+import torch
 
-from shoal.client.chain import Wish
-from shoal.client.session import Session, SessionOptions
+from shoal.client.options import SessionOptions
+from shoal.client.planner import Terms
+from shoal.client.saved import SavedSession
+from shoal.client.session import Session
+from shoal.client.survey import Survey
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
 from shoal.net.dial import Dialler
@@ -26,9 +30,9 @@ from shoal.swarm.identity import Identity
 from shoal.swarm.membership.folder import PrivateSwarm
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.records import ServerRecord, SignedRecord
-from shoal.swarm.routing import same_model, shortest_route
+from shoal.swarm.routing import RouteOptions, same_model
 from shoal.types import Hop, ModelSpec, PeerId, Span
-from shoal.wire.messages import Describe, Description, GetStatus, Status
+from shoal.wire.messages import Describe, Description, Status
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
@@ -78,7 +82,6 @@ class AsyncClient:
         self._only = only
         self.clock = clock
         self._dialler: Dialler | None = None
-        self._failed: dict[str, int] = {}
         self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
@@ -90,6 +93,7 @@ class AsyncClient:
             if self._member is not None:
                 await self._enter(self._member)
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
+            self._survey = Survey(self.directory, self._dialler, self.clock)
             self._finder = self._discoveries.finder(self.directory, self._dialler)
             await self.refresh()
             if self._member is not None:
@@ -129,10 +133,14 @@ class AsyncClient:
         return self._dialler
 
     async def refresh(self) -> None:
-        """Exchange records with every ticket's member, or if none answers with any member known or discovered.
+        """Ask the swarm for news, and servers that failed whether they are back.
 
         Raises NetworkError when nobody at all could be reached.
         """
+        await asyncio.gather(self._exchange(), self._survey.retry())
+
+    async def _exchange(self) -> None:
+        """Exchange records with every ticket's member, or if none answers with any member known or discovered."""
         contacts = [(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets]
         errors = await asyncio.gather(*(self._ask(*contact) for contact in contacts))
         if any(error is None for error in errors):
@@ -163,12 +171,9 @@ class AsyncClient:
 
     async def _status(self, record: ServerRecord) -> ServerStatus:
         try:
-            async with FrameChannel(await self.dialler.dial(PeerId(record.peer), record.addresses)) as channel:
-                await channel.send(GetStatus())
-                status, _ = await channel.expect(Status)
+            return ServerStatus(record, await self._survey.ask(record))
         except ShoalError as error:
             return ServerStatus(record, None, str(error))
-        return ServerStatus(record, status)
 
     async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
         """The model's description and its configuration as JSON text, from the first server that answers.
@@ -247,7 +252,8 @@ class AsyncClient:
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        session = Session(model, span, self.identity.peer, self, options, self.clock)
+        await self._survey.look(model, span)
+        session = Session(Terms(model, span, self.identity.peer, options), self, self.clock)
         try:
             await session.open(wait_s)
         except BaseException:
@@ -255,28 +261,26 @@ class AsyncClient:
             raise
         return session
 
-    def route(self, model: ModelSpec, span: Span, wish: Wish) -> list[tuple[Hop, SignedRecord]]:
-        """Planner: the shortest route in hops that heeds a session's wishes; raises NoRoute."""
-        held = [signed.record for signed in self.directory.records()]
-        servers = [
-            record for record in held if record.model.fingerprint == model.fingerprint and self._usable(record, wish)
-        ]
-        route = shortest_route(span, servers)
-        return [(hop, self._record(hop.peer)) for hop in route]
+    async def resume(self, saved: SavedSession, hidden_states: torch.Tensor, wait_s: float = ROUTE_WAIT_S) -> Session:
+        """Take up a saved session that the caller closes, whose rows so far are `hidden_states` [position, hidden].
 
-    def _usable(self, record: ServerRecord, wish: Wish) -> bool:
-        if record.draining or record.peer in wish.avoid or self._failed.get(record.peer, -1) >= record.sequence:
-            return False
-        return wish.numerics in (None, record.numerics)
+        Raises what `session` raises on entering, and SessionFenced when a later process has it; it may be tried again.
+        """
+        terms = Terms(saved.model, saved.span, self.identity.peer, saved.options, saved.resumed)
+        session = Session(terms, self, self.clock)
+        try:
+            await session.resume(saved, hidden_states, wait_s)
+        except BaseException:
+            await session.close(end=False)
+            raise
+        return session
 
-    def failed(self, peer: PeerId) -> None:
-        """Planner: this server did not answer; it is in no new route until it says something new."""
-        signed = self.directory.get(peer)
-        if signed is not None:
-            self._failed[peer] = signed.record.sequence
+    def route(
+        self, model: ModelSpec, span: Span, options: RouteOptions, avoid: frozenset[str]
+    ) -> list[tuple[Hop, SignedRecord]]:
+        """Planner: the best route over blocks by what is known now; raises NoRoute."""
+        return self._survey.route(model, span, options, avoid)
 
-    def _record(self, peer: PeerId) -> SignedRecord:
-        signed = self.directory.get(peer)
-        if signed is None:
-            raise NoRoute(f"the record of {peer[:8]} has expired")
-        return signed
+    def failed(self, record: ServerRecord) -> None:
+        """Planner: who said this did not answer."""
+        self._survey.failed(record)

@@ -49,6 +49,9 @@ TICK_S = 0.125
 LATE_S = 0.5
 """A tick that comes so late says that this side was not running: it proves nothing about the hop."""
 
+DIAL_S = 1.25
+"""How long a dial may take: with all else that a new session needs then, a dead server costs it less than 1.5 s."""
+
 ORDER_S = 3.0
 """How long a hop may take to answer an order, opening included."""
 
@@ -80,6 +83,8 @@ class HopControl:
         self.clock = clock
         self.lost: ShoalError | None = None
         self.leaving = False
+        self.employed = False
+        self.given_up = False
         self.numerics: Numerics | None = None
         self.weights: tuple[str, ...] = ()
         self.first_grant: tuple[LinkGrant, bytes] | None = None
@@ -109,7 +114,7 @@ class HopControl:
 
     async def dial(self) -> FrameChannel:
         """A new channel to this hop; raises what the dialler raises."""
-        return FrameChannel(await self._dialler.dial(self.peer, self.record.record.addresses))
+        return FrameChannel(await self._dialler.dial(self.peer, self.record.record.addresses, DIAL_S))
 
     async def open(self, request: Open, sender: Sender) -> None:
         """Ask for the session; raises what the refusal stands for, NetworkError when no answer comes."""
@@ -131,10 +136,14 @@ class HopControl:
 
     async def attach(self, epoch: int) -> Attached:
         """Take up a session that the hop has already; raises SessionLost when it has not, and NetworkError."""
-        self._channel = channel = await self.dial()
-        keys = self.keys
-        await channel.send(Attach("control", keys.session, keys.incarnation, keys.secret, epoch=epoch))
-        attached, _ = await channel.expect(Attached)
+        try:
+            async with asyncio.timeout(ORDER_S):
+                self._channel = channel = await self.dial()
+                keys = self.keys
+                await channel.send(Attach("control", keys.session, keys.incarnation, keys.secret, epoch=epoch))
+                attached, _ = await channel.expect(Attached)
+        except TimeoutError as error:
+            raise NetworkError(f"{self.name} has not taken a session up for {ORDER_S:.0f} s") from error
         self._known_epoch = attached.epoch
         self._hear(msgspec.structs.replace(self.progress, epoch=attached.epoch, position=attached.position))
         return attached
@@ -153,11 +162,11 @@ class HopControl:
         self._drop()
         self.notify()
 
-    async def admit(self, link: LinkGrant) -> bytes:
-        """Tell the hop who feeds it from now on; returns its acceptance. Raises what `lost` says."""
+    async def admit(self, link: LinkGrant, follow: bool) -> bytes:
+        """Tell the hop who feeds it, and whether it only follows; returns its acceptance. Raises what `lost` says."""
         if self.first_grant is not None and self.first_grant[0].generation == link.generation:
             return self.first_grant[1]
-        answer = await self._order(("admit", link.generation), Admit(link))
+        answer = await self._order(("admit", link.generation), Admit(link, follow))
         assert isinstance(answer, Admitted)
         return answer.acceptance
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
-from shoal.client.session import SessionOptions
+from shoal.client.options import SessionOptions
 from shoal.engine.proof import prove_ends
 from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError
 from shoal.nn.block import Ends, ModelConfig

@@ -5,79 +5,36 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-import msgspec
 import torch
 
-from shoal.client.chain import Chain, Heal, Planner, Terms
+from shoal.client.chain import Chain, Heal
+from shoal.client.hop import HopControl
+from shoal.client.planner import Planner, Terms
+from shoal.client.saved import SavedHop, SavedSession
 from shoal.client.trace import StepTrace, step_trace
 from shoal.clock import Clock
-from shoal.errors import GrantExceeded, ProtocolError, UsageError
+from shoal.errors import GrantExceeded, ProtocolError, ShoalError, UsageError
 from shoal.net.rowlink import Feed, Inlet
-from shoal.types import ModelSpec, PeerId, Route, Span
+from shoal.types import Route
 from shoal.wire.journal import Chunk, Journal
-from shoal.wire.messages import MAX_POSITION, Numerics, Rewind, RowCodec, Rows
+from shoal.wire.messages import MAX_POSITION, Attached, Numerics, Rewind, Rows
 from shoal.wire.stream import Receiver, Sender
-from shoal.wire.tensors import decode_rows, encode_rows, row_bytes
-
-PREFILL_CHUNK_ROWS = 64
-"""Rows of one frame of a prefill, so that all hops of a route work at once."""
-
-PATIENCE_S = 60.0
-"""How long a session waits by default for servers of blocks that have none."""
-
-
-class SessionOptions(msgspec.Struct, frozen=True):
-    """What a caller may ask of a session.
-
-    `lease_s`: how long servers keep it without its client. `patience_s`: how long a step waits while blocks have no server.
-    `exact`: wait rather than go on with arithmetic that gives other bits. `redundancy` 2: servers stand by for every hop.
-    """
-
-    max_tokens: int = 4096
-    lease_s: float = 30.0
-    row_codec: RowCodec = "fp32"
-    prefill_chunk_rows: int = PREFILL_CHUNK_ROWS
-    patience_s: float = PATIENCE_S
-    exact: bool = False
-    redundancy: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_tokens <= MAX_POSITION:
-            raise UsageError(f"max_tokens must be from 1 to {MAX_POSITION}, not {self.max_tokens}")
-        if not 1 <= self.prefill_chunk_rows <= 1024:
-            raise UsageError(f"prefill_chunk_rows must be from 1 to 1024, not {self.prefill_chunk_rows}")
-        if self.redundancy not in (1, 2):
-            raise UsageError(f"redundancy must be 1 or 2, not {self.redundancy}")
-        if not self.patience_s >= 0:
-            raise UsageError(f"patience_s must not be negative, not {self.patience_s}")
+from shoal.wire.tensors import decode_rows, encode_rows
 
 
 class Session:
     """Open with `async with`. One step at a time; `position` is the number of rows in the stream."""
 
-    def __init__(
-        self, model: ModelSpec, span: Span, me: PeerId, planner: Planner, options: SessionOptions, clock: Clock
-    ) -> None:
-        self.model = model
-        self.options = options
+    def __init__(self, terms: Terms, planner: Planner, clock: Clock) -> None:
+        self.model = terms.model
+        self.options = terms.options
         self.last_trace: StepTrace | None = None
         self._clock = clock
-        self._row_bytes = row_bytes(options.row_codec, model.hidden_size)
+        self._row_bytes = terms.row_bytes
         # The client is the root of the stream: its journal is never evicted.
         self._feed = Feed(Journal(self._row_bytes, MAX_POSITION))
         self._inlet = Inlet(Receiver(), self)
-        terms = Terms(
-            model,
-            span,
-            me,
-            options.max_tokens,
-            options.lease_s,
-            options.row_codec,
-            self._row_bytes,
-            options.exact,
-            options.redundancy,
-        )
-        self.chain = Chain(terms, planner, self._feed, self._inlet, clock)
+        self.chain = Chain(terms, planner, (self._feed, self._inlet), clock)
         self._outputs: list[tuple[int, torch.Tensor]] = []
         self._arrived = asyncio.Event()
         self.chain.on_change = self._arrived.set
@@ -228,10 +185,53 @@ class Session:
         await self.chain.open(patience_s)
         self.chain.start(self.options.patience_s)
 
-    async def close(self) -> None:
-        """End the session at every hop. Closing twice is harmless."""
+    def save(self) -> SavedSession:
+        """What a later process needs to take this session up, beside its tokens."""
+        hops = [
+            SavedHop(control.record.data, control.hop.span, control.keys, control.numerics, control.weights)
+            for control in self.chain.controls
+            if control.numerics is not None
+        ]
+        terms, epoch = self.chain.terms, self._sender.epoch
+        return SavedSession(
+            terms.model, terms.span, terms.options, terms.resumed, self.position, epoch, self.exact, tuple(hops)
+        )
+
+    async def resume(self, saved: SavedSession, hidden_states: torch.Tensor, patience_s: float) -> None:
+        """Take up a saved session whose rows below its position are `hidden_states` [position, hidden].
+
+        Servers that still hold it go on from what they have; the others are replaced, and get the rows again. Raises what
+        `open` raises, SessionFenced when a later process has taken it up already.
+        """
+        controls = [self.chain.recruiter.control(*hop.parts()) for hop in saved.hops]
+        for control, hop in zip(controls, saved.hops, strict=True):
+            control.numerics, control.weights = hop.numerics, hop.weights
+        attached = await asyncio.gather(*(_taken_up(control, saved.epoch) for control in controls))
+        held = [state for state in attached if state is not None]
+        epoch = 1 + max([saved.epoch, *(state.epoch for state in held)])
+        # Rows that the old process sent after the file was written may differ from ours below a rewind that it made.
+        base = min([saved.position, *(state.base for state in held)])
+        self._refill(hidden_states, base, epoch)
+        await asyncio.gather(*(control.rewind(self._sender) for control in controls if control.lost is None))
+        self.chain.recruiter.exact = saved.exact
+        self.chain.adopt(controls)
+        await self.open(patience_s)
+
+    def _refill(self, hidden_states: torch.Tensor, base: int, epoch: int) -> None:
+        """The journal as it was; rows from `base` on are sent again in a new epoch to whoever had others."""
+        position = hidden_states.shape[0]
+        for start, stop in ((0, base), (base, position)):
+            if start == base:
+                self._feed.rewind(epoch, base)
+            if start < stop:
+                self._send(hidden_states[start:stop], needed_from=position)
+        receiver = self._inlet.receiver
+        receiver.epoch, receiver.position = epoch, position
+
+    async def close(self, end: bool = True) -> None:
+        """End the session at every hop; `end` False leaves it there for as long as servers keep it. Twice is harmless."""
         self._closed = True
-        await self.chain.close()
+        await self.chain.close(end)
 
     async def __aenter__(self) -> Session:
         return self
@@ -240,3 +240,12 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _taken_up(control: HopControl, epoch: int) -> Attached | None:
+    """What a hop still has; None, and the hop is lost, when it has nothing or does not answer."""
+    try:
+        return await control.attach(epoch)
+    except ShoalError as error:
+        control.fail(error)
+        return None

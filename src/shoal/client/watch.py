@@ -9,7 +9,8 @@ from shoal.client.hop import HopControl
 from shoal.errors import NetworkError, ShoalError
 
 if TYPE_CHECKING:
-    from shoal.client.chain import Chain, Pair, Stage
+    from shoal.client.chain import Chain, Stage
+    from shoal.client.wiring import Pair
 
 HUNG_S = 3.0
 """A hop that beats, has rows to compute and makes no step for so long (or 8 of its usual steps) hangs."""
@@ -80,7 +81,7 @@ class Watch:
 
     def _find_gone(self) -> None:
         """A hop whose journal no longer has what the next one needs starts afresh, and computes those rows again."""
-        for pair, wire in list(self._chain.wires.items()):
+        for pair, wire in list(self._chain.wiring.wires.items()):
             sender, _, follow = pair
             news = sender.links.get(wire.generation) if sender is not None else None
             if sender is None or news is None or news[0].state != "gone" or sender.lost is not None:
@@ -93,7 +94,7 @@ class Watch:
 
     def _find_down(self) -> None:
         now = self._chain.clock.monotonic()
-        for pair, wire in list(self._chain.wires.items()):
+        for pair, wire in list(self._chain.wiring.wires.items()):
             sender, receiver, _ = pair
             if sender is None or receiver is None or wire.bridged:
                 continue
@@ -106,24 +107,19 @@ class Watch:
         return all(node is None or node.lost is None for node in pair[:2])
 
     def _break(self, pair: Pair) -> None:
-        sender, receiver, _ = pair
-        if sender is not None and receiver is not None:
-            self._chain.broken[sender.peer, receiver.peer] = self._chain.clock.monotonic()
-        self._chain.cut(pair)
+        self._chain.wiring.break_(pair)
         self.restart()
         self._chain.stir()
 
     def _try_directly(self) -> None:
         now = self._chain.clock.monotonic()
-        for pair, wire in list(self._chain.wires.items()):
-            sender, receiver, _ = pair
-            if wire.bridged and now - wire.since > DIRECT_AGAIN_S and sender is not None and receiver is not None:
-                self._chain.broken.pop((sender.peer, receiver.peer), None)
-                self._chain.cut(pair)
+        for pair, wire in list(self._chain.wiring.wires.items()):
+            if wire.bridged and now - wire.since > DIRECT_AGAIN_S:
+                self._chain.wiring.mend(pair)
                 self._chain.stir()
 
     def _behind(self, control: HopControl) -> bool:
-        sender, progress = self._chain.feed.sender, control.progress
+        sender, progress = self._chain.sender, control.progress
         return progress.epoch < sender.epoch or progress.computed < sender.end
 
     def _find_stalled(self) -> None:
@@ -183,8 +179,8 @@ class Watch:
         if now - follower.heard_at > POKE_S and follower.lost is None:
             chain.spawn(_ask(follower))
         progress = follower.progress
-        reached = progress.computed + CAUGHT_UP_ROWS >= chain.feed.sender.end
-        return progress.epoch >= chain.feed.sender.epoch and reached
+        reached = progress.computed + CAUGHT_UP_ROWS >= chain.sender.end
+        return progress.epoch >= chain.sender.epoch and reached
 
 
 async def _ask(control: HopControl) -> None:

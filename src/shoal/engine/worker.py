@@ -128,6 +128,12 @@ class Worker:
         with self._changed:
             self._scheduler.background.discard(session)
 
+    def to_back(self, session: str) -> None:
+        """A session's rows are computed beside those of others from now on, until `to_front`."""
+        with self._changed:
+            if session in self._streams:
+                self._scheduler.background.add(session)
+
     def rewind(self, session: str, position: int) -> None:
         """Rows from `position` on are void: queued ones are forgotten, computed ones are not delivered any more."""
         with self._changed:

@@ -27,6 +27,7 @@ STRANGER_PAYLOAD_BYTES = MAX_CONFIG_BYTES
 
 _BY_ERROR: tuple[tuple[type[errors.ShoalError], Code], ...] = (
     (errors.ProtocolError, "protocol"),
+    (errors.SessionFenced, "fenced"),
     (errors.SessionLost, "session"),
     (errors.FingerprintMismatch, "model"),
     (errors.SpanError, "span"),
@@ -40,6 +41,7 @@ _BY_ERROR: tuple[tuple[type[errors.ShoalError], Code], ...] = (
 _BY_CODE: dict[str, type[errors.ShoalError]] = {
     "protocol": errors.ProtocolError,
     "session": errors.SessionLost,
+    "fenced": errors.SessionFenced,
     "model": errors.FingerprintMismatch,
     "grant": errors.GrantExceeded,
     "record": errors.RecordError,

@@ -108,7 +108,10 @@ class ControlChannel:
         if isinstance(message, Rewind):
             session.on_rewind(message)
         elif isinstance(message, Admit):
-            await self._frames.send(Admitted(message.link.generation, self._accept(message.link)))
+            acceptance = self._accept(message.link)
+            if message.follow:
+                session.stand_by()
+            await self._frames.send(Admitted(message.link.generation, acceptance))
         elif isinstance(message, Redirect):
             self._redirector.redirect(session, message)
         else:

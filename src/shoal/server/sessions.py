@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.engine.worker import StepOutput, Worker
-from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionLost, ShoalError
+from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionFenced, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
 from shoal.net.framed import FrameChannel
 from shoal.net.rowlink import Feed, Inlet, Outlet, Throttle
@@ -101,6 +101,14 @@ class HopSession:
         if self.feed.journal.mute:
             self.feed.journal.mute = False
             self._worker.to_front(self.key)
+
+    def stand_by(self) -> None:
+        """Another hop took its place; its output is kept, and wanted by nobody for now."""
+        self.next.cut()
+        self.next.grant = None
+        self.feed.journal.mute = True
+        self.feed.drained.set()
+        self._worker.to_back(self.key)
 
     def pong(self, id_: int, received_at: float) -> Pong:
         """The answer to a ping: how far this hop has come."""
@@ -197,13 +205,13 @@ class SessionTable:
     def find(self, session: bytes, secret: bytes, incarnation: int) -> HopSession:
         """The session that this secret belongs to; a higher incarnation takes it over.
 
-        Raises SessionLost for an unknown session, a wrong secret or an incarnation that was fenced off.
+        Raises SessionLost for an unknown session or a wrong secret, SessionFenced for an incarnation that is over.
         """
         found = self._sessions.get(session)
         if found is None or not hmac.compare_digest(found.terms.secret, secret):
             raise SessionLost(f"no session {session.hex()[:8]} here: its lease ran out, or the server is new")
         if incarnation < found.incarnation:
-            raise SessionLost(f"session {session.hex()[:8]} was taken over by its client's later incarnation")
+            raise SessionFenced(f"session {session.hex()[:8]} was taken up by a later process of its client")
         found.incarnation = incarnation
         return found
 

@@ -90,6 +90,17 @@ def sign_record(record: ServerRecord, identity: Identity) -> SignedRecord:
 
 def verify_record(data: bytes, now: float) -> SignedRecord:
     """The record in these bytes; raises RecordError if it is malformed, forged, expired or from the future."""
+    signed = parse_record(data)
+    record = signed.record
+    if not record.expires_at > now:
+        raise RecordError(f"the record of {record.peer[:8]} has expired")
+    if not record.issued_at <= now + MAX_CLOCK_SKEW_S or record.expires_at > now + MAX_CLOCK_SKEW_S + RECORD_LIFETIME_S:
+        raise RecordError(f"the record of {record.peer[:8]} is from the future: is a clock wrong?")
+    return signed
+
+
+def parse_record(data: bytes) -> SignedRecord:
+    """The record in these bytes, whatever the time is; raises RecordError if it is malformed or forged."""
     if len(data) > MAX_RECORD_BYTES:
         raise RecordError(f"a record of {len(data)} bytes is larger than {MAX_RECORD_BYTES}")
     try:
@@ -98,10 +109,6 @@ def verify_record(data: bytes, now: float) -> SignedRecord:
         raise RecordError(f"a record does not parse: {error}") from error
     if not verify(PeerId(record.peer), _RECORD_LABEL, data[SIGNATURE_BYTES:], data[:SIGNATURE_BYTES]):
         raise RecordError(f"the record of {record.peer[:8]} is not signed by its node")
-    if not record.expires_at > now:
-        raise RecordError(f"the record of {record.peer[:8]} has expired")
-    if not record.issued_at <= now + MAX_CLOCK_SKEW_S or record.expires_at > now + MAX_CLOCK_SKEW_S + RECORD_LIFETIME_S:
-        raise RecordError(f"the record of {record.peer[:8]} is from the future: is a clock wrong?")
     if not 0 <= record.span.start < record.span.stop <= record.model.num_blocks:
         raise RecordError(f"the record of {record.peer[:8]} has span {record.span} of {record.model.num_blocks} blocks")
     return SignedRecord(record, data)

@@ -33,6 +33,7 @@ RowCodec = Literal["fp32", "fp16", "bf16"]
 Code = Literal[
     "protocol",
     "session",
+    "fenced",
     "token",
     "model",
     "span",
@@ -200,9 +201,10 @@ class Redirect(Message, frozen=True, tag="redirect"):
 
 
 class Admit(Message, frozen=True, tag="admit"):
-    """Who feeds this hop from now on."""
+    """Who feeds this hop from now on; `follow` if it only stands by, and drops its link to the next hop."""
 
     link: LinkGrant
+    follow: bool = False
 
 
 class Admitted(Message, frozen=True, tag="admitted"):

@@ -1,0 +1,134 @@
+"""The links of a session: which of them there are, and how they are made, through the client itself if it must be."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any
+
+from shoal.client.endlink import Bridge, keep_receiving, keep_sending
+from shoal.client.hop import HopControl
+from shoal.client.planner import Terms
+from shoal.clock import Clock
+from shoal.errors import ShoalError
+from shoal.net.rowlink import Feed, Inlet
+from shoal.types import PeerId
+from shoal.wire.messages import SECRET_BYTES, LinkGrant, Redirect
+
+Node = HopControl | None
+"""A hop, or (None) the client."""
+
+Pair = tuple[Node, Node, bool]
+"""From, to, and whether the one who receives only follows."""
+
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Wire:
+    """A link as it was ordered, with this side's tasks for it."""
+
+    def __init__(self, generation: int, since: float, bridged: bool) -> None:
+        self.generation = generation
+        self.since = since
+        self.bridged = bridged
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def cut(self) -> None:
+        """End this side's part."""
+        for task in self.tasks:
+            task.cancel()
+
+
+class Wiring:
+    """`feed` is the client's end towards the first hop, `inlet` that from the last; `broken` are pairs that do not reach
+    each other, since when (monotonic seconds)."""
+
+    def __init__(
+        self, terms: Terms, ends: tuple[Feed, Inlet], spawn: Spawn, generations: Iterator[int], clock: Clock
+    ) -> None:
+        self.wires: dict[Pair, Wire] = {}
+        self.broken: dict[tuple[str, str], float] = {}
+        self._terms = terms
+        self._feed, self._inlet = ends
+        self._spawn = spawn
+        self._generations = generations
+        self._clock = clock
+
+    def missing(self, wanted: Iterable[Pair]) -> list[Pair]:
+        """The links that are wanted and not there; those that are there and not wanted are cut."""
+        wanted = list(wanted)
+        for pair in [pair for pair in self.wires if pair not in wanted]:
+            self.cut(pair)
+        return [pair for pair in wanted if pair not in self.wires]
+
+    def cut(self, pair: Pair) -> None:
+        """Forget a link; it is made anew if it is still wanted."""
+        wire = self.wires.pop(pair, None)
+        if wire is not None:
+            wire.cut()
+
+    def break_(self, pair: Pair) -> None:
+        """These two do not reach each other: the next link between them goes through the client."""
+        sender, receiver, _ = pair
+        if sender is not None and receiver is not None:
+            self.broken[sender.peer, receiver.peer] = self._clock.monotonic()
+        self.cut(pair)
+
+    def mend(self, pair: Pair) -> None:
+        """They may reach each other again: the next link between them is direct."""
+        sender, receiver, _ = pair
+        if sender is not None and receiver is not None:
+            self.broken.pop((sender.peer, receiver.peer), None)
+        self.cut(pair)
+
+    async def join(self, pairs: Iterable[Pair]) -> None:
+        """Make links; a hop that fails to obey is `lost` then."""
+        results = await asyncio.gather(*(self._join(pair) for pair in pairs), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, ShoalError):
+                raise result
+
+    async def _join(self, pair: Pair) -> None:
+        before, after, follow = pair
+        bridged = before is not None and after is not None and (before.peer, after.peer) in self.broken
+        upstream = before.peer if before is not None and not bridged else self._terms.me
+        grant = self._grant(after, upstream)
+        wire = Wire(grant.generation, self._clock.monotonic(), bridged)
+        acceptance = await after.admit(grant, follow) if after is not None else b""
+        if before is not None:
+            await before.redirect(self._order(grant, after, acceptance, follow, bridged))
+        if bridged and before is not None and after is not None:
+            self._carry(wire, before, after, grant)
+        elif before is None and after is not None:
+            outlet = self._feed.follower if follow else self._feed.next
+            wire.tasks.append(self._spawn(keep_sending(after, grant, outlet)))
+        elif before is not None and after is None:
+            wire.tasks.append(self._spawn(keep_receiving(before, grant, self._inlet, self._limit_bytes)))
+        self.wires[pair] = wire
+
+    @property
+    def _limit_bytes(self) -> int:
+        return self._terms.options.max_tokens * self._terms.row_bytes
+
+    def _grant(self, after: Node, upstream: PeerId) -> LinkGrant:
+        first = after.first_grant[0] if after is not None and after.first_grant is not None else None
+        if after is not None and first is not None:
+            if first.peer == upstream:
+                return first
+            after.first_grant = None
+        peer = upstream if after is not None else self._terms.me
+        return LinkGrant(next(self._generations), peer, secrets.token_bytes(SECRET_BYTES))
+
+    def _order(self, grant: LinkGrant, after: Node, acceptance: bytes, follow: bool, bridged: bool) -> Redirect:
+        """What the sending hop is told."""
+        if after is None or bridged:
+            link = LinkGrant(grant.generation, self._terms.me, grant.token)
+            return Redirect(link, elide=after is None, follow=follow)
+        link = LinkGrant(grant.generation, after.peer, grant.token)
+        return Redirect(link, after.record.data, acceptance, follow=follow)
+
+    def _carry(self, wire: Wire, before: HopControl, after: HopControl, grant: LinkGrant) -> None:
+        bridge = Bridge(self._terms.row_bytes, after.progress.epoch, after.progress.position)
+        wire.tasks.append(self._spawn(keep_receiving(before, grant, bridge.inlet, self._limit_bytes)))
+        wire.tasks.append(self._spawn(keep_sending(after, grant, bridge.feed.next)))
