@@ -42,6 +42,8 @@ PAUSE_S = 60.0
 
 CLEAR_GAIN = 0.2
 """A move alone is worth it if it lifts the level of the swarm by this share of what the server adds to an even swarm."""
+LEAST_LIFT = 0.003
+"""And by this share of itself: in a large swarm the same weak block would otherwise look like a clear gain to everybody."""
 PLAN_GAIN = 0.05
 """A plan of several moves in a small swarm is worth it if the weakest block becomes stronger by this share."""
 PLAN_MOVES = 4
@@ -164,8 +166,9 @@ def _gain(scene: Scene, mine: Holder, goal: Span) -> float:
     strength, count = scene.without(mine)
     strength[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
     count[goal.start : goal.stop] += 1
-    lift = _level(strength, count) - _level(scene.strength, scene.holders)
-    return lift * scene.num_blocks / mine.block_rows_per_s
+    level = _level(scene.strength, scene.holders)
+    lift = _level(strength, count) - level
+    return lift * scene.num_blocks / mine.block_rows_per_s if lift > LEAST_LIFT * level else min(lift, 0.0)
 
 
 def _level(strength: Strengths, count: Counts) -> float:

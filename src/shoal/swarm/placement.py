@@ -23,11 +23,11 @@ Strengths = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 """Servers of each block."""
 
-RISK = 0.5
+RISK = 0.7
 """How much of a block's strength is not counted on if a single server holds it; squared for two, and so on."""
 DEFAULT_BLOCK_ROWS_PER_S = 500.0
 """What a server is taken for when nobody has measured itself."""
-WEAKEST_SHARE = 0.05
+WEAKEST_SHARE = 0.01
 """Strengths below this share of the mean count as this, so that a missing block is bad but finite."""
 
 
@@ -140,40 +140,19 @@ def best_span(scene: Scene, count: int, block_rows_per_s: float, fewest: int = 1
 
     Fewer blocks get a larger share each. `but` is left out of the scene. Ties go to the longer span, then to the first.
     """
+    count = min(count, scene.num_blocks)
     strength, holders = (scene.strength, scene.holders) if but is None else scene.without(but)
-    rates, counts = np.array([block_rows_per_s]), np.array([min(count, scene.num_blocks)])
-    spans, _ = best_spans(strength[None], holders[None], rates, counts, fewest)
-    return spans[0]
-
-
-def best_spans(
-    strength: Strengths, holders: Counts, block_rows_per_s: Strengths, counts: Counts, fewest: int = 1
-) -> tuple[list[Span], Strengths]:
-    """`best_span` for several servers, each with its own surroundings.
-
-    `strength` and `holders` are [servers, num_blocks], without the server itself; `block_rows_per_s` and `counts` [servers].
-    Returns the spans and the weakness that each leaves [servers].
-    """
-    num_blocks = strength.shape[1]
-    scale = np.maximum(strength.mean(axis=1), block_rows_per_s / num_blocks)[:, None]
+    scale = max(float(strength.mean()), block_rows_per_s / len(strength))
     before = weakness(worth(strength, holders) / scale)
     trust = (1 - RISK ** (holders + 1)) / scale
-    lengths = np.arange(int(counts.max()), 0, -1)
-    after = weakness((strength[:, None] + (block_rows_per_s[:, None] / lengths)[:, :, None]) * trust[:, None])
-    sums = np.zeros((len(counts), len(lengths), num_blocks + 1))
-    np.cumsum(before[:, None] - after, axis=2, out=sums[:, :, 1:])
-    best, chosen, every = np.full(len(counts), -np.inf), [Span(0, 1)] * len(counts), np.arange(len(counts))
-    crumbs = 1e-12 * before.sum(axis=1)  # what rounding leaves of differences of sums
-    for row, length in enumerate(lengths.tolist()):
-        gains = sums[:, row, length:] - sums[:, row, : num_blocks + 1 - length]
-        most = gains.max(axis=1, keepdims=True)
-        starts = (gains >= most - crumbs[:, None]).argmax(axis=1)
-        gained = gains[every, starts]
-        better = (gained > best + crumbs) & (length <= counts) & (length >= np.minimum(fewest, counts))
-        best = np.where(better, gained, best)
-        for at in np.flatnonzero(better).tolist():
-            chosen[at] = Span(int(starts[at]), int(starts[at]) + length)
-    return chosen, before.sum(axis=1) - best
+    best, chosen = -math.inf, Span(0, count)
+    for length in range(count, min(fewest, count) - 1, -1):
+        gain = before - weakness((strength + block_rows_per_s / length) * trust)
+        gains = np.convolve(gain, np.ones(length), "valid")
+        start = int(gains.argmax())
+        if gains[start] > best * (1 + 1e-9):
+            best, chosen = float(gains[start]), Span(start, start + length)
+    return chosen
 
 
 def worth(strength: Strengths, holders: Counts) -> Strengths:

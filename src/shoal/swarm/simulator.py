@@ -68,7 +68,6 @@ class _Server:
         self.serves: Span | None = None
         self.joined = False
         self.disk: set[int] = set()
-        self.disk: set[int] = set()
         self.mover = Mover(peer)
 
     @property
@@ -163,7 +162,6 @@ class Simulator:
         if not self._alive(server):
             return
         server.goal = server.serves = goal
-        server.disk.update(goal.blocks())
         server.disk.update(goal.blocks())
         self.tally.serve(self.now, goal, server.power.block_rows_per_s, 1)
         if not server.joined:

@@ -35,7 +35,7 @@ def test_a_joining_server_takes_the_weakest_blocks() -> None:
     assert choose_span(12, 4, []) == Span(0, 4)
     assert choose_span(12, 4, held) == Span(4, 8)
     assert choose_span(12, 4, [*held, server("b", 4, 8)]) == Span(8, 12)
-    assert choose_span(12, 20, held) == Span(4, 12)
+    assert choose_span(12, 20, held) == Span(0, 12)
     assert choose_span(6, 2, [server("a", 0, 2), server("b", 3, 6)], fewest=2) == Span(2, 4)
     weak = [server("a", 0, 6), server("b", 0, 6), server("c", 6, 12, prefill_rows_per_s=1.0)]
     assert choose_span(12, 6, weak) == Span(6, 12)

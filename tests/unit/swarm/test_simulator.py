@@ -39,6 +39,20 @@ def test_without_churn_nobody_moves_for_long() -> None:
     assert reports[1].servers == Scenario(blocks=30, redundancy=8.0).num_servers
 
 
+def test_many_servers_do_not_run_after_one_weak_block() -> None:
+    """In a large swarm what a block lacks is little for all, though it is much for one server: nearly nobody moves."""
+    report = Simulator(Scenario(servers=300, hours=0.5)).run()
+    assert report.moves_per_server_hour < 0.1
+    assert report.weakest_share > 0.7
+
+
+def test_redundancy_counts_servers_that_serve() -> None:
+    """Joining servers do not count, and blocks that fit into a memory but are not held do not either."""
+    report = Simulator(Scenario(hours=12.0, redundancy=3.0)).run()
+    assert report.serving_per_block == pytest.approx(3.0, abs=0.5)
+    assert report.moves_per_server_hour <= 1.0
+
+
 def test_a_tally_weights_by_time() -> None:
     """Half of the time one block of two is served, then both."""
     tally = Tally(2)
