@@ -16,17 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shoal.swarm.placement import (
-    Counts,
-    Holder,
-    Scene,
-    Strengths,
-    best_span,
-    holders,
-    strengths,
-    weakness,
-    worth,
-)
+from shoal.swarm.placement import Holder, Scene, Strengths, best_span, holders, strengths, worth
 from shoal.swarm.records import ServerRecord
 from shoal.types import PeerId, Span
 
@@ -35,15 +25,13 @@ NOTICE_S = 2 * GOSSIP_S
 """How long a move is announced before it begins: views of others may be as old as this."""
 PATIENCE_S = 60.0
 """How long an announced move waits for others to leave no block without a server."""
-REST_S = 300.0
+REST_S = 3600.0
 """After a move on its own a server stays for as long."""
 PAUSE_S = 60.0
 """After a planned move in a small swarm, or a withdrawn announcement, it waits for as long."""
 
-CLEAR_GAIN = 0.2
-"""A move alone is worth it if it lifts the level of the swarm by this share of what the server adds to an even swarm."""
-LEAST_LIFT = 0.003
-"""And by this share of itself: in a large swarm the same weak block would otherwise look like a clear gain to everybody."""
+CLEAR_GAIN = 0.25
+"""A move alone is worth it if the weakest of the blocks that it touches becomes stronger by this share."""
 PLAN_GAIN = 0.05
 """A plan of several moves in a small swarm is worth it if the weakest block becomes stronger by this share."""
 PLAN_MOVES = 4
@@ -161,20 +149,17 @@ def _small(scene: Scene) -> bool:
 
 
 def _gain(scene: Scene, mine: Holder, goal: Span) -> float:
-    """How much a move lifts the level, as a share of what the server adds to an even swarm. The level only grows by moves
-    that are announced for a gain, so that they come to an end."""
+    """By what share the weakest of the blocks that the move touches becomes stronger; the order of all strengths, the
+    weakest first, then grows, so that moves of this kind come to an end."""
     strength, count = scene.without(mine)
     strength[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
     count[goal.start : goal.stop] += 1
-    level = _level(scene.strength, scene.holders)
-    lift = _level(strength, count) - level
-    return lift * scene.num_blocks / mine.block_rows_per_s if lift > LEAST_LIFT * level else min(lift, 0.0)
-
-
-def _level(strength: Strengths, count: Counts) -> float:
-    """The mean strength of a block, rows/s, with the weakest blocks counting most: a mean of the power that weakness has."""
-    scale = max(float(strength.mean()), 1e-12)
-    return float(scale * weakness(worth(strength, count) / scale).mean() ** -0.125)
+    after, before = worth(strength, count), worth(scene.strength, scene.holders)
+    touched = np.abs(after - before) > 1e-9 * before
+    if not touched.any():
+        return 0.0
+    weakest = float(before[touched].min())
+    return float(after[touched].min()) / weakest - 1 if weakest > 0 else float(after[touched].min() > 0)
 
 
 def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, Span], ...]:

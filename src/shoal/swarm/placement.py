@@ -143,11 +143,11 @@ def best_span(scene: Scene, count: int, block_rows_per_s: float, fewest: int = 1
     count = min(count, scene.num_blocks)
     strength, holders = (scene.strength, scene.holders) if but is None else scene.without(but)
     scale = max(float(strength.mean()), block_rows_per_s / len(strength))
-    before = weakness(worth(strength, holders) / scale)
+    before = _weakness(worth(strength, holders) / scale)
     trust = (1 - RISK ** (holders + 1)) / scale
     best, chosen = -math.inf, Span(0, count)
     for length in range(count, min(fewest, count) - 1, -1):
-        gain = before - weakness((strength + block_rows_per_s / length) * trust)
+        gain = before - _weakness((strength + block_rows_per_s / length) * trust)
         gains = np.convolve(gain, np.ones(length), "valid")
         start = int(gains.argmax())
         if gains[start] > best * (1 + 1e-9):
@@ -160,11 +160,11 @@ def worth(strength: Strengths, holders: Counts) -> Strengths:
     return strength * (1 - RISK**holders)
 
 
-def weakness(relative: Strengths) -> Strengths:
+def _weakness(relative: Strengths) -> Strengths:
     """The eighth power of the reciprocal: nearly only the least strength counts, but ties and seconds do too."""
     square = np.maximum(relative, WEAKEST_SHARE) ** 2
-    powers: Strengths = 1 / (square * square) ** 2
-    return powers
+    weakness: Strengths = 1 / (square * square) ** 2
+    return weakness
 
 
 def choose_span(

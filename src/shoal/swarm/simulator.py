@@ -24,7 +24,7 @@ from shoal.swarm.routing import estimate_route, plan_route
 from shoal.swarm.tally import Report, Tally
 from shoal.types import ModelSpec, PeerId, Span
 
-LOOK_S = 120.0
+LOOK_S = 300.0
 """How often a server thinks about moving."""
 RETRY_S = 5.0
 """How often it looks after a move that it has announced."""
