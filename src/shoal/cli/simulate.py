@@ -19,7 +19,7 @@ def simulate(
     hours: Annotated[float, typer.Option(help="Simulated time.", min=0.01, max=1000)] = 12.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     redundancy: Annotated[
-        float | None, typer.Option(help="Servers per block, on average; sets the number of servers.", min=0.1)
+        float | None, typer.Option(help="Servers that serve a block, on average; sets the number of servers.", min=0.1)
     ] = None,
     session_hours: Annotated[float, typer.Option(help="How long servers stay, on average.", min=0.1)] = 12.0,
     plot: Annotated[

@@ -2,7 +2,8 @@
 
 Everybody's view of the others is the swarm as it was at the last tick of GOSSIP_S. A server that crashed is seen until its
 record expires; before a server leaves its blocks it dials those that it counts on, so that it does not count on the dead. A
-joining server announces where it goes, downloads, loads, then serves. One that moves serves on while it downloads.
+joining server announces where it goes, downloads, loads, then serves. One that moves serves on while it downloads, and what it
+has fetched before is still on its disk.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ LOAD_S = 10.0
 DISK_BYTES_PER_S = 1e9
 BLOCK_BYTES = 1.6e9
 """A block of Llama 3.1 405B at 4 bits."""
+SERVED = 0.8
+"""Blocks that are served, of those that fit into all memories (measured): some join, some hold fewer than they could."""
 SAMPLE_S = 300.0
 ROUTE_EVERY_S = 3600.0
 ROUTE_CLIENTS = 3
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What to simulate. `redundancy`, if given, sets the number of servers: servers per block, on average, if all held as much
-    as they can."""
+    """What to simulate. `redundancy`, if given, sets the number of servers: servers that *serve* a block, on average over
+    blocks and time; `serving_per_block` of the report is what came of it."""
 
     servers: int = 1000
     blocks: int = 126
@@ -53,7 +56,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """How many servers are there on average, joining ones included."""
         if self.redundancy is None:
             return self.servers
-        return max(1, round(self.redundancy * self.blocks / self.population.mean_blocks))
+        return max(1, round(self.redundancy * self.blocks / (self.population.mean_blocks * SERVED)))
 
 
 class _Server:
@@ -64,6 +67,7 @@ class _Server:
         self.goal = goal
         self.serves: Span | None = None
         self.joined = False
+        self.disk: set[int] = set()
         self.mover = Mover(peer)
 
     @property
@@ -145,7 +149,7 @@ class Simulator:
         return server
 
     def _fetch_s(self, server: _Server, goal: Span) -> float:
-        fresh = sum(block not in server.goal for block in goal.blocks()) if server.serves else len(goal)
+        fresh = sum(block not in server.disk for block in goal.blocks())
         return fresh * BLOCK_BYTES / server.power.download_bytes_per_s
 
     def _alive(self, server: _Server) -> bool:
@@ -158,10 +162,11 @@ class Simulator:
         if not self._alive(server):
             return
         server.goal = server.serves = goal
+        server.disk.update(goal.blocks())
         self.tally.serve(self.now, goal, server.power.block_rows_per_s, 1)
         if not server.joined:
             server.joined = True
-            self.tally.power(self.now, server.power.block_rows_per_s)
+            self.tally.join(self.now, server.power.block_rows_per_s, server.power.max_blocks)
         self._publish(server)
         self._at(self.rng.uniform(0, LOOK_S), lambda: self._look(server))
 
@@ -173,7 +178,7 @@ class Simulator:
     def _leave(self, server: _Server) -> None:
         self._stop(server)
         if server.joined:
-            self.tally.power(self.now, -server.power.block_rows_per_s)
+            self.tally.part(self.now, server.power.block_rows_per_s, server.power.max_blocks)
         peer = server.mover.peer
         del self.live[peer]
         self.tally.population(self.now, -1)

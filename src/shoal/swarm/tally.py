@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -14,8 +15,8 @@ class Report(msgspec.Struct, frozen=True):
     """What came of a simulation.
 
     `coverage` is the share of time that a block was served: of the worst block, and the mean. `weakest_share` is the weakest
-    block's throughput over the time, divided by that of `bound`: all power of the servers that have joined, spread evenly
-    over the blocks, which no placement can exceed. `history` holds (hours, weakest, median, bound, servers).
+    block's throughput over the time, divided by that of `bound`: at each instant the best that no placement of the servers that
+    have joined can exceed (`level_bound`). `history` holds (hours, weakest, median, bound, servers).
     """
 
     hours: float
@@ -33,6 +34,24 @@ class Report(msgspec.Struct, frozen=True):
     history: tuple[tuple[float, float, float, float, int], ...]
 
 
+def level_bound(num_blocks: int, powers: Iterable[tuple[float, int]]) -> float:
+    """A strength, rows/s, that no placement of these servers gives to all blocks: (block·rows/s, blocks that fit) of each.
+
+    To lift all blocks to a level, a server gives each of its blocks no more than that, and has memory for so many. So the
+    level is at most where the sum of min(rate, blocks · level) is what all blocks together need.
+    """
+    listed = list(powers)
+    if not listed:
+        return 0.0
+    rates, most = np.array([rate for rate, _ in listed]), np.array([float(blocks) for _, blocks in listed])
+    low, high = 0.0, float(rates.sum()) / num_blocks
+    for _ in range(40):
+        level = (low + high) / 2
+        enough = float(np.minimum(rates, most * level).sum()) >= num_blocks * level
+        low, high = (level, high) if enough else (low, level)
+    return high
+
+
 class Tally:
     """Strengths of blocks as they really are, and their integrals over time; each change first accounts for what was before."""
 
@@ -43,7 +62,8 @@ class Tally:
         self._covered_s = np.zeros(num_blocks)
         self._sums = dict.fromkeys(("weakest", "bound", "servers", "held"), 0.0)
         self._live = 0
-        self._power = 0.0
+        self._powers: list[tuple[float, int]] = []
+        self._bound = 0.0
         self._until = 0.0
         self._history: list[tuple[float, float, float, float, int]] = []
 
@@ -53,7 +73,7 @@ class Tally:
         if elapsed > 0:
             self._covered_s += elapsed * (self.holders > 0)
             self._sums["weakest"] += elapsed * self._weakest()
-            self._sums["bound"] += elapsed * self._bound()
+            self._sums["bound"] += elapsed * self._bound
             self._sums["servers"] += elapsed * self._live
             self._sums["held"] += elapsed * float(self.holders.mean())
             self._until = now
@@ -70,10 +90,17 @@ class Tally:
         self.advance(now)
         self._live += change
 
-    def power(self, now: float, change: float) -> None:
-        """Block·rows/s of the servers that have joined."""
+    def join(self, now: float, block_rows_per_s: float, max_blocks: int) -> None:
+        """A server serves for the first time: from now on the bound counts on it."""
         self.advance(now)
-        self._power += change
+        self._powers.append((block_rows_per_s, max_blocks))
+        self._bound = level_bound(len(self.holders), self._powers)
+
+    def part(self, now: float, block_rows_per_s: float, max_blocks: int) -> None:
+        """A server that has joined is gone."""
+        self.advance(now)
+        self._powers.remove((block_rows_per_s, max_blocks))
+        self._bound = level_bound(len(self.holders), self._powers)
 
     def covered(self) -> bool:
         """Whether each block has a server now."""
@@ -82,13 +109,10 @@ class Tally:
     def sample(self, now: float) -> None:
         """Note the state for the picture."""
         median = float(np.median(self._strength))
-        self._history.append((now / 3600, self._weakest(), median, self._bound(), self._live))
+        self._history.append((now / 3600, self._weakest(), median, self._bound, self._live))
 
     def _weakest(self) -> float:
         return float(np.where(self.holders > 0, self._strength, 0).min())
-
-    def _bound(self) -> float:
-        return self._power / len(self.holders)
 
     def report(self, hours: float, routes: list[tuple[float, int]]) -> Report:
         """The whole run."""

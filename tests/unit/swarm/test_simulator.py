@@ -7,9 +7,10 @@ import statistics
 
 import pytest
 
+from shoal.bench.placement import best_weakest
 from shoal.swarm.churn import Population
 from shoal.swarm.simulator import Scenario, Simulator
-from shoal.swarm.tally import Tally
+from shoal.swarm.tally import Tally, level_bound
 from shoal.types import Span
 
 STEADY = Population(mean_session_s=1e9)
@@ -38,11 +39,25 @@ def test_without_churn_nobody_moves_for_long() -> None:
     assert reports[1].servers == Scenario(blocks=30, redundancy=8.0).num_servers
 
 
+def test_many_servers_do_not_run_after_one_weak_block() -> None:
+    """In a large swarm what a block lacks is little for all, though it is much for one server: nearly nobody moves."""
+    report = Simulator(Scenario(servers=300, hours=0.5)).run()
+    assert report.moves_per_server_hour < 0.1
+    assert report.weakest_share > 0.7
+
+
+def test_redundancy_counts_servers_that_serve() -> None:
+    """Joining servers do not count, and blocks that fit into a memory but are not held do not either."""
+    report = Simulator(Scenario(hours=12.0, redundancy=3.0)).run()
+    assert report.serving_per_block == pytest.approx(3.0, abs=0.5)
+    assert report.moves_per_server_hour <= 1.0
+
+
 def test_a_tally_weights_by_time() -> None:
     """Half of the time one block of two is served, then both."""
     tally = Tally(2)
     tally.population(0.0, 1)
-    tally.power(0.0, 8.0)
+    tally.join(0.0, 8.0, 2)
     tally.serve(0.0, Span(0, 1), 8.0, 1)
     assert not tally.covered()
     tally.serve(1800.0, Span(1, 2), 4.0, 1)
@@ -61,3 +76,25 @@ def test_sessions_are_heavy_tailed() -> None:
     assert statistics.mean(new) == pytest.approx(1000, rel=0.1)
     assert statistics.median(new) == pytest.approx(240, rel=0.1)  # scale · ln(2)², scale = mean / 2
     assert statistics.mean(there) == pytest.approx(3000, rel=0.15)  # E[X²] / 2E[X]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_placement_exceeds_the_bound(seed: int) -> None:
+    """The exact optimum of small swarms is at most the bound, which counts the memories too."""
+    rng = random.Random(seed)
+    blocks = rng.randint(3, 6)
+    powers = tuple((rng.uniform(1, 8), rng.randint(1, blocks)) for _ in range(rng.randint(3, 5)))
+    if sum(most for _, most in powers) >= blocks:
+        assert best_weakest(blocks, powers) <= level_bound(blocks, powers) * (1 + 1e-9)
+    assert level_bound(2, [(8.0, 1), (2.0, 1)]) == pytest.approx(2.0)
+    assert level_bound(2, []) == 0.0
+
+
+def test_the_bound_follows_who_serves() -> None:
+    """A server that has gone is not counted on any more."""
+    tally = Tally(2)
+    tally.join(0.0, 8.0, 2)
+    tally.join(0.0, 4.0, 1)
+    tally.part(1800.0, 4.0, 1)
+    tally.advance(3600.0)
+    assert tally.report(1.0, []).bound_rows_per_s == pytest.approx(5.0)  # 6, then 4
