@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +41,12 @@ def generate(
     relay: discovery.Relay = None,
     interface: discovery.Interface = "0.0.0.0",
     yes: discovery.Yes = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the reply in this file as it grows: `shoal resume` goes on with it.")
+    ] = None,
+    keep: Annotated[
+        float, typer.Option(help="Seconds for which servers are asked to hold a saved reply's session.")
+    ] = 300,
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,24 +77,23 @@ def generate(
     with connect(
         model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found
     ) as remote:
-        stream_reply(remote, text, raw=raw, as_json=as_json, sampling=chosen)
-        if as_json:
-            print_json(result(remote))
-        else:
-            show_times(remote)
+        print_reply(remote, remote.stream(text, raw=raw, save=save, keep_s=keep, **chosen), save, as_json)
 
 
-def stream_reply(model: Model, prompt: str, *, raw: bool, as_json: bool, sampling: dict[str, Any]) -> None:
-    """Print a reply as it comes; Ctrl-C ends the reply, not the program."""
+def print_reply(model: Model, pieces: Iterator[str], kept: Path | None, as_json: bool) -> None:
+    """Print a reply as it comes, and then its times; Ctrl-C ends the reply, not the program."""
     try:
-        for piece in model.stream(prompt, raw=raw, **sampling):
+        for piece in pieces:
             if not as_json:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        console.print("\n(cancelled)")
-    if not as_json:
+        console.print(f"\n(kept: shoal resume {kept})" if kept is not None else "\n(cancelled)", soft_wrap=True)
+    if as_json:
+        print_json(result(model))
+    else:
         sys.stdout.write("\n")
+        show_times(model)
 
 
 def result(model: Model) -> dict[str, Any]:

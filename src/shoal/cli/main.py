@@ -11,7 +11,7 @@ from shoal.kernels.strict import strict_mode_environment
 
 def make_app() -> typer.Typer:
     """All commands; each lives in a module of its own and imports what is heavy when it runs."""
-    from shoal.cli import bench, chat, demo, drain, generate, serve, simulate, status, swarm_admin
+    from shoal.cli import bench, chat, demo, drain, generate, resume, serve, simulate, status, swarm_admin
 
     app = typer.Typer(
         name="shoal",
@@ -22,6 +22,7 @@ def make_app() -> typer.Typer:
     )
     app.command("serve")(serve.serve)
     app.command("generate")(generate.generate)
+    app.command("resume")(resume.resume)
     app.command("chat")(chat.chat)
     app.command("status")(status.status)
     app.command("drain")(drain.drain)

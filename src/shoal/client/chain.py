@@ -119,10 +119,13 @@ class Chain:
 
     def adopt(self, controls: Sequence[HopControl]) -> None:
         """Begin with hops that have the session already; those that do not are `lost`."""
+        self._opened = True
         self.recruiter.agree(controls)
         self.stages = [Stage(control) for control in controls]
         for control in controls:
             self._employ(control)
+            if control.lost is not None:
+                self.recruiter.lose(control)
 
     def start(self, patience_s: float) -> None:
         """From now on heal in the background, waiting so long for servers of missing blocks."""

@@ -161,6 +161,11 @@ class AsyncClient:
             return error
         return None
 
+    @property
+    def tickets(self) -> tuple[str, ...]:
+        """Ways to the swarm that have worked, or were given."""
+        return tuple(map(str, self._tickets))
+
     def records(self) -> list[ServerRecord]:
         """The servers known now."""
         return [signed.record for signed in self.directory.records()]

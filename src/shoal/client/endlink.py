@@ -22,8 +22,7 @@ async def keep_sending(control: HopControl, grant: LinkGrant, outlet: Outlet) ->
     """Feed a hop until cancelled. A hop that refuses is lost; one that cannot be reached is its control channel's affair."""
 
     async def serve(channel: FrameChannel) -> None:
-        keys = control.keys
-        await channel.send(Attach("send", keys.session, keys.incarnation, grant.token, grant.generation))
+        await channel.send(Attach("send", control.keys.session, 0, grant.token, grant.generation))
         await outlet.serve(channel)
 
     await _keep(control, serve)
@@ -33,20 +32,10 @@ async def keep_receiving(control: HopControl, grant: LinkGrant, inlet: Inlet, ma
     """Take a hop's output until cancelled; otherwise the same."""
 
     async def serve(channel: FrameChannel) -> None:
-        keys = control.keys
+        session = control.keys.session
         have = inlet.attach(channel)
         channel.allow_payload(max_frame_bytes)
-        await channel.send(
-            Attach(
-                "receive",
-                keys.session,
-                keys.incarnation,
-                grant.token,
-                grant.generation,
-                have.epoch,
-                have.position,
-            )
-        )
+        await channel.send(Attach("receive", session, 0, grant.token, grant.generation, have.epoch, have.position))
         await inlet.serve(channel)
 
     await _keep(control, serve)

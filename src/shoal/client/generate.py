@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from torch import Tensor
@@ -45,23 +45,34 @@ class Generation(msgspec.Struct):
 
 
 class Conversation:
-    """A session and the tokens that it holds; a prompt that shares a beginning with them costs only its rest."""
+    """A session and the tokens that it holds; a prompt that shares a beginning with them costs only its rest.
 
-    def __init__(self, model: RemoteModel, session: Session) -> None:
+    `keep` is called whenever a reply has grown, before its newest token goes into the session.
+    """
+
+    def __init__(
+        self, model: RemoteModel, session: Session, held: Sequence[int] = (), keep: Callable[[], None] = lambda: None
+    ) -> None:
         self.session = session
         self._model = model
-        self._held: list[int] = []
+        self._held = list(held)
+        self._keep = keep
 
     async def generate(
         self, prompt_ids: Sequence[int], params: SamplingParams, result: Generation | None = None
     ) -> AsyncIterator[str]:
-        """Stream the reply's text; `result` fills up meanwhile.
+        """Stream the reply's text; `result` fills up meanwhile. The text of tokens that it has already comes
+        first.
 
         Leaving the iteration early cancels the reply at every hop. Raises UsageError for an empty prompt, GrantExceeded
         for one that leaves no room, and what makes a session fail.
         """
         result = result if result is not None else start(prompt_ids, params)
         stream = TextStream(self._model.tokenizer.decode, params.stop)
+        result.text = "".join(map(stream.push, result.token_ids))
+        if result.text:
+            yield result.text
+        self._keep()
         hidden = await self._prefill(result)
         while not result.finish_reason:
             started_at = time.perf_counter()
@@ -80,14 +91,15 @@ class Conversation:
                 piece += stream.finish()
             self._count(result, first, started_at)
             result.exact = self.session.exact
+            result.text += piece
+            self._keep()
             if piece:
-                result.text += piece
                 yield piece
             if not result.finish_reason:
                 hidden = await self._decode(result, token)
 
     async def _prefill(self, result: Generation) -> Tensor:
-        prompt = result.prompt_ids
+        prompt = result.prompt_ids + result.token_ids
         shared = _common(self._held, prompt[:-1])  # the last token is always fed: its row is what is wanted
         await self.session.rewind(shared)
         del self._held[shared:]

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import NetworkError, ProtocolError, RecordError, ShoalError
+from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError
 from shoal.net.dial import Dialler
 from shoal.net.framed import FrameChannel, refused
 from shoal.swarm.records import SignedRecord
@@ -185,7 +185,7 @@ class HopControl:
                 await self._present().send(message)
                 await answer
         except (TimeoutError, NetworkError) as error:
-            self.fail(NetworkError(f"{self.name} did not obey: {error or 'no answer'}"))
+            self.fail(await self._why(error))
             assert self.lost is not None
             raise self.lost from error
         finally:
@@ -193,6 +193,17 @@ class HopControl:
                 answer.exception()  # somebody has seen it
             self._answers.pop(key, None)
         return answer.result()
+
+    async def _why(self, error: TimeoutError | NetworkError) -> ShoalError:
+        """Why an order was not obeyed: a connection that broke may have been cut by a later process of this client."""
+        if isinstance(error, NetworkError):
+            try:
+                await self.attach(self._known_epoch)
+            except SessionFenced as fenced:
+                return fenced
+            except ShoalError:
+                pass  # what was wrong before is said below
+        return NetworkError(f"{self.name} did not obey: {error or 'no answer'}")
 
     async def rewind(self, sender: Sender) -> None:
         """Tell the hop of the rewinds that it may not know. A broken channel is no error: data carries rewinds too."""

@@ -33,11 +33,15 @@ T = TypeVar("T")
 
 
 class RemoteModel:
-    """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread."""
+    """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread.
+
+    `source`: what the user called it.
+    """
 
     def __init__(
         self, client: AsyncClient, spec: ModelSpec, config: ModelConfig, ends: Ends, tokenizer: Tokenizer
     ) -> None:
+        self.source = ""
         self.client = client
         self.spec = spec
         self.config = config
@@ -103,7 +107,9 @@ async def open_model(client: AsyncClient, model: str | None, wait_s: float = ROU
         spec = await client.find_model(wait_s=wait_s)
         description, _ = await client.describe(spec)
         checkpoint = await asyncio.to_thread(find_checkpoint, description)
-    return await asyncio.to_thread(_load, client, spec, checkpoint)
+    remote = await asyncio.to_thread(_load, client, spec, checkpoint)
+    remote.source = model or ""
+    return remote
 
 
 def _load(client: AsyncClient, spec: ModelSpec, checkpoint: Checkpoint) -> RemoteModel:

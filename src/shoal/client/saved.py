@@ -12,6 +12,7 @@ from shoal.client.hop import SessionKeys
 from shoal.client.options import SessionOptions
 from shoal.errors import UsageError
 from shoal.nn.sampling import SamplingParams
+from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.records import SignedRecord, parse_record
 from shoal.types import Hop, ModelSpec, PeerId, Span
 from shoal.wire.messages import Numerics
@@ -29,10 +30,9 @@ class SavedHop(msgspec.Struct, frozen=True):
     weights: tuple[str, ...]
 
     def parts(self) -> tuple[Hop, SignedRecord, SessionKeys]:
-        """For the process that takes the session up next. Raises RecordError."""
+        """What a control channel needs. Raises RecordError."""
         record = parse_record(self.record)
-        keys = msgspec.structs.replace(self.keys, incarnation=self.keys.incarnation + 1)
-        return Hop(PeerId(record.record.peer), self.span), record, keys
+        return Hop(PeerId(record.record.peer), self.span), record, self.keys
 
 
 class SavedSession(msgspec.Struct, frozen=True):
@@ -47,13 +47,26 @@ class SavedSession(msgspec.Struct, frozen=True):
     exact: bool
     hops: tuple[SavedHop, ...]
 
+    def taken_up(self) -> SavedSession:
+        """The next incarnation."""
+        hops = tuple(
+            msgspec.structs.replace(hop, keys=SessionKeys(hop.keys.session, hop.keys.secret, hop.keys.incarnation + 1))
+            for hop in self.hops
+        )
+        return msgspec.structs.replace(self, resumed=self.resumed + 1, hops=hops)
+
 
 class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
-    """A reply as far as it has come, and its session. `tickets` reach the swarm; the seed is the one that was drawn."""
+    """A reply as far as it has come, and its session. `tickets` reach the swarm; the seed is the one that was drawn.
 
+    `source` is what the client called the model; empty: what the swarm describes.
+    """
+
+    source: str
     tickets: tuple[str, ...]
     prompt_ids: list[int]
     token_ids: list[int]
+    text: str
     seed: int
     params: SamplingParams
     finish_reason: str
@@ -61,21 +74,37 @@ class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
 
     @property
     def fed_ids(self) -> list[int]:
-        """The tokens that the session's rows were made from: all but the newest, which is fed next."""
-        return (self.prompt_ids + self.token_ids)[:-1]
+        """The tokens that the session's rows were made from."""
+        return (self.prompt_ids + self.token_ids)[: self.session.position]
+
+    @property
+    def ways(self) -> list[str]:
+        """Tickets: those that the client had, then those of the servers in its route."""
+        records = [parse_record(hop.record).record for hop in self.session.hops]
+        return [*self.tickets, *(str(Ticket(record.peer, record.addresses)) for record in records)]
+
+    def taken_up(self) -> SavedReply:
+        """For the process that goes on: hops obey it, and no longer whoever wrote this."""
+        return msgspec.structs.replace(self, session=self.session.taken_up())
 
 
 def write_saved(path: Path, saved: SavedReply) -> None:
-    """Put a reply into a file that only its owner can read; what was there before stays until the new one is whole."""
+    """Put a reply into a file that only its owner can read; what was there before stays until the new one is whole.
+
+    Raises UsageError where no file can be written.
+    """
     data = msgspec.msgpack.encode(saved)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_saved(path: Path) -> SavedReply:

@@ -136,7 +136,7 @@ class Session:
         return receiver.position >= stop and receiver.epoch >= self._sender.epoch
 
     def _send(self, rows: torch.Tensor, needed_from: int) -> None:
-        for part in torch.split(rows, self.options.prefill_chunk_rows):
+        for part in torch.split(rows, self.options.prefill_chunk_rows) if rows.shape[0] else ():
             position, count = self.position, part.shape[0]
             self._frame_times[position] = self._clock.wall()
             data = encode_rows(part, self.options.row_codec)
@@ -209,8 +209,10 @@ class Session:
         attached = await asyncio.gather(*(_taken_up(control, saved.epoch) for control in controls))
         held = [state for state in attached if state is not None]
         epoch = 1 + max([saved.epoch, *(state.epoch for state in held)])
-        # Rows that the old process sent after the file was written may differ from ours below a rewind that it made.
-        base = min([saved.position, *(state.base for state in held)])
+        # Rows above the base of a rewind that not all of us know may differ: those of the old process after the file was
+        # written are told by the hops, those before that a hop has missed are not.
+        behind = any(state.epoch < saved.epoch for state in held)
+        base = min([0 if behind else saved.position, *(state.base for state in held)])
         self._refill(hidden_states, base, epoch)
         await asyncio.gather(*(control.rewind(self._sender) for control in controls if control.lost is None))
         self.chain.recruiter.exact = saved.exact
@@ -220,11 +222,9 @@ class Session:
     def _refill(self, hidden_states: torch.Tensor, base: int, epoch: int) -> None:
         """The journal as it was; rows from `base` on are sent again in a new epoch to whoever had others."""
         position = hidden_states.shape[0]
-        for start, stop in ((0, base), (base, position)):
-            if start == base:
-                self._feed.rewind(epoch, base)
-            if start < stop:
-                self._send(hidden_states[start:stop], needed_from=position)
+        self._send(hidden_states[:base], needed_from=position)
+        self._feed.rewind(epoch, base)
+        self._send(hidden_states[base:], needed_from=position)
         receiver = self._inlet.receiver
         receiver.epoch, receiver.position = epoch, position
 

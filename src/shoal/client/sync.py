@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+
+import msgspec
 
 from shoal.client.chain import Heal
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
 from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
+from shoal.client.reply import Reply
+from shoal.client.saved import SavedReply
 from shoal.errors import UsageError
 from shoal.nn.sampling import SamplingParams
 from shoal.swarm.discovery.options import Discoveries
@@ -19,6 +24,9 @@ from shoal.swarm.membership.folder import PrivateSwarm
 from shoal.types import Route
 
 T = TypeVar("T")
+
+KEEP_S = 300.0
+"""How long servers are asked to hold the session of a reply that is kept in a file."""
 
 CLOSE_S = 30.0
 """How long work that was cancelled may take to clean up."""
@@ -118,10 +126,7 @@ class Model:
 
     def __init__(self, loop: _Loop, remote: RemoteModel) -> None:
         self.remote = remote
-        self.last: Generation | None = None
-        self.last_route: Route = ()
-        self.last_hop_names: tuple[str, ...] = ()
-        self.last_heals: list[Heal] = []
+        self.reply: Reply | None = None
         self._loop = loop
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -130,26 +135,59 @@ class Model:
     def _iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
         return self._loop.iterate(stream)
 
-    def stream(self, prompt: str, *, raw: bool = True, wait_s: float = ROUTE_WAIT_S, **sampling: Any) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: str,
+        *,
+        raw: bool = True,
+        wait_s: float = ROUTE_WAIT_S,
+        save: Path | None = None,
+        keep_s: float = KEEP_S,
+        **sampling: Any,
+    ) -> Iterator[str]:
         """Stream the continuation of a text (`raw`), or the answer to it in the model's chat template (`raw=False`).
 
-        `sampling` are the fields of SamplingParams. `last` is the reply with its tokens, times and traces.
+        `sampling` are the fields of SamplingParams. `last` is the reply with its tokens, times and traces. With `save` the
+        reply is kept in a file from which `resume` goes on, in another process too; servers hold its session for `keep_s`.
         """
         params = SamplingParams(**sampling)
         tokenizer = self.remote.tokenizer
         prompt_ids = tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
-        self.last = result = start(prompt_ids, params)
-        yield from self._iterate(self._generate(result, params, wait_s))
+        options = self.remote.session_options(len(prompt_ids) + params.max_tokens)
+        if save is not None:
+            options = msgspec.structs.replace(options, keep_s=keep_s)
+        self.reply = Reply(self.remote, start(prompt_ids, params), params, save)
+        yield from self._iterate(self.reply.stream(options, wait_s))
 
-    async def _generate(self, result: Generation, params: SamplingParams, wait_s: float) -> AsyncIterator[str]:
-        remote = self.remote
-        options = remote.session_options(len(result.prompt_ids) + params.max_tokens)
-        async with remote.client.session(remote.spec, options=options, wait_s=wait_s) as session:
-            self.last_heals = session.heals
-            self.last_route, self.last_hop_names = session.route, session.hop_names
-            async for piece in Conversation(remote, session).generate(result.prompt_ids, params, result):
-                yield piece
-                self.last_route, self.last_hop_names = session.route, session.hop_names
+    def resume(self, saved: SavedReply, save: Path | None = None, *, wait_s: float = ROUTE_WAIT_S) -> Iterator[str]:
+        """Go on with a reply that `read_saved` has read; streams its text from the beginning.
+
+        Servers that still hold its session go on from there, the others get its rows again; whoever wrote the file is
+        fenced off. Raises FingerprintMismatch for another model's reply, and what a session raises.
+        """
+        generation = Generation(saved.prompt_ids, saved.token_ids, "", saved.seed, saved.finish_reason)
+        self.reply = Reply(self.remote, generation, saved.params, save)
+        yield from self._iterate(self.reply.resume(saved, wait_s))
+
+    @property
+    def last(self) -> Generation | None:
+        """The reply that was made last, or is being made."""
+        return self.reply.generation if self.reply is not None else None
+
+    @property
+    def last_route(self) -> Route:
+        """Its hops, in order."""
+        return self.reply.session.route if self.reply is not None and self.reply.session is not None else ()
+
+    @property
+    def last_hop_names(self) -> tuple[str, ...]:
+        """Their names for people."""
+        return self.reply.session.hop_names if self.reply is not None and self.reply.session is not None else ()
+
+    @property
+    def last_heals(self) -> list[Heal]:
+        """What was repaired in its session; the first entry is the opening."""
+        return self.reply.session.heals if self.reply is not None and self.reply.session is not None else []
 
     def generate(self, prompt: str, **options: Any) -> str:
         """The whole reply at once; options as for `stream`."""

@@ -109,7 +109,7 @@ class Redirector:
     async def _dial(self, session: HopSession, link: LinkGrant, target: _Target) -> FrameChannel:
         self._count_dial(session)
         channel = FrameChannel(await self._dialler.dial(target.peer, target.addresses))
-        await channel.send(Attach("send", target.session, session.incarnation, link.token, link.generation))
+        await channel.send(Attach("send", target.session, 0, link.token, link.generation))
         return channel
 
     def _count_dial(self, session: HopSession) -> None:

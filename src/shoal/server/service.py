@@ -18,7 +18,6 @@ from shoal.errors import (
     NetworkError,
     ProtocolError,
     ServerFull,
-    SessionFenced,
     ShoalError,
     SpanError,
     UnsupportedModel,
@@ -258,9 +257,7 @@ class Service:
     def _linked(self, peer: PeerId, message: Attach) -> HopSession:
         """The session whose link on this side was granted to just this peer, generation and token."""
         session = self._sessions.get(message.session)
-        if session is not None and message.incarnation < session.incarnation:
-            raise SessionFenced(f"session {message.session.hex()[:8]} was taken up by a later process of its client")
-        if session is not None and message.incarnation == session.incarnation:
+        if session is not None:
             grant = session.upstream if message.role == "send" else session.next.grant
             if grant is not None and session.admits(grant, peer, message):
                 return session

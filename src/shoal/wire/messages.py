@@ -271,7 +271,8 @@ class Close(Message, frozen=True, tag="close"):
 class Attach(Message, frozen=True, tag="attach"):
     """Takes up a session's control channel, or one end of a link.
 
-    `epoch` is the last that a client on a control channel, or a receiver, knows.
+    `epoch` is the last that a client on a control channel, or a receiver, knows. `incarnation` is the client's and counts on a
+    control channel; links have their generation.
     """
 
     role: Literal["control", "send", "receive"]

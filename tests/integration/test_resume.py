@@ -1,0 +1,213 @@
+"""A reply kept in a file goes on in another client: from what servers hold, else from its tokens; the old one is fenced off."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shoal.client.generate import Generation, start
+from shoal.client.model import RemoteModel, open_model
+from shoal.client.options import SessionOptions
+from shoal.client.reply import Reply
+from shoal.client.saved import SavedReply, read_saved, write_saved
+from shoal.errors import FingerprintMismatch, NoRoute, SessionFenced, UsageError
+from shoal.nn.sampling import SamplingParams
+from shoal.types import Span
+from tests.swarms import Swarm, SwarmMaker, until
+
+THIRDS = (Span(0, 2), Span(2, 4), Span(4, 6))
+PROMPT = "the sea, the sea"
+TOKENS = 40
+GREEDY = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
+SEEDED = SamplingParams(max_tokens=TOKENS, ignore_eos=True, temperature=1.0, seed=7)
+
+
+@contextlib.asynccontextmanager
+async def opened(swarm: Swarm) -> AsyncIterator[RemoteModel]:
+    """A client's model."""
+    async with swarm.client() as client, await open_model(client, None) as model:
+        yield model
+
+
+async def begin(model: RemoteModel, params: SamplingParams, path: Path | None, **options: object) -> Reply:
+    """A reply that has not begun."""
+    return Reply(model, start(model.tokenizer.encode(PROMPT), params), params, path)
+
+
+def stream(reply: Reply, **options: object) -> AsyncIterator[str]:
+    """Its pieces."""
+    return reply.stream(SessionOptions(max_tokens=100, **options), 5.0)
+
+
+async def undisturbed(swarm: Swarm, params: SamplingParams) -> Generation:
+    """The same reply when nothing happens."""
+    async with opened(swarm) as model:
+        reply = await begin(model, params, None)
+        async for _ in stream(reply):
+            pass
+    return reply.generation
+
+
+async def advance(pieces: AsyncIterator[str], reply: Reply, tokens: int) -> None:
+    """Generate so far, and stop there."""
+    while len(reply.generation.token_ids) < tokens:
+        await anext(pieces)
+
+
+def taken(saved: SavedReply, model: RemoteModel, path: Path) -> Reply:
+    """The reply in another client."""
+    generation = Generation(saved.prompt_ids, saved.token_ids, "", saved.seed, saved.finish_reason)
+    return Reply(model, generation, saved.params, path)
+
+
+async def finish(path: Path, model: RemoteModel) -> tuple[Generation, str, Reply]:
+    """Take a reply up and bring it to its end; also the text that was streamed."""
+    saved = read_saved(path)
+    reply = taken(saved, model, path)
+    text = "".join([piece async for piece in reply.resume(saved, 5.0)])
+    return reply.generation, text, reply
+
+
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+async def test_another_client_goes_on_where_the_first_stopped(
+    swarm_of: SwarmMaker, tmp_path: Path, params: SamplingParams
+) -> None:
+    """Same tokens and text, no row computed twice; the first client then finds itself fenced off."""
+    path = tmp_path / "reply"
+    async with swarm_of(*THIRDS) as swarm:
+        expected = await undisturbed(swarm, params)
+        before = [server.worker.stats.rows for server in swarm.servers]
+        async with opened(swarm) as old, opened(swarm) as new:
+            reply = await begin(old, params, path)
+            pieces = stream(reply)
+            await advance(pieces, reply, 15)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            result, text, _ = await finish(path, new)
+            assert result.token_ids == expected.token_ids
+            assert (result.text, text) == (expected.text, expected.text)
+            assert result.exact
+            with pytest.raises(SessionFenced):
+                async for _ in pieces:
+                    pass
+            await pieces.aclose()
+        rows = [server.worker.stats.rows - first for server, first in zip(swarm.servers, before, strict=True)]
+        fed = len(result.prompt_ids) + TOKENS - 1
+        assert rows == [fed] * 3
+        await until(lambda: all(server.status().sessions == 0 for server in swarm.servers))
+
+
+async def test_a_server_that_is_gone_by_then_is_replaced(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """Only its blocks are computed again."""
+    path = tmp_path / "reply"
+    async with swarm_of(*THIRDS, Span(2, 4)) as swarm:
+        expected = await undisturbed(swarm, GREEDY)
+        async with opened(swarm) as old, opened(swarm) as new:
+            reply = await begin(old, GREEDY, path)
+            pieces = stream(reply)
+            await advance(pieces, reply, 15)
+            assert reply.session is not None
+            middle = reply.session.route[1].peer
+            victim = next(server for server in swarm.servers if server.identity.peer == middle)
+            before = {server.identity.peer: server.worker.stats.rows for server in swarm.servers}
+            held = read_saved(path).session.position
+            await victim.__aexit__(None, None, None)
+            result, _, resumed = await finish(path, new)
+            assert result.token_ids == expected.token_ids
+            assert resumed.session is not None
+            names = [server.identity.peer for server in swarm.servers]
+            assert {hop.peer for hop in resumed.session.route} == set(names) - {middle}
+            new_rows = len(result.prompt_ids) + TOKENS - 1 - held
+            for hop in resumed.session.route:
+                server = next(server for server in swarm.servers if server.identity.peer == hop.peer)
+                replayed = held if hop.span == Span(2, 4) else 0
+                # the first client sees the death too, and may have had the substitute begin before it was fenced off
+                assert server.worker.stats.rows - before[hop.peer] - new_rows in (replayed, 2 * replayed)
+            await pieces.aclose()
+
+
+async def test_what_servers_have_forgotten_is_replayed_from_the_tokens(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """The session is over at every hop; the reply is not."""
+    path = tmp_path / "reply"
+    async with swarm_of(*THIRDS) as swarm:
+        expected = await undisturbed(swarm, SEEDED)
+        async with opened(swarm) as old:
+            reply = await begin(old, SEEDED, path)
+            pieces = stream(reply)
+            await advance(pieces, reply, 20)
+            assert reply.session is not None
+            await reply.session.close()
+        async with opened(swarm) as new:
+            result, _, _ = await finish(path, new)
+        assert result.token_ids == expected.token_ids
+        await pieces.aclose()
+
+
+async def test_a_reply_left_early_keeps_its_session(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """Ctrl-C with a file: servers hold what they have; a whole reply ends its session."""
+    path = tmp_path / "reply"
+    async with swarm_of(Span(0, 6)) as swarm, opened(swarm) as model:
+        reply = await begin(model, GREEDY, path)
+        pieces = stream(reply)
+        await advance(pieces, reply, 5)
+        await pieces.aclose()
+        assert swarm.servers[0].status().sessions == 1
+        await finish(path, model)
+        await until(lambda: swarm.servers[0].status().sessions == 0)
+        result, text, again = await finish(path, model)
+        assert again.session is None
+        assert text == result.text != ""
+        assert len(result.token_ids) == TOKENS
+
+
+async def test_a_failed_resume_may_be_tried_again(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """Nobody has the last blocks for a while: the file and the other hops' caches stay."""
+    path = tmp_path / "reply"
+    async with swarm_of(Span(0, 3), Span(3, 6)) as swarm:
+        expected = await undisturbed(swarm, GREEDY)
+        async with opened(swarm) as old, swarm.client() as client, await open_model(client, None) as model:
+            reply = await begin(old, GREEDY, path)
+            pieces = stream(reply, patience_s=0.0)
+            await advance(pieces, reply, 10)
+            await swarm.servers[1].__aexit__(None, None, None)
+            saved = read_saved(path)
+            with pytest.raises(NoRoute, match="3:6"):
+                async for _ in taken(saved, model, path).resume(saved, 0.0):
+                    pass
+            assert swarm.servers[0].status().sessions == 1
+            await swarm.join(Span(3, 6))
+            result, _, _ = await finish(path, model)
+            assert result.token_ids == expected.token_ids
+            await pieces.aclose()
+
+
+async def test_a_reply_of_another_model_is_refused(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """Its rows would mean nothing here."""
+    path = tmp_path / "reply"
+    async with swarm_of(Span(0, 6)) as swarm, opened(swarm) as model:
+        reply = await begin(model, GREEDY, path)
+        pieces = stream(reply)
+        await advance(pieces, reply, 3)
+        await pieces.aclose()
+        saved = read_saved(path)
+        other = msgspec.structs.replace(saved.session.model, fingerprint="00" * 16)
+        saved = msgspec.structs.replace(saved, session=msgspec.structs.replace(saved.session, model=other))
+        with pytest.raises(FingerprintMismatch, match=other.name):
+            async for _ in taken(saved, model, path).resume(saved, 1.0):
+                pass
+        with pytest.raises(UsageError, match="cannot write"):
+            write_saved(tmp_path / "nowhere" / "reply", saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x80", None], ids=["empty", "text", "another", "none"])
+def test_a_file_that_is_no_reply_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """The error names the file."""
+    path = tmp_path / "reply"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match="reply"):
+        read_saved(path)
