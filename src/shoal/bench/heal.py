@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.bench.clientkill import killed_and_resumed
 from shoal.bench.report import commit, hardware
 from shoal.client.client import AsyncClient
 from shoal.client.generate import Conversation, Generation, start
@@ -56,7 +57,12 @@ class Run(msgspec.Struct):
     pause_s: float = 0.0
     detection_s: float | None = None
     replayed_rows: int = 0
+    repeated_rows: int = 0
     error: str = ""
+
+
+CLIENT_KILL = "client_kill"
+KINDS = (*DAMAGES, CLIENT_KILL)
 
 
 class _Reply:
@@ -80,6 +86,12 @@ class _Reply:
             self.session = session
             async for _ in Conversation(model, session).generate(self.result.prompt_ids, self.params, self.result):
                 self.times.append(time.monotonic())
+
+    def expected_rows(self, name: str) -> int:
+        """What a server computes for this session when each opening of it there costs every row once."""
+        if self.session is None:
+            return 0
+        return self.session.position * sum(heal.found.count(name) for heal in self.session.heals)
 
     @property
     def pause_s(self) -> float:
@@ -116,7 +128,7 @@ async def _run(runs: int, seed: int, progress: Callable[[Run], None]) -> dict[st
         "name": "heal",
         "runs": len(done),
         "identical": sum(one.identical for one in done),
-        "kinds": {kind: _summary([one for one in done if one.kind == kind]) for kind in DAMAGES},
+        "kinds": {kind: _summary([one for one in done if one.kind == kind]) for kind in KINDS},
         "failed": [msgspec.to_builtins(one) for one in done if not one.identical],
         "total_s": time.monotonic() - began,
         "hardware": hardware(),
@@ -141,6 +153,7 @@ def _summary(runs: list[Run]) -> dict[str, Any]:
         "pause_s": _spread(pauses),
         "detection_s": _spread(found),
         "replayed_rows": sum(one.replayed_rows for one in runs),
+        "repeated_rows": sum(one.repeated_rows for one in runs),
     }
 
 
@@ -177,12 +190,13 @@ async def perform(
 ) -> list[Run]:
     """One run for each seed; the seed says what happens when, the kind of damage goes round."""
     runs: list[Run] = []
-    kinds = kinds or list(DAMAGES)
+    kinds = kinds or list(KINDS)
     async with scene_of(model) as scene:
         expected = await _undisturbed(scene.model)
         for index, seed in enumerate(seeds):
             await scene.restore()
-            runs.append(await _disturbed(scene, expected, seed, kinds[index % len(kinds)]))
+            kind = kinds[index % len(kinds)]
+            runs.append(await (_client_killed if kind == CLIENT_KILL else _disturbed)(scene, expected, seed, kind))
             progress(runs[-1])
     return runs
 
@@ -203,6 +217,7 @@ async def _disturbed(scene: Scene, expected: Expected, seed: int, kind: str) -> 
     at_token = rng.choice([0, *range(1, REPLY_TOKENS - 4)])
     one = Run(seed, Path(scene.model.spec.name).stem, kind, at_token, sessions)
     replies = [_Reply(scene.model, rng.choice(PROMPTS), rng.choice(SEEDS)) for _ in range(sessions)]
+    rows = await scene.rows()
     tasks = [asyncio.ensure_future(reply.run()) for reply in replies]
     try:
         async with asyncio.timeout(RUN_S):
@@ -224,7 +239,30 @@ async def _disturbed(scene: Scene, expected: Expected, seed: int, kind: str) -> 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     _measure(one, replies, struck_at)
+    one.repeated_rows = _repeated(await scene.rows(), rows, replies)
     return one
+
+
+async def _client_killed(scene: Scene, expected: Expected, seed: int, kind: str) -> Run:
+    rng = random.Random(seed)
+    reply = _Reply(scene.model, rng.choice(PROMPTS), rng.choice(SEEDS))
+    one = Run(seed, Path(scene.model.spec.name).stem, kind, rng.randrange(REPLY_TOKENS - 12), 1)
+    sampling = {name: value for name, value in msgspec.structs.asdict(reply.params).items() if name != "stop"}
+    try:
+        async with asyncio.timeout(RUN_S):
+            tokens, one.pause_s = await killed_and_resumed(scene, reply.key[0], sampling, one.at_token)
+        one.identical = tokens == expected[reply.key]
+    except (ShoalError, TimeoutError) as error:
+        one.error = f"{type(error).__name__}: {error}"
+    return one
+
+
+def _repeated(after: dict[str, int], before: dict[str, int], replies: list[_Reply]) -> int:
+    """Rows that servers computed beyond one for each position of each session that was opened there."""
+    return sum(
+        max(0, after[name] - before[name] - sum(reply.expected_rows(name) for reply in replies))
+        for name in after.keys() & before.keys()
+    )
 
 
 def _measure(one: Run, replies: list[_Reply], struck_at: float) -> None:

@@ -57,6 +57,14 @@ class Scene:
             await asyncio.wait(self._starting, return_when=asyncio.FIRST_COMPLETED)
         await self.client.refresh()
 
+    async def rows(self) -> dict[str, int]:
+        """How many rows every server that answers has computed, by name."""
+        counts: dict[str, int] = {}
+        for actor in self.troupe.live:
+            actor.send_signal(signal.SIGCONT)
+            counts[actor.name] = (await actor.order("stats"))["rows"]
+        return counts
+
     def _recruit(self) -> None:
         spans = [actor.span for actor in self.troupe.actors if actor.alive]
         for span in dict.fromkeys(actor.span for actor in self.troupe.actors):

@@ -20,8 +20,9 @@ ANSWER_S = 60.0
 class Actor:
     """One `faulty_server` process."""
 
-    def __init__(self, span: Span, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, span: Span, name: str, process: asyncio.subprocess.Process) -> None:
         self.span = span
+        self.name = name
         self.ticket = ""
         self.peer = PeerId("")
         self._process = process
@@ -69,6 +70,7 @@ class Troupe:
 
     def __init__(self, model: str, spans: list[Span], **options: Any) -> None:
         self.actors: list[Actor] = []
+        self._enlisted = 0
         self._model = model
         self._spans = spans
         self._options = options
@@ -96,10 +98,12 @@ class Troupe:
 
     async def enlist(self, span: Span) -> Actor:
         """Start a server and wait until it serves."""
+        self._enlisted += 1
+        name = f"{span}#{self._enlisted}"
         options = {
             "model": self._model,
             "blocks": str(span),
-            "name": f"{span}#{len(self.actors)}",
+            "name": name,
             "peers": [actor.ticket for actor in self.live][:3],
             "threads": 1,
             **self._options,
@@ -114,7 +118,7 @@ class Troupe:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-        actor = Actor(span, process)
+        actor = Actor(span, name, process)
         self.actors.append(actor)
         ready = await actor.answer()
         actor.peer, actor.ticket = PeerId(ready["peer"]), ready["ticket"]
