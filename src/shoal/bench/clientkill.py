@@ -28,7 +28,11 @@ async def killed_and_resumed(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reply"
-        options = {"model": scene.model.source, "tickets": list(scene.client.tickets), "save": str(path)}
+        options = {
+            "model": scene.model.source,
+            "tickets": [actor.ticket for actor in scene.troupe.live],
+            "save": str(path),
+        }
         victim = await _start({**options, "prompt": prompt, "sampling": sampling})
         try:
             while (saved := _saved(path)) is None or len(saved.token_ids) < at_token:
