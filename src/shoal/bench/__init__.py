@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 
 class Size(NamedTuple):
-    """How much to measure: tokens to decode, runs to make, and the seed of what chance decides."""
+    """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides."""
 
     tokens: int = 256
-    runs: int = 200
+    runs: int | None = None
     seed: int = 1
 
 
@@ -29,7 +29,13 @@ def _hops(size: Size) -> dict[str, Any]:
 def _heal(size: Size) -> dict[str, Any]:
     from shoal.bench.heal import run
 
-    return run(size.runs, size.seed)
+    return run(size.runs or 200, size.seed)
+
+
+def _churn(size: Size) -> dict[str, Any]:
+    from shoal.bench.churn import run
+
+    return run(size.runs or 5, size.seed)
 
 
 def _placement(size: Size) -> dict[str, Any]:
@@ -48,6 +54,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "decode": _decode,
     "hops": _hops,
     "heal": _heal,
+    "churn": _churn,
     "placement": _placement,
     "discovery": _discovery,
 }

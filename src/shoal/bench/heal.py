@@ -119,7 +119,7 @@ async def _run(runs: int, seed: int, progress: Callable[[Run], None]) -> dict[st
     done: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny"
-        _make_tiny(model)
+        make_tiny(model)
         os.environ["SHOAL_MODELS"] = folder
         for path, count, first in ((model, tiny, 0), (demo_model_path(), runs - tiny, tiny)):
             if count:
@@ -136,11 +136,12 @@ async def _run(runs: int, seed: int, progress: Callable[[Run], None]) -> dict[st
     }
 
 
-def _make_tiny(folder: Path) -> None:
+def make_tiny(folder: Path, max_positions: int = 512) -> None:
+    """A random Llama of six blocks with a byte tokenizer."""
     from shoal.testing.tiny import tiny_llama, tiny_tokenizer
 
     folder.mkdir()
-    tiny_llama(folder, num_hidden_layers=6, vocab_size=258, max_position_embeddings=512)
+    tiny_llama(folder, num_hidden_layers=6, vocab_size=258, max_position_embeddings=max_positions)
     tiny_tokenizer(folder, vocab_size=258)
 
 
