@@ -120,7 +120,7 @@ async def test_a_revoked_invite_revokes_who_came_by_it(swarm: PrivateServers) ->
     async with swarm.client("out", invite=text) as client:
         await answer(client)
         owner(swarm).revoke(owner(swarm).issued()[0].invite.id.hex()[:10])
-        await until(lambda: swarm.servers[1]._member.is_revoked(client.identity.peer))  # type: ignore[union-attr]
+        await until(lambda: swarm.servers[1].network.member.is_revoked(client.identity.peer))  # type: ignore[union-attr]
         with pytest.raises(NetworkError, match="only members"):
             await client.refresh()
         await client.close()
@@ -159,7 +159,7 @@ async def test_a_session_moves_away_from_a_revoked_server(swarm: PrivateServers)
                 out = session.route[-1].peer
                 server = next(one for one in swarm.servers if one.identity.peer == out)
                 owner(swarm).revoke(out)
-                await until(lambda: swarm.servers[0]._member.is_revoked(out))  # type: ignore[union-attr]
+                await until(lambda: swarm.servers[0].network.member.is_revoked(out))  # type: ignore[union-attr]
                 await until(lambda: not len(server.sessions) or session.route[-1].peer != out)
                 rows.append((await session.step(ROWS)).tolist())
                 assert session.route[-1].peer != out

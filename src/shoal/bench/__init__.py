@@ -38,6 +38,12 @@ def _churn(size: Size) -> dict[str, Any]:
     return run(size.runs or 5, size.seed)
 
 
+def _moves(size: Size) -> dict[str, Any]:
+    from shoal.bench.moves import run
+
+    return run(size.runs or 100, size.seed)
+
+
 def _placement(size: Size) -> dict[str, Any]:
     from shoal.bench.placement import run
 
@@ -55,6 +61,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "hops": _hops,
     "heal": _heal,
     "churn": _churn,
+    "moves": _moves,
     "placement": _placement,
     "discovery": _discovery,
 }

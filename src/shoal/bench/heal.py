@@ -65,7 +65,7 @@ CLIENT_KILL = "client_kill"
 KINDS = (*DAMAGES, CLIENT_KILL)
 
 
-class _Reply:
+class Reply:
     """A generation in a session of its own, and when its tokens came."""
 
     def __init__(self, model: RemoteModel, prompt: str, seed: int | None) -> None:
@@ -193,7 +193,7 @@ async def perform(
     runs: list[Run] = []
     kinds = kinds or list(KINDS)
     async with scene_of(model) as scene:
-        expected = await _undisturbed(scene.model)
+        expected = await undisturbed(scene.model)
         for index, seed in enumerate(seeds):
             await scene.restore()
             kind = kinds[index % len(kinds)]
@@ -202,11 +202,11 @@ async def perform(
     return runs
 
 
-async def _undisturbed(model: RemoteModel) -> Expected:
+async def undisturbed(model: RemoteModel) -> Expected:
     expected: Expected = {}
     for prompt in PROMPTS:
         for seed in SEEDS:
-            reply = _Reply(model, prompt, seed)
+            reply = Reply(model, prompt, seed)
             await reply.run()
             expected[reply.key] = reply.result.token_ids
     return expected
@@ -217,7 +217,7 @@ async def _disturbed(scene: Scene, expected: Expected, seed: int, kind: str) -> 
     sessions = rng.randint(1, MAX_SESSIONS)
     at_token = rng.choice([0, *range(1, REPLY_TOKENS - 4)])
     one = Run(seed, Path(scene.model.spec.name).stem, kind, at_token, sessions)
-    replies = [_Reply(scene.model, rng.choice(PROMPTS), rng.choice(SEEDS)) for _ in range(sessions)]
+    replies = [Reply(scene.model, rng.choice(PROMPTS), rng.choice(SEEDS)) for _ in range(sessions)]
     rows = await scene.rows()
     tasks = [asyncio.ensure_future(reply.run()) for reply in replies]
     try:
@@ -246,7 +246,7 @@ async def _disturbed(scene: Scene, expected: Expected, seed: int, kind: str) -> 
 
 async def _client_killed(scene: Scene, expected: Expected, seed: int, kind: str) -> Run:
     rng = random.Random(seed)
-    reply = _Reply(scene.model, rng.choice(PROMPTS), rng.choice(SEEDS))
+    reply = Reply(scene.model, rng.choice(PROMPTS), rng.choice(SEEDS))
     one = Run(seed, Path(scene.model.spec.name).stem, kind, rng.randrange(REPLY_TOKENS - 12), 1)
     sampling = {name: value for name, value in msgspec.structs.asdict(reply.params).items() if name != "stop"}
     try:
@@ -258,7 +258,7 @@ async def _client_killed(scene: Scene, expected: Expected, seed: int, kind: str)
     return one
 
 
-def _repeated(after: dict[str, int], before: dict[str, int], replies: list[_Reply]) -> int:
+def _repeated(after: dict[str, int], before: dict[str, int], replies: list[Reply]) -> int:
     """Rows that servers computed beyond one for each position of each session that was opened there."""
     return sum(
         max(0, after[name] - before[name] - sum(reply.expected_rows(name) for reply in replies))
@@ -266,7 +266,7 @@ def _repeated(after: dict[str, int], before: dict[str, int], replies: list[_Repl
     )
 
 
-def _measure(one: Run, replies: list[_Reply], struck_at: float) -> None:
+def _measure(one: Run, replies: list[Reply], struck_at: float) -> None:
     one.pause_s = max(reply.pause_s for reply in replies)
     heals = [heal for reply in replies if reply.session for heal in reply.session.heals[1:]]
     one.replayed_rows = sum(heal.replayed_rows for heal in heals)

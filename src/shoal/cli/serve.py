@@ -19,7 +19,8 @@ from shoal.types import Span
 
 if TYPE_CHECKING:
     from shoal.server.config import ServerConfig
-    from shoal.server.lifecycle import Progress, Server
+    from shoal.server.lifecycle import Server
+    from shoal.server.resident import Progress
 
 STATUS_S = 2.0
 FORCED_EXIT_S = 10.0

@@ -20,7 +20,7 @@ from shoal.client.recruiter import Recruiter
 from shoal.client.watch import Watch
 from shoal.client.wiring import Node, Pair, Wiring
 from shoal.clock import Clock
-from shoal.errors import CapacityError, NetworkError, NoRoute, SessionFenced, ShoalError
+from shoal.errors import CapacityError, NetworkError, NoRoute, SessionFenced, ShoalError, SpanError
 from shoal.net.rowlink import Feed, Inlet
 from shoal.types import Span
 
@@ -176,6 +176,7 @@ class Chain:
     async def _mend(self, heal: Heal) -> None:
         deadline: float | None = None
         cause: ShoalError | None = None
+        asked = False
         while True:
             self._check_fence()
             self._promote_for_lost()
@@ -189,6 +190,10 @@ class Chain:
             try:
                 cause = await self._replace(run, heal) or cause
             except NoRoute as error:
+                if not asked:
+                    asked = True  # perhaps there are others, or the same with other blocks
+                    await self._ask_for_news()
+                    continue
                 now = self.clock.monotonic()
                 deadline = deadline or now + self.patience_s
                 heal.missing = str(error)
@@ -198,11 +203,14 @@ class Chain:
 
     def _worth_waiting(self, cause: ShoalError | None) -> bool:
         """At the first opening a server that refuses is an answer; later nothing is lost by waiting for another one."""
-        return cause is None or (self._opened and isinstance(cause, NetworkError | CapacityError))
+        if cause is None or isinstance(cause, SpanError):
+            return True  # nobody has refused; who holds other blocks by now is no answer
+        return self._opened and isinstance(cause, NetworkError | CapacityError)
 
     def _final(self, cause: ShoalError | None, error: NoRoute) -> ShoalError:
         """What kept servers away says more than that there are none, unless they were just out of reach."""
-        return error if cause is None or (self._opened and isinstance(cause, NetworkError)) else cause
+        absent = cause is None or isinstance(cause, SpanError) or (self._opened and isinstance(cause, NetworkError))
+        return error if absent or cause is None else cause
 
     def _reason(self) -> str:
         reasons = [f"{control.name}: {control.lost}" for control in self.controls if control.lost is not None]
@@ -218,7 +226,10 @@ class Chain:
         self.on_change()
         self.recruiter.forgive()  # perhaps it was not so bad
         await self.clock.sleep(min(RETRY_S, max(0.0, deadline - self.clock.monotonic())))
-        with contextlib.suppress(NetworkError):  # the deadline decides
+        await self._ask_for_news()
+
+    async def _ask_for_news(self) -> None:
+        with contextlib.suppress(NetworkError):  # whoever waits has a deadline
             await self.recruiter.refresh()
 
     def _lost_run(self) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -15,7 +16,7 @@ from shoal.client.options import SessionOptions
 from shoal.client.planner import Terms
 from shoal.client.saved import SavedSession
 from shoal.client.session import Session
-from shoal.client.survey import Survey
+from shoal.client.survey import ANSWER_S, FRESH_S, Survey
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
 from shoal.net.dial import Dialler
@@ -76,6 +77,7 @@ class AsyncClient:
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports: list[Transport] = []
         self._keeping: asyncio.Task[None] | None = None
+        self._heard_at = -math.inf
         self._discoveries = discoveries or Discoveries(DiscoveryOptions())
         if invite is not None and self._discoveries.all:
             raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
@@ -139,6 +141,13 @@ class AsyncClient:
         """
         await asyncio.gather(self._exchange(), self._survey.retry())
 
+    async def _hear(self) -> None:
+        """What is new, if the last news is old; a swarm that does not answer at once is looked for when it is needed."""
+        if self.clock.monotonic() - self._heard_at > FRESH_S:
+            with contextlib.suppress(NetworkError, TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    await self._exchange()
+
     async def _exchange(self) -> None:
         """Exchange records with every ticket's member, or if none answers with any member known or discovered."""
         contacts = [(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets]
@@ -159,6 +168,7 @@ class AsyncClient:
                 await exchange.ask(channel, self.directory)
         except ShoalError as error:
             return error
+        self._heard_at = self.clock.monotonic()
         return None
 
     @property
@@ -257,7 +267,7 @@ class AsyncClient:
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        await self._survey.look(model, span)
+        await asyncio.gather(self._survey.look(model, span), self._hear())
         session = Session(Terms(model, span, self.identity.peer, options), self, self.clock)
         try:
             await session.open(wait_s)

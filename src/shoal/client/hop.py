@@ -283,7 +283,7 @@ class HopControl:
             elif isinstance(message, LinkState):
                 self._on_link(message)
             elif isinstance(message, Leaving):
-                self.leaving = True
+                self.leaving = not message.called_off
                 self.notify()
             elif isinstance(message, Refused):
                 raise refused(message, self.peer)

@@ -69,6 +69,7 @@ class Worker:
             self._closing = True
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
+        del self._runner  # the weights go now, whoever still holds this object
 
     async def open(
         self,

@@ -1,123 +1,107 @@
-"""A server from loading its blocks to leaving the swarm."""
+"""A server from joining the swarm to leaving it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
-import random
-from collections.abc import Callable
 from types import TracebackType
 
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.engine.scheduler import Scheduler
 from shoal.engine.worker import Worker
-from shoal.errors import NetworkError, ShoalError
-from shoal.net.dial import Dialler
-from shoal.net.framed import FrameChannel
-from shoal.net.node import listen_all, make_transports
-from shoal.net.throttle import RateLimit
-from shoal.net.transport import Transport
 from shoal.server.config import ServerConfig
-from shoal.server.loading import LoadedBlocks, load, model_fingerprint
-from shoal.server.redirect import Redirector
-from shoal.server.service import DRAIN_S, Service
+from shoal.server.loading import choose_blocks, open_source
+from shoal.server.mover import Moving
+from shoal.server.network import Network, Wrap
+from shoal.server.resident import Progress, Resident
+from shoal.server.service import DRAIN_S
 from shoal.server.sessions import SessionTable
-from shoal.swarm import exchange
-from shoal.swarm.directory import Directory
-from shoal.swarm.discovery.announcer import Announcer
-from shoal.swarm.discovery.options import Discoveries
 from shoal.swarm.discovery.ticket import Ticket
-from shoal.swarm.identity import Identity
-from shoal.swarm.membership.member import Member
-from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord, sign_record
-from shoal.types import PeerId
-from shoal.wire.messages import Leaving, Status
-
-EXCHANGE_S = 3.0
-"""How often records are exchanged with one random member."""
-
-TOLD_AT_ONCE = 8
-"""Members that hear of news at once: a server that leaves, a node that is revoked; the others learn it by exchange."""
-
-DRAIN_POLL_S = 0.05
+from shoal.swarm.records import RECORD_RENEWAL_S, ServerRecord
+from shoal.wire.messages import Status
 
 EXPIRY_S = 0.5
 """How often leases are looked at."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done, and how much there is to do."""
-
 
 class Server:
-    """Serves a span of blocks. Open with `async with`; `ticket` then reaches it. `wrap` puts emulated links on transports."""
+    """Serves a span of blocks. Open with `async with`; `ticket` then reaches it.
+
+    `wrap` puts emulated links on transports; `move_clock` times the decisions about moving to other blocks.
+    """
 
     def __init__(
         self,
         config: ServerConfig,
         progress: Progress | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        wrap: Callable[[Transport, PeerId], Transport] | None = None,
+        wrap: Wrap | None = None,
+        move_clock: Clock | None = None,
     ) -> None:
         self.config = config
-        kept = Identity.load(config.identity) if config.identity else None
-        self._member = Member(config.private, "server", clock, kept) if config.private is not None else None
-        self.identity = self._member.identity if self._member is not None else kept or Identity.generate()
-        self.directory = Directory(clock)
-        self.addresses: tuple[str, ...] = ()
         self._progress = progress or (lambda what, done, total: None)
+        self.network = Network(config, self._notice, clock, wrap)
+        self.identity = self.network.identity
+        self.directory = self.network.directory
         self._clock = clock
-        self._wrap = wrap or (lambda transport, me: transport)
+        self._move_clock = move_clock or clock
         self._stack = contextlib.AsyncExitStack()
-        self._tickets = [Ticket.parse(text) for text in config.peers]
-        self._sequence = int(clock.wall() * 1000)
+        self._moves: asyncio.Task[None] | None = None
+        self.moving: Moving | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens."""
+        return self.network.addresses
 
     @property
     def ticket(self) -> str:
         """One string that reaches this server."""
-        return str(Ticket(self.identity.peer, self._record.addresses))
+        return str(Ticket(self.identity.peer, self.record.addresses))
 
     @property
     def private_swarm(self) -> str | None:
         """The name of the private swarm that this server is in, if it is in one."""
-        return self._member.folder.name if self._member is not None else None
+        return self.network.member.folder.name if self.network.member is not None else None
 
     @property
     def record(self) -> ServerRecord:
         """This server's record as it was last announced."""
-        return self._record
+        return self.resident.record
+
+    @property
+    def serving(self) -> bool:
+        """Whether it takes sessions: it is not loading, and not about to leave."""
+        return self.network.reception.service is not None and not self.resident.present.leaving
+
+    @property
+    def sessions(self) -> SessionTable:
+        """Those that it has now."""
+        return self.resident.present.sessions
+
+    @property
+    def worker(self) -> Worker:
+        """What computes the present blocks."""
+        return self.resident.present.worker
 
     @property
     def ordered_to_leave(self) -> asyncio.Event:
-        """Set when this node's owner asked for it from elsewhere, or when its compute thread has died."""
-        return self._service.ordered_to_leave
+        """Set when this node's owner asked for it from elsewhere, or when it cannot compute any more."""
+        return self.network.reception.ordered_to_leave
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the compute thread, if something did."""
-        return self.worker.failure
-
-    async def drain(self, deadline_s: float = DRAIN_S) -> int:
-        """Take no new sessions, say so, and wait until clients have moved theirs; returns how many did not."""
-        self._service.leaving_at = self._clock.monotonic() + deadline_s
-        self._announce()
-        for session in self.sessions:
-            session.report(Leaving(deadline_s))
-        told = asyncio.ensure_future(self._tell_some())
-        while len(self.sessions) and self._clock.monotonic() < self._service.leaving_at:
-            await self._clock.sleep(DRAIN_POLL_S)
-        await told
-        return len(self.sessions)
-
-    async def _tell_some(self) -> None:
-        """Exchange with a few members at once; the others learn it from them."""
-        known = [signed.record for signed in self.directory.records() if signed.record.peer != self.identity.peer]
-        some = random.sample(known, min(len(known), TOLD_AT_ONCE))
-        await asyncio.gather(*(self._exchange(PeerId(near.peer), near.addresses) for near in some))
+        """Why it cannot compute any more, if it cannot."""
+        return self.resident.failure or self.worker.failure
 
     def status(self) -> Status:
         """This server's load now."""
-        return self._service.status()
+        return self.resident.present.service.status()
+
+    async def drain(self, deadline_s: float = DRAIN_S) -> int:
+        """Take no new sessions, say so, and wait until clients have moved theirs; returns how many did not."""
+        if self._moves is not None:
+            await _cancelled(self._moves)
+        return await self.resident.leave(deadline_s)
 
     async def __aenter__(self) -> Server:
         try:
@@ -133,115 +117,44 @@ class Server:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        config = self.config
-        made = make_transports(self.identity.key, config.listen, config.transport, config.discovery.iroh_relay)
-        transports = [self._wrap(transport, self.identity.peer) for transport in made]
-        for transport in transports:
-            self._stack.push_async_callback(transport.close)
-        if self._member is not None:
-            transports = await self._member.enter(transports)
-            self._member.guard(self.directory)
-            self._tickets += [Ticket.parse(text) for text in self._member.tickets]
-        self._dialler = Dialler(transports, clock=self._clock, only=config.transport)
-        self._announcer = await self._stack.enter_async_context(await self._discovering())
-        await self._join()
-        held = [signed.record for signed in self.directory.records()]
-        self._loaded = loaded = await asyncio.to_thread(load, config, held, self._progress)
-        self.worker = await self._stack.enter_async_context(Worker(loaded.runner, Scheduler()))
-        redirector = Redirector(self.identity, self._dialler, self._clock)
-        self._stack.push_async_callback(redirector.close)
-        self.sessions = SessionTable(self.worker, loaded.runner.cache.pages, self._clock, config.max_sessions)
-        self._service = Service(self.identity, loaded.holding, self.directory, self.sessions, self.worker, redirector)
-        if config.max_upload_bits_per_s is not None:
-            self._service.throttle = RateLimit(config.max_upload_bits_per_s / 8, self._clock)
-        self.addresses = await listen_all(transports, self._service.handle)
-        self._announce()
-        await self._announcer.start(self._announce)
-        await self._join()
-        works = [self._keep_announcing(), self._keep_exchanging(), self._keep_expiring()]
-        if self._member is not None:
-            self._member.listening(self.ticket)
-            works.append(self._member.keep(self.directory, self._tell_some))
+        config, network = self.config, self.network
+        self._progress("opening the checkpoint", 0, 0)
+        source = await asyncio.to_thread(open_source, config)
+        await network.open(self._stack)
+        await network.discover(self._stack, source.model.fingerprint)
+        await network.join()
+        self.resident = resident = Resident(config, source, network, self._progress)
+        self._stack.push_async_callback(resident.close)
+        await resident.serve(choose_blocks(config, source, network.gossip.others()))
+        await network.announcer.start(resident.announce)
+        await network.join()
+        works = [self._keep_announcing(), network.gossip.keep(), self._keep_expiring()]
+        if network.member is not None:
+            network.member.listening(self.ticket)
+            works.append(network.member.keep(self.directory, network.gossip.tell_some))
         for work in works:
-            task = asyncio.create_task(work)
-            self._stack.push_async_callback(_cancelled, task)
+            self._stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        if config.blocks is None:
+            self.moving = Moving(resident, network.gossip, self._notice, self._move_clock)
+            self._moves = asyncio.create_task(self.moving.keep())
+            self._stack.push_async_callback(_cancelled, self._moves)
 
-    async def _discovering(self) -> Announcer:
-        """What finds a first member when tickets do not, and keeps this server findable, as far as that was asked for."""
-        config, me = self.config, self.identity.peer
-        print_ = await asyncio.to_thread(model_fingerprint, config) if config.discovery.wanted else None
-        discoveries = Discoveries(config.discovery, print_, self._clock)
-        finder = discoveries.finder(self.directory, self._dialler, me)
-
-        def notice(text: str) -> None:
-            self._progress(text, 0, 0)
-
-        return Announcer(discoveries, finder, lambda: self.directory.get(me), notice, self._clock)
-
-    def _announce(self) -> None:
-        now = self._clock.wall()
-        self._sequence = max(self._sequence + 1, int(now * 1000))
-        loaded: LoadedBlocks = self._loaded
-        status = self._service.status()
-        self._record = ServerRecord(
-            peer=self.identity.peer,
-            sequence=self._sequence,
-            issued_at=now,
-            expires_at=now + RECORD_LIFETIME_S,
-            addresses=self._announcer.reachable(self.addresses),
-            model=loaded.holding.model,
-            span=loaded.holding.span,
-            name=self.config.name,
-            numerics=loaded.holding.numerics.key,
-            bits_per_weight=loaded.bits_per_weight,
-            decode_rows_per_s=status.decode_rows_per_s,
-            prefill_rows_per_s=status.prefill_rows_per_s,
-            free_tokens=status.free_tokens,
-            queued_rows=status.queued_rows,
-            draining=self._service.leaving_at is not None,
-            version=importlib.metadata.version("shoal"),
-        )
-        proof = self._member.proof if self._member is not None else b""
-        self.directory.add(sign_record(self._record, self.identity).data, proof=proof)
-
-    async def _join(self) -> None:
-        """Exchange records with the members that the tickets name; those out of reach are tried again later."""
-        await asyncio.gather(*(self._exchange(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets))
-        if not self.directory.records() and self.config.blocks is None:
-            await self._announcer.look()
-
-    async def _exchange(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
-        try:
-            async with FrameChannel(await self._dialler.dial(peer, addresses)) as channel:
-                await exchange.ask(channel, self.directory)
-        except ShoalError as error:
-            self._progress(f"{peer[:8]} does not answer: {error}", 0, 0)
-            return False
-        return True
+    def _notice(self, text: str) -> None:
+        self._progress(text, 0, 0)
 
     async def _keep_announcing(self) -> None:
         while True:
             await self._clock.sleep(RECORD_RENEWAL_S)
-            self._announce()
-
-    async def _keep_exchanging(self) -> None:
-        choose = random.Random()
-        while True:
-            await self._clock.sleep(EXCHANGE_S)
-            known = {s.record.peer: s.record.addresses for s in self.directory.records()}
-            known.update({ticket.peer: ticket.addresses for ticket in self._tickets if ticket.peer not in known})
-            known.pop(self.identity.peer, None)
-            if known:
-                peer = choose.choice(sorted(known))
-                with contextlib.suppress(NetworkError):
-                    await self._exchange(PeerId(peer), known[peer])
+            await self.resident.look_around()
+            self.resident.announce()
 
     async def _keep_expiring(self) -> None:
+        member = self.network.member
         while True:
             await self._clock.sleep(EXPIRY_S)
             await self.sessions.expire()
             for session in self.sessions:
-                if self._member is not None and self._member.is_revoked(session.owner):
+                if member is not None and member.is_revoked(session.owner):
                     await self.sessions.close(session)
             if self.worker.failure is not None:
                 self.ordered_to_leave.set()  # whoever runs this server must not go on announcing it

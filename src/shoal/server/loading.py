@@ -23,7 +23,7 @@ from shoal.swarm.placement import choose_span
 from shoal.swarm.records import ServerRecord
 from shoal.types import ModelSpec, Span
 from shoal.weights.checkpoint import Checkpoint, fingerprint
-from shoal.weights.loading import block_digests, load_blocks
+from shoal.weights.loading import block_digests, fetch_blocks, load_blocks
 from shoal.weights.source import open_checkpoint
 from shoal.wire.messages import Numerics
 
@@ -35,6 +35,14 @@ WEIGHT_SHARE = 0.8
 """The share of the memory that weights may take when the server chooses how many blocks it holds."""
 
 
+class Source(NamedTuple):
+    """A checkpoint that blocks can be loaded from, and the model that it holds."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    model: ModelSpec
+
+
 class LoadedBlocks(NamedTuple):
     """A span that is ready to serve."""
 
@@ -43,19 +51,22 @@ class LoadedBlocks(NamedTuple):
     bits_per_weight: float
 
 
-def load(config: ServerConfig, held: Iterable[ServerRecord], progress: Progress) -> LoadedBlocks:
-    """Open the checkpoint, choose the span, load it, prove its arithmetic and make the cache. Blocks; run in a thread.
+def open_source(config: ServerConfig) -> Source:
+    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it."""
+    checkpoint = open_checkpoint(config.model, config.revision)
+    model = model_config(checkpoint.config)
+    spec = ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size)
+    return Source(checkpoint, model, spec)
 
-    `held` are the records that the swarm has already. Raises what is wrong with the model, CapacityError when the memory is
-    too small for one block and a cache.
+
+def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -> LoadedBlocks:
+    """Load a span, prove its arithmetic and make the cache. Blocks; run in a thread.
+
+    Raises what is wrong with the model, CapacityError when the memory is too small for the span and a cache.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    progress("opening the checkpoint", 0, 0)
-    checkpoint = open_checkpoint(config.model, config.revision)
-    model = model_config(checkpoint.config)
-    memory_bytes = config.memory_bytes or default_memory_bytes()
-    span = _choose(config, model, memory_bytes, list(held))
+    checkpoint, model, spec = source
     blocks = load_blocks(
         checkpoint,
         model,
@@ -66,12 +77,13 @@ def load(config: ServerConfig, held: Iterable[ServerRecord], progress: Progress)
     )
     progress("proving the arithmetic", 0, 0)
     proof = prove(blocks[0], model.block, config.device)
-    cache_pages, journal_tokens = _budget(config, model, memory_bytes - sum(block.size_bytes for block in blocks))
+    weight_bytes = sum(block.size_bytes for block in blocks)
+    cache_pages, journal_tokens = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block, cache_pages, device=config.device)
     runner = Runner(model.block, span, blocks, cache, proof.tile)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
     holding = Holding(
-        ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size),
+        spec,
         span,
         numerics,
         block_digests(blocks),
@@ -84,23 +96,41 @@ def load(config: ServerConfig, held: Iterable[ServerRecord], progress: Progress)
     return LoadedBlocks(runner, holding, float(DTYPE_BITS[config.dtype]))
 
 
-def model_fingerprint(config: ServerConfig) -> str:
-    """The fingerprint of the checkpoint that this server will load. Blocks; raises what is wrong with the model."""
-    return fingerprint(open_checkpoint(config.model, config.revision))
+def fetch(source: Source, span: Span) -> None:
+    """Have a span's weights on this machine's disk. Blocks; raises what is wrong with them or with the network."""
+    if not os.path.exists(source.checkpoint.source):
+        fetch_blocks(source.checkpoint, source.config, span)
 
 
-def _choose(config: ServerConfig, model: ModelConfig, memory_bytes: int, held: list[ServerRecord]) -> Span:
-    """The blocks that the owner named, or the least served ones: as many as were asked for or as fit."""
+def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRecord]) -> Span:
+    """The blocks that the owner named, or those that the swarm lacks most: as many as were asked for or as fit.
+
+    `held` are the records that are known. Raises SpanError, and CapacityError when not one block fits.
+    """
     if config.blocks is not None:
-        return config.blocks.check(model.num_blocks)
-    count = config.num_blocks
-    if count is None:
-        count = min(model.num_blocks, int(memory_bytes * WEIGHT_SHARE) // block_bytes(model, config.dtype))
-        if count < 1:
-            needed = block_bytes(model, config.dtype) / WEIGHT_SHARE
-            raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {int(needed) >> 20} MB")
-    same = [record for record in held if record.model.num_blocks == model.num_blocks]
-    return choose_span(model.num_blocks, count, same, fewest=config.num_blocks or 1)
+        return config.blocks.check(source.model.num_blocks)
+    same = [record for record in held if record.model.fingerprint == source.model.fingerprint]
+    return choose_span(source.model.num_blocks, max_blocks(config, source), same, fewest=config.num_blocks or 1)
+
+
+def max_blocks(config: ServerConfig, source: Source) -> int:
+    """How many blocks this server may hold: those that were asked for, or as many as fit beside a cache.
+
+    Raises CapacityError when not one fits.
+    """
+    num_blocks = source.model.num_blocks
+    if config.num_blocks is not None:
+        return min(config.num_blocks, num_blocks)
+    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, config.dtype)
+    count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
+    if count < 1:
+        needed = int(each / WEIGHT_SHARE)
+        raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {needed >> 20} MB")
+    return count
+
+
+def _memory_bytes(config: ServerConfig) -> int:
+    return config.memory_bytes or default_memory_bytes()
 
 
 def block_bytes(model: ModelConfig, dtype: str) -> int:

@@ -1,9 +1,7 @@
-"""What a server answers: the first message of a channel decides what the channel is for (docs/wire.md)."""
+"""What a server answers for the blocks that it holds (docs/wire.md)."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -11,26 +9,20 @@ import msgspec
 from shoal.clock import Clock
 from shoal.engine.worker import Worker
 from shoal.errors import (
-    ChannelClosed,
     FingerprintMismatch,
     GrantExceeded,
     IdentityError,
-    NetworkError,
     ProtocolError,
     ServerFull,
-    ShoalError,
     SpanError,
     UnsupportedModel,
 )
-from shoal.net.framed import FrameChannel, refusal
+from shoal.net.framed import FrameChannel
 from shoal.net.rowlink import Throttle
-from shoal.net.transport import Channel
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.server.control import ControlChannel
 from shoal.server.redirect import Redirector
 from shoal.server.sessions import HopSession, SessionTable, Terms
-from shoal.swarm import exchange
-from shoal.swarm.directory import Directory
 from shoal.swarm.identity import Identity
 from shoal.types import ModelSpec, PeerId, Span
 from shoal.wire.messages import (
@@ -40,10 +32,8 @@ from shoal.wire.messages import (
     Attached,
     Describe,
     Description,
-    Digest,
     GetStatus,
     Have,
-    Leave,
     Leaving,
     Numerics,
     Open,
@@ -51,12 +41,7 @@ from shoal.wire.messages import (
     Status,
 )
 
-FIRST_MESSAGE_S = 10.0
 MAX_LEASE_S = 300.0
-MAX_CHANNELS = 4096
-
-MAX_CHANNELS_PER_PEER = 256
-"""Channels of one node at once: more than the links of all its sessions need, and too few to shut others out."""
 
 DRAIN_S = 60.0
 """How long a server that leaves gives its sessions to move."""
@@ -81,71 +66,26 @@ class Holding(msgspec.Struct, frozen=True):
 
 
 class Service:
-    """Serves accepted channels until they end."""
+    """Answers for the blocks that this server holds: what they are, their load, and sessions through them."""
 
     def __init__(
-        self,
-        identity: Identity,
-        holding: Holding,
-        directory: Directory,
-        sessions: SessionTable,
-        worker: Worker,
-        redirector: Redirector,
-    ) -> None:
+        self, identity: Identity, holding: Holding, sessions: SessionTable, worker: Worker, redirector: Redirector
+    ):
         self._identity = identity
         self._holding = holding
-        self._directory = directory
         self._sessions = sessions
         self._worker = worker
         self._redirector = redirector
         self._clock: Clock = redirector.clock
         self._started_at = self._clock.monotonic()
-        self._channels: Counter[PeerId] = Counter()
         self.throttle: Throttle | None = None
         self.leaving_at: float | None = None
-        self.ordered_to_leave = asyncio.Event()
 
-    async def handle(self, channel: Channel) -> None:
-        """Serve one channel; errors are told to the peer as far as it still listens."""
-        frames = FrameChannel(channel)
-        self._channels[frames.peer] += 1
-        try:
-            self._check_channels(frames.peer)
-            async with asyncio.timeout(FIRST_MESSAGE_S):
-                message, payload = await frames.receive()
-            await self._dispatch(frames, message, payload)
-        except TimeoutError:
-            await self._refuse(frames, ProtocolError(f"nothing was said within {FIRST_MESSAGE_S:.0f} s"))
-        except NetworkError:
-            pass  # the peer went away; whatever it held has its own lease
-        except ShoalError as error:
-            await self._refuse(frames, error)
-        finally:
-            self._channels[frames.peer] -= 1
-            if not self._channels[frames.peer]:
-                del self._channels[frames.peer]
-            await frames.close()
-
-    def _check_channels(self, peer: PeerId) -> None:
-        """Raises ServerFull when there are too many channels."""
-        if self._channels[peer] > MAX_CHANNELS_PER_PEER:
-            raise ServerFull(f"{MAX_CHANNELS_PER_PEER} channels of this node are open", retry_after=1.0)
-        if self._channels.total() > MAX_CHANNELS:
-            raise ServerFull(f"{MAX_CHANNELS} channels are open", retry_after=1.0)
-
-    async def _refuse(self, frames: FrameChannel, error: ShoalError) -> None:
-        try:
-            async with asyncio.timeout(1.0):
-                await frames.send(refusal(error))
-        except (ChannelClosed, TimeoutError):
-            frames.abort()
-
-    async def _dispatch(self, frames: FrameChannel, message: AnyMessage, payload: bytes) -> None:
+    async def answer(self, frames: FrameChannel, message: AnyMessage) -> None:
+        """Serve a channel that begins with this message; raises ShoalError for what is refused."""
         handlers: dict[type[AnyMessage], Callable[[], Awaitable[object]]] = {
-            Digest: lambda: exchange.answer(frames, self._directory, payload),
             Describe: lambda: self._describe(frames, message),  # type: ignore[arg-type]  # keyed by its type
             GetStatus: lambda: frames.send(self.status()),
-            Leave: lambda: self._leave(frames),
             Open: lambda: self._open(frames, message),  # type: ignore[arg-type]  # keyed by its type
             Attach: lambda: self._attach(frames, message),  # type: ignore[arg-type]  # keyed by its type
         }
@@ -170,13 +110,6 @@ class Service:
             max_batch_sessions=stats.max_batch_sessions,
             exact=self._holding.numerics.exact,
         )
-
-    async def _leave(self, frames: FrameChannel) -> None:
-        """The owner's order: whoever dials with this node's own key."""
-        if frames.peer != self._identity.peer:
-            raise IdentityError("only this node's own key orders it to leave")
-        self.ordered_to_leave.set()
-        await frames.send(Leaving(DRAIN_S))
 
     async def _describe(self, frames: FrameChannel, message: Describe) -> None:
         model = self._holding.model

@@ -116,7 +116,7 @@ def choose_move(scene: Scene, me: PeerId) -> Span | None:
     the next one when it has gone. In a large one a server moves on its own for a clear gain.
     """
     mine = scene.held.get(me)
-    if mine is None or not mine.stays:
+    if mine is None or not mine.stays or not mine.max_blocks:
         return None
     if _small(scene):
         if any(holder.moving and holder.serves for holder in scene.held.values()):
@@ -168,7 +168,7 @@ def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, S
     A beam search over all moves of servers that stay, ordered by the sorted strengths; every state on the way covers every
     block. Everybody who sees the same records finds the same plan, and after its first move finds the rest of it again.
     """
-    movers = [holder for holder in held if holder.stays]
+    movers = [holder for holder in held if holder.stays and holder.max_blocks]
     choices = [_choices(num_blocks, holder) for holder in movers]
     start = strengths(num_blocks, held)
     target = start.min() * (1 + PLAN_GAIN)

@@ -32,7 +32,10 @@ WEAKEST_SHARE = 0.01
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """What placement needs of a record: where a server will be, what it serves now, what it can do."""
+    """What placement needs of a record: where a server will be, what it serves now, what it can do.
+
+    `max_blocks` 0: its blocks were chosen by its owner, and it never moves.
+    """
 
     peer: PeerId
     goal: Span
@@ -70,7 +73,7 @@ def holders(num_blocks: int, records: Iterable[ServerRecord]) -> list[Holder]:
             None if record.draining else record.span,
             record.next_span is not None,
             rate or usual,
-            max(record.max_blocks, len(_goal(record))),
+            max(record.max_blocks, len(_goal(record))) if record.max_blocks else 0,
         )
         for record, rate in zip(kept, rates, strict=True)
     ]

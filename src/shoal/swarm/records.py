@@ -31,7 +31,7 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `numerics` names the arithmetic without the weights. A `draining` server takes no new sessions; `next_span` is where an
     announced move leads. `round_trips` are seconds to likely successors, by node id. `max_blocks` is how many blocks it has
-    memory for (0: as many as it holds).
+    memory for (0: its owner chose its blocks, and it never moves).
     """
 
     peer: Peer

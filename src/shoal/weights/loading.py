@@ -73,6 +73,16 @@ def load_blocks(
     return blocks
 
 
+def fetch_blocks(checkpoint: Checkpoint, config: ModelConfig, span: Span) -> None:
+    """Read a span's tensors and drop them: those of the hub are kept on this machine's disk by that.
+
+    Raises what reading them raises.
+    """
+    for index in span.blocks():
+        for name, _ in family(config.model_type).block_tensors(config, index).values():
+            checkpoint.read(name)
+
+
 def load_ends(checkpoint: Checkpoint, config: ModelConfig, dtype: str = "float32") -> Ends:
     """Embedding, final norm and head. Raises CheckpointError naming the tensor that is missing or wrong."""
     weights = _read(checkpoint, family(config.model_type).end_tensors(config), weight_dtype(dtype))

@@ -255,9 +255,13 @@ class LinkState(Message, frozen=True, tag="link"):
 
 
 class Leaving(Message, frozen=True, tag="leaving"):
-    """This server will leave, in `deadline_s` seconds at the latest: sessions should move. Also the answer to `leave`."""
+    """This server will leave, in `deadline_s` seconds at the latest: sessions should move. Also the answer to `leave`.
+
+    `called_off`: it stays after all.
+    """
 
     deadline_s: Seconds
+    called_off: bool = False
 
 
 class Leave(Message, frozen=True, tag="leave"):

@@ -129,7 +129,7 @@ def opening(
 
 async def dial(insider: AsyncClient | Server, server: Server) -> FrameChannel:
     """An insider's channel, past the gate."""
-    dialler = insider.dialler if isinstance(insider, AsyncClient) else insider._dialler
+    dialler = insider.dialler if isinstance(insider, AsyncClient) else insider.network.dialler
     return FrameChannel(await dialler.dial(server.identity.peer, server.addresses))
 
 
@@ -162,8 +162,8 @@ async def push(client: AsyncClient, server: Server, *entries: tuple[bytes, bytes
 
 def own_proof(server: Server) -> bytes:
     """A server's own, valid certificate."""
-    assert server._member is not None
-    return server._member.proof
+    assert server.network.member is not None
+    return server.network.member.proof
 
 
 def altered(record: ServerRecord, **changes: object) -> ServerRecord:

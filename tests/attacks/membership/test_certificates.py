@@ -131,7 +131,7 @@ async def test_a_revoked_node(swarm: PrivateServers, honest: Honest) -> None:
         async with swarm.client("out") as client:
             proof, key = own_certificate(client), client.identity
             swarm.revoke(key.peer)
-            await until(lambda: all(server._member.is_revoked(key.peer) for server in swarm.servers))  # type: ignore[union-attr]
+            await until(lambda: all(server.network.member.is_revoked(key.peer) for server in swarm.servers))  # type: ignore[union-attr]
         revoked = Outsider(swarm, key)
         await revoked.learns_nothing(Present(proof), GetStatus())
         await revoked.learns_nothing(Present(proof, number=1 << 40), Digest())
@@ -194,7 +194,7 @@ async def test_revocation_lists_rolled_back_or_forged(swarm: PrivateServers, hon
         out = "ab" * 32
         swarm.revoke("cd" * 32)
         swarm.revoke(out)
-        await until(lambda: all(server._member.is_revoked(PeerId(out)) for server in swarm.servers))  # type: ignore[union-attr]
+        await until(lambda: all(server.network.member.is_revoked(PeerId(out)) for server in swarm.servers))  # type: ignore[union-attr]
         present = encode_frame(encode_message(Present(own_certificate(insider), 1 << 40, news=True)))
         everybody = frozenset({honest.model.client.identity.peer, swarm.servers[1].identity.peer})
         genuine = sign_revocations(Revocations(swarm.swarm, 1 << 40), swarm.owner)
@@ -214,7 +214,7 @@ async def test_revocation_lists_rolled_back_or_forged(swarm: PrivateServers, hon
                     await channel.receive()
                 channel.abort()
         for server in swarm.servers:
-            roll = server._member.roll  # type: ignore[union-attr]
+            roll = server.network.member.roll  # type: ignore[union-attr]
             assert roll.revocations.number == 2
             assert roll.is_revoked(PeerId(out))
             assert not roll.is_revoked(honest.model.client.identity.peer)
@@ -232,7 +232,7 @@ async def test_renewal_after_revocation(swarm: PrivateServers, honest: Honest) -
         friend = Issuer(PeerId(swarm.swarm), delegate, delegation).certify(key.peer, time.time())
         for out in (key.peer, delegate.peer):
             swarm.revoke(out)
-        await until(lambda: all(server._member.roll.revocations.number == 2 for server in swarm.servers))  # type: ignore[union-attr]
+        await until(lambda: all(server.network.member.roll.revocations.number == 2 for server in swarm.servers))  # type: ignore[union-attr]
         revoked = Outsider(swarm, key)
         for asked in (Renew(proof), Redeem(parse_invite(text)[1]), Renew(friend)):
             await revoked.learns_nothing(asked)

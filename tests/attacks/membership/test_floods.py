@@ -11,7 +11,7 @@ from collections.abc import Callable
 from shoal.errors import DialError, ShoalError
 from shoal.net.address import host_port
 from shoal.net.transport import MAX_PENDING_HANDSHAKES
-from shoal.server.service import MAX_CHANNELS_PER_PEER
+from shoal.server.reception import MAX_CHANNELS_PER_PEER
 from shoal.swarm.directory import MAX_EXCHANGES_PER_MINUTE, MAX_LOOKED_AT_PER_MINUTE, MAX_RECORDS
 from shoal.swarm.membership.gate import GREETING_TIMEOUT_S, MAX_GREETING_BYTES, MAX_UNGREETED
 from shoal.wire.frames import MAX_HEADER_BYTES, encode_frame
@@ -82,7 +82,7 @@ async def test_slow_strangers(swarm: PrivateServers, honest: Honest, outsider: O
     """Hundreds of channels that say one byte now and then: the oldest make room, the rest end at the deadline."""
     server = swarm.servers[0]
     begun = encode_frame(encode_message(Present(bytes(500))))
-    ungreeted = server._member._gates[0]._ungreeted  # type: ignore[union-attr]
+    ungreeted = server.network.member._gates[0]._ungreeted  # type: ignore[union-attr]
     async with honest.unharmed():
         slow = [await outsider.dial(server) for _ in range(MAX_UNGREETED + 40)]
         for at in range(2):
@@ -99,7 +99,7 @@ async def test_thousands_of_dials(swarm: PrivateServers, honest: Honest, outside
     """Two thousand connections in a row, silent or with a handshake, while a member generates and another one joins."""
     server = swarm.servers[0]
     host, port = host_port(server.addresses[0], "tls")
-    unproven = server._member._gates[0]._inner._tasks._unproven  # type: ignore[union-attr,attr-defined]
+    unproven = server.network.member._gates[0]._inner._tasks._unproven  # type: ignore[union-attr,attr-defined]
     ends: list[Callable[[], object]] = []
 
     async def knock(number: int) -> Callable[[], object]:

@@ -37,7 +37,7 @@ async def test_a_revoked_invite(swarm: PrivateServers, honest: Honest, outsider:
     invite, data = parse_invite(swarm.invite())
     async with honest.unharmed():
         swarm.revoke(invite.id.hex())
-        first = swarm.servers[0]._member
+        first = swarm.servers[0].network.member
         assert first is not None
         await until(lambda: first.roll.revocations.number == 1)
         await outsider.learns_nothing(Redeem(data))

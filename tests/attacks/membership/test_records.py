@@ -96,7 +96,7 @@ async def test_a_revoked_servers_record(swarm: PrivateServers, honest: Honest) -
     entry = sign_record(record, out).data, certificate(swarm, out.peer, key)
     async with honest.unharmed(), swarm.client("insider") as insider:
         swarm.revoke(out.peer)
-        await until(lambda: all(server._member.is_revoked(out.peer) for server in swarm.servers))  # type: ignore[union-attr]
+        await until(lambda: all(server.network.member.is_revoked(out.peer) for server in swarm.servers))  # type: ignore[union-attr]
         for server in swarm.servers:
             await push(insider, server, entry)
         await until(lambda: all(server.directory.dropped["refused"] == 1 for server in swarm.servers))

@@ -1,0 +1,125 @@
+"""Has a server judge now and then whether it should hold other blocks, and carries out what follows."""
+
+from __future__ import annotations
+
+import random
+from typing import Protocol
+
+from shoal.clock import Clock
+from shoal.errors import ShoalError
+from shoal.server.gossip import Gossip, Notice
+from shoal.swarm.moves import MovePlan, Mover, Verdict, judge_move
+from shoal.swarm.records import ServerRecord
+from shoal.types import PeerId, Span
+
+JUDGE_S = 60.0
+"""How often a server asks itself whether to move; a quarter more or less, by chance."""
+
+PLANNED_S = 1.0
+"""How often while a move is announced."""
+
+
+FAILED_REST_S = 600.0
+"""After a move that failed nobody counts on this server's moving for so long: others wait for who is next in a plan."""
+
+
+class Host(Protocol):
+    """The server that moves; `movable`: others may count on it."""
+
+    movable: bool
+
+    @property
+    def record(self) -> ServerRecord:
+        """As it was last announced."""
+        ...
+
+    def announce_goal(self, goal: Span | None) -> None:
+        """Say where it will move, or (None) that it will not."""
+        ...
+
+    async def fetch(self, span: Span) -> None:
+        """Get blocks onto this machine's disk; raises ShoalError."""
+        ...
+
+    async def move(self, span: Span) -> bool:
+        """Drain, and serve other blocks; False when it stayed where it was."""
+        ...
+
+
+class Moving:
+    """Asks `judge_move`. Every decision is made on records of servers that have just answered."""
+
+    def __init__(self, host: Host, gossip: Gossip, notice: Notice, clock: Clock) -> None:
+        self.me = Mover(PeerId(host.record.peer))
+        self.moves = 0
+        self._host = host
+        self._gossip = gossip
+        self._notice = notice
+        self._clock = clock
+        self._random = random.Random()
+
+    async def keep(self) -> None:
+        """Judge for ever."""
+        while True:
+            planned = self.me.plan is not None
+            await self._clock.sleep(PLANNED_S if planned else JUDGE_S * self._random.uniform(0.75, 1.25))
+            await self.look()
+
+    async def look(self) -> Verdict:
+        """Judge once and act on it."""
+        if not self._host.movable and self._clock.monotonic() >= self.me.rests_until:
+            self._host.movable = True
+            self._host.announce_goal(None)
+        verdict = self._judge()
+        if self.me.plan is None or verdict.action == "go":
+            await self._gossip.ask(self._host.record.model.fingerprint)
+            verdict = self._judge()
+        if verdict.action == "announce":
+            assert verdict.span is not None
+            await self.announce(verdict.span)
+        elif verdict.action == "withdraw":
+            self._withdraw(verdict.why, verdict.rest_s)
+        elif verdict.action == "go":
+            assert verdict.span is not None
+            await self._go(verdict.span, verdict.rest_s)
+        return verdict
+
+    def _judge(self) -> Verdict:
+        record = self._host.record
+        records = [*self._gossip.others(record.model.fingerprint), record]
+        return judge_move(record.model.num_blocks, records, self.me, self._clock.monotonic())
+
+    async def announce(self, goal: Span) -> None:
+        """Say that it will move there, and have the blocks on this machine before it does."""
+        self.me = Mover(self.me.peer, MovePlan(goal, self._clock.monotonic()))
+        self._notice(f"blocks {goal} need it more than {self._host.record.span}: it will move there")
+        self._host.announce_goal(goal)
+        await self._gossip.tell_some()
+        try:
+            await self._host.fetch(goal)
+        except ShoalError as error:
+            self._fail(f"blocks {goal} cannot be fetched ({error})")
+
+    async def _go(self, goal: Span, rest_s: float) -> None:
+        try:
+            moved = await self._host.move(goal)
+        except ShoalError as error:
+            self._fail(str(error))
+            return
+        self.moves += moved
+        if moved:
+            self._rest(rest_s)
+        else:
+            self._fail(f"it could not leave for blocks {goal}")
+
+    def _fail(self, why: str) -> None:
+        self._host.movable = False
+        self._withdraw(why, FAILED_REST_S)
+
+    def _withdraw(self, why: str, rest_s: float) -> None:
+        self._notice(f"it stays at blocks {self._host.record.span}: {why}")
+        self._rest(rest_s)
+        self._host.announce_goal(None)
+
+    def _rest(self, seconds: float) -> None:
+        self.me = Mover(self.me.peer, rests_until=self._clock.monotonic() + seconds)
