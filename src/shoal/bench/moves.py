@@ -48,7 +48,8 @@ class Tally(msgspec.Struct):
     replies: int = 0
     identical: int = 0
     dropped: int = 0
-    heals: int = 0
+    handed_over: int = 0
+    replayed_rows: int = 0
     uncovered: int = 0
     looked: int = 0
     problems: dict[str, int] = {}
@@ -64,7 +65,7 @@ class Tally(msgspec.Struct):
 
 
 class Stage:
-    """Servers in this process on real sockets that choose their blocks and move, one pinned among them for each half."""
+    """Servers in this process, on real sockets, that choose their blocks and move."""
 
     def __init__(self, model: Path, stack: contextlib.AsyncExitStack) -> None:
         self.servers: list[Server] = []
@@ -237,6 +238,5 @@ async def _load(remote: RemoteModel, expected: Expected, tally: Tally, rng: rand
         tally.replies += 1
         tally.identical += reply.result.token_ids == expected[reply.key]
         if reply.session is not None:
-            for heal in reply.session.heals[1:]:
-                print("HEAL", heal, file=sys.stderr)
-        tally.heals += len(reply.session.heals) - 1 if reply.session is not None else 0
+            tally.handed_over += any(not heal.lost for heal in reply.session.heals[1:])
+            tally.replayed_rows += sum(heal.replayed_rows for heal in reply.session.heals[1:])
