@@ -38,6 +38,12 @@ def _churn(size: Size) -> dict[str, Any]:
     return run(size.runs or 5, size.seed)
 
 
+def _opening(size: Size) -> dict[str, Any]:
+    from shoal.bench.opening import run
+
+    return run(size.runs or 5, size.seed)
+
+
 def _moves(size: Size) -> dict[str, Any]:
     from shoal.bench.moves import run
 
@@ -61,6 +67,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "hops": _hops,
     "heal": _heal,
     "churn": _churn,
+    "opening": _opening,
     "moves": _moves,
     "placement": _placement,
     "discovery": _discovery,

@@ -37,6 +37,7 @@ class Stretch(msgspec.Struct):
     """STEPS decoding steps of one session: how long they took, and what was replayed meanwhile."""
 
     seconds: float
+    slowest_s: float
     replayed_rows: int
     outputs: torch.Tensor
 
@@ -55,12 +56,14 @@ async def _run(rounds: int, seed: int) -> dict[str, Any]:
         async with scene_of(str(model)) as scene:
             done = [await _round(scene, rng, index) for index in range(rounds)]
     lost = [one["lost_s"] for one in done]
+    standby = [one["standby_pause_s"] for one in done]
     return {
         "name": "churn",
         "steps": STEPS,
         "rounds": done,
         "lost_s": {"median": statistics.median(lost), "max": max(lost)},
         "within_bound": sum(one["lost_s"] <= one["bound_s"] for one in done),
+        "standby_pause_s": {"median": statistics.median(standby), "max": max(standby)},
         "standby_throughput": statistics.median(one["standby_throughput"] for one in done),
         "standby_throughput_aim": THROUGHPUT_AIM,
         "identical": sum(one["identical"] for one in done),
@@ -75,10 +78,12 @@ async def _round(scene: Scene, rng: random.Random, index: int) -> dict[str, Any]
     for redundancy in (1, 2):
         for disturbed in (False, True):
             await scene.restore()
-            stretches[redundancy, disturbed] = await _stretch(scene, rows, redundancy, disturbed, rng)
+            damage = (signal.SIGKILL, signal.SIGSTOP)[index % 2] if disturbed else None
+            stretches[redundancy, disturbed] = await _stretch(scene, rows, redundancy, damage, rng)
     rate = await _prefill_rate(scene, rows)
     alone, disturbed_alone = stretches[1, False], stretches[1, True]
     one = {
+        "failure": ("kill", "freeze")[index % 2],
         "undisturbed_s": alone.seconds,
         "lost_s": disturbed_alone.seconds - alone.seconds,
         "replayed_rows": disturbed_alone.replayed_rows,
@@ -87,29 +92,37 @@ async def _round(scene: Scene, rng: random.Random, index: int) -> dict[str, Any]
         "standby_undisturbed_s": stretches[2, False].seconds,
         "standby_disturbed_s": stretches[2, True].seconds,
         "standby_throughput": stretches[2, False].seconds / stretches[2, True].seconds,
+        "pause_s": disturbed_alone.slowest_s,
+        "standby_pause_s": stretches[2, True].slowest_s,
         "standby_replayed_rows": stretches[2, True].replayed_rows,
         "identical": all(torch.equal(one.outputs, alone.outputs) for one in stretches.values()),
     }
     said = f"{one['lost_s']:.2f} s lost (bound {one['bound_s']:.2f}), standing by {one['standby_throughput']:.3f}"
+    said += f" and a pause of {one['standby_pause_s']:.2f} s"
     print(f"round {index}: {said}, {'same rows' if one['identical'] else 'OTHER ROWS'}", file=sys.stderr, flush=True)
     return one
 
 
-async def _stretch(scene: Scene, rows: torch.Tensor, redundancy: int, disturbed: bool, rng: random.Random) -> Stretch:
+async def _stretch(
+    scene: Scene, rows: torch.Tensor, redundancy: int, damage: signal.Signals | None, rng: random.Random
+) -> Stretch:
     options = SessionOptions(max_tokens=2 * STEPS, redundancy=redundancy)
-    kill_at = rng.randint(*KILL_BETWEEN) if disturbed else None
+    strike_at = rng.randint(*KILL_BETWEEN) if damage is not None else None
+    slowest_s = 0.0
     async with scene.client.session(scene.model.spec, options=options) as session:
         outputs = [await session.step(rows[:1])]
         if redundancy > 1:
             await _standing_by(session)
         began = time.monotonic()
         for position in range(1, STEPS):
-            if position == kill_at:
-                scene.troupe.of(rng.choice(session.route).peer).send_signal(signal.SIGKILL)
+            if position == strike_at and damage is not None:
+                scene.troupe.of(rng.choice(session.route).peer).send_signal(damage)
+            asked_at = time.monotonic()
             outputs.append(await session.step(rows[position : position + 1]))
+            slowest_s = max(slowest_s, time.monotonic() - asked_at)
         seconds = time.monotonic() - began
         replayed = sum(heal.replayed_rows for heal in session.heals)
-    return Stretch(seconds, replayed, torch.cat(outputs))
+    return Stretch(seconds, slowest_s, replayed, torch.cat(outputs))
 
 
 async def _standing_by(session: Session) -> None:

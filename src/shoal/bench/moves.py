@@ -55,7 +55,8 @@ class Tally(msgspec.Struct):
     problems: dict[str, int] = {}
 
     def note(self, problem: str) -> None:
-        """Count what went wrong."""
+        """Count what went wrong, and say it at once."""
+        print(problem, file=sys.stderr, flush=True)
         self.problems[problem] = self.problems.get(problem, 0) + 1
 
     @property
@@ -235,8 +236,11 @@ async def _load(remote: RemoteModel, expected: Expected, tally: Tally, rng: rand
             await reply.run()
         except ShoalError as error:
             tally.note(f"a reply failed: {error}")
+        same = reply.result.token_ids == expected[reply.key]
         tally.replies += 1
-        tally.identical += reply.result.token_ids == expected[reply.key]
+        tally.identical += same
+        if not same and reply.session is not None:
+            tally.note(f"{len(reply.result.token_ids)} tokens, {reply.session.heals}")
         if reply.session is not None:
             tally.handed_over += any(not heal.lost for heal in reply.session.heals[1:])
             tally.replayed_rows += sum(heal.replayed_rows for heal in reply.session.heals[1:])

@@ -10,12 +10,15 @@ from shoal.cli.output import AsJson, console, print_json
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which one: decode, hops, heal, churn, moves, placement or discovery.")],
+    name: Annotated[
+        str, typer.Argument(help="Which one: decode, hops, heal, churn, opening, moves, placement or discovery.")
+    ],
     tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=8, max=2048)] = 256,
     runs: Annotated[
-        int | None, typer.Option(help="Runs of heal (200) or moves (100), rounds of churn (5).", min=1, max=10_000)
+        int | None,
+        typer.Option(help="Runs of heal (200) or moves (100), rounds of churn or opening (5).", min=1, max=10_000),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn and moves.", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn, opening and moves.", min=0)] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
