@@ -15,7 +15,7 @@ from shoal.server.config import ServerConfig
 from shoal.server.lifecycle import Server
 from shoal.testing.clock import FastClock
 from shoal.types import Span
-from tests.integration.test_healing import die, disturbed, server_of, undisturbed
+from tests.integration.test_healing import ROWS, die, disturbed, server_of, undisturbed
 from tests.swarms import NUM_BLOCKS, SwarmMaker, until
 
 FIRST, SECOND = Span(0, 3), Span(3, 6)
@@ -184,3 +184,17 @@ async def test_neighbours_are_measured(swarm_of: SwarmMaker) -> None:
         told = dict(first.record.round_trips)
         assert set(told) == {server.identity.peer for server in swarm.servers[1:]}
         assert all(0 < seconds < 3 for seconds in told.values())
+
+
+async def test_a_client_whose_records_are_old(swarm_of: SwarmMaker) -> None:
+    """The only server that it knows for some blocks has moved: it asks the swarm and takes another one."""
+    async with swarm_of(FIRST, SECOND) as swarm:
+        expected = await undisturbed(swarm)
+        async with swarm.client() as client:
+            spec = await client.find_model()
+            newer = await swarm.join(FIRST)
+            assert newer.identity.peer not in {record.peer for record in client.records()}
+            assert await swarm.servers[0].resident.move(SECOND)
+            async with client.session(spec, max_tokens=64) as session:
+                assert torch.equal(await session.step(ROWS), expected)
+                assert session.route[0].peer == newer.identity.peer
