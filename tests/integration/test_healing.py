@@ -124,6 +124,29 @@ async def test_who_stands_by_has_the_rows_already(swarm_of: SwarmMaker) -> None:
         assert sum(heal.replayed_rows for heal in session.heals) == 0
 
 
+async def test_who_stands_by_out_of_reach_is_fed_through_the_client(swarm_of: SwarmMaker) -> None:
+    """A hop and the one that follows the next do not reach each other: both links of the hop go on, nobody is lost."""
+    async with swarm_of(*THIRDS, *THIRDS) as swarm:
+        expected = await undisturbed(swarm)
+
+        async def split(session: Session) -> None:
+            chain = session.chain
+            await until(lambda: all(stage.ready for stage in chain.stages))
+            first, second = chain.stages[:2]
+            pair = (first.control, second.standby[0], True)
+            await until(lambda: pair in chain.wiring.wires)
+            chain.wiring.break_(pair)
+            chain.stir()
+            await until(lambda: pair in chain.wiring.wires and chain.wiring.wires[pair].bridged)
+            await until(lambda: pair[1].progress.computed >= 25)
+            await die(server_of(swarm, session, 1))
+
+        output, session = await disturbed(swarm, 30, split, redundancy=2)
+        assert torch.equal(output, expected)
+        assert sum(heal.replayed_rows for heal in session.heals) == 0
+        assert len([heal for heal in session.heals if heal.lost]) <= 1
+
+
 async def test_a_server_that_drains_loses_nothing(swarm_of: SwarmMaker) -> None:
     """It takes no new sessions, its session moves to one that has caught up, and then it has none."""
     async with swarm_of(*THIRDS, *THIRDS) as swarm:

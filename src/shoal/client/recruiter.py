@@ -38,6 +38,7 @@ class Recruiter:
         self._generations = generations
         self._clock = clock
         self._avoid: dict[str, float] = {}
+        self._lost_at: dict[str, float] = {}
         self._reference: dict[int, tuple[str, str]] = {}
 
     def avoid(self, peer: str) -> None:
@@ -140,7 +141,11 @@ class Recruiter:
         return same
 
     def lose(self, control: HopControl) -> None:
-        """A hop that is of no use any more is not chosen soon."""
+        """A hop that is of no use any more is not chosen soon; one that only failed this session may be once more."""
+        now = self._clock.monotonic()
         if isinstance(control.lost, NetworkError):
             self.avoid(control.peer)
             self._planner.failed(control.record.record)
+        elif now - self._lost_at.get(control.peer, -AVOID_S) < AVOID_S:
+            self.avoid(control.peer)
+        self._lost_at[control.peer] = now

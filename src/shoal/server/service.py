@@ -24,7 +24,7 @@ from shoal.server.control import ControlChannel
 from shoal.server.redirect import Redirector
 from shoal.server.sessions import HopSession, SessionTable, Terms
 from shoal.swarm.identity import Identity
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, Span
 from shoal.wire.messages import (
     MAX_POSITION,
     AnyMessage,
@@ -179,19 +179,28 @@ class Service:
             await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
             await self._control(control, session)
         elif message.role == "send":
-            session = self._linked(frames.peer, message)
+            session = self._linked(message)
+            if session.upstream is None or not session.admits(session.upstream, frames.peer, message):
+                raise self._no_link(message)
             frames.allow_payload(session.max_frame_bytes)
             await frames.send(session.inlet.attach(frames))
             await session.inlet.serve(frames)
         else:
-            session = self._linked(frames.peer, message)
-            await session.next.outlet.serve(frames, Have(message.epoch, message.position))
+            session = self._linked(message)
+            for line in (session.next, session.follower):
+                if line.grant is not None and session.admits(line.grant, frames.peer, message):
+                    await line.outlet.serve(frames, Have(message.epoch, message.position))
+                    return
+            raise self._no_link(message)
 
-    def _linked(self, peer: PeerId, message: Attach) -> HopSession:
-        """The session whose link on this side was granted to just this peer, generation and token."""
+    def _linked(self, message: Attach) -> HopSession:
+        """The session that is named; whether the link was granted to this peer is for the caller to see."""
         session = self._sessions.get(message.session)
-        if session is not None:
-            grant = session.upstream if message.role == "send" else session.next.grant
-            if grant is not None and session.admits(grant, peer, message):
-                return session
-        raise IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")
+        if session is None:
+            raise self._no_link(message)
+        return session
+
+    @staticmethod
+    def _no_link(message: Attach) -> IdentityError:
+        """The same for a session that is not there as for one that is another's."""
+        return IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")
