@@ -18,8 +18,9 @@ from shoal.swarm.records import verify_acceptance, verify_record
 from shoal.types import PeerId
 from shoal.wire.messages import MAX_TEXT_CHARS, Attach, LinkGrant, LinkState, Redirect
 
-MAX_DIALS_PER_MINUTE = 120
-"""Dials that one client's redirects may cause in a minute, redials included."""
+MAX_DIALS_PER_MINUTE = 600
+"""Dials that one client's redirects may cause in a minute, redials included: ten new sessions a second;
+beyond that its links go through the client."""
 
 REDIAL_FIRST_S = 0.05
 REDIAL_MOST_S = 2.0
