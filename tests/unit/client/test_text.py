@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tests.property.test_text import Pieces, stream_all
 
 from shoal.client.text import KEPT_TOKENS, MAX_WINDOW_TOKENS, REPLACEMENT, TextStream
 from shoal.errors import ModelNotFound
 from shoal.weights.source import demo_model_path, open_checkpoint
 from shoal.weights.tokenizer import Tokenizer, load_tokenizer
+from tests.property.test_text import Pieces, stream_all
 
 
 def test_text_comes_as_soon_as_it_is_whole() -> None:
