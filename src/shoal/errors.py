@@ -17,6 +17,7 @@
     │   ├── FingerprintMismatch the peer serves another checkpoint under the same name
     │   ├── SessionLost         the peer no longer has the session
     │   │   └── SessionFenced   a later process of its client has taken it up
+    │   ├── NotHeld             the peer has moved: it holds other blocks than its record said
     │   ├── NotAMember          the peer cannot show that it belongs to this private swarm, or says that this side cannot
     │   └── Refused             the peer said no, for a reason that it gave
     ├── NetworkError            nobody is at fault but the path between
@@ -95,6 +96,10 @@ class SessionLost(PeerError):
 
 class SessionFenced(SessionLost):
     """A later process of the client has taken the session up; this one may not go on."""
+
+
+class NotHeld(PeerError):
+    """The server holds other blocks than its record said: it has moved."""
 
 
 class NotAMember(PeerError):

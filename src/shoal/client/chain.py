@@ -20,7 +20,7 @@ from shoal.client.recruiter import Recruiter
 from shoal.client.watch import Watch
 from shoal.client.wiring import Node, Pair, Wiring
 from shoal.clock import Clock
-from shoal.errors import CapacityError, NetworkError, NoRoute, SessionFenced, ShoalError, SpanError
+from shoal.errors import CapacityError, NetworkError, NoRoute, NotHeld, SessionFenced, ShoalError
 from shoal.net.rowlink import Feed, Inlet
 from shoal.types import Span
 
@@ -203,13 +203,13 @@ class Chain:
 
     def _worth_waiting(self, cause: ShoalError | None) -> bool:
         """At the first opening a server that refuses is an answer; later nothing is lost by waiting for another one."""
-        if cause is None or isinstance(cause, SpanError):
+        if cause is None or isinstance(cause, NotHeld):
             return True  # nobody has refused; who holds other blocks by now is no answer
         return self._opened and isinstance(cause, NetworkError | CapacityError)
 
     def _final(self, cause: ShoalError | None, error: NoRoute) -> ShoalError:
         """What kept servers away says more than that there are none, unless they were just out of reach."""
-        absent = cause is None or isinstance(cause, SpanError) or (self._opened and isinstance(cause, NetworkError))
+        absent = cause is None or isinstance(cause, NotHeld) or (self._opened and isinstance(cause, NetworkError))
         return error if absent or cause is None else cause
 
     def _reason(self) -> str:

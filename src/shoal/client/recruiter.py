@@ -11,7 +11,7 @@ import msgspec
 from shoal.client.hop import HopControl, SessionKeys
 from shoal.client.planner import Planner, Terms
 from shoal.clock import Clock
-from shoal.errors import NetworkError, NoRoute, ShoalError, SpanError
+from shoal.errors import NetworkError, NoRoute, NotHeld, ShoalError
 from shoal.swarm.records import SignedRecord
 from shoal.swarm.routing import RouteOptions
 from shoal.types import Hop, Span
@@ -72,7 +72,7 @@ class Recruiter:
         return HopControl(hop, record, keys or SessionKeys.draw(), self._planner.dialler, self._clock)
 
     def _refused(self, control: HopControl, error: ShoalError) -> None:
-        moved = isinstance(error, SpanError)  # it holds other blocks than its record says: wait for its next one
+        moved = isinstance(error, NotHeld)  # it holds other blocks than its record says: wait for its next one
         if moved or isinstance(error, NetworkError):
             self._planner.failed(control.record.record)
         if not moved:

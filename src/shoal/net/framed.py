@@ -43,6 +43,7 @@ _BY_CODE: dict[str, type[errors.ShoalError]] = {
     "session": errors.SessionLost,
     "fenced": errors.SessionFenced,
     "model": errors.FingerprintMismatch,
+    "span": errors.NotHeld,
     "grant": errors.GrantExceeded,
     "record": errors.RecordError,
     "member": errors.NotAMember,

@@ -12,6 +12,7 @@ from shoal.client.planner import Terms
 from shoal.client.recruiter import AVOID_S, Recruiter
 from shoal.errors import DialError, NoRoute, SessionLost, ShoalError, SpanError
 from shoal.net.dial import Dialler
+from shoal.net.framed import refusal, refused
 from shoal.swarm.identity import Identity
 from shoal.swarm.records import ServerRecord, SignedRecord
 from shoal.swarm.routing import RouteOptions
@@ -146,14 +147,13 @@ async def test_a_session_that_fails_twice_at_a_server() -> None:
     ("error", "left_alone", "failed"),
     [
         (SpanError("it holds other blocks"), False, True),
-        (DialError("gone"), True, True),
         (ShoalError("no"), True, False),
     ],
 )
 async def test_who_refuses(error: ShoalError, left_alone: bool, failed: bool) -> None:
-    """Who has moved is known by its next record; who does not answer, and who does not want, is left alone."""
+    """Who says that it holds other blocks has moved: its next record will tell. Who does not want is left alone."""
     planner = NoServers()
     recruiter = recruiter_of(planner, VirtualClock())
-    recruiter._refused(hop(recruiter), error)
+    recruiter._refused(hop(recruiter), refused(refusal(error), SERVER.peer))
     assert bool(planner.failures) == failed
     assert bool(await avoided(recruiter, planner)) == left_alone
