@@ -62,6 +62,7 @@ async def _run(rounds: int, seed: int) -> dict[str, Any]:
         "steps": STEPS,
         "rounds": done,
         "lost_s": {"median": statistics.median(lost), "max": max(lost)},
+        "pauses_within_bound": sum(one["pause_s"] <= one["bound_s"] for one in done),
         "within_bound": sum(one["lost_s"] <= one["bound_s"] for one in done),
         "standby_pause_s": {"median": statistics.median(standby), "max": max(standby)},
         "standby_throughput": statistics.median(one["standby_throughput"] for one in done),
