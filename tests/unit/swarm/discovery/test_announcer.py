@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
 from tests.records import FINGERPRINT, signed_record
 
 from shoal.errors import NetworkError
@@ -19,6 +20,12 @@ from shoal.testing.clock import VirtualClock
 
 ME = Identity.generate()
 RECORD = signed_record(ME)
+
+
+@pytest.fixture(autouse=True)
+def fresh_record() -> None:
+    """A record lives for five minutes, and all tests together may take longer."""
+    globals()["RECORD"] = signed_record(ME)
 
 
 class Board:

@@ -29,6 +29,13 @@ HOST = "127.0.0.1"
 ME = Identity.generate()
 RECORD = signed_record(ME)
 
+
+@pytest.fixture(autouse=True)
+def fresh_record() -> None:
+    """A record lives for five minutes, and all tests together may take longer."""
+    globals()["RECORD"] = signed_record(ME)
+
+
 Speaker = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
