@@ -113,14 +113,16 @@ class HopControl:
         return self.record.record.name or self.hop.peer[:8]
 
     async def dial(self) -> FrameChannel:
-        """A new channel to this hop; raises what the dialler raises."""
-        return FrameChannel(await self._dialler.dial(self.peer, self.record.record.addresses, DIAL_S))
+        """One more channel to this hop, at the address that worked; raises what the dialler raises."""
+        addresses = self._dialler.narrowed(self.peer, self.record.record.addresses)
+        return FrameChannel(await self._dialler.dial(self.peer, addresses, DIAL_S))
 
     async def open(self, request: Open, sender: Sender) -> None:
         """Ask for the session; raises what the refusal stands for, NetworkError when no answer comes."""
         try:
             async with asyncio.timeout(2 * ORDER_S):
-                self._channel = await self.dial()
+                addresses = self.record.record.addresses
+                self._channel = FrameChannel(await self._dialler.dial(self.peer, addresses, DIAL_S))
                 await self._channel.send(request)
                 opened, _ = await self._channel.expect(Opened)
         except TimeoutError as error:

@@ -21,6 +21,9 @@ STAGGER_S = 0.05
 MAX_ADDRESSES = 8
 """Addresses tried in one dial; a record could name more."""
 
+MAX_REMEMBERED = 10_000
+"""Peers whose last address is known."""
+
 Plan = tuple[Transport, str, float]
 """Which transport dials which address after how many seconds."""
 
@@ -38,6 +41,12 @@ class Dialler:
         self._transports = {transport.name: transport for transport in transports if only in (None, transport.name)}
         self._clock = clock
         self._head_start_s = head_start_s
+        self._answered: dict[PeerId, str] = {}
+
+    def narrowed(self, peer: PeerId, addresses: Sequence[str]) -> Sequence[str]:
+        """Only the address at which this peer answered last, if it is among these: enough to see whether it is still there."""
+        last = self._answered.get(peer)
+        return (last,) if last is not None and last in addresses else addresses
 
     async def dial(self, peer: PeerId, addresses: Sequence[str], deadline_s: float = DIAL_DEADLINE_S) -> Channel:
         """A channel to `peer` at the first address that answers; the other attempts are dropped.
@@ -51,7 +60,11 @@ class Dialler:
         race = _Race(peer, plans, self._clock)
         winner = await race.run(deadline_s)
         if winner is not None:
+            if len(self._answered) >= MAX_REMEMBERED:
+                self._answered.clear()
+            self._answered[peer] = race.answered
             return winner
+        self._answered.pop(peer, None)
         errors = race.errors
         if len(errors) == len(plans) and all(isinstance(error, IdentityError) for error in errors.values()):
             raise IdentityError("; ".join(map(str, errors.values())))
@@ -77,6 +90,7 @@ class _Race:
 
     def __init__(self, peer: PeerId, plans: list[Plan], clock: Clock) -> None:
         self.errors: dict[str, ShoalError] = {}
+        self.answered = ""
         self._peer = peer
         self._clock = clock
         self._waiting = sorted(plans, key=lambda plan: plan[2])
@@ -129,6 +143,7 @@ class _Race:
                 raise error
             address = self._active.pop(attempt)
             if error is None:
+                self.answered = address
                 return attempt.result()
             self.errors[address] = error
         return None

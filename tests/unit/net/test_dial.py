@@ -206,3 +206,19 @@ async def test_a_mistake_is_not_taken_for_a_failure() -> None:
     world.tls.dial = broken  # type: ignore[assignment,method-assign]  # a transport with a bug
     with pytest.raises(ZeroDivisionError):
         await world.dial("tls://a", "iroh://a")
+
+
+async def test_the_address_that_answered_last() -> None:
+    """It alone is enough to see whether a peer is still there; once it is silent all addresses count again."""
+    clock = VirtualClock()
+    answers: dict[str, tuple[float, ShoalError | None]] = {"tls://a:1": (0.01, None)}
+    dialler = Dialler([FakeTransport("tls", clock, answers), FakeTransport("iroh", clock, {})], clock)
+    addresses = ("tls://a:1", "iroh://a:2")
+    assert dialler.narrowed(PEER, addresses) == addresses
+    await clock.run(dialler.dial(PEER, addresses))
+    assert dialler.narrowed(PEER, addresses) == ("tls://a:1",)
+    assert dialler.narrowed(PEER, ("iroh://a:2",)) == ("iroh://a:2",)
+    answers["tls://a:1"] = (0.01, DialError("refused"))
+    with pytest.raises(DialError):
+        await clock.run(dialler.dial(PEER, dialler.narrowed(PEER, addresses)))
+    assert dialler.narrowed(PEER, addresses) == addresses
