@@ -16,7 +16,7 @@ from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
 from shoal.nn.block import Block, Ends, ModelConfig
 from shoal.nn.families import model_config
-from shoal.testing.tiny import tiny_llama
+from shoal.testing.tiny import tiny_llama, torch_runner
 from shoal.types import Span
 from shoal.weights.loading import load_blocks, load_ends
 from shoal.weights.source import open_checkpoint
@@ -63,7 +63,9 @@ class Loaded(NamedTuple):
     def runner(self, span: Span, dtype: str = "float32") -> Runner:
         """A runner over a part of the model with an empty cache."""
         blocks = self.blocks[span.start : span.stop]
-        return Runner(self.config.block, span, blocks, KVCache(self.config.block, 5 * len(span), dtype), self.tile)
+        return torch_runner(
+            self.config.block, span, blocks, KVCache(self.config.block, 5 * len(span), dtype), self.tile
+        )
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))

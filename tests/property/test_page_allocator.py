@@ -90,8 +90,9 @@ class Allocator(RuleBasedStateMachine):
         for session, (span, most, length) in self.model.items():
             pages = self.pages[session]
             assert (pages.span, pages.max_tokens, pages.num_tokens) == (span, most, length)
-            assert list(pages.tables) == list(span.blocks())
-            for table in pages.tables.values():
+            assert pages.table.shape == (len(span), pages_for(most))
+            assert (pages.table[:, pages_for(length) :] == -1).all()
+            for table in map(pages.of, span.blocks()):
                 assert len(table) == pages_for(length)
                 held.update(table)
         assert all(count == 1 and 0 <= page < CAPACITY for page, count in held.items())

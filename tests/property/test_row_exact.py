@@ -16,7 +16,7 @@ from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
 from shoal.nn.block import Block, BlockConfig
 from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import SMOLLM2, random_blocks, shared_tile
+from shoal.testing.tiny import SMOLLM2, random_blocks, shared_tile, torch_runner
 from shoal.types import Span
 
 THREADS = (1, 2, 3, 5)
@@ -88,7 +88,7 @@ def expected_rows(model: Model, plan: Plan) -> list[Tensor]:
     torch.set_num_threads(1)
     outputs = []
     for index, (count, span) in enumerate(plan.sessions):
-        runner = Runner(model.config, SPAN, model.blocks, KVCache(model.config, 6, plan.dtype), model.tile)
+        runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config, 6, plan.dtype), model.tile)
         runner.open("alone", span, count)
         rows = session_rows(index, count, model.config.hidden_size)
         outputs.append(runner.step([Rows("alone", 0, span, rows)])[0])
@@ -100,7 +100,7 @@ def worn_runner(model: Model, plan: Plan) -> Runner:
     cache = KVCache(model.config, 64, plan.dtype)
     cache._keys.fill_(float("nan"))
     cache._values.fill_(float("nan"))
-    runner = Runner(model.config, SPAN, model.blocks, cache, model.tile)
+    runner = torch_runner(model.config, SPAN, model.blocks, cache, model.tile)
     for index, (count, _) in enumerate(plan.earlier):
         runner.open(f"earlier {index}", SPAN, count)
         cache.grow(f"earlier {index}", count)
@@ -141,7 +141,7 @@ def test_what_was_truncated_leaves_no_trace(model: Model, cuts: list[int], threa
     """After rewinds to anywhere, other rows in between, the same rows give the same bits."""
     width, count = model.config.hidden_size, 140
     rows = session_rows(7, count, width)
-    runner = Runner(model.config, SPAN, model.blocks, KVCache(model.config, 8), model.tile)
+    runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config, 8), model.tile)
     runner.open("one", SPAN, 200)
     torch.set_num_threads(1)
     expected = runner.step([Rows("one", 0, SPAN, rows)])[0]

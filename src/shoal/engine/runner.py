@@ -8,12 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shoal.engine.blocks import Blocks, Part
 from shoal.errors import GrantExceeded, SpanError
-from shoal.kernels.tiles import pad_rows
 from shoal.kv.cache import KVCache
-from shoal.nn.attention import paged_attention
-from shoal.nn.block import Attend, Block, BlockConfig
-from shoal.nn.rope import Rope
 from shoal.types import Span
 
 
@@ -26,27 +23,15 @@ class Rows(NamedTuple):
     hidden_states: Tensor
 
 
-class _Part(NamedTuple):
-    """A session's rows in a batch: rows first … first + num_rows of it."""
-
-    rows: Rows
-    first: int
-    num_rows: int
-    positions: Tensor
-
-
 class Runner:
     """Computes blocks `span` for many sessions at once. Not thread-safe: one thread calls everything."""
 
-    def __init__(self, config: BlockConfig, span: Span, blocks: Sequence[Block], cache: KVCache, tile: int) -> None:
+    def __init__(self, span: Span, blocks: Blocks, cache: KVCache) -> None:
         if len(blocks) != len(span):
             raise ValueError(f"{len(blocks)} blocks were given for span {span}")
         self.span = span
         self.cache = cache
         self._blocks = blocks
-        self._rope = Rope(config.rope, config.head_dim)
-        self._tile = tile
-        self._hidden_size = config.hidden_size
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Room for a session; raises ServerFull when there is none, SpanError for blocks not held."""
@@ -99,8 +84,10 @@ class Runner:
         if rows.session not in self.cache.pages:
             raise ValueError(f"there is no session {rows.session}")
         shape, dtype = tuple(rows.hidden_states.shape), rows.hidden_states.dtype
-        if len(shape) != 2 or shape[0] < 1 or shape[1] != self._hidden_size or dtype != torch.float32:
-            raise ValueError(f"rows of shape {list(shape)} and {dtype} are not [n, {self._hidden_size}] in float32")
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != self._blocks.hidden_size or dtype != torch.float32:
+            raise ValueError(
+                f"rows of shape {list(shape)} and {dtype} are not [n, {self._blocks.hidden_size}] in float32"
+            )
         pages = self.cache.pages[rows.session]
         if rows.position != pages.num_tokens or rows.span != pages.span:
             raise ValueError(
@@ -121,32 +108,11 @@ class Runner:
         return segments
 
     def _run(self, blocks: range, entries: list[Rows], hidden: list[Tensor], active: tuple[int, ...]) -> None:
-        parts = _parts(entries, self.cache.device)
-        rows = pad_rows(torch.cat([hidden[index] for index in active]), self._tile)
-        positions = torch.cat([part.positions for part in parts])
-        angles = self._rope.angles(torch.nn.functional.pad(positions, (0, rows.shape[0] - positions.shape[0])))
-        for block in blocks:
-            rows = self._blocks[block - self.span.start](rows, angles, self._attend(block, parts))
+        parts, first = [], 0
+        for rows in entries:
+            parts.append(Part(rows.session, rows.position, first, rows.hidden_states.shape[0]))
+            first += rows.hidden_states.shape[0]
+        local = range(blocks.start - self.span.start, blocks.stop - self.span.start)
+        outputs = self._blocks.run(local, torch.cat([hidden[index] for index in active]), parts)
         for part, index in zip(parts, active, strict=True):
-            hidden[index] = rows[part.first : part.first + part.num_rows]
-
-    def _attend(self, block: int, parts: list[_Part]) -> Attend:
-        def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            result = torch.zeros_like(query)
-            for rows, first, count, positions in parts:
-                here = slice(first, first + count)
-                self.cache.write(rows.session, block, rows.position, keys[here], values[here])
-                stored = self.cache.read(rows.session, block)
-                result[here] = paged_attention(query[here], *stored, positions, self._tile)
-            return result
-
-        return attend
-
-
-def _parts(entries: list[Rows], device: str) -> list[_Part]:
-    parts, first = [], 0
-    for rows in entries:
-        count = rows.hidden_states.shape[0]
-        parts.append(_Part(rows, first, count, torch.arange(rows.position, rows.position + count, device=device)))
-        first += count
-    return parts
+            hidden[index] = outputs[part.first : part.first + part.num_rows]

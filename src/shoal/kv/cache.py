@@ -23,16 +23,20 @@ def page_bytes(config: BlockConfig, dtype: str = "float32") -> int:
 
 
 class KVCache:
-    """Keys and values [pages, kv_heads, PAGE_TOKENS, padded(head_dim)] and the allocator that says whose they are."""
+    """Keys [pages, kv_heads, padded(head_dim), PAGE_TOKENS], values [pages, kv_heads, PAGE_TOKENS, padded(head_dim)] and the
+    allocator that says whose they are.
+
+    A page's keys lie with the tokens last: the scores of 64 tokens are then sums over rows, which vector lanes do not share.
+    """
 
     def __init__(self, config: BlockConfig, num_pages: int, dtype: str = "float32", device: str = "cpu") -> None:
         self.dtype = dtype
         self.device = device
         self.pages = PageAllocator(num_pages)
         self._head_dim = config.head_dim
-        shape = (num_pages, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
-        self._keys = _zeros(shape, DTYPES[dtype], device)
-        self._values = _zeros(shape, DTYPES[dtype], device)
+        width = padded(config.head_dim)
+        self._keys = _zeros((num_pages, config.num_kv_heads, width, PAGE_TOKENS), DTYPES[dtype], device)
+        self._values = _zeros((num_pages, config.num_kv_heads, PAGE_TOKENS, width), DTYPES[dtype], device)
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Grant a session its pages; raises ServerFull."""
@@ -55,25 +59,28 @@ class KVCache:
         self.pages.truncate(session, num_tokens)
         slot = self.pages[session].num_tokens % PAGE_TOKENS
         if slot:
-            last = [table[-1] for table in self.pages[session].tables.values() if table]
-            self._keys[last, :, slot:] = 0
+            last = self.pages[session].table[:, self.pages[session].num_pages - 1].tolist()
+            self._keys[last, :, :, slot:] = 0
             self._values[last, :, slot:] = 0
 
     def write(self, session: str, block: int, position: int, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [n, kv_heads, head_dim] of one block from `position` on."""
-        table, done = self.pages[session].tables[block], 0
+        table, done = self.pages[session].of(block), 0
         while done < keys.shape[0]:
             page, slot = divmod(position + done, PAGE_TOKENS)
             count = min(PAGE_TOKENS - slot, keys.shape[0] - done)
             slots, rows = slice(slot, slot + count), slice(done, done + count)
-            self._keys[table[page], :, slots, : self._head_dim] = keys[rows].transpose(0, 1)
+            self._keys[table[page], :, : self._head_dim, slots] = keys[rows].permute(1, 2, 0)
             self._values[table[page], :, slots, : self._head_dim] = values[rows].transpose(0, 1)
             done += count
 
     def read(self, session: str, block: int) -> tuple[Tensor, Tensor]:
-        """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded], in fp32."""
-        table = self.pages[session].tables[block]
-        return _select(self._keys, table), _select(self._values, table)
+        """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded], in fp32.
+
+        The keys are a transposed view.
+        """
+        table = self.pages[session].of(block)
+        return _select(self._keys, table).transpose(2, 3), _select(self._values, table)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:

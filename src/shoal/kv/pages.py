@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shoal.errors import GrantExceeded, ServerFull
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.types import Span
@@ -17,14 +20,24 @@ def pages_for(num_tokens: int) -> int:
 
 
 class SessionPages:
-    """One session's pages: a list per block of its span, and how many tokens each block holds."""
+    """One session's pages, and how many tokens each block of its span holds.
+
+    `table` [blocks of the span, pages granted] in int32: each block's pages in the order of their tokens, of which the first
+    `num_pages` are in use and the others −1.
+    """
 
     def __init__(self, span: Span, max_tokens: int) -> None:
         self.span = span
         self.max_tokens = max_tokens
         self.granted = len(span) * pages_for(max_tokens)
         self.num_tokens = 0
-        self.tables: dict[int, list[int]] = {block: [] for block in span.blocks()}
+        self.num_pages = 0
+        self.table: NDArray[np.int32] = np.full((len(span), pages_for(max_tokens)), -1, dtype=np.int32)
+
+    def of(self, block: int) -> list[int]:
+        """One block's pages in use, in the order of their tokens."""
+        pages: list[int] = self.table[block - self.span.start, : self.num_pages].tolist()
+        return pages
 
 
 class PageAllocator:
@@ -76,12 +89,13 @@ class PageAllocator:
         pages = self._sessions[session]
         if num_tokens > pages.max_tokens:
             raise GrantExceeded(f"{num_tokens} tokens are more than the {pages.max_tokens} granted")
+        first, last = pages.num_pages, max(pages.num_pages, pages_for(num_tokens))
         fresh: list[int] = []
-        for table in pages.tables.values():
-            count = pages_for(num_tokens) - len(table)
-            new = [self._free.pop() for _ in range(count)]
-            table.extend(new)
+        for row in range(len(pages.span)):
+            new = [self._free.pop() for _ in range(last - first)]
+            pages.table[row, first:last] = new
             fresh.extend(new)
+        pages.num_pages = last
         pages.num_tokens = max(pages.num_tokens, num_tokens)
         return fresh
 
@@ -91,18 +105,20 @@ class PageAllocator:
             raise ValueError(f"a session cannot have {num_tokens} tokens")
         pages = self._sessions[session]
         pages.num_tokens = min(pages.num_tokens, num_tokens)
-        keep = pages_for(pages.num_tokens)
-        for table in pages.tables.values():
-            self._release(table[keep:])
-            del table[keep:]
+        self._shrink(pages, pages_for(pages.num_tokens))
 
     def close(self, session: str) -> None:
         """Take back everything; closing twice is harmless."""
         pages = self._sessions.pop(session, None)
         if pages is not None:
             self.granted -= pages.granted
-            for table in pages.tables.values():
-                self._release(table)
+            self._shrink(pages, 0)
+
+    def _shrink(self, pages: SessionPages, keep: int) -> None:
+        for row in range(len(pages.span)):
+            self._release(pages.table[row, keep : pages.num_pages].tolist())
+        pages.table[:, keep:] = -1
+        pages.num_pages = min(pages.num_pages, keep)
 
     def _release(self, pages: Iterable[int]) -> None:
         self._free.extend(reversed(list(pages)))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from shoal.engine.blocks import TorchBlocks
 from shoal.engine.proof import prove
 from shoal.engine.runner import Runner
 from shoal.errors import CapacityError
@@ -80,7 +81,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     weight_bytes = sum(block.size_bytes for block in blocks)
     cache_pages, journal_tokens = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block, cache_pages, device=config.device)
-    runner = Runner(model.block, span, blocks, cache, proof.tile)
+    runner = Runner(span, TorchBlocks(model.block, span.start, blocks, cache, proof.tile), cache)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
     holding = Holding(
         spec,

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 
+from shoal.engine.blocks import TorchBlocks
 from shoal.engine.proof import TILES, block_holds
+from shoal.engine.runner import Runner
+from shoal.kv.cache import KVCache
 from shoal.nn.block import Block, BlockConfig, ModelConfig
 from shoal.nn.families import family
 from shoal.nn.rope import RopeConfig
+from shoal.types import Span
 
 SMOLLM2 = BlockConfig(
     hidden_size=576,
@@ -55,6 +59,11 @@ def tiny_llama(directory: Path | str, *, seed: int = 0, scale: float = 0.15, **o
             weight.normal_(1.0 if "norm" in name else 0.0, scale, generator=generator)
     model.save_pretrained(str(directory))
     return Path(directory)
+
+
+def torch_runner(config: BlockConfig, span: Span, blocks: list[Block], cache: KVCache, tile: int) -> Runner:
+    """A runner of plain torch blocks."""
+    return Runner(span, TorchBlocks(config, span.start, blocks, cache, tile), cache)
 
 
 def random_blocks(config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1) -> list[Block]:

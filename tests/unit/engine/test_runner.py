@@ -11,7 +11,7 @@ from shoal.errors import GrantExceeded, ServerFull, SpanError
 from shoal.kv.cache import KVCache
 from shoal.nn.block import BlockConfig
 from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import random_blocks
+from shoal.testing.tiny import random_blocks, torch_runner
 from shoal.types import Span
 
 CONFIG = BlockConfig(40, 4, 2, 10, 64, 1e-5, RopeConfig())
@@ -22,7 +22,7 @@ INPUTS = numbers(1, 100, 40)
 @pytest.fixture
 def runner() -> Runner:
     """Three blocks and room for two sessions or so."""
-    return Runner(CONFIG, SPAN, random_blocks(CONFIG, 3), KVCache(CONFIG, 18), tile=4)
+    return torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), KVCache(CONFIG, 18), tile=4)
 
 
 def test_steps_continue_where_the_last_one_ended(runner: Runner) -> None:
@@ -128,4 +128,4 @@ def test_going_back_and_on(runner: Runner) -> None:
 def test_blocks_and_span_must_agree() -> None:
     """A runner with too few blocks for its span is a mistake."""
     with pytest.raises(ValueError, match="2 blocks"):
-        Runner(CONFIG, SPAN, random_blocks(CONFIG, 2), KVCache(CONFIG, 18), tile=4)
+        torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 2), KVCache(CONFIG, 18), tile=4)
