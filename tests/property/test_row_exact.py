@@ -14,9 +14,10 @@ from torch import Tensor
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
+from shoal.kv.storage import KV_DTYPES
 from shoal.nn.block import Block, BlockConfig
 from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import SMOLLM2, random_blocks, shared_tile, torch_runner
+from shoal.testing.tiny import SMOLLM2, fill_with_garbage, random_blocks, shared_tile, torch_runner
 from shoal.types import Span
 
 THREADS = (1, 2, 3, 5)
@@ -74,7 +75,7 @@ plans = st.builds(
     st.lists(st.dictionaries(st.integers(0, 3), st.sampled_from([1, 1, 2, 3, 7, 50, 64, 130])), max_size=6),
     st.lists(st.tuples(st.integers(1, 3 * 64), st.booleans()), max_size=5),
     st.sampled_from(THREADS),
-    st.sampled_from(["float32", "bfloat16", "float16"]),
+    st.sampled_from(KV_DTYPES),
 )
 
 
@@ -96,10 +97,9 @@ def expected_rows(model: Model, plan: Plan) -> list[Tensor]:
 
 
 def worn_runner(model: Model, plan: Plan) -> Runner:
-    """A runner whose cache other sessions have used and left in pieces, full of NaN."""
+    """A runner whose cache other sessions have used and left in pieces, full of garbage."""
     cache = KVCache(model.config, 64, plan.dtype)
-    cache._keys.fill_(float("nan"))
-    cache._values.fill_(float("nan"))
+    fill_with_garbage(cache)
     runner = torch_runner(model.config, SPAN, model.blocks, cache, model.tile)
     for index, (count, _) in enumerate(plan.earlier):
         runner.open(f"earlier {index}", SPAN, count)
@@ -136,12 +136,16 @@ def test_a_rows_bits_are_its_sessions_own(model: Model, plan: Plan) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(cuts=st.lists(st.integers(1, 140), min_size=1, max_size=6), threads=st.sampled_from(THREADS))
-def test_what_was_truncated_leaves_no_trace(model: Model, cuts: list[int], threads: int) -> None:
+@given(
+    cuts=st.lists(st.integers(1, 140), min_size=1, max_size=6),
+    threads=st.sampled_from(THREADS),
+    dtype=st.sampled_from(KV_DTYPES),
+)
+def test_what_was_truncated_leaves_no_trace(model: Model, cuts: list[int], threads: int, dtype: str) -> None:
     """After rewinds to anywhere, other rows in between, the same rows give the same bits."""
     width, count = model.config.hidden_size, 140
     rows = session_rows(7, count, width)
-    runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config, 8), model.tile)
+    runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config, 8, dtype), model.tile)
     runner.open("one", SPAN, 200)
     torch.set_num_threads(1)
     expected = runner.step([Rows("one", 0, SPAN, rows)])[0]

@@ -35,6 +35,9 @@ def serve(
     memory: Annotated[str | None, typer.Option(help="Memory to use, like 6GB; default half of the machine's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
     dtype: Annotated[str, typer.Option(help="Weights are kept as float32, bfloat16 or float16.")] = "float32",
+    kv_dtype: Annotated[
+        str, typer.Option(help="Keys and values are kept as float32, bfloat16, float16, int8 or int4.")
+    ] = "float32",
     device: Annotated[str, typer.Option(help="Torch device; only cpu has been tried.")] = "cpu",
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen on; 0.0.0.0 for all, port 0 for a free one.")
@@ -89,6 +92,7 @@ def serve(
         memory_bytes=megabytes(memory) if memory is not None else None,
         threads=threads,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         device=device,
         listen=listen,
         transport=transport,

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.errors import UsageError
+from shoal.kv.storage import KV_DTYPES
 from shoal.swarm.discovery.options import DiscoveryOptions
 from shoal.swarm.membership.folder import PrivateSwarm
 from shoal.types import Span
@@ -29,6 +30,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     threads: int | None = None
     dtype: str = "float32"
+    kv_dtype: str = "float32"
     device: str = "cpu"
     listen: str = "127.0.0.1:0"
     transport: str | None = None
@@ -50,6 +52,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if value is not None and value <= 0:
                 raise UsageError(f"{label} must be positive, not {value}")
+        if self.kv_dtype not in KV_DTYPES:
+            raise UsageError(f"--kv-dtype is one of {', '.join(KV_DTYPES)}, not {self.kv_dtype}")
         if self.memory_bytes is not None and self.memory_bytes < MIN_MEMORY_BYTES:
             raise UsageError(f"--memory must be at least {MIN_MEMORY_BYTES >> 20} MB")
         if self.private is not None and self.discovery.wanted:

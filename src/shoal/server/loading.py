@@ -14,7 +14,8 @@ from shoal.engine.blocks import TorchBlocks
 from shoal.engine.proof import prove
 from shoal.engine.runner import Runner
 from shoal.errors import CapacityError
-from shoal.kv.cache import KVCache, page_bytes
+from shoal.kv.cache import KVCache
+from shoal.kv.storage import page_bytes
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import ModelConfig
 from shoal.nn.families import model_config
@@ -80,7 +81,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     proof = prove(blocks[0], model.block, config.device)
     weight_bytes = sum(block.size_bytes for block in blocks)
     cache_pages, journal_tokens = _budget(config, model, _memory_bytes(config) - weight_bytes)
-    cache = KVCache(model.block, cache_pages, device=config.device)
+    cache = KVCache(model.block, cache_pages, config.kv_dtype, config.device)
     runner = Runner(span, TorchBlocks(model.block, span.start, blocks, cache, proof.tile), cache)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
     holding = Holding(
@@ -151,7 +152,7 @@ def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> tuple[
     token_bytes = 4 * model.block.hidden_size
     journal_tokens = max(0, journal_bytes) // config.max_sessions // token_bytes
     useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * config.max_sessions
-    pages = min((left_bytes - journal_bytes) // page_bytes(model.block), useful)
+    pages = min((left_bytes - journal_bytes) // page_bytes(model.block, config.kv_dtype), useful)
     if pages < model.num_blocks:
         raise CapacityError(f"the weights leave {max(0, left_bytes) >> 20} MB: too little for a cache (raise --memory)")
     return pages, journal_tokens

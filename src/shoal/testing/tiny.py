@@ -66,6 +66,12 @@ def torch_runner(config: BlockConfig, span: Span, blocks: list[Block], cache: KV
     return Runner(span, TorchBlocks(config, span.start, blocks, cache, tile), cache)
 
 
+def fill_with_garbage(cache: KVCache) -> None:
+    """What a cache may hold where nobody has written yet: NaN, or codes that mean something."""
+    for tensor in cache.storage.tensors:
+        tensor.fill_(float("nan") if tensor.is_floating_point() else 0x5B)
+
+
 def random_blocks(config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1) -> list[Block]:
     """Llama blocks with seeded normal weights in fp32, without any file."""
     model = ModelConfig("llama", num_blocks, 1, 512, (), True, config)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.kv.cache import KVCache, page_bytes
+from shoal.kv.cache import KVCache
+from shoal.kv.storage import KV_DTYPES
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import BlockConfig
 from shoal.nn.rope import RopeConfig
+from shoal.testing.tiny import fill_with_garbage
 from shoal.types import Span
 
 CONFIG = BlockConfig(40, 4, 2, 10, 64, 1e-5, RopeConfig())
@@ -34,10 +36,9 @@ def tokens_of(pages: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("chunks", [[150], [1] * 70 + [80], [63, 2, 85], [64, 64, 22]])
 def test_what_is_written_is_read_in_order(chunks: list[int]) -> None:
-    """However it was cut, and zero where nothing was written or a head is padded, in a cache that was full of NaN."""
+    """However it was cut, and zero where nothing was written or a head is padded, in a cache that was full of garbage."""
     cache = KVCache(CONFIG, 20)
-    cache._keys.fill_(float("nan"))
-    cache._values.fill_(float("nan"))
+    fill_with_garbage(cache)
     keys, values, position = numbers(1, 150, 2, 10), numbers(2, 150, 2, 10), 0
     cache.open("one", SPAN, 150)
     for count in chunks:
@@ -67,16 +68,18 @@ def test_sessions_and_blocks_do_not_touch_each_other() -> None:
     assert torch.equal(tokens_of(cache.read("one", 3)[0])[:70, :, :10], values)
 
 
+@pytest.mark.parametrize("dtype", KV_DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 70, 128])
-def test_truncating_zeroes_the_rest_of_the_page(count: int) -> None:
-    """What was before is kept, what was after is gone."""
-    cache = KVCache(CONFIG, 40)
-    keys, _ = filled(cache, "one", 130)
+def test_truncating_zeroes_the_rest_of_the_page(count: int, dtype: str) -> None:
+    """What was before is kept, what was after is gone, in keys and values."""
+    cache = KVCache(CONFIG, 40, dtype)
+    filled(cache, "one", 130)
+    before = [tokens_of(part).clone() for part in cache.read("one", 2)]
     cache.truncate("one", count)
     cache.grow("one", 130)
-    read = tokens_of(cache.read("one", 2)[0])
-    assert torch.equal(read[:count, :, :10], keys[:count])
-    assert not read[count:].any()
+    for kept, part in zip(before, cache.read("one", 2), strict=True):
+        assert torch.equal(tokens_of(part)[:count], kept[:count])
+        assert not tokens_of(part)[count:].any()
 
 
 @pytest.mark.parametrize("count", [70, 71, 100, 128, 130, 1000])
@@ -91,10 +94,9 @@ def test_truncating_beyond_the_end_changes_nothing(count: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_values_are_rounded_once_and_read_in_fp32(dtype: str) -> None:
-    """The cache holds its dtype's nearest value, and a page costs what `page_bytes` says."""
+    """The cache holds its dtype's nearest value."""
     cache = KVCache(CONFIG, 20, dtype)
     keys, _ = filled(cache, "one", 5)
     read = tokens_of(cache.read("one", 2)[0])[:5, :, :10]
     assert read.dtype == torch.float32
     assert torch.equal(read, keys.to(getattr(torch, dtype)).to(torch.float32))
-    assert (cache._keys.nbytes + cache._values.nbytes) == 20 * page_bytes(CONFIG, dtype)
