@@ -62,6 +62,12 @@ def _discovery(size: Size) -> dict[str, Any]:
     return run()
 
 
+def _kv(size: Size) -> dict[str, Any]:
+    from shoal.bench.kv import run
+
+    return run(max(size.tokens, 512))
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "decode": _decode,
     "hops": _hops,
@@ -71,4 +77,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "moves": _moves,
     "placement": _placement,
     "discovery": _discovery,
+    "kv": _kv,
 }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shoal.cli.output import AsJson, console, print_json
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="Which one: decode, hops, heal, churn, opening, moves, placement or discovery.")
+        str, typer.Argument(help="Which one: decode, hops, heal, churn, opening, moves, placement, discovery or kv.")
     ],
-    tokens: Annotated[int, typer.Option(help="Tokens to decode.", min=8, max=2048)] = 256,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens to decode, or of kv's text (512 at least).", min=8, max=2048)
+    ] = 256,
     runs: Annotated[
         int | None,
         typer.Option(help="Runs of heal (200) or moves (100), rounds of churn or opening (5).", min=1, max=10_000),
@@ -32,4 +37,25 @@ def bench(
         print_json(result)
         return
     for key, value in result.items():
+        if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+            console.print(_table(key, value))
+            continue
         console.print(f"{key:18} {value:.3f}" if isinstance(value, float) else f"{key:18} {value}", soft_wrap=True)
+
+
+def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+    """One row for each case; cases may have measured different things."""
+    from rich.table import Table
+
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(_number(row.get(column, "")) for column in columns))
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
