@@ -1,0 +1,5 @@
+"""Where the compiled library lies. It knows nothing of Python: `shoal.kernels.cpu` calls it through ctypes."""
+
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("kernels.lib")

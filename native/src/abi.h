@@ -1,0 +1,71 @@
+// The C interface of shoal-kernels: plain structs and pointers, so that one library serves every Python through ctypes.
+// Sizes are in elements unless a name says bytes. Nothing here is checked against hostile input: the Python side does that.
+#pragma once
+#include <cstdint>
+
+#if defined(_WIN32)
+#define SHOAL_API extern "C" __declspec(dllexport)
+#else
+#define SHOAL_API extern "C" __attribute__((visibility("default")))
+#endif
+
+constexpr int32_t kAbi = 1;
+constexpr int kPanel = 64;       // output columns that lie together
+constexpr int kPageTokens = 64;  // tokens of one cache page
+
+enum Kind : int32_t { kF32 = 0, kBf16 = 1, kQ4 = 2, kQ8 = 3 };
+enum CacheKind : int32_t { kCacheF32 = 0, kCacheBf16 = 1, kCacheF16 = 2, kCacheInt8 = 3, kCacheInt4 = 4 };
+enum Activation : int32_t { kSilu = 0, kGeluTanh = 1 };
+
+// y = x Wᵀ + b. Columns (outputs) lie in panels of 64, `rows()` input rows one under the other, padded with zeros:
+//   f32   [panel][k][64] float
+//   bf16  [panel][k/2][64] words: row k in the low half, k+1 in the high one
+//   q4    [panel][k/8][64] words: row k+j in bits 4j..4j+3 as two's complement (EXL2's word with its zero taken off)
+//   q8    [panel][k/4][64] words: row k+j in byte j as two's complement
+// Quantized rows come in groups; `scales` is fp16 [panel][group][64].
+struct ShoalLinear {
+    const void* data;
+    const uint16_t* scales;
+    const float* bias;  // [panels * 64] or null
+    int32_t kind, n, k, group;
+    int32_t int8_rows;  // quantized kinds: round inputs to 8 bits per row and group, and multiply integers
+    int32_t unused;
+
+    int panels() const { return (n + kPanel - 1) / kPanel; }
+    int rows() const { return (k + 7) / 8 * 8; }
+    int groups() const { return (rows() + group - 1) / group; }
+};
+
+// One block: pre-norm attention and gated MLP, with what the dense families add. Null pointers: not there.
+struct ShoalBlock {
+    ShoalLinear qkv, output, gate, up, down;
+    const float *attention_norm, *mlp_norm;            // [hidden]
+    const float *post_attention_norm, *post_mlp_norm;  // [hidden]
+    const float *query_norm, *key_norm;                // [head_dim]
+    const float* sinks;                                // [heads]
+    float norm_eps, softcap, query_scale;              // softcap 0: none
+    int32_t window;                                    // keys that a row sees, itself included; 0: all
+    int32_t activation, angles, rotary_dim;            // angles: which of the two tables
+};
+
+struct ShoalShape {
+    int32_t hidden, heads, kv_heads, head_dim, intermediate;
+};
+
+// Keys [pages][kv_heads][width][64], values [pages][kv_heads][64][width]; 4-bit codes: two to a byte, see kv/storage.py.
+struct ShoalCache {
+    void *keys, *values;
+    float *key_scales, *value_scales;  // [pages][kv_heads][64], quantized caches only
+    int32_t kind, width;
+};
+
+// A session's rows first … first+rows of a batch, at `position`; table row i holds the pages of block i of the call.
+struct ShoalPart {
+    const int32_t* table;
+    int64_t stride;
+    int32_t position, first, rows, unused;
+};
+
+struct ShoalAngles {
+    const float *cos, *sin;  // [rows][rotary_dim / 2]
+};

@@ -1,0 +1,7 @@
+#define SHOAL_ISA avx2
+#define SHOAL_TABLE kAvx2
+#include <cstdint>
+
+#include "vec_avx2.h"
+
+#include "kernels.inl"

@@ -1,0 +1,7 @@
+#define SHOAL_ISA avx512
+#define SHOAL_TABLE kAvx512
+#include <cstdint>
+
+#include "vec_avx512.h"
+
+#include "kernels.inl"

@@ -1,0 +1,167 @@
+#include "step.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace shoal {
+namespace {
+
+constexpr int kFewRows = 16;
+constexpr int kRowBlock = 128;      // rows of one item of a product: weights are unpacked once for so many
+constexpr int kAttentionRows = 16;  // rows of one item of attention
+constexpr int kNormRows = 16;       // rows of one item of a norm
+
+size_t padded(int n) { return static_cast<size_t>((n + kPanel - 1) / kPanel) * kPanel; }
+
+float* take(float*& at, size_t count) {
+    float* here = at;
+    at += count;
+    return here;
+}
+
+}  // namespace
+
+Step::Step(const Kernels& kernels, const StepInput& input, Scratch& shared)
+    : kernels_(kernels), in_(input), shape_(*input.shape), few_(input.n <= kFewRows) {
+    alone_ = true;
+    for (int p = 0; p < in_.num_parts; ++p) {
+        const int rows = in_.parts[p].rows;
+        alone_ = alone_ && rows <= kAttentionRows;
+        for (int r = 0; r < rows; r += kAttentionRows) chunks_.push_back({p, r, std::min(rows, r + kAttentionRows)});
+    }
+    row_block_ = std::min(in_.n, kRowBlock);
+    hidden_ld_ = padded(shape_.hidden);
+    qkv_ld_ = padded((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim);
+    attended_ld_ = padded(shape_.heads * shape_.head_dim);
+    inner_ld_ = padded(shape_.intermediate);
+    const size_t n = in_.n;
+    float* at = shared.floats(n * (2 * hidden_ld_ + qkv_ld_ + attended_ld_ + inner_ld_));
+    normed_ = take(at, n * hidden_ld_);
+    delta_ = take(at, n * hidden_ld_);
+    qkv_ = take(at, n * qkv_ld_);
+    inner_ = take(at, n * inner_ld_);
+    attended_ = take(at, n * attended_ld_);
+    // Its padding is read, by weights of zero, and must be finite; the others' is written.
+    for (size_t r = 0; r < n; ++r) std::memset(attended_ + r * attended_ld_, 0, attended_ld_ * sizeof(float));
+}
+
+int Step::begin(int phase) {
+    block_ = phase / kStages;
+    if (block_ >= in_.num_blocks) return -1;
+    const ShoalBlock& b = block();
+    const int norm_items = (in_.n + kNormRows - 1) / kNormRows;
+    switch (static_cast<Stage>(phase % kStages)) {
+        case kNormQkv:
+        case kNormMlp:
+        case kPost: {
+            const Stage stage = static_cast<Stage>(phase % kStages);
+            if (stage == kPost && !b.post_mlp_norm) return 0;
+            if (!few_) return norm_items;
+            norm_rows(stage, 0, in_.n);
+            return 0;
+        }
+        case kQkv: return panel_items(b.qkv);
+        case kWrite: return alone_ ? 0 : static_cast<int>(chunks_.size());
+        case kAttend: return static_cast<int>(chunks_.size()) * shape_.kv_heads;
+        case kOutput: return panel_items(b.output);
+        case kGateUp: return panel_items(b.gate);
+        default: return panel_items(b.down);
+    }
+}
+
+void Step::item(int phase, int index, Scratch& scratch) {
+    const ShoalBlock& b = block();
+    const Stage stage = static_cast<Stage>(phase % kStages);
+    switch (stage) {
+        case kNormQkv:
+        case kNormMlp:
+        case kPost: norm_rows(stage, index * kNormRows, std::min(in_.n, (index + 1) * kNormRows)); break;
+        case kQkv: product(b.qkv, index, normed_, hidden_ld_, qkv_, qkv_ld_, static_cast<int>(qkv_ld_), false, scratch); break;
+        case kWrite: write(index); break;
+        case kAttend: attend(index, scratch); break;
+        case kOutput:
+        case kDown: {
+            const bool output = stage == kOutput;
+            const float* from = output ? attended_ : inner_;
+            const size_t ld = output ? attended_ld_ : inner_ld_;
+            const bool post = output ? b.post_attention_norm : b.post_mlp_norm;
+            const ShoalLinear& linear = output ? b.output : b.down;
+            if (post)
+                product(linear, index, from, ld, delta_, hidden_ld_, static_cast<int>(hidden_ld_), false, scratch);
+            else
+                product(linear, index, from, ld, in_.x, shape_.hidden, shape_.hidden, true, scratch);
+            break;
+        }
+        default: {
+            const int panel = index % b.gate.panels(), r = index / b.gate.panels() * row_block_;
+            const int m = std::min(in_.n - r, row_block_);
+            float* memory = scratch.floats(kernels_.panel_scratch(m, std::max(b.gate.group, b.up.group)));
+            kernels_.gated_item(b.gate, b.up, panel, normed_ + r * hidden_ld_, hidden_ld_, m, inner_ + r * inner_ld_, inner_ld_, b.activation, memory);
+        }
+    }
+}
+
+void Step::norm_rows(Stage stage, int first, int last) {
+    const ShoalBlock& b = block();
+    const float* post = stage == kNormMlp ? b.post_attention_norm : stage == kPost ? b.post_mlp_norm : nullptr;
+    for (int r = first; r < last; ++r) {
+        float* x = in_.x + static_cast<size_t>(r) * shape_.hidden;
+        if (post) {
+            float* delta = delta_ + r * hidden_ld_;
+            kernels_.rms_norm(delta, post, b.norm_eps, shape_.hidden, delta, shape_.hidden);
+            for (int i = 0; i < shape_.hidden; ++i) x[i] += delta[i];
+        }
+        if (stage != kPost)
+            kernels_.rms_norm(x, stage == kNormQkv ? b.attention_norm : b.mlp_norm, b.norm_eps, shape_.hidden, normed_ + r * hidden_ld_, static_cast<int>(hidden_ld_));
+    }
+}
+
+void Step::product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd, int columns, bool add, Scratch& scratch) {
+    const int panel = index % linear.panels(), r = index / linear.panels() * row_block_;
+    const int m = std::min(in_.n - r, row_block_);
+    float* memory = scratch.floats(kernels_.panel_scratch(m, linear.group));
+    kernels_.linear_item(linear, panel, x + r * ldx, ldx, m, dst + r * ldd, ldd, columns, add, memory);
+}
+
+void Step::write(int index) {
+    const Chunk& chunk = chunks_[index];
+    const ShoalPart& part = in_.parts[chunk.part];
+    for (int head = 0; head < shape_.kv_heads; ++head)
+        kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_, qkv_ld_, in_.angles[block().angles]);
+}
+
+void Step::attend(int index, Scratch& scratch) {
+    const Chunk& chunk = chunks_[index / shape_.kv_heads];
+    const int head = index % shape_.kv_heads;
+    const ShoalPart& part = in_.parts[chunk.part];
+    const ShoalAngles& angles = in_.angles[block().angles];
+    if (alone_) kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_, qkv_ld_, angles);
+    float* memory = scratch.floats(kernels_.attention_scratch(shape_, *in_.cache, chunk.last - chunk.first));
+    kernels_.attention_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_, qkv_ld_, angles, attended_, attended_ld_, memory);
+}
+
+Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x, int n, float* out, size_t ldd, Scratch& shared)
+    : kernels_(kernels), linear_(linear), n_(n), row_block_(std::min(n, kRowBlock)), ld_(padded(linear.k)), ldd_(ldd), out_(out) {
+    rows_ = shared.floats(static_cast<size_t>(n) * ld_);
+    for (int r = 0; r < n; ++r) {
+        const float* from = x + static_cast<size_t>(r) * linear.k;
+        float* to = rows_ + r * ld_;
+        if (norm_weight) {
+            kernels.rms_norm(from, norm_weight, eps, linear.k, to, static_cast<int>(ld_));
+        } else {
+            std::memcpy(to, from, linear.k * sizeof(float));
+            std::memset(to + linear.k, 0, (ld_ - linear.k) * sizeof(float));
+        }
+    }
+}
+
+int Product::begin(int phase) { return phase ? -1 : linear_.panels() * ((n_ + row_block_ - 1) / row_block_); }
+
+void Product::item(int, int index, Scratch& scratch) {
+    const int panel = index % linear_.panels(), r = index / linear_.panels() * row_block_;
+    const int m = std::min(n_ - r, row_block_);
+    float* memory = scratch.floats(kernels_.panel_scratch(m, linear_.group));
+    kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_), false, memory);
+}
+
+}  // namespace shoal

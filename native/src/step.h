@@ -1,0 +1,70 @@
+// Rows through consecutive blocks, as one job of phases: per block qkv, attention, output, gate and up, down.
+#pragma once
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace shoal {
+
+struct StepInput {
+    const ShoalShape* shape;
+    const ShoalBlock* const* blocks;
+    int num_blocks;
+    const ShoalCache* cache;
+    const ShoalPart* parts;
+    int num_parts;
+    ShoalAngles angles[2];
+    float* x;  // [n][hidden], in place
+    int n;
+};
+
+class Step final : public Job {
+public:
+    Step(const Kernels& kernels, const StepInput& input, Scratch& shared);
+    int begin(int phase) override;
+    void item(int phase, int index, Scratch& scratch) override;
+
+private:
+    enum Stage { kNormQkv, kQkv, kWrite, kAttend, kOutput, kNormMlp, kGateUp, kDown, kPost, kStages };
+    struct Chunk {
+        int part, first, last;
+    };
+
+    int rows_items() const { return (in_.n + row_block_ - 1) / row_block_; }
+    int panel_items(const ShoalLinear& linear) const { return linear.panels() * rows_items(); }
+    void norm_rows(Stage stage, int first, int last);
+    void product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd, int columns, bool add, Scratch& scratch);
+    void attend(int index, Scratch& scratch);
+    void write(int index);
+    const ShoalBlock& block() const { return *in_.blocks[block_]; }
+    const int32_t* table(const ShoalPart& part) const { return part.table + block_ * part.stride; }
+
+    const Kernels& kernels_;
+    const StepInput in_;
+    const ShoalShape& shape_;
+    std::vector<Chunk> chunks_;  // pieces of parts whose attention is one item
+    bool alone_;                 // every part is one chunk, so that an item may write its keys itself
+    bool few_;                   // few rows: what goes along whole rows is done between phases
+    int row_block_;
+    int block_ = 0;
+    size_t hidden_ld_, qkv_ld_, attended_ld_, inner_ld_;
+    float *normed_, *qkv_, *attended_, *delta_, *inner_;
+};
+
+// out [n][ldd] = norm(x) · linear, where `norm_weight` may be null.
+class Product final : public Job {
+public:
+    Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x, int n, float* out, size_t ldd, Scratch& shared);
+    int begin(int phase) override;
+    void item(int phase, int index, Scratch& scratch) override;
+
+private:
+    const Kernels& kernels_;
+    const ShoalLinear& linear_;
+    int n_, row_block_;
+    size_t ld_, ldd_;
+    float *rows_, *out_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,204 @@
+"""The compiled kernels through ctypes: structs as in native/src/abi.h, and a context of threads that runs them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.kernels.panels import PANEL, Panels
+
+ABI = 1
+AVX2, AVX512 = 2, 5
+"""Instruction sets, by the kernels' numbers."""
+
+VARIABLE = "SHOAL_KERNELS"
+"""Set to `torch` it leaves the compiled kernels alone; `avx2` keeps them from using more than that."""
+
+
+class LinearStruct(Structure):
+    """A packed matrix."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+        ("kind", c_int32),
+        ("n", c_int32),
+        ("k", c_int32),
+        ("group", c_int32),
+        ("int8_rows", c_int32),
+        ("unused", c_int32),
+    ]
+
+
+class BlockStruct(Structure):
+    """A block: matrices, norms, and what its family adds."""
+
+    _fields_ = [
+        *((name, LinearStruct) for name in ("qkv", "output", "gate", "up", "down")),
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm", "sinks")),
+        *((name, c_float) for name in ("norm_eps", "softcap", "query_scale")),
+        *((name, c_int32) for name in ("window", "activation", "angles", "rotary_dim")),
+    ]
+
+
+class ShapeStruct(Structure):
+    """What all blocks share."""
+
+    _fields_ = [
+        (name, c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")
+    ]
+
+
+class CacheStruct(Structure):
+    """The pages of all sessions."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
+        ("kind", c_int32),
+        ("width", c_int32),
+    ]
+
+
+class PartStruct(Structure):
+    """A session's rows in a batch."""
+
+    _fields_ = [
+        ("table", c_void_p),
+        ("stride", c_int64),
+        *((name, c_int32) for name in ("position", "first", "rows", "unused")),
+    ]
+
+
+class AnglesStruct(Structure):
+    """Cosines and sines of a batch's rows."""
+
+    _fields_ = [("cos", c_void_p), ("sin", c_void_p)]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None: not installed, not for this processor, or switched off (`$SHOAL_KERNELS`)."""
+    if os.environ.get(VARIABLE) == "torch" or sys.byteorder != "little":
+        return None
+    try:
+        from shoal_kernels import LIBRARY
+
+        found = ctypes.CDLL(str(LIBRARY))
+    except (ImportError, OSError):
+        return None
+    if found.shoal_abi() != ABI or not found.shoal_isa(AVX512):
+        return None
+    found.shoal_open.restype = c_void_p
+    found.shoal_close.argtypes = [c_void_p]
+    found.shoal_close.restype = None
+    found.shoal_linear.argtypes = [c_void_p, POINTER(LinearStruct), c_void_p, c_float, c_void_p, c_int32, c_void_p, c_int64]
+    found.shoal_linear.restype = None
+    found.shoal_step.argtypes = [
+        *(c_void_p, POINTER(ShapeStruct), POINTER(POINTER(BlockStruct)), c_int32, POINTER(CacheStruct)),
+        *(POINTER(PartStruct), c_int32, POINTER(AnglesStruct), c_void_p, c_int32),
+    ]
+    found.shoal_step.restype = None
+    return found
+
+
+def available() -> bool:
+    """Whether the compiled kernels can be used here."""
+    return library() is not None
+
+
+def instruction_set(limit: int | None = None) -> int:
+    """The instruction set that is used, AVX2 or AVX512, within a limit; 0 for none."""
+    found = library()
+    return 0 if found is None else int(found.shoal_isa(_limit(limit)))
+
+
+def _limit(limit: int | None) -> int:
+    if limit is not None:
+        return limit
+    return AVX2 if os.environ.get(VARIABLE) == "avx2" else AVX512
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a contiguous CPU tensor lies; the caller keeps it alive."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def linear_struct(panels: Panels) -> LinearStruct:
+    """A packed matrix as the kernels take it; valid as long as the panels live."""
+    return LinearStruct(
+        address(panels.data),
+        address(panels.scales),
+        address(panels.bias),
+        panels.kind,
+        panels.out_features,
+        panels.in_features,
+        panels.group,
+        panels.int8_rows,
+    )
+
+
+class Context:
+    """Threads that compute, and their memory. One call at a time; closing twice is harmless."""
+
+    def __init__(self, threads: int, limit: int | None = None) -> None:
+        found = library()
+        if found is None:
+            raise RuntimeError("the compiled kernels are not available")
+        self.threads = threads
+        self._library = found
+        self._handle: Any = found.shoal_open(c_int32(threads), c_int32(_limit(limit)))
+
+    def close(self) -> None:
+        """End the threads."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._library.shoal_close(handle)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def linear(self, panels: Panels, rows: Tensor, norm: Tensor | None = None, eps: float = 0.0) -> Tensor:
+        """Rows [n, in] in fp32 → RMSNorm(rows) Wᵀ + b [n, out]; without a norm where there is no weight for it."""
+        rows = rows.contiguous()
+        columns = panels.num_panels * PANEL
+        out = torch.empty(rows.shape[0], columns)
+        struct = linear_struct(panels)
+        self._library.shoal_linear(
+            self._handle, struct, address(norm), eps, rows.data_ptr(), rows.shape[0], out.data_ptr(), columns
+        )
+        return out[:, : panels.out_features]
+
+    def step(
+        self,
+        shape: ShapeStruct,
+        blocks: Sequence[BlockStruct],
+        cache: CacheStruct,
+        parts: Sequence[PartStruct],
+        angles: Sequence[AnglesStruct],
+        rows: Tensor,
+    ) -> None:
+        """Rows [n, hidden] in fp32, contiguous, through blocks, in place. What the structs point to is the caller's to keep."""
+        pointers = (POINTER(BlockStruct) * len(blocks))(*map(ctypes.pointer, blocks))
+        both = (AnglesStruct * 2)(*angles, *([AnglesStruct()] * (2 - len(angles))))
+        self._library.shoal_step(
+            self._handle,
+            shape,
+            pointers,
+            len(blocks),
+            cache,
+            (PartStruct * len(parts))(*parts),
+            len(parts),
+            both,
+            rows.data_ptr(),
+            rows.shape[0],
+        )
