@@ -42,7 +42,7 @@ class Loaded(NamedTuple):
     def runner(self, span: Span, dtype: str = "float32") -> Runner:
         """A runner over a part of the model with an empty cache."""
         blocks = self.blocks[span.start : span.stop]
-        cache = KVCache(self.config.block, 10 * len(span), dtype)
+        cache = KVCache(self.config.block, (-(-self.granted // 64) + 2) * 2 * len(span), dtype)
         return torch_runner(self.config.block, span, blocks, cache, self.tile)
 
 

@@ -57,7 +57,7 @@ class GgufCheckpoint:
     def read(self, name: str) -> Tensor:
         """Checkpoint: one tensor in fp32, in HF's layout."""
         found, shape = self._piece(name), self.tensors[name].shape
-        parts = [self._file.read(part, found.index) for part in found.names]
+        parts = [self._file.read(part, found.expert) for part in found.names]
         try:
             tensor = found.restore(parts) if found.restore is not None else parts[0]
         except (RuntimeError, ValueError) as error:  # a view that the parts' shapes do not allow

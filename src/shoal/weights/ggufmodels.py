@@ -26,7 +26,7 @@ class Piece(NamedTuple):
     """One of HF's tensors: the file's tensors that it is made of, which of a stack, and how (None: it is the first)."""
 
     names: tuple[str, ...]
-    index: int | None = None
+    expert: int | None = None
     restore: Restore | None = None
 
 
