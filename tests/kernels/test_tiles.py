@@ -10,23 +10,55 @@ from torch import Tensor
 
 from shoal.engine.proof import numbers
 from shoal.kernels import reference
-from shoal.kernels.tiles import SLAB, RowLinear, exp_, gelu_tanh_, pad_rows, padded, row_sum, silu_, tree_sum
-from shoal.nn.attention import GROUP_PAGES, PAGE_TOKENS, paged_attention
+from shoal.kernels.tiles import (
+    SLAB,
+    RowLinear,
+    exp_,
+    gelu_,
+    gelu_tanh_,
+    pad_rows,
+    padded,
+    quick_gelu_,
+    row_sum,
+    sigmoid_,
+    silu_,
+    softcap_,
+    tree_sum,
+)
+from shoal.nn.alibi import alibi_slopes
+from shoal.nn.attention import GROUP_PAGES, PAGE_TOKENS, AttentionForm, paged_attention
 from shoal.nn.block import BlockConfig
-from shoal.nn.layers import RmsNorm
+from shoal.nn.layers import LayerNorm, RmsNorm
 from shoal.nn.rope import RopeConfig, rotate
-from shoal.testing.tiny import SMOLLM2, shared_tile
+from shoal.testing.tiny import SMOLLM2, random_blocks, shared_tile
 
 THREADS = (1, 2, 3, 5)
 SHAPES = [(576, 960), (576, 3072), (1536, 576), (576, 576), (64, 33), (90, 100), (1537, 33), (33, 1537)]
-ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [exp_, silu_, gelu_tanh_]
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, tuple[Activation, Activation]] = {
+    "exp": (exp_, torch.exp),
+    "silu": (silu_, torch.nn.functional.silu),
+    "gelu, tanh": (gelu_tanh_, lambda rows: torch.nn.functional.gelu(rows, approximate="tanh")),
+    "gelu": (gelu_, torch.nn.functional.gelu),
+    "sigmoid": (sigmoid_, torch.sigmoid),
+    "quick gelu": (quick_gelu_, lambda rows: rows * torch.sigmoid(1.702 * rows)),
+    "softcap": (lambda rows: softcap_(rows, 3.0), lambda rows: 3 * torch.tanh(rows / 3)),
+}
+FORMS = {
+    "window": AttentionForm(window=70),
+    "window of a page": AttentionForm(window=64),
+    "softcap": AttentionForm(softcap=2.0),
+    "sinks": AttentionForm(sinks=2 * numbers(20, 4)),
+    "ALiBi": AttentionForm(slopes=alibi_slopes(4)),
+    "all of it": AttentionForm(window=33, softcap=5.0, sinks=numbers(20, 4), slopes=alibi_slopes(4)),
+}
 
 
 @pytest.fixture(scope="module")
 def tile() -> int:
     """What the proof finds here, for two shapes and all thread counts."""
     odd = BlockConfig(90, 3, 1, 22, 100, 1e-5, RopeConfig())
-    tiles = [shared_tile(config, THREADS) for config in (SMOLLM2, odd)]
+    tiles = [shared_tile(random_blocks(config, 1)[0], THREADS) for config in (SMOLLM2, odd)]
     found = [one for one in tiles if one is not None]
     if len(found) < len(tiles):
         pytest.skip("this machine's BLAS is not row-exact with several threads")
@@ -68,10 +100,11 @@ def test_row_sums_do_not_depend_on_company(width: int) -> None:
         assert torch.equal(row_sum(rows[:8])[::7], alone[:2])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("width", [33, 90, 100, 1537])
-def test_transcendentals_do_not_depend_on_company(activation: Callable[[Tensor], Tensor], width: int) -> None:
+def test_transcendentals_do_not_depend_on_company(name: str, width: int) -> None:
     """Padded to whole vectors, an element's result is the same wherever it lies and however many threads there are."""
+    activation, plain = ACTIVATIONS[name]
     rows = torch.nn.functional.pad(8 * numbers(5, 64, width), (0, padded(width) - width))
     torch.set_num_threads(1)
     alone = torch.stack([activation(row.clone()) for row in rows])
@@ -79,15 +112,7 @@ def test_transcendentals_do_not_depend_on_company(activation: Callable[[Tensor],
         torch.set_num_threads(threads)
         for first, height in ((0, 64), (1, 63), (5, 4), (13, 31)):
             assert torch.equal(activation(rows[first : first + height].clone()), alone[first : first + height])
-    torch.testing.assert_close(alone, _plain(activation)(rows), rtol=1e-5, atol=1e-6)
-
-
-def _plain(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    if activation is exp_:
-        return torch.exp
-    if activation is silu_:
-        return torch.nn.functional.silu
-    return lambda rows: torch.nn.functional.gelu(rows, approximate="tanh")
+    torch.testing.assert_close(alone, plain(rows), rtol=1e-5, atol=1e-6)
 
 
 def test_transcendentals_refuse_what_ends_inside_a_vector() -> None:
@@ -125,13 +150,19 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def test_norm_and_rotation_are_the_references() -> None:
-    """RMS norm and rotary embedding agree with their definitions."""
+    """Both norms and the rotary embedding, of a head or of a part of it, agree with their definitions."""
     rows, weight = numbers(7, 5, 90), numbers(8, 90)
     torch.testing.assert_close(RmsNorm(weight, 1e-5)(rows), reference.rms_norm(rows, weight, 1e-5))
+    bias = numbers(30, 90)
+    expected = reference.layer_norm(3 * rows + 1, weight, bias, 1e-5)
+    torch.testing.assert_close(LayerNorm(weight, bias, 1e-5)(3 * rows + 1), expected)
     heads, angles = numbers(9, 5, 3, 10), numbers(10, 5, 5)
-    torch.testing.assert_close(
-        rotate(heads, angles.cos(), angles.sin()), reference.rotate(heads, angles.cos(), angles.sin())
-    )
+    turned = reference.rotate(heads, angles.cos(), angles.sin())
+    torch.testing.assert_close(rotate(heads, angles.cos(), angles.sin()), turned)
+    longer = torch.cat([heads, numbers(31, 5, 3, 7)], -1)
+    part = rotate(longer, angles.cos(), angles.sin())
+    torch.testing.assert_close(part[..., :10], turned)
+    assert torch.equal(part[..., 10:], longer[..., 10:])
 
 
 def _paged(tokens: Tensor, num_pages: int) -> Tensor:
@@ -162,6 +193,46 @@ def test_attention_is_the_references_and_row_exact(heads: int, kv_heads: int, di
             here = slice(first, first + n)
             part = paged_attention(4 * query[here], paged[0][:held], paged[1][:held], positions[here], tile)
             assert torch.equal(part, whole[here]), (threads, first, n)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_attention_are_the_references_and_row_exact(name: str, tile: int) -> None:
+    """Windows, caps, sinks and ALiBi agree with their definitions, and a row's bits are its own."""
+    count, form = 200, FORMS[name]
+    query, keys, values = 4 * numbers(21, count, 4, 10), numbers(22, count, 2, 10), numbers(23, count, 2, 10)
+    paged, positions = (_paged(keys, 4), _paged(values, 4)), torch.arange(count)
+    torch.set_num_threads(1)
+    whole = paged_attention(query, *paged, positions, tile, form)
+    expected = reference.attention(query, keys, values, 0, form.window, form.softcap, form.sinks, form.slopes)
+    torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-5)
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        for first, n in ((0, 1), (63, 1), (64, 1), (199, 1), (5, 3), (60, 9), (10, 180)):
+            held = -(-(first + n) // PAGE_TOKENS)
+            here = slice(first, first + n)
+            pages = paged[0][:held], paged[1][:held]
+            assert torch.equal(paged_attention(query[here], *pages, positions[here], tile, form), whole[here])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_attention_over_many_pages_are_row_exact(name: str, tile: int) -> None:
+    """Groups of pages that a window leaves out are not computed, with the same bits for one row and for many."""
+    pages, form = 3 * GROUP_PAGES + 1, FORMS[name]
+    count = pages * PAGE_TOKENS - 5
+    keys, values = numbers(24, count, 1, 16), numbers(25, count, 1, 16)
+    paged, positions = (_paged(keys, pages), _paged(values, pages)), torch.arange(count)
+    group = GROUP_PAGES * PAGE_TOKENS
+    asked = torch.tensor([0, 70, group - 1, group, group + 31, group + 32, 2 * group + 69, 2 * group + 70, count - 1])
+    query = 6 * numbers(26, count, 4, 16)[asked]
+    together = paged_attention(query, *paged, positions[asked], tile, form)
+    for index, position in enumerate(asked.tolist()):
+        held = position // PAGE_TOKENS + 1
+        one = slice(index, index + 1)
+        alone = paged_attention(query[one], paged[0][:held], paged[1][:held], asked[one], tile, form)
+        assert torch.equal(alone[0], together[index]), position
+        seen = keys[: position + 1], values[: position + 1]
+        expected = reference.attention(query[one], *seen, position, form.window, form.softcap, form.sinks, form.slopes)
+        torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_over_many_pages_is_row_exact(tile: int) -> None:

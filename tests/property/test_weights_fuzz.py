@@ -53,6 +53,8 @@ def sound_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(1)
     writer.add_head_count(2)
+    writer.add_feed_forward_length(8)
+    writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(5000.0)
     writer.add_array("tokenizer.ggml.tokens", ["a", "b"])
     writer.add_tensor("token_embd.weight", np.zeros((4, 32), dtype=np.float32))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
 class Size(NamedTuple):
-    """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides."""
+    """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
+
+    `write` is the page of docs that a bench writes, if it has one.
+    """
 
     tokens: int = 256
     runs: int | None = None
     seed: int = 1
+    write: Path | None = None
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -30,6 +35,12 @@ def _heal(size: Size) -> dict[str, Any]:
     from shoal.bench.heal import run
 
     return run(size.runs or 200, size.seed)
+
+
+def _families(size: Size) -> dict[str, Any]:
+    from shoal.bench.families import run
+
+    return run(size.write)
 
 
 def _churn(size: Size) -> dict[str, Any]:
@@ -70,6 +81,7 @@ def _kv(size: Size) -> dict[str, Any]:
 
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "decode": _decode,
+    "families": _families,
     "hops": _hops,
     "heal": _heal,
     "churn": _churn,

@@ -34,7 +34,7 @@ def run(tokens: int) -> dict[str, Any]:
     (token_ids,) = prompts(load_tokenizer(checkpoint), 1, tokens)
     with torch.inference_mode():
         blocks, ends = load_blocks(checkpoint, config, Span(0, config.num_blocks)), load_ends(checkpoint, config)
-        tile = prove(blocks[0], config.block).tile
+        tile = prove(blocks, config).tile
         results: dict[str, dict[str, float]] = {}
         expected: Tensor | None = None
         for dtype in KV_DTYPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="Which one: decode, hops, heal, churn, opening, moves, placement, discovery or kv.")
+        str,
+        typer.Argument(
+            help="Which one: decode, families, hops, heal, churn, opening, moves, placement, discovery or kv."
+        ),
     ],
     tokens: Annotated[
         int, typer.Option(help="Tokens to decode, or of kv's text (512 at least).", min=8, max=2048)
@@ -24,6 +28,7 @@ def bench(
         typer.Option(help="Runs of heal (200) or moves (100), rounds of churn or opening (5).", min=1, max=10_000),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn, opening and moves.", min=0)] = 1,
+    write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -32,7 +37,7 @@ def bench(
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
-    result = BENCHES[name](Size(tokens, runs, seed))
+    result = BENCHES[name](Size(tokens, runs, seed, write))
     if as_json:
         print_json(result)
         return

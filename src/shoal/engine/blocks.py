@@ -10,9 +10,9 @@ from torch import Tensor
 
 from shoal.kernels.tiles import pad_rows
 from shoal.kv.cache import KVCache
-from shoal.nn.attention import paged_attention
+from shoal.nn.attention import AttentionForm, paged_attention
 from shoal.nn.block import Attend, Block, BlockConfig
-from shoal.nn.rope import Rope
+from shoal.nn.rope import Rope, RopeConfig
 
 
 class Part(NamedTuple):
@@ -49,7 +49,7 @@ class TorchBlocks:
         self._start = start
         self._blocks = blocks
         self._cache = cache
-        self._rope = Rope(config.rope, config.head_dim)
+        self._ropes = {(turning := _turning(block.config)): Rope(*turning) for block in blocks}
         self._tile = tile
         self.hidden_size = config.hidden_size
 
@@ -61,19 +61,38 @@ class TorchBlocks:
         count, device = rows.shape[0], self._cache.device
         at = [torch.arange(part.position, part.position + part.num_rows, device=device) for part in parts]
         rows = pad_rows(rows, self._tile)
-        angles = self._rope.angles(torch.nn.functional.pad(torch.cat(at), (0, rows.shape[0] - count)))
-        for block in blocks:
-            rows = self._blocks[block](rows, angles, self._attend(self._start + block, parts, at))
+        angles: dict[tuple[RopeConfig, int], tuple[Tensor, Tensor]] = {}
+        for index in blocks:
+            block = self._blocks[index]
+            turning = _turning(block.config)
+            if turning not in angles:
+                angles[turning] = self._angles(self._ropes[turning], parts, at, rows.shape[0])
+            attend = self._attend(self._start + index, block.attention_form, parts, at)
+            rows = block(rows, angles[turning], attend, self._tile, count)
         return rows[:count]
 
-    def _attend(self, block: int, parts: Sequence[Part], at: Sequence[Tensor]) -> Attend:
+    def _angles(self, rope: Rope, parts: Sequence[Part], at: Sequence[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
+        """Every row's angles, whose factors may follow what its session was granted; rows that fill up have zeros."""
+        known = [
+            rope.angles(positions, self._cache.pages[part.session].max_tokens)
+            for part, positions in zip(parts, at, strict=True)
+        ]
+        cos, sin = (pad_rows(torch.cat(each), num_rows) for each in zip(*known, strict=True))
+        return cos, sin
+
+    def _attend(self, block: int, form: AttentionForm, parts: Sequence[Part], at: Sequence[Tensor]) -> Attend:
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             result = torch.zeros_like(query)
             for part, positions in zip(parts, at, strict=True):
                 here = slice(part.first, part.first + part.num_rows)
                 self._cache.write(part.session, block, part.position, keys[here], values[here])
                 stored = self._cache.read(part.session, block)
-                result[here] = paged_attention(query[here], *stored, positions, self._tile)
+                result[here] = paged_attention(query[here], *stored, positions, self._tile, form)
             return result
 
         return attend
+
+
+def _turning(config: BlockConfig) -> tuple[RopeConfig, int]:
+    """What tells a block's rope from another's."""
+    return config.rope, config.rotated_dim

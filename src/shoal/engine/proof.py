@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import RowLinear, exp_, gelu_tanh_, pad_rows, padded, row_sum, silu_
-from shoal.nn.attention import PAGE_TOKENS, paged_attention
-from shoal.nn.block import HEAD_ROWS, Block, BlockConfig, Ends
+from shoal.kernels.tiles import RowLinear, exp_, pad_rows, padded, row_sum, softcap_
+from shoal.nn.alibi import alibi_slopes
+from shoal.nn.attention import PAGE_TOKENS, AttentionForm, paged_attention
+from shoal.nn.block import HEAD_ROWS, Block, BlockConfig, Ends, ModelConfig
+from shoal.nn.layers import ACTIVATIONS
+from shoal.nn.moe import Experts
 from shoal.nn.rope import Rope
 
 TILES = (4, 8, 16, 32, 64)
@@ -53,13 +56,15 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy((centred / 2**20).astype(np.float32).reshape(shape))
 
 
-def prove(block: Block, config: BlockConfig, device: str = "cpu") -> Proof:
-    """Find the smallest tile that keeps a block's rows exact with the present threads, else with one thread.
+def prove(blocks: Sequence[Block], model: ModelConfig, device: str = "cpu") -> Proof:
+    """Find the smallest tile that keeps rows exact in one block of each kind, with the present threads, else with one thread.
 
     The thread count that was found is set. If nothing holds, the result says `exact=False`, with one thread and the
-    largest tile.
+    largest tile. The probe is over all kinds that the model has, so that servers of different blocks can compare it.
     """
-    return _search(lambda tile, threads: block_holds(block, config, tile, threads, device), config, device)
+    each = {block.config: block for block in blocks}.values()
+    kinds = model.kinds or (model.block,)
+    return _search(lambda tile, threads: all(block_holds(one, tile, threads, device) for one in each), kinds, device)
 
 
 def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
@@ -69,29 +74,36 @@ def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
         rows = numbers(PROBE_SEED, HEAD_HEIGHTS[-1] + 1, config.hidden_size)
         return _rows_hold(lambda some: ends.logits(some, tile), rows, tile, threads, HEAD_HEIGHTS)
 
-    return _search(holds, config)
+    return _search(holds, (config,))
 
 
-def _search(holds: Callable[[int, int], bool], config: BlockConfig, device: str = "cpu") -> Proof:
+def _search(holds: Callable[[int, int], bool], kinds: Sequence[BlockConfig], device: str = "cpu") -> Proof:
     with torch.inference_mode():
         for threads in dict.fromkeys((torch.get_num_threads(), 1)):
             for tile in TILES:
                 if holds(tile, threads):
-                    return Proof("torch", tile, threads, True, probe(config, tile, device))
+                    return Proof("torch", tile, threads, True, probe(kinds, tile, device))
         torch.set_num_threads(1)
-        return Proof("torch", TILES[-1], 1, False, probe(config, TILES[-1], device))
+        return Proof("torch", TILES[-1], 1, False, probe(kinds, TILES[-1], device))
 
 
-def block_holds(block: Block, config: BlockConfig, tile: int, threads: int, device: str = "cpu") -> bool:
+def block_holds(block: Block, tile: int, threads: int, device: str = "cpu") -> bool:
     """Whether rows come out the same alone and in company, at any place, with one thread and with `threads`."""
+    config = block.config
 
     def compute(rows: Tensor) -> Tensor:
         # Any angle will do: the rotation is elementwise.
-        angles = rows.new_full((2, rows.shape[0], config.head_dim // 2), 0.6)
-        return block(rows, (angles[0], angles[1]), _mix)
+        angles = rows.new_full((2, rows.shape[0], config.rotated_dim // 2), 0.6)
+        return block(rows, (angles[0], angles[1]), _mix, tile)
 
     rows = numbers(PROBE_SEED, HEIGHTS[-1] + 1, config.hidden_size).to(device)
-    return _rows_hold(compute, rows, tile, threads, HEIGHTS) and _attention_holds(config, tile, threads, device)
+    # Of a mixture's experts, which have one shape, the rows above reach each in small numbers only.
+    expert = block.mlp.experts[0] if config.moe is not None and isinstance(block.mlp, Experts) else None
+    return (
+        _rows_hold(compute, rows, tile, threads, HEIGHTS)
+        and (expert is None or _rows_hold(expert, rows, tile, threads, HEIGHTS))
+        and _attention_holds(config, block.attention_form, tile, threads, device)
+    )
 
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -113,7 +125,7 @@ def _rows_hold(compute: Compute, rows: Tensor, tile: int, threads: int, heights:
     return True
 
 
-def _attention_holds(config: BlockConfig, tile: int, threads: int, device: str) -> bool:
+def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, threads: int, device: str) -> bool:
     pages = 3
     tokens, width = (pages - 1) * PAGE_TOKENS + 9, padded(config.head_dim)
     query = numbers(PROBE_SEED + 1, tokens, config.num_heads, config.head_dim).to(device)
@@ -122,40 +134,49 @@ def _attention_holds(config: BlockConfig, tile: int, threads: int, device: str) 
     keys[..., config.head_dim :] = values[..., config.head_dim :] = 0
     positions = torch.arange(tokens, device=device)
     torch.set_num_threads(1)
-    whole = paged_attention(query, keys, values, positions, tile)
+    whole = paged_attention(query, keys, values, positions, tile, form)
     torch.set_num_threads(threads)
     for first, count in ((0, 1), (5, 3), (40, 24), (PAGE_TOKENS, 9), (60, 70), (tokens - 1, 1)):
         here = slice(first, first + count)
         held = -(-(first + count) // PAGE_TOKENS)
-        part = paged_attention(query[here], keys[:held], values[:held], positions[here], tile)
+        part = paged_attention(query[here], keys[:held], values[:held], positions[here], tile, form)
         if not torch.equal(part, whole[here]):
             return False
     return True
 
 
-def probe(config: BlockConfig, tile: int, device: str = "cpu") -> str:
-    """32 hexadecimal digits over canned arithmetic on a block's widths: equal where machines give equal bits."""
+def probe(kinds: Sequence[BlockConfig], tile: int, device: str = "cpu") -> str:
+    """32 hexadecimal digits over canned arithmetic on the blocks' widths: equal where machines give equal bits."""
     digest = hashlib.blake2b(digest_size=16)
+    for config in kinds:
+        for tensor in _canned(config, tile, device):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
-    def add(tensor: Tensor) -> None:
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
 
-    for width in (config.hidden_size, config.num_heads * config.head_dim, padded(config.intermediate_size)):
+def _widths(config: BlockConfig) -> Iterator[int]:
+    """The lengths of the sums in a block's matrices."""
+    yield from (config.hidden_size, config.num_heads * config.head_dim, padded(config.intermediate_size))
+    if config.moe is not None:
+        yield from (padded(config.moe.intermediate_size), padded(config.moe.shared_size))
+    if config.latent is not None:
+        yield from (config.latent.query_rank, config.latent.rank, config.latent.plain_dim)
+
+
+def _canned(config: BlockConfig, tile: int, device: str) -> Iterator[Tensor]:
+    """Products, sums, transcendentals, attention and angles."""
+    for width in dict.fromkeys(width for width in _widths(config) if width):
         rows = numbers(PROBE_SEED + 4, tile, width)[:4].to(device)
         product = RowLinear(numbers(PROBE_SEED + 5, PROBE_FEATURES, width).to(device))(pad_rows(rows, tile))[:4]
-        for result in (
-            product,
-            row_sum(rows * rows),
-            exp_(product.clone()),
-            silu_(product / 4),
-            gelu_tanh_(product / 4),
-        ):
-            add(result)
+        yield from (product, row_sum(rows * rows), exp_(product.clone()), softcap_(product / 4, 3.0))
+        for activation in ACTIVATIONS.values():
+            yield activation(product / 4)
     query = numbers(PROBE_SEED + 6, 4, config.num_heads, config.head_dim).to(device)
     shape = (2, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
     keys, values = (numbers(PROBE_SEED + i, *shape).to(device) for i in (7, 8))
     keys[..., config.head_dim :] = values[..., config.head_dim :] = 0
-    add(paged_attention(query, keys, values, torch.arange(80, 84, device=device), tile))
-    for angles in Rope(config.rope, config.head_dim).angles(torch.arange(PROBE_POSITIONS)):
-        add(angles)
-    return digest.hexdigest()
+    sinks = numbers(PROBE_SEED + 9, config.num_heads).to(device) if config.sinks else None
+    slopes = alibi_slopes(config.num_heads).to(device) if config.alibi else None
+    form = AttentionForm(config.query_scale, config.window, config.attn_softcap, sinks, slopes)
+    yield paged_attention(query, keys, values, torch.arange(80, 84, device=device), tile, form)
+    yield from Rope(config.rope, config.rotated_dim).angles(torch.arange(PROBE_POSITIONS))

@@ -24,14 +24,39 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def attention(query: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
-    """Causal attention of q [n, heads, dim] at positions start… over k, v [tokens, kv_heads, dim] → [n, heads, dim]."""
+def attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    start: int,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Causal attention of q [n, heads, dim] at positions start… over k, v [tokens, kv_heads, dim] → [n, heads, dim].
+
+    What else there may be is described in `nn.attention.AttentionForm`; sinks and slopes [heads].
+    """
     group = query.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     scores = torch.einsum("nhd,thd->hnt", query, keys) * query.shape[-1] ** -0.5
-    visible = torch.arange(keys.shape[0]) <= torch.arange(start, start + query.shape[0])[:, None]
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    ahead = torch.arange(keys.shape[0]) - torch.arange(start, start + query.shape[0])[:, None]
+    if slopes is not None:
+        scores = scores + slopes[:, None, None] * ahead
+    visible = (ahead <= 0) & (ahead > -window) if window else ahead <= 0
+    scores = scores.masked_fill(~visible, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat([scores, sinks[:, None, None].expand(-1, query.shape[0], 1)], dim=-1)
+    weights = scores.softmax(-1)[..., : keys.shape[0]]
     return torch.einsum("hnt,thd->nhd", weights, values)
+
+
+def layer_norm(rows: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """x [n, width] → (x − mean) / √(variance + ε) · w + b (arXiv:1607.06450)."""
+    return torch.nn.functional.layer_norm(rows, (rows.shape[-1],), weight, bias, eps)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -80,6 +80,33 @@ def gelu_tanh_(buffer: Tensor) -> Tensor:
     return buffer
 
 
+def gelu_(buffer: Tensor) -> Tensor:
+    """GELU by the error function in place on a contiguous buffer of whole vectors (arXiv:1606.08415)."""
+    for slab in _slabs(buffer):
+        slab.copy_(F.gelu(slab))
+    return buffer
+
+
+def sigmoid_(buffer: Tensor) -> Tensor:
+    """σ(x) in place on a contiguous buffer of whole vectors."""
+    for slab in _slabs(buffer):
+        slab.sigmoid_()
+    return buffer
+
+
+def quick_gelu_(buffer: Tensor) -> Tensor:
+    """x · σ(1.702 x) in place on a contiguous buffer of whole vectors."""
+    return buffer.mul_(sigmoid_(buffer * 1.702))
+
+
+def softcap_(buffer: Tensor, cap: float) -> Tensor:
+    """cap · tanh(x / cap) in place on a contiguous buffer of whole vectors (Gemma 2, arXiv:2408.00118)."""
+    buffer.div_(cap)
+    for slab in _slabs(buffer):
+        slab.tanh_()
+    return buffer.mul_(cap)
+
+
 def tree_sum(terms: Tensor, dim: int) -> Tensor:
     """The sum along a dimension as a tree of neighbours, (0+1)+(2+3)…; zeros beyond the end do not change its bits.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from shoal.kv.cache import KVCache
 from shoal.kv.storage import page_bytes
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import ModelConfig
-from shoal.nn.families import model_config
+from shoal.nn.families import family, model_config
 from shoal.server.config import JOURNAL_SHARE, ServerConfig, default_memory_bytes
 from shoal.server.service import Holding
 from shoal.swarm.placement import choose_span
@@ -78,7 +79,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
         progress=lambda done, total: progress("loading blocks", done, total),
     )
     progress("proving the arithmetic", 0, 0)
-    proof = prove(blocks[0], model.block, config.device)
+    proof = prove(blocks, model, config.device)
     weight_bytes = sum(block.size_bytes for block in blocks)
     cache_pages, journal_tokens = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block, cache_pages, config.kv_dtype, config.device)
@@ -94,6 +95,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
         json.dumps(dict(checkpoint.config)).encode(),
         min(config.max_session_tokens, model.max_positions),
         journal_tokens,
+        row_codecs=family(model.model_type).row_codecs,
     )
     return LoadedBlocks(runner, holding, float(DTYPE_BITS[config.dtype]))
 
@@ -136,11 +138,15 @@ def _memory_bytes(config: ServerConfig) -> int:
 
 
 def block_bytes(model: ModelConfig, dtype: str) -> int:
-    """Memory of one block's matrices."""
-    block = model.block
-    attention = block.hidden_size * block.head_dim * 2 * (block.num_heads + block.num_kv_heads)
-    elements = attention + 3 * block.hidden_size * block.intermediate_size
-    return elements * DTYPE_BITS[dtype] // 8
+    """Memory of the largest block's weights."""
+    first = {model.block_config(index): index for index in range(model.num_blocks - 1, -1, -1)}
+    return max(_elements(model, index) for index in first.values()) * DTYPE_BITS[dtype] // 8
+
+
+def _elements(model: ModelConfig, index: int) -> int:
+    """Numbers in one block's tensors, fused ones counted once."""
+    stored = family(model.model_type).block_tensors(model, index).values()
+    return sum(math.prod(shape) for shape in {one.name: one.shape for one in stored}.values())
 
 
 def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> tuple[int, int]:

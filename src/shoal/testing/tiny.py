@@ -13,7 +13,7 @@ from shoal.engine.proof import TILES, block_holds
 from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.nn.block import Block, BlockConfig, ModelConfig
-from shoal.nn.families import family
+from shoal.nn.families import Stored, family
 from shoal.nn.rope import RopeConfig
 from shoal.types import Span
 
@@ -72,25 +72,32 @@ def fill_with_garbage(cache: KVCache) -> None:
         tensor.fill_(float("nan") if tensor.is_floating_point() else 0x5B)
 
 
-def random_blocks(config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1) -> list[Block]:
-    """Llama blocks with seeded normal weights in fp32, without any file."""
-    model = ModelConfig("llama", num_blocks, 1, 512, (), True, config)
+def random_blocks(
+    config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1, model_type: str = "llama"
+) -> list[Block]:
+    """Blocks of a family with seeded normal weights in fp32, without any file."""
+    model = ModelConfig(model_type, num_blocks, 1, 512, (), True, config)
     generator = torch.Generator().manual_seed(seed)
 
     def weights(index: int) -> dict[str, torch.Tensor]:
-        shapes = family("llama").block_tensors(model, index)
-        drawn = {role: scale * torch.randn(shape, generator=generator) for role, (_, shape) in shapes.items()}
+        shapes = family(model_type).block_tensors(model, index)
+        drawn = {role: _drawn(stored, scale, generator) for role, stored in shapes.items()}
         return {role: tensor + 1.0 if "norm" in role else tensor for role, tensor in drawn.items()}
 
     return [Block(config, weights(index)) for index in range(num_blocks)]
 
 
-def shared_tile(config: BlockConfig, threads: Sequence[int]) -> int | None:
+def _drawn(stored: Stored, scale: float, generator: torch.Generator) -> torch.Tensor:
+    drawn = scale * torch.randn(stored.shape, generator=generator)
+    return drawn if stored.take is None else stored.take(drawn)
+
+
+def shared_tile(block: Block, threads: Sequence[int]) -> int | None:
     """The smallest tile that keeps rows exact with each of these thread counts; None where this machine's BLAS has none."""
-    block, before = random_blocks(config, 1)[0], torch.get_num_threads()
+    before = torch.get_num_threads()
     try:
         with torch.inference_mode():
-            holding = (tile for tile in TILES if all(block_holds(block, config, tile, count) for count in threads))
+            holding = (tile for tile in TILES if all(block_holds(block, tile, count) for count in threads))
             return next(holding, None)
     finally:
         torch.set_num_threads(before)

@@ -29,7 +29,7 @@ def open_hub(repo: str, revision: str | None = None) -> Checkpoint:
     Raises ModelNotFound for a repository, revision or file that is not there (or not cached, when offline),
     NetworkError when the hub does not answer.
     """
-    from shoal.weights.source import index_files, parse_config
+    from shoal.weights.source import index_files, parse_config, unpacked
 
     config_path = fetch_file(repo, "config.json", revision)
     if config_path is None:
@@ -40,7 +40,7 @@ def open_hub(repo: str, revision: str | None = None) -> Checkpoint:
     with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
         files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit)), names))
     config = parse_config(config_path.read_bytes(), f"{repo}/config.json")
-    return SafetensorsCheckpoint(repo, repo, config, files, commit)
+    return unpacked(SafetensorsCheckpoint(repo, repo, config, files, commit))
 
 
 def fetch_file(repo: str, name: str, revision: str | None) -> Path | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UsageError
 from shoal.kernels.tiles import RowLinear
-from shoal.nn.block import Block, Ends, ModelConfig
-from shoal.nn.families import family
-from shoal.nn.layers import RmsNorm
+from shoal.nn.block import Block, Ends, ModelConfig, final_norm
+from shoal.nn.families import Shapes, Stored, family
 from shoal.types import Span
 from shoal.weights.checkpoint import Checkpoint
 
@@ -29,25 +28,36 @@ def weight_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _read(
-    checkpoint: Checkpoint, shapes: Mapping[str, tuple[str, tuple[int, ...]]], dtype: torch.dtype, device: str = "cpu"
-) -> dict[str, Tensor]:
-    """Tensors by role. Shapes are checked before anything is read; norms and biases stay in fp32."""
-    for name, shape in shapes.values():
-        info = checkpoint.tensors.get(name)
-        if info is None:
-            raise CheckpointError(f"{checkpoint.source} has no tensor {name}")
-        if info.shape != shape:
-            raise CheckpointError(
-                f"{checkpoint.source}: tensor {name} has shape {list(info.shape)}; the configuration asks for {list(shape)}"
-            )
+def _read(checkpoint: Checkpoint, shapes: Shapes, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+    """Tensors by role. Shapes are checked before anything is read; norms, biases and routers stay in fp32."""
+    roles: dict[str, list[str]] = {}
+    for role, stored in shapes.items():
+        roles.setdefault(_checked_name(checkpoint, stored), []).append(role)
     read: dict[str, Tensor] = {}
-    for role, (name, shape) in shapes.items():
+    for name, parts in roles.items():  # a fused tensor is read once
         tensor = checkpoint.read(name)
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{checkpoint.source}: tensor {name} holds {tensor.dtype}, not floats")
-        read[role] = tensor.to(device=device, dtype=dtype if len(shape) == 2 else torch.float32)
+        for role in parts:
+            take = shapes[role].take
+            part = tensor if take is None else take(tensor)
+            exact = part.ndim < 2 or role.startswith("router")
+            read[role] = part.to(device=device, dtype=torch.float32 if exact else dtype)
     return read
+
+
+def _checked_name(checkpoint: Checkpoint, stored: Stored) -> str:
+    """The tensor's name in this checkpoint, which may lack the model's prefix ("transformer."); raises CheckpointError."""
+    for name in (stored.name, stored.name.partition(".")[2]):
+        info = checkpoint.tensors.get(name)
+        if info is not None and info.shape != stored.shape:
+            raise CheckpointError(
+                f"{checkpoint.source}: tensor {name} has shape {list(info.shape)}; "
+                f"the configuration asks for {list(stored.shape)}"
+            )
+        if info is not None:
+            return name
+    raise CheckpointError(f"{checkpoint.source} has no tensor {stored.name}")
 
 
 def load_blocks(
@@ -67,7 +77,7 @@ def load_blocks(
     blocks = []
     for index in span.blocks():
         weights = _read(checkpoint, described.block_tensors(config, index), target, device)
-        blocks.append(Block(config.block, weights))
+        blocks.append(Block(config.block_config(index), weights))
         if progress is not None:
             progress(len(blocks), len(span))
     return blocks
@@ -79,7 +89,8 @@ def fetch_blocks(checkpoint: Checkpoint, config: ModelConfig, span: Span) -> Non
     Raises what reading them raises.
     """
     for index in span.blocks():
-        for name, _ in family(config.model_type).block_tensors(config, index).values():
+        shapes = family(config.model_type).block_tensors(config, index)
+        for name in dict.fromkeys(_checked_name(checkpoint, stored) for stored in shapes.values()):
             checkpoint.read(name)
 
 
@@ -90,7 +101,9 @@ def load_ends(checkpoint: Checkpoint, config: ModelConfig, dtype: str = "float32
     head = RowLinear(weights.get("head.weight", embedding))
     if config.tied_head:
         embedding = head.weight
-    return Ends(embedding, RmsNorm(weights["norm.weight"], config.block.norm_eps), head, config.vocab_size)
+    norm = final_norm(config.block, weights)
+    first = final_norm(config.block, weights, "embedding_norm") if config.embedding_norm else None
+    return Ends(config, embedding, norm, head, first)
 
 
 def block_digests(blocks: list[Block]) -> tuple[str, ...]:
@@ -104,6 +117,6 @@ def _block_digest(block: Block) -> str:
         digest.update(linear.weight.cpu().contiguous().view(torch.uint8).numpy().data)
         if linear.bias is not None:
             digest.update(linear.bias.cpu().numpy().tobytes())
-    for norm in (block.attention_norm, block.mlp_norm):
-        digest.update(norm.weight.cpu().numpy().tobytes())
+    for vector in block.vectors():
+        digest.update(vector.cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import CheckpointError, ModelNotFound
+from shoal.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from shoal.weights.bytesource import LocalFile
 from shoal.weights.checkpoint import Checkpoint
 from shoal.weights.gguf import GgufCheckpoint
+from shoal.weights.mxfp4 import Mxfp4Checkpoint, is_mxfp4
 from shoal.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -65,7 +66,21 @@ def _open_directory(path: Path) -> Checkpoint:
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
     wanted = _indexed(path, files)
     name = path.resolve().name
-    return SafetensorsCheckpoint(str(path), name, config, [SafetensorsFile(LocalFile(file)) for file in wanted])
+    return unpacked(SafetensorsCheckpoint(str(path), name, config, [SafetensorsFile(LocalFile(file)) for file in wanted]))
+
+
+def unpacked(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its tensors as floats, where its configuration says that they are packed.
+
+    Raises UnsupportedModel for a way of packing that is not read.
+    """
+    given = checkpoint.config.get("quantization_config")
+    if given is None:
+        return checkpoint
+    if not is_mxfp4(checkpoint.config):
+        method = given.get("quant_method") if isinstance(given, Mapping) else given
+        raise UnsupportedModel(f"{checkpoint.source}: weights quantized by {method!r} are not read (mxfp4 is)")
+    return Mxfp4Checkpoint(checkpoint)
 
 
 def _indexed(path: Path, files: list[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shoal.errors import CheckpointError, UnsupportedModel
-from shoal.nn.families import family, model_config
+from shoal.nn.families import FAMILIES, Stored, family, model_config
 from shoal.nn.rope import RopeConfig
 
 LLAMA: dict[str, Any] = {
@@ -18,6 +18,7 @@ LLAMA: dict[str, Any] = {
     "num_attention_heads": 4,
     "vocab_size": 50,
 }
+EXPERTS = {"n_routed_experts": 8, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
@@ -57,13 +58,13 @@ def test_tensors_by_role() -> None:
     """Names and shapes of a block and of the ends; biases only where the configuration has them."""
     config = model_config({**LLAMA, "num_key_value_heads": 2, "tie_word_embeddings": True})
     tensors = family("llama").block_tensors(config, 1)
-    assert tensors["k.weight"] == ("model.layers.1.self_attn.k_proj.weight", (32, 64))
-    assert tensors["down.weight"] == ("model.layers.1.mlp.down_proj.weight", (64, 100))
+    assert tensors["k.weight"] == Stored("model.layers.1.self_attn.k_proj.weight", (32, 64))
+    assert tensors["down.weight"] == Stored("model.layers.1.mlp.down_proj.weight", (64, 100))
     assert len(tensors) == 9
     assert set(family("llama").end_tensors(config)) == {"embedding.weight", "norm.weight"}
     biased = model_config({**LLAMA, "attention_bias": True, "mlp_bias": True})
     assert len(family("llama").block_tensors(biased, 0)) == 16
-    assert family("llama").end_tensors(biased)["head.weight"] == ("lm_head.weight", (50, 64))
+    assert family("llama").end_tensors(biased)["head.weight"] == Stored("lm_head.weight", (50, 64))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,24 @@ def test_tensors_by_role() -> None:
         ({"rope_scaling": {"factors": [1.0]}}, "not 8 numbers"),
         ({"rope_scaling": {"factors": "12345678"}}, "not 8 numbers"),
         ({"rope_scaling": {"factors": [1.0] * 7 + [0.0]}}, "rope factor"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8}}, "long_factor"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 7}}, "not 8 numbers"),
+        ({"rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 4.0}}, "above 1"),
+        ({"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 4.0}}, "more than one pair"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.2}, "partial_rotary_factor of 0.2 makes 3"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+        ({"num_hidden_layers": 1 << 20}, "num_hidden_layers"),
+        ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "not one for each of 2 blocks"),
+        ({"model_type": "gemma3_text", "rope_parameters": [1]}, "rope_parameters"),
+        ({"model_type": "mixtral", "num_local_experts": 1 << 30}, "num_local_experts"),
+        ({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok"),
+        ({"model_type": "qwen3_moe", "moe_intermediate_size": 8, "mlp_only_layers": "1"}, "mlp_only_layers"),
+        ({"model_type": "deepseek_v3", **EXPERTS, "n_group": 3}, "cannot be chosen"),
+        ({"model_type": "deepseek_v3", **EXPERTS, "n_group": 8, "topk_group": 2}, "a group needs two"),
+        ({"model_type": "deepseek_v2", **EXPERTS, "qk_rope_head_dim": 7}, "do not turn in pairs"),
+        ({"model_type": "bloom", "n_layer": 2, "n_head": 3}, "do not divide"),
+        ({"model_type": "falcon", "num_attention_heads": 3}, "do not divide"),
     ],
 )
 def test_numbers_that_cannot_be(fields: dict[str, Any], message: str) -> None:
@@ -99,15 +118,43 @@ def test_numbers_that_cannot_be(fields: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba' are not supported .these are: llama"),
-        ({"model_type": None}, "these are"),
+        ({"model_type": "mamba"}, "'mamba' are not supported: .* a mapping .* These types are: llama, "),
+        ({"model_type": "mamba", "state_size": 16}, "what is missing is state-space blocks"),
+        ({"model_type": "new", "vision_config": {}, "is_encoder_decoder": True}, "missing is an encoder"),
+        (
+            {"model_type": "new", "num_experts": 4, "linear_num_key_heads": 2},
+            "linear attention and its way of choosing",
+        ),
+        ({"model_type": None}, "These types are"),
+        ({"model_type": ["llama"]}, "not supported"),
         ({"hidden_act": "relu"}, "'relu'"),
         ({"hidden_act": ["silu"]}, "silu"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_scaling": {"rope_type": "su", "factor": 2.0}}, "'su'"),
+        ({"model_type": "falcon", "alibi": True}, "alibi = True"),
+        ({"model_type": "gpt_oss", "layer_types": ["linear_attention"] * 2}, "'linear_attention'"),
+        ({"model_type": "bloom", "apply_residual_connection_post_layernorm": True}, "post_layernorm"),
+        ({"model_type": "deepseek_v2", "topk_method": "noaux_tc"}, "noaux_tc"),
     ],
 )
 def test_what_this_version_lacks(fields: dict[str, Any], message: str) -> None:
     """Families and options that are not there are named, with those that are."""
     with pytest.raises(UnsupportedModel, match=message):
         model_config({**LLAMA, **fields})
+
+
+def test_an_unknown_type_is_told_of_every_family() -> None:
+    """All types that there are, by the names that configurations have."""
+    with pytest.raises(UnsupportedModel) as caught:
+        model_config({"model_type": "rwkv"})
+    assert all(name in str(caught.value) for name in FAMILIES)
+
+
+def test_blocks_may_differ() -> None:
+    """Windows and ropes by block; what all share stays one configuration."""
+    fields = {**LLAMA, "model_type": "gemma3_text", "num_hidden_layers": 12, "head_dim": 16, "sliding_window": 40}
+    config = model_config(fields)
+    windows = [config.block_config(index).window for index in range(12)]
+    assert windows == [40, 40, 40, 40, 40, 0] * 2
+    assert {config.block_config(index).rope.theta for index in (0, 5)} == {1e4, 1e6}
+    assert len(config.kinds) == 2
+    assert model_config(LLAMA).block_config(1) is model_config(LLAMA).block or not model_config(LLAMA).pattern

@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from shoal.nn.families import model_config
-from shoal.nn.rope import Rope, RopeConfig, frequencies
+from shoal.nn.rope import MAX_KNOWN, Rope, RopeConfig, frequencies
 from shoal.testing.tiny import TINY_LLAMA
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -27,7 +27,33 @@ KINDS: dict[str, dict[str, Any]] = {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     },
+    "yarn": {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 16.0,
+        "original_max_position_embeddings": 4096,
+    },
+    "yarn of DeepSeek": {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.707,
+        "beta_fast": 16,
+        "beta_slow": 2,
+    },
+    "yarn of gpt-oss": {
+        "rope_type": "yarn",
+        "rope_theta": 150_000.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "truncate": False,
+        "attention_factor": 1.25,
+    },
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0},
 }
+GRANTED = 8192
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -37,10 +63,10 @@ def test_angles_are_those_of_transformers(kind: str, head_dim: int) -> None:
     hf = LlamaConfig(**{**TINY_LLAMA, "head_dim": head_dim, "rope_parameters": dict(KINDS[kind])})
     config = model_config(hf.to_dict()).block.rope
     theirs = LlamaRotaryEmbedding(hf)
-    torch.testing.assert_close(frequencies(config, head_dim), theirs.inv_freq, rtol=2e-7, atol=0)
+    torch.testing.assert_close(frequencies(config, head_dim), theirs.inv_freq, rtol=1e-6, atol=0)
     positions = torch.tensor([0, 1, 2, 63, 64, 1000, 8191])
     cos, sin = theirs(torch.zeros(1), positions[None])
-    ours = Rope(config, head_dim).angles(positions)
+    ours = Rope(config, head_dim).angles(positions, GRANTED)
     torch.testing.assert_close(ours[0], cos[0, :, : head_dim // 2], rtol=0, atol=1e-3)
     torch.testing.assert_close(ours[1], sin[0, :, : head_dim // 2], rtol=0, atol=1e-3)
     near = slice(0, 5)
@@ -67,3 +93,22 @@ def test_a_positions_angle_is_its_own(positions: list[int], head_dim: int) -> No
         alone = rope.angles(torch.tensor([position]))
         assert torch.equal(alone[0][0], together[0][index])
         assert torch.equal(alone[1][0], together[1][index])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_factors_follow_the_grant_and_never_the_length(kind: str) -> None:
+    """A position's angle depends on what the session was granted alone; up to the original length nothing is stretched."""
+    factors = tuple(1.0 + index for index in range(8))
+    config = RopeConfig(kind=kind, factor=4.0, original_max_positions=64, factors=(1.0,) * 8, long_factors=factors)
+    config = config if kind == "longrope" else RopeConfig(kind=kind, factor=4.0, original_max_positions=64)
+    rope, positions = Rope(config, 16), torch.arange(60)
+    short, long = rope.angles(positions, 64), rope.angles(positions, 65)
+    assert torch.equal(short[0], Rope(RopeConfig(), 16).angles(positions)[0])
+    assert not torch.equal(short[0], long[0])
+    for granted, expected in ((1, short), (64, short), (65, long)):
+        for position in (0, 7, 59):
+            one = rope.angles(positions[position : position + 1], granted)
+            assert torch.equal(one[0][0], expected[0][position])
+    for granted in range(1, 300):
+        rope.angles(positions[:1], granted)
+    assert len(rope._known) <= MAX_KNOWN, "what many sessions ask for is bounded"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ from torch import Tensor
 
 from shoal.errors import CheckpointError, SpanError, UsageError
 from shoal.nn.families import family, model_config
+from shoal.testing.families import CASES, save_checkpoint
 from shoal.types import Span
 from shoal.weights.checkpoint import Checkpoint, TensorInfo
 from shoal.weights.loading import block_digests, load_blocks, load_ends
+from shoal.weights.source import open_checkpoint
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -24,6 +28,28 @@ CONFIG: dict[str, Any] = {
     "vocab_size": 50,
     "attention_bias": True,
     "tie_word_embeddings": False,
+}
+
+MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 12, "num_experts": 4}
+FEATURES: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"head_dim": 8},
+    "gpt_oss": {"num_local_experts": 3, "num_experts_per_tok": 2},
+    "qwen3_moe": MOE,
+    "mixtral": {"num_local_experts": 3},
+    "phi3": {},
+    "olmo2": {},
+    "glm4": {},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "falcon": {"bias": True, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "deepseek_v3": {
+        **MOE,
+        "n_routed_experts": 4,
+        "q_lora_rank": 10,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 6,
+    },
 }
 
 
@@ -39,9 +65,12 @@ class Memory:
         self.config: Mapping[str, Any] = {**CONFIG, **changes}
         config, generator = model_config(self.config), torch.Generator().manual_seed(3)
         described = family(config.model_type)
-        shapes = [*(described.block_tensors(config, index) for index in range(3)), described.end_tensors(config)]
+        shapes = [
+            *(described.block_tensors(config, index) for index in range(config.num_blocks)),
+            described.end_tensors(config),
+        ]
         self.held: dict[str, Tensor] = {
-            name: torch.randn(shape, generator=generator) for part in shapes for name, shape in part.values()
+            one.name: torch.randn(one.shape, generator=generator) for part in shapes for one in part.values()
         }
         self.asked: list[str] = []
 
@@ -132,6 +161,47 @@ def test_the_digest_is_of_the_weights_as_used(checkpoint: Memory) -> None:
         others.add(block_digests(load_blocks(checkpoint, config, Span(0, 2))))
         checkpoint.held[name] = tensor
     assert len(others) == 3 + len(changed)
+
+
+@pytest.mark.parametrize("model_type", FEATURES)
+def test_the_digest_covers_every_tensor_of_every_family(model_type: str) -> None:
+    """One changed number of any tensor of a block changes its digest, whatever the tensor is for."""
+    checkpoint = Memory(model_type=model_type, **FEATURES[model_type])
+    config = config_of(checkpoint)
+    index = config.num_blocks - 1
+    shapes = family(model_type).block_tensors(config, index)
+    names = sorted({stored.name for stored in shapes.values()})
+    known = {block_digests(load_blocks(checkpoint, config, Span(index, index + 1)))}
+    for name in names:
+        tensor = checkpoint.held[name]
+        checkpoint.held[name] = tensor.clone()
+        checkpoint.held[name].view(-1)[-1] += 1.0
+        known.add(block_digests(load_blocks(checkpoint, config, Span(index, index + 1))))
+        checkpoint.held[name] = tensor
+    assert len(known) == 1 + len(names)
+
+
+def test_a_mixtral_server_reads_its_blocks_only(tmp_path: Path) -> None:
+    """Counted in bytes: with four of six blocks held, the headers and the tensors of these four, experts included."""
+    case = next(case for case in CASES if case.model_type == "mixtral")
+    wide = case._replace(fields={**case.fields, "num_hidden_layers": 6, "num_local_experts": 8})
+    checkpoint = open_checkpoint(str(save_checkpoint(wide, tmp_path)))
+    headers = checkpoint.bytes_read
+    span, config = Span(1, 5), config_of(checkpoint)
+    load_blocks(checkpoint, config, span)
+    held = tuple(f"model.layers.{index}." for index in span.blocks())
+    expected = [info for name, info in checkpoint.tensors.items() if name.startswith(held)]
+    assert len(expected) == 4 * (2 + 4 + 1 + 3 * 8)
+    assert checkpoint.bytes_read - headers == sum(4 * math.prod(info.shape) for info in expected)
+
+
+def test_a_prefix_that_the_files_lack(tmp_path: Path) -> None:
+    """BLOOM's own files leave out "transformer.", which is what transformers puts before the names when it saves."""
+    whole = open_checkpoint(str(save_checkpoint(next(c for c in CASES if c.model_type == "bloom"), tmp_path)))
+    bare = Memory(**whole.config)
+    bare.held = {name.removeprefix("transformer."): whole.read(name) for name in whole.tensors}
+    config = config_of(whole)
+    assert block_digests(load_blocks(bare, config, Span(1, 3))) == block_digests(load_blocks(whole, config, Span(1, 3)))
 
 
 def test_an_unknown_token_is_a_mistake(checkpoint: Memory) -> None:

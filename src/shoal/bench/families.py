@@ -1,0 +1,93 @@
+"""The table of families in docs/families.md: what was measured, and what has to hold."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shoal.bench.report import commit, hardware
+
+PAGE = Path("docs/families.md")
+HEAD = """# Families
+
+Model families that are certified against transformers on tiny random checkpoints that it wrote. `shoal bench families --write
+docs/families.md` wrote this page from what it measured, as `tests/parity/test_families.py` measures it; a test there checks
+that this page says what ran.
+
+- *logits within 1e-4*: the largest difference of any two logits over 150 positions (three pages), fp32, in every variant.
+- *128 greedy tokens*: one by one after that prompt, equal to those of transformers' `generate`.
+- *any split, same bits*: cut before any block, or before each, prefill and decode give the same bits.
+- *row-exact*: chunks of seven sizes beside another session, and logits in pieces, give the same bits.
+- *rows as bf16*, *as fp16*: rounded between all blocks, no row's next-token distribution moves by more than 1e-3 nats from that
+  of fp32. Only then a server offers the codec. "refused" where that is not so, or where it is not safe to offer: a rounded
+  row may go to another expert, and rows of real Gemmas leave fp16's range.
+
+"""
+TAIL = """
+Each family is known by its `model_type` in transformers' config.json. Options of a family that are not certified are refused by
+name. How to add one: [adding-a-family.md](adding-a-family.md).
+"""
+
+Measured = Mapping[str, Mapping[str, bool]]
+
+
+def measure() -> dict[str, Any]:
+    """Every property of every case: by family and property the worst number of its variants."""
+    from shoal.testing.certify import PROPERTIES, load
+    from shoal.testing.families import CASES, save_checkpoint
+
+    worst: dict[str, dict[str, float]] = {}
+    for case in CASES:
+        numbers = worst.setdefault(case.model_type, {})
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = load(save_checkpoint(case, folder), case.granted)
+            for one in PROPERTIES:
+                value = one.measure(loaded, case)
+                if value is not None:
+                    numbers[one.name] = max(value, numbers.get(one.name, 0.0))
+    return {"families": worst, "hardware": hardware(), "commit": commit()}
+
+
+def verdicts(worst: Mapping[str, Mapping[str, float]]) -> Measured:
+    """What holds of each family: below the limit, and offered if it is a codec."""
+    from shoal.nn.families import FAMILIES
+    from shoal.testing.certify import CODECS, PROPERTIES
+
+    return {
+        family: {
+            one.name: numbers[one.name] <= one.limit
+            and (one.name not in CODECS or one.name in FAMILIES[family].row_codecs)
+            for one in PROPERTIES
+        }
+        for family, numbers in worst.items()
+    }
+
+
+def page(measured: Measured) -> str:
+    """The page for what was measured."""
+    from shoal.nn.families import FAMILIES
+    from shoal.testing.certify import CODECS, PROPERTIES
+    from shoal.testing.families import CASES
+
+    lines = [
+        f"| family | `model_type` | {' | '.join(one.title for one in PROPERTIES)} | variants |",
+        f"|--|--|{'--|' * len(PROPERTIES)}--|",
+    ]
+    for family, held in measured.items():
+        cells = ["yes" if held[one.name] else "refused" if one.name in CODECS else "NO" for one in PROPERTIES]
+        names = "; ".join(case.name for case in CASES if case.model_type == family and case.name)
+        lines.append(f"| {FAMILIES[family].title} | `{family}` | {' | '.join(cells)} | {names} |")
+    return HEAD + "\n".join(lines) + "\n" + TAIL
+
+
+def run(write: Path | None = None) -> dict[str, Any]:
+    """`shoal bench families`; with `write` the page as well."""
+    result = measure()
+    if write is not None:
+        write.write_text(page(verdicts(result["families"])))
+    families = {
+        name: " ".join(f"{key} {value:.1e}" for key, value in row.items()) for name, row in result["families"].items()
+    }
+    return {"name": "families", **families, "hardware": result["hardware"], "commit": result["commit"]}
