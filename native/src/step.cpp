@@ -111,8 +111,15 @@ void Step::norm_rows(Stage stage, int first, int last) {
             kernels_.rms_norm(delta, post, b.norm_eps, shape_.hidden, delta, shape_.hidden);
             for (int i = 0; i < shape_.hidden; ++i) x[i] += delta[i];
         }
-        if (stage != kPost)
-            kernels_.rms_norm(x, stage == kNormQkv ? b.attention_norm : b.mlp_norm, b.norm_eps, shape_.hidden, normed_ + r * hidden_ld_, static_cast<int>(hidden_ld_));
+        if (stage == kPost) continue;
+        const float* norm = stage == kNormQkv ? b.attention_norm : b.mlp_norm;
+        float* to = normed_ + r * hidden_ld_;
+        if (norm) {
+            kernels_.rms_norm(x, norm, b.norm_eps, shape_.hidden, to, static_cast<int>(hidden_ld_));
+        } else {
+            std::memcpy(to, x, shape_.hidden * sizeof(float));
+            std::memset(to + shape_.hidden, 0, (hidden_ld_ - shape_.hidden) * sizeof(float));
+        }
     }
 }
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from shoal.engine.proof import numbers
 from shoal.kernels import reference
+from shoal.kernels.linears import RowLinear
 from shoal.kernels.tiles import (
     SLAB,
-    RowLinear,
     exp_,
     gelu_,
     gelu_tanh_,

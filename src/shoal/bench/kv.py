@@ -33,7 +33,8 @@ def run(tokens: int) -> dict[str, Any]:
     config = model_config(checkpoint.config)
     (token_ids,) = prompts(load_tokenizer(checkpoint), 1, tokens)
     with torch.inference_mode():
-        blocks, ends = load_blocks(checkpoint, config, Span(0, config.num_blocks)), load_ends(checkpoint, config)
+        blocks: list[Block] = load_blocks(checkpoint, config, Span(0, config.num_blocks))
+        ends = load_ends(checkpoint, config)
         tile = prove(blocks, config).tile
         results: dict[str, dict[str, float]] = {}
         expected: Tensor | None = None

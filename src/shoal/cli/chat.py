@@ -9,7 +9,7 @@ import typer
 
 from shoal.cli import discovery
 from shoal.cli import sampling as options
-from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
+from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 
 def chat(
@@ -33,6 +33,7 @@ def chat(
     interface: discovery.Interface = "0.0.0.0",
     yes: discovery.Yes = False,
     transport: Transport = None,
+    head: Head = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Chat with a model. The session stays open between turns. Ctrl-C ends a reply, Ctrl-D the chat."""
@@ -51,7 +52,7 @@ def chat(
     )
     with (
         connect(
-            model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found
+            model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found, head=head
         ) as remote,
         remote.chat(system, max_tokens=context) as talk,
     ):

@@ -11,7 +11,7 @@ import typer
 
 from shoal.cli import discovery
 from shoal.cli import sampling as options
-from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
+from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 if TYPE_CHECKING:
     from shoal.client.sync import Model
@@ -48,6 +48,7 @@ def generate(
         float, typer.Option(help="Seconds for which servers are asked to hold a saved reply's session.")
     ] = 300,
     transport: Transport = None,
+    head: Head = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Generate a reply through the swarm and stream it."""
@@ -75,7 +76,7 @@ def generate(
     )
     text = sys.stdin.read() if prompt == "-" else prompt
     with connect(
-        model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found
+        model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found, head=head
     ) as remote:
         print_reply(remote, remote.stream(text, raw=raw, save=save, keep_s=keep, **chosen), save, as_json)
 

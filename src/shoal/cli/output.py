@@ -23,6 +23,9 @@ Invite = Annotated[
     str, typer.Option("--invite", envvar="SHOAL_INVITE", help="An invite to a private swarm; needed once.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Head = Annotated[
+    str, typer.Option(help="Keep embedding and head, which are computed here, as float32, bfloat16 or int8.")
+]
 Transport = Annotated[str | None, typer.Option(help="Use only this transport: tls or iroh.")]
 
 

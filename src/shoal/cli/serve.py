@@ -35,6 +35,10 @@ def serve(
     memory: Annotated[str | None, typer.Option(help="Memory to use, like 6GB; default half of the machine's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
     dtype: Annotated[str, typer.Option(help="Weights are kept as float32, bfloat16 or float16.")] = "float32",
+    quantize: Annotated[int | None, typer.Option(help="Round weights to 8 or 4 bits while loading.")] = None,
+    int8_rows: Annotated[
+        bool, typer.Option(help="With --quantize: round hidden states to 8 bits too, row by row; faster, less precise.")
+    ] = False,
     kv_dtype: Annotated[
         str, typer.Option(help="Keys and values are kept as float32, bfloat16, float16, int8 or int4.")
     ] = "float32",
@@ -92,6 +96,8 @@ def serve(
         memory_bytes=megabytes(memory) if memory is not None else None,
         threads=threads,
         dtype=dtype,
+        quantize=quantize,
+        int8_rows=int8_rows,
         kv_dtype=kv_dtype,
         device=device,
         listen=listen,

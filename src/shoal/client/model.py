@@ -14,20 +14,23 @@ import torch
 
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
 from shoal.client.options import SessionOptions
+from shoal.engine.backend import choose_linears
 from shoal.engine.proof import prove_ends
-from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError
+from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError, UsageError
 from shoal.nn.block import Ends, ModelConfig
 from shoal.nn.families import model_config
 from shoal.nn.sampling import SamplingParams, sample
 from shoal.types import ModelSpec
 from shoal.weights.checkpoint import Checkpoint, fingerprint
-from shoal.weights.loading import load_ends
+from shoal.weights.loading import WeightForm, load_ends, weight_form
 from shoal.weights.source import demo_model_path, open_checkpoint
 from shoal.weights.tokenizer import Tokenizer, load_tokenizer
 from shoal.wire.messages import Description
 
 MODELS_VARIABLE = "SHOAL_MODELS"
 """A directory in which local checkpoints are looked for by the names that servers tell."""
+
+HEADS = ("float32", "bfloat16", "int8")
 
 T = TypeVar("T")
 
@@ -94,8 +97,12 @@ class RemoteModel:
         await self.close()
 
 
-async def open_model(client: AsyncClient, model: str | None, wait_s: float = ROUTE_WAIT_S) -> RemoteModel:
+async def open_model(
+    client: AsyncClient, model: str | None, wait_s: float = ROUTE_WAIT_S, head: str = "float32"
+) -> RemoteModel:
     """A model by what the user calls it, or (None) the one that the swarm serves.
+
+    `head`, one of HEADS, is how its embedding and head are kept on this side.
 
     Raises ModelNotFound when this side has no checkpoint of it, saying what to get, FingerprintMismatch when the swarm
     serves another under the name, NoRoute when it serves none.
@@ -107,14 +114,22 @@ async def open_model(client: AsyncClient, model: str | None, wait_s: float = ROU
         spec = await client.find_model(wait_s=wait_s)
         description, _ = await client.describe(spec)
         checkpoint = await asyncio.to_thread(find_checkpoint, description)
-    remote = await asyncio.to_thread(_load, client, spec, checkpoint)
+    remote = await asyncio.to_thread(_load, client, spec, checkpoint, head)
     remote.source = model or ""
     return remote
 
 
-def _load(client: AsyncClient, spec: ModelSpec, checkpoint: Checkpoint) -> RemoteModel:
-    config = model_config(checkpoint.config)
-    return RemoteModel(client, spec, config, load_ends(checkpoint, config), load_tokenizer(checkpoint))
+def _load(client: AsyncClient, spec: ModelSpec, checkpoint: Checkpoint, head: str) -> RemoteModel:
+    config, form = model_config(checkpoint.config), head_form(head)
+    make = choose_linears(form)
+    return RemoteModel(client, spec, config, load_ends(checkpoint, config, form, make), load_tokenizer(checkpoint))
+
+
+def head_form(head: str) -> WeightForm:
+    """The form of one of HEADS; raises UsageError."""
+    if head not in HEADS:
+        raise UsageError(f"a head cannot be kept as {head!r}: choose one of {', '.join(HEADS)}")
+    return weight_form("float32", 8) if head == "int8" else weight_form(head)
 
 
 def find_checkpoint(description: Description) -> Checkpoint:

@@ -222,8 +222,11 @@ def connect(
     transport: str | None = None,
     discoveries: Discoveries | None = None,
     wait_s: float = ROUTE_WAIT_S,
+    head: str = "float32",
 ) -> Model:
     """Join a swarm by its tickets and open a model: a hub id, a directory, a GGUF file, or (None) the one it serves.
+
+    Embedding and head are computed here, in `head`: "float32", "bfloat16" or "int8".
 
     For a private swarm give an invite, or a PrivateSwarm by the name under which it is kept. Raises UsageError without
     tickets, invite or discoveries, NetworkError when nobody answers, and what `open_model` raises.
@@ -233,16 +236,16 @@ def connect(
     loop = _Loop()
     try:
         client = AsyncClient(peers, invite=invite, only=transport, discoveries=discoveries)
-        return Model(loop, loop.run(_open(model, client, wait_s)))
+        return Model(loop, loop.run(_open(model, client, wait_s, head)))
     except BaseException:
         loop.close()
         raise
 
 
-async def _open(model: str | None, client: AsyncClient, wait_s: float) -> RemoteModel:
+async def _open(model: str | None, client: AsyncClient, wait_s: float, head: str) -> RemoteModel:
     await client.__aenter__()
     try:
-        return await open_model(client, model, wait_s)
+        return await open_model(client, model, wait_s, head)
     except BaseException:
         await client.close()
         raise

@@ -1,8 +1,8 @@
-"""A span's blocks for the compiled kernels: one native call takes a batch through all of them."""
+"""A span's blocks on the compiled kernels: one native call takes a batch through all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,51 +10,56 @@ from torch import Tensor
 from shoal.engine.blocks import Part
 from shoal.kernels import cpu
 from shoal.kernels.panels import Panels, pack
-from shoal.kernels.quantized import Quantized, concatenated
+from shoal.kernels.quantized import concatenated
 from shoal.kernels.tiles import padded
 from shoal.kv.cache import KVCache
 from shoal.nn.block import BlockConfig
-from shoal.nn.rope import Rope
+from shoal.nn.parameters import Parameters
+from shoal.nn.rope import Rope, RopeConfig
 
 ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
 CACHE_KINDS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 MAX_HEAD_DIM = 512
+MAX_TURNINGS = 2
+"""Kinds of rotary embedding that the blocks of one span may have."""
 
-Weights = Mapping[str, Tensor | Quantized]
+NORMS = ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm", "query_norm", "key_norm")
+_ROLES = {
+    "post_attention_norm": "attention_post_norm",
+    "post_mlp_norm": "mlp_post_norm",
+    "query_norm": "q_norm",
+    "key_norm": "k_norm",
+}
 
 
 def supports(config: BlockConfig) -> bool:
-    """Whether the compiled kernels know everything that such blocks do."""
-    return config.activation in ACTIVATIONS and config.head_dim <= MAX_HEAD_DIM
+    """Whether the compiled kernels know everything that such a block does."""
+    plain = (
+        config.norm == "rms" and config.gated_mlp and not (config.parallel_residual or config.alibi or config.mlp_limit)
+    )
+    dense = config.moe is None and config.latent is None and config.qk_norm in ("", "head")
+    return plain and dense and config.activation in ACTIVATIONS and config.head_dim <= MAX_HEAD_DIM
 
 
 class NativeBlock:
-    """A block's packed matrices and norms, by role as in `nn.block.Block`."""
+    """A block's packed matrices, norms and sinks; see `Panels.int8_rows`."""
 
-    def __init__(self, config: BlockConfig, weights: Weights) -> None:
+    def __init__(self, config: BlockConfig, weights: Parameters, int8_rows: bool = False) -> None:
         self.config = config
         self.digest = ""
-        qkv = concatenated([weights[f"{part}.weight"] for part in "qkv"])
-        biases = [weights[f"{part}.bias"] for part in "qkv" if f"{part}.bias" in weights]
-        self._panels = {
-            "qkv": pack(qkv, torch.cat(biases) if biases else None),
-            **{name: pack(weights[f"{role}.weight"], weights.get(f"{role}.bias")) for name, role in _MATRICES.items()},
-        }
-        self._norms = {name: weights[f"{name}.weight"].to(torch.float32).contiguous() for name in _NORMS}
-        self.struct = self._struct()
-
-    def _struct(self) -> cpu.BlockStruct:
-        config = self.config
-        struct = cpu.BlockStruct()
+        self._panels = dict(_packed(weights, int8_rows))
+        self._vectors = dict(_vectors(config, weights))
+        self.struct = cpu.BlockStruct()
         for name, panels in self._panels.items():
-            setattr(struct, name, cpu.linear_struct(panels))
-        for name, norm in self._norms.items():
-            setattr(struct, name, cpu.address(norm))
-        struct.norm_eps = config.norm_eps
-        struct.query_scale = config.head_dim**-0.5
-        struct.activation = ACTIVATIONS[config.activation]
-        struct.rotary_dim = config.head_dim
-        return struct
+            setattr(self.struct, name, cpu.linear_struct(panels))
+        for name, vector in self._vectors.items():
+            setattr(self.struct, name, cpu.address(vector))
+        self.struct.norm_eps = config.norm_eps
+        self.struct.softcap = config.attn_softcap
+        self.struct.query_scale = config.head_dim**-0.5 if config.query_scale is None else config.query_scale
+        self.struct.window = config.window
+        self.struct.activation = ACTIVATIONS[config.activation]
+        self.struct.rotary_dim = config.rotated_dim
 
     @property
     def size_bytes(self) -> int:
@@ -62,12 +67,25 @@ class NativeBlock:
         return sum(panels.size_bytes for panels in self._panels.values())
 
 
-_MATRICES = {"output": "o", "gate": "gate", "up": "up", "down": "down"}
-_NORMS = ("attention_norm", "mlp_norm")
+def _packed(weights: Parameters, int8_rows: bool) -> Iterator[tuple[str, Panels]]:
+    biases = [bias for role in "qkv" if (bias := weights.bias(role)) is not None]
+    qkv = concatenated([weights.matrix(role) for role in "qkv"])
+    yield "qkv", pack(qkv, torch.cat(biases) if biases else None, int8_rows)
+    for name, role in (("output", "o"), ("gate", "gate"), ("up", "up"), ("down", "down")):
+        yield name, pack(weights.matrix(role), weights.bias(role), int8_rows)
+
+
+def _vectors(config: BlockConfig, weights: Parameters) -> Iterator[tuple[str, Tensor]]:
+    for name in NORMS:
+        weight = weights.vectors.get(f"{_ROLES.get(name, name)}.weight")
+        if weight is not None:
+            yield name, (weight.to(torch.float32) + config.norm_offset).contiguous()
+    if config.sinks:
+        yield "sinks", weights.vectors["sinks"].to(torch.float32).contiguous()
 
 
 class NativeBlocks:
-    """See `engine.blocks.Blocks`. Not for two threads at once; `close` ends the kernels' threads."""
+    """See `engine.blocks.Blocks`. `start` is the model's index of the first block. Not for two threads at once."""
 
     def __init__(
         self, config: BlockConfig, start: int, blocks: Sequence[NativeBlock], cache: KVCache, context: cpu.Context
@@ -77,11 +95,18 @@ class NativeBlocks:
         self._blocks = blocks
         self._cache = cache
         self._context = context
-        self._rope = Rope(config.rope, config.head_dim)
+        self._ropes: dict[tuple[RopeConfig, int], Rope] = {}
+        for block in blocks:
+            turning = (block.config.rope, block.config.rotated_dim)
+            self._ropes.setdefault(turning, Rope(*turning))
+            block.struct.angles = list(self._ropes).index(turning)
+        if len(self._ropes) > MAX_TURNINGS:
+            raise ValueError(f"blocks with {len(self._ropes)} kinds of rotary embedding")
         self._shape = cpu.ShapeStruct(
             config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, config.intermediate_size
         )
-        self._pages = cpu.CacheStruct(*map(cpu.address, _four(cache.storage.tensors)))
+        tensors = cache.storage.tensors
+        self._pages = cpu.CacheStruct(*(tensor.data_ptr() for tensor in tensors))
         self._pages.kind = CACHE_KINDS[cache.dtype]
         self._pages.width = padded(config.head_dim)
 
@@ -90,24 +115,30 @@ class NativeBlocks:
 
     def run(self, blocks: range, rows: Tensor, parts: Sequence[Part]) -> Tensor:
         """See `engine.blocks.Blocks`."""
-        positions = torch.cat([torch.arange(part.position, part.position + part.num_rows) for part in parts])
-        cos, sin = self._rope.angles(positions)
         rows = rows.clone(memory_format=torch.contiguous_format)
+        angles = [self._angles(rope, parts) for rope in self._ropes.values()]
         self._context.step(
             self._shape,
             [self._blocks[block].struct for block in blocks],
             self._pages,
             [self._part(blocks.start, part) for part in parts],
-            [cpu.AnglesStruct(cos.data_ptr(), sin.data_ptr())],
+            [cpu.AnglesStruct(cos.data_ptr(), sin.data_ptr()) for cos, sin in angles],
             rows,
         )
         return rows
+
+    def _angles(self, rope: Rope, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+        each = [
+            rope.angles(
+                torch.arange(part.position, part.position + part.num_rows), self._cache.pages[part.session].max_tokens
+            )
+            for part in parts
+        ]
+        if len(each) == 1:
+            return each[0]
+        return torch.cat([cos for cos, _ in each]), torch.cat([sin for _, sin in each])
 
     def _part(self, block: int, part: Part) -> cpu.PartStruct:
         pages = self._cache.pages[part.session]
         row = pages.table[self._start + block - pages.span.start :]
         return cpu.PartStruct(row.ctypes.data, row.shape[1], part.position, part.first, part.num_rows, 0)
-
-
-def _four(tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    return [*tensors, *([None] * (4 - len(tensors)))]

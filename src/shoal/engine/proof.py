@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import RowLinear, exp_, pad_rows, padded, row_sum, softcap_
+from shoal.kernels.linears import RowLinear
+from shoal.kernels.nativelinear import NativeLinear
+from shoal.kernels.tiles import exp_, pad_rows, padded, row_sum, softcap_
 from shoal.nn.alibi import alibi_slopes
 from shoal.nn.attention import PAGE_TOKENS, AttentionForm, paged_attention
 from shoal.nn.block import HEAD_ROWS, Block, BlockConfig, Ends, ModelConfig
@@ -74,13 +76,16 @@ def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
         rows = numbers(PROBE_SEED, HEAD_HEIGHTS[-1] + 1, config.hidden_size)
         return _rows_hold(lambda some: ends.logits(some, tile), rows, tile, threads, HEAD_HEIGHTS)
 
-    return _search(holds, (config,))
+    tiles = (1, *TILES) if isinstance(ends.head, NativeLinear) else TILES
+    return _search(holds, (config,), tiles=tiles)
 
 
-def _search(holds: Callable[[int, int], bool], kinds: Sequence[BlockConfig], device: str = "cpu") -> Proof:
+def _search(
+    holds: Callable[[int, int], bool], kinds: Sequence[BlockConfig], device: str = "cpu", tiles: Sequence[int] = TILES
+) -> Proof:
     with torch.inference_mode():
         for threads in dict.fromkeys((torch.get_num_threads(), 1)):
-            for tile in TILES:
+            for tile in tiles:
                 if holds(tile, threads):
                     return Proof("torch", tile, threads, True, probe(kinds, tile, device))
         torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.kernels.panels import PANEL, Panels
+from shoal.kernels.panels import Panels
 
 ABI = 1
 AVX2, AVX512 = 2, 5
@@ -54,9 +54,7 @@ class BlockStruct(Structure):
 class ShapeStruct(Structure):
     """What all blocks share."""
 
-    _fields_ = [
-        (name, c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")
-    ]
+    _fields_ = [(name, c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")]
 
 
 class CacheStruct(Structure):
@@ -101,7 +99,16 @@ def library() -> ctypes.CDLL | None:
     found.shoal_open.restype = c_void_p
     found.shoal_close.argtypes = [c_void_p]
     found.shoal_close.restype = None
-    found.shoal_linear.argtypes = [c_void_p, POINTER(LinearStruct), c_void_p, c_float, c_void_p, c_int32, c_void_p, c_int64]
+    found.shoal_linear.argtypes = [
+        c_void_p,
+        POINTER(LinearStruct),
+        c_void_p,
+        c_float,
+        c_void_p,
+        c_int32,
+        c_void_p,
+        c_int64,
+    ]
     found.shoal_linear.restype = None
     found.shoal_step.argtypes = [
         *(c_void_p, POINTER(ShapeStruct), POINTER(POINTER(BlockStruct)), c_int32, POINTER(CacheStruct)),
@@ -167,16 +174,12 @@ class Context:
     def __del__(self) -> None:
         self.close()
 
-    def linear(self, panels: Panels, rows: Tensor, norm: Tensor | None = None, eps: float = 0.0) -> Tensor:
-        """Rows [n, in] in fp32 → RMSNorm(rows) Wᵀ + b [n, out]; without a norm where there is no weight for it."""
-        rows = rows.contiguous()
-        columns = panels.num_panels * PANEL
-        out = torch.empty(rows.shape[0], columns)
-        struct = linear_struct(panels)
+    def linear(self, panels: Panels, rows: Tensor, out: Tensor) -> None:
+        """Rows [n, in] in fp32 → rows Wᵀ + b into `out`, contiguous, [n, at least 64 · panels]."""
+        rows = rows.to(torch.float32).contiguous()
         self._library.shoal_linear(
-            self._handle, struct, address(norm), eps, rows.data_ptr(), rows.shape[0], out.data_ptr(), columns
+            self._handle, linear_struct(panels), None, 0.0, rows.data_ptr(), rows.shape[0], out.data_ptr(), out.shape[1]
         )
-        return out[:, : panels.out_features]
 
     def step(
         self,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from shoal.kernels.quantized import Quantized
-from shoal.kernels.tiles import padded
 
 PANEL = 64
 STEP = 8
@@ -19,7 +18,7 @@ F32, BF16, Q4, Q8 = range(4)
 
 
 class Panels(NamedTuple):
-    """A packed matrix [out, in]: `data` as the kind wants it, scales [panels, groups, 64] fp16 or none, bias [padded out] or none."""
+    """A packed matrix [out, in]: `data` as the kind wants it, scales [panels, groups, 64] in fp16, bias [padded out]."""
 
     kind: int
     out_features: int
@@ -43,18 +42,18 @@ class Panels(NamedTuple):
 
 
 def pack(weight: Tensor | Quantized, bias: Tensor | None = None, int8_rows: bool = False) -> Panels:
-    """Pack a matrix [out, in] in fp32 or bf16, or a quantized one (see `Panels.int8_rows`). Raises ValueError for another dtype."""
+    """Pack a matrix [out, in] in fp32 or bf16, or a quantized one with `int8_rows`. Raises ValueError for another dtype."""
     rows = None if bias is None else torch.nn.functional.pad(bias.to(torch.float32), (0, -bias.shape[0] % PANEL))
     if isinstance(weight, Quantized):
         kind = Q4 if weight.bits == 4 else Q8
         scales = torch.nn.functional.pad(weight.scales, (0, 0, 0, -weight.scales.shape[0] % PANEL))
         scales = scales.view(-1, PANEL, scales.shape[1]).transpose(1, 2).contiguous()
         data = _nibbles(weight.codes) if weight.bits == 4 else _interleaved(weight.codes, 4)
-        return Panels(kind, *weight.codes.shape, weight.group, data, scales, rows, int8_rows)
+        return Panels(kind, weight.shape[0], weight.shape[1], weight.group, data, scales, rows, int8_rows)
     if weight.dtype == torch.float32:
-        return Panels(F32, *weight.shape, 0, _interleaved(weight, 1), None, rows)
+        return Panels(F32, weight.shape[0], weight.shape[1], 0, _interleaved(weight, 1), None, rows)
     if weight.dtype == torch.bfloat16:
-        return Panels(BF16, *weight.shape, 0, _interleaved(weight, 2), None, rows)
+        return Panels(BF16, weight.shape[0], weight.shape[1], 0, _interleaved(weight, 2), None, rows)
     raise ValueError(f"there are no panels of {weight.dtype}")
 
 
@@ -75,14 +74,20 @@ def _nibbles(codes: Tensor) -> Tensor:
 
 
 def unpacked(panels: Panels) -> Tensor:
-    """The matrix [out, in] again, in fp32 (for tests and checks)."""
-    inputs = padded(panels.in_features, STEP)
-    data = panels.data
+    """The matrix [out, in] again, in fp32."""
+    return unpacked_columns(panels, list(range(panels.out_features)))
+
+
+def unpacked_columns(panels: Panels, outputs: list[int]) -> Tensor:
+    """Some outputs' weights [n, in] in fp32."""
+    index = torch.tensor(outputs)
+    panel, lane = index // PANEL, index % PANEL
+    data = panels.data[panel, :, lane]  # [n, in / step, step or bytes]
     if panels.kind == Q4:
-        pairs = torch.stack([data & 15, data >> 4], dim=-1).flatten(3).to(torch.int16)
+        pairs = torch.stack([data & 15, data >> 4], dim=-1).flatten(2).to(torch.int16)
         data = torch.where(pairs > 7, pairs - 16, pairs)
-    whole = data.to(torch.float32).transpose(1, 2).reshape(-1, inputs)
+    whole = data.flatten(1).to(torch.float32)
     if panels.scales is not None:
-        spread = panels.scales.to(torch.float32).transpose(1, 2).reshape(whole.shape[0], -1)
-        whole = whole * spread.repeat_interleave(panels.group, 1)[:, :inputs]
-    return whole[: panels.out_features, : panels.in_features]
+        spread = panels.scales[panel, :, lane].to(torch.float32).repeat_interleave(panels.group, 1)
+        whole = whole * spread[:, : whole.shape[1]]
+    return whole[:, : panels.in_features]

@@ -26,6 +26,11 @@ class Quantized(NamedTuple):
     bits: int
     group: int
 
+    @property
+    def shape(self) -> torch.Size:
+        """[out, in]."""
+        return self.codes.shape
+
     def dequantized(self) -> Tensor:
         """The weights that the codes stand for, [out, in] in fp32: code · scale, rounded once."""
         spread = self.scales.to(torch.float32).repeat_interleave(self.group, 1)[:, : self.codes.shape[1]]
@@ -60,7 +65,11 @@ def quantize(weight: Tensor, bits: int, group: int = GROUP) -> Quantized:
     return Quantized(codes.view(out_features, -1)[:, :in_features].contiguous(), scales, bits, group)
 
 
-def concatenated(matrices: Sequence[Tensor | Quantized]) -> Tensor | Quantized:
+Matrix = Tensor | Quantized
+"""A weight [out, in] as floats or as codes."""
+
+
+def concatenated(matrices: Sequence[Matrix]) -> Matrix:
     """Matrices [out_i, in] of one kind, one under the other."""
     parts = [matrix for matrix in matrices if isinstance(matrix, Quantized)]
     if not parts:
@@ -69,3 +78,16 @@ def concatenated(matrices: Sequence[Tensor | Quantized]) -> Tensor | Quantized:
         raise ValueError("matrices of different kinds cannot be put together")
     codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scales for part in parts])
     return Quantized(codes, scales, parts[0].bits, parts[0].group)
+
+
+def filled_up(matrix: Matrix, out_features: int = 0, in_features: int = 0) -> Matrix:
+    """The matrix with zeros up to at least so many outputs and inputs."""
+    if isinstance(matrix, Quantized):
+        codes = filled_up(matrix.codes, out_features, in_features)
+        assert isinstance(codes, Tensor)
+        groups = -(-codes.shape[1] // matrix.group)
+        scales = filled_up(matrix.scales, out_features, groups)
+        assert isinstance(scales, Tensor)
+        return matrix._replace(codes=codes, scales=scales)
+    missing = max(0, out_features - matrix.shape[0]), max(0, in_features - matrix.shape[1])
+    return torch.nn.functional.pad(matrix, (0, missing[1], 0, missing[0])) if any(missing) else matrix

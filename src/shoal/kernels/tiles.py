@@ -29,30 +29,6 @@ def pad_rows(rows: Tensor, tile: int) -> Tensor:
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 
-class RowLinear:
-    """y = x Wᵀ + b for x [n, in] with n a multiple of the tile; y [n, padded(out)], zero beyond `out_features`.
-
-    The weight is kept in its dtype and becomes one fp32 value per element before it is used.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.out_features, self.in_features = weight.shape
-        missing = padded(self.out_features) - self.out_features
-        self.weight = F.pad(weight, (0, 0, 0, missing)) if missing else weight.contiguous()
-        self.bias = None if bias is None else F.pad(bias.to(torch.float32), (0, missing))
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        product = F.linear(rows, self.weight.to(torch.float32))
-        # Added on its own: BLAS fuses a bias differently for different heights.
-        return product if self.bias is None else product + self.bias
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory that the weight and the bias take."""
-        bias_bytes = 0 if self.bias is None else self.bias.nbytes
-        return self.weight.nbytes + bias_bytes
-
-
 def _slabs(buffer: Tensor) -> tuple[Tensor, ...]:
     if not buffer.is_contiguous() or buffer.numel() % LANES:
         raise ValueError(f"a buffer of shape {list(buffer.shape)} is not whole vectors of {LANES}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import msgspec
 import torch
 from torch import Tensor
 
 from shoal.errors import UsageError
-from shoal.kernels.tiles import RowLinear, pad_rows, softcap_
+from shoal.kernels.linears import Linear, MakeLinear, torch_linear
+from shoal.kernels.tiles import pad_rows, padded, softcap_
 from shoal.nn.alibi import alibi_slopes
 from shoal.nn.attention import AttentionForm
 from shoal.nn.layers import GatedMlp, LayerNorm, Mlp, Norm, PlainMlp, RmsNorm
 from shoal.nn.mla import HeadLinear, Latent, LatentConfig
 from shoal.nn.moe import Experts, MoeConfig
+from shoal.nn.parameters import Parameters
 from shoal.nn.rope import RopeConfig, rotate
 
 HEAD_ROWS = 128
@@ -117,19 +119,21 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Block:
     """Attention and MLP as the configuration says. Weights by role; see `families`."""
 
-    def __init__(self, config: BlockConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: BlockConfig, weights: Parameters, make: MakeLinear = torch_linear) -> None:
         self.config = config
-        self.latent = None if config.latent is None else Latent(config.latent, config.num_heads, weights)
-        self.qkv = None if config.latent is not None else _joined_linear(weights, ("q", "k", "v"))
+        self.digest = ""
+        self.latent = None if config.latent is None else Latent(config.latent, config.num_heads, weights, make)
+        self.qkv = None if config.latent is not None else weights.joined(("q", "k", "v"), make)
         self.q_norm, self.k_norm = (_qk_norm(config, weights, role) for role in ("q_norm", "k_norm"))
-        self.sinks = weights["sinks"].to(torch.float32) if config.sinks else None
-        self.slopes = alibi_slopes(config.num_heads).to(weights["o.weight"].device) if config.alibi else None
-        self.output = _linear(weights, "o")
-        self.mlp = _mlp(config, weights)
+        self.sinks = weights.vectors["sinks"].to(torch.float32) if config.sinks else None
+        self.output = weights.linear("o", make)
+        self.mlp = _mlp(config, weights, make)
         self.attention_norm = _norm(config, weights, "attention_norm") if config.pre_norms else None
         self.mlp_norm = _norm(config, weights, "mlp_norm") if config.pre_norms else None
         self.attention_post_norm = _norm(config, weights, "attention_post_norm") if config.post_norms else None
         self.mlp_post_norm = _norm(config, weights, "mlp_post_norm") if config.post_norms else None
+        device = next(iter(weights.vectors.values())).device
+        self.slopes = alibi_slopes(config.num_heads).to(device) if config.alibi else None
 
     @property
     def attention_form(self) -> AttentionForm:
@@ -176,7 +180,7 @@ class Block:
             query, keys = _normed(self.q_norm, query), _normed(self.k_norm, keys)
         return query, keys, values.reshape(n, config.num_kv_heads, config.head_dim)
 
-    def linears(self) -> Iterator[RowLinear | HeadLinear]:
+    def linears(self) -> Iterator[Linear | HeadLinear]:
         """Every matrix of the block."""
         if self.qkv is not None:
             yield self.qkv
@@ -184,26 +188,6 @@ class Block:
             yield from self.latent.linears()
         yield self.output
         yield from self.mlp.linears()
-
-    def vectors(self) -> Iterator[Tensor]:
-        """Every other weight of the block, in fp32."""
-        norms = [
-            self.attention_norm,
-            self.mlp_norm,
-            self.attention_post_norm,
-            self.mlp_post_norm,
-            self.q_norm,
-            self.k_norm,
-        ]
-        for norm in (*norms, *(self.latent.norms() if self.latent is not None else ())):
-            if norm is not None:
-                yield norm.weight
-                if norm.bias is not None:
-                    yield norm.bias
-        if self.sinks is not None:
-            yield self.sinks
-        if isinstance(self.mlp, Experts) and self.mlp.correction is not None:
-            yield self.mlp.correction
 
     @property
     def size_bytes(self) -> int:
@@ -215,51 +199,47 @@ def _normed(norm: Norm | None, rows: Tensor) -> Tensor:
     return rows if norm is None else norm(rows.contiguous())
 
 
-def _linear(weights: Mapping[str, Tensor], role: str) -> RowLinear:
-    return RowLinear(weights[f"{role}.weight"], weights.get(f"{role}.bias"))
-
-
-def _joined_linear(weights: Mapping[str, Tensor], roles: tuple[str, ...]) -> RowLinear:
-    """Several maps of the same rows as one matrix."""
-    biases = [weights[f"{role}.bias"] for role in roles if f"{role}.bias" in weights]
-    matrix = torch.cat([weights[f"{role}.weight"] for role in roles])
-    return RowLinear(matrix, torch.cat(biases) if biases else None)
-
-
-def _norm(config: BlockConfig, weights: Mapping[str, Tensor], role: str) -> Norm:
-    weight = weights[f"{role}.weight"].to(torch.float32) + config.norm_offset
+def _norm(config: BlockConfig, weights: Parameters, role: str) -> Norm:
+    weight = weights.norm(role).to(torch.float32) + config.norm_offset
     if config.norm == "layer":
-        return LayerNorm(weight, weights[f"{role}.bias"], config.norm_eps)
+        return LayerNorm(weight, weights.bias(role), config.norm_eps)
     return RmsNorm(weight, config.norm_eps)
 
 
-def _qk_norm(config: BlockConfig, weights: Mapping[str, Tensor], role: str) -> Norm | None:
+def _qk_norm(config: BlockConfig, weights: Parameters, role: str) -> Norm | None:
     if not config.qk_norm:
         return None
-    return RmsNorm(weights[f"{role}.weight"].to(torch.float32) + config.norm_offset, config.norm_eps)
+    return RmsNorm(weights.norm(role).to(torch.float32) + config.norm_offset, config.norm_eps)
 
 
-def _mlp(config: BlockConfig, weights: Mapping[str, Tensor]) -> Mlp:
+def _mlp(config: BlockConfig, weights: Parameters, make: MakeLinear) -> Mlp:
     if config.moe is None:
         if not config.gated_mlp:
-            return PlainMlp(_linear(weights, "up"), _linear(weights, "down"), config.activation)
-        return _gated(config, weights, "")
-    experts = [_gated(config, weights, f"experts.{index}.") for index in range(config.moe.num_experts)]
-    shared = _gated(config, weights, "shared.") if config.moe.shared_size else None
-    correction = weights["router.correction"].to(torch.float32) if config.moe.correction else None
-    return Experts(config.moe, _linear(weights, "router"), experts, shared, correction)
+            up = weights.linear("up", make)
+            return PlainMlp(up, weights.linear("down", make, padded(up.out_features)), config.activation)
+        return _gated(config, weights, "", make)
+    experts = [_gated(config, weights, f"experts.{index}.", make) for index in range(config.moe.num_experts)]
+    shared = _gated(config, weights, "shared.", make) if config.moe.shared_size else None
+    correction = weights.vectors["router.correction"].to(torch.float32) if config.moe.correction else None
+    return Experts(config.moe, weights.linear("router", make), experts, shared, correction)
 
 
-def _gated(config: BlockConfig, weights: Mapping[str, Tensor], prefix: str) -> GatedMlp:
-    gate, up, down = (_linear(weights, f"{prefix}{role}") for role in ("gate", "up", "down"))
-    return GatedMlp(gate, up, down, config.activation, config.mlp_limit)
+def _gated(config: BlockConfig, weights: Parameters, prefix: str, make: MakeLinear) -> GatedMlp:
+    inner = padded(weights.matrix(f"{prefix}gate").shape[0])
+    gate_up = weights.joined((f"{prefix}gate", f"{prefix}up"), make, inner)
+    return GatedMlp(gate_up, weights.linear(f"{prefix}down", make, inner), config.activation, config.mlp_limit)
 
 
 class Ends:
-    """What stands before the first and after the last block: embedding, final norm, head."""
+    """What stands before the first and after the last block: embedding (None: the head is tied to it), final norm, head."""
 
     def __init__(
-        self, config: ModelConfig, embedding: Tensor, norm: Norm, head: RowLinear, embedding_norm: Norm | None = None
+        self,
+        config: ModelConfig,
+        embedding: Tensor | None,
+        norm: Norm,
+        head: Linear,
+        embedding_norm: Norm | None = None,
     ) -> None:
         self._config = config
         self._embedding = embedding
@@ -272,8 +252,11 @@ class Ends:
         for token in token_ids:
             if not 0 <= token < self._config.vocab_size:
                 raise UsageError(f"token id {token} is not in the model's vocabulary of {self._config.vocab_size}")
-        index = torch.tensor(token_ids, dtype=torch.long, device=self._embedding.device)
-        rows = self._embedding[index].to(torch.float32)
+        if self._embedding is None:
+            rows = self.head.columns(token_ids)
+        else:
+            index = torch.tensor(token_ids, dtype=torch.long, device=self._embedding.device)
+            rows = self._embedding[index].to(torch.float32)
         if self._config.embedding_scale != 1.0:
             rows = rows * self._config.embedding_scale
         return _normed(self._embedding_norm, rows)
@@ -288,6 +271,6 @@ class Ends:
         return softcap_(logits, self._config.final_softcap) if self._config.final_softcap else logits
 
 
-def final_norm(config: BlockConfig, weights: Mapping[str, Tensor], role: str = "norm") -> Norm:
+def final_norm(config: BlockConfig, weights: Parameters, role: str = "norm") -> Norm:
     """The norm of a model's end, of the same kind as its blocks'."""
     return _norm(config, weights, role)

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import RowLinear, gelu_, gelu_tanh_, quick_gelu_, row_sum, silu_
+from shoal.kernels.linears import Linear
+from shoal.kernels.tiles import gelu_, gelu_tanh_, quick_gelu_, row_sum, silu_
 
 
 class Norm(Protocol):
@@ -65,23 +66,21 @@ class Mlp(Protocol):
         """Rows [n, hidden], n a multiple of the tile and the first `count` real → [n, padded(hidden)]."""
         ...
 
-    def linears(self) -> Iterator[RowLinear]:
+    def linears(self) -> Iterator[Linear]:
         """Its matrices."""
         ...
 
 
 class GatedMlp:
-    """down(act(gate(x)) · up(x)); gate and up are one matrix, each padded on its own.
+    """down(act(gate(x)) · up(x)); gate and up are one matrix, each padded on its own, and `down` takes what is padded.
 
     With a `limit` (gpt-oss): act(min(gate, limit)) · (clamp(up, ±limit) + 1).
     """
 
-    def __init__(self, gate: RowLinear, up: RowLinear, down: RowLinear, activation: str, limit: float = 0.0) -> None:
-        self._intermediate = gate.weight.shape[0]
-        weight = torch.cat([gate.weight, up.weight])
-        bias = None if gate.bias is None or up.bias is None else torch.cat([gate.bias, up.bias])
-        self.gate_up = RowLinear(weight, bias)
-        self.down = _widened(down, self._intermediate)
+    def __init__(self, gate_up: Linear, down: Linear, activation: str, limit: float = 0.0) -> None:
+        self._intermediate = gate_up.out_features // 2
+        self.gate_up = gate_up
+        self.down = down
         self._act = ACTIVATIONS[activation]
         self._limit = limit
 
@@ -91,32 +90,22 @@ class GatedMlp:
             gate, up = gate.clamp(max=self._limit), up.clamp(-self._limit, self._limit) + 1
         return self.down(self._act(gate.contiguous()).mul_(up))
 
-    def linears(self) -> Iterator[RowLinear]:
+    def linears(self) -> Iterator[Linear]:
         """Mlp: its matrices."""
         yield from (self.gate_up, self.down)
 
 
 class PlainMlp:
-    """down(act(up(x)))."""
+    """down(act(up(x))); `down` takes what `up` pads."""
 
-    def __init__(self, up: RowLinear, down: RowLinear, activation: str) -> None:
+    def __init__(self, up: Linear, down: Linear, activation: str) -> None:
         self.up = up
-        self.down = _widened(down, up.weight.shape[0])
+        self.down = down
         self._act = ACTIVATIONS[activation]
 
     def __call__(self, rows: Tensor, tile: int = 0, count: int = 0) -> Tensor:
         return self.down(self._act(self.up(rows)))
 
-    def linears(self) -> Iterator[RowLinear]:
+    def linears(self) -> Iterator[Linear]:
         """Mlp: its matrices."""
         yield from (self.up, self.down)
-
-
-def _widened(linear: RowLinear, in_features: int) -> RowLinear:
-    """The same map for inputs that are padded with zeros."""
-    missing = in_features - linear.in_features
-    if not missing:
-        return linear
-    widened = RowLinear(torch.nn.functional.pad(linear.weight, (0, missing)), linear.bias)
-    widened.out_features = linear.out_features
-    return widened

@@ -7,14 +7,16 @@ there and have other bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import RowLinear, padded
+from shoal.kernels.linears import Linear, MakeLinear
+from shoal.kernels.tiles import padded
 from shoal.nn.layers import RmsNorm
+from shoal.nn.parameters import Parameters
 from shoal.nn.rope import rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -37,7 +39,6 @@ class HeadLinear:
     def __init__(self, weight: Tensor) -> None:
         self._out = weight.shape[2]
         self.weight = torch.nn.functional.pad(weight, (0, padded(self._out) - self._out)).contiguous()
-        self.bias: Tensor | None = None
 
     def __call__(self, heads: Tensor) -> Tensor:
         product = torch.bmm(heads.transpose(0, 1).contiguous(), self.weight.to(torch.float32))
@@ -52,19 +53,20 @@ class HeadLinear:
 class Latent:
     """Queries, and the one key head that is the latent vector beside the rotary part. Weights by role; see `deepseek`."""
 
-    def __init__(self, config: LatentConfig, num_heads: int, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: LatentConfig, num_heads: int, weights: Parameters, make: MakeLinear) -> None:
         self.config = config
         self._heads = num_heads
         if config.query_rank:
-            self.query_down: RowLinear | None = RowLinear(weights["q_a.weight"], weights.get("q_a.bias"))
-            self.query_norm = RmsNorm(weights["q_a_norm.weight"], config.norm_eps)
-            self.query = RowLinear(weights["q_b.weight"])
+            self.query_down: Linear | None = weights.linear("q_a", make)
+            self.query_norm = RmsNorm(weights.norm("q_a_norm"), config.norm_eps)
+            self.query = weights.linear("q_b", make)
         else:
             self.query_down = None
-            self.query = RowLinear(weights["q.weight"])
-        self.down = RowLinear(weights["kv_a.weight"], weights.get("kv_a.bias"))
-        self.norm = RmsNorm(weights["kv_a_norm.weight"], config.norm_eps)
-        both = weights["kv_b.weight"].view(num_heads, config.plain_dim + config.value_dim, config.rank)
+            self.query = weights.linear("q", make)
+        self.down = weights.linear("kv_a", make)
+        self.norm = RmsNorm(weights.norm("kv_a_norm"), config.norm_eps)
+        # Taken apart by head and direction, it stays in floats.
+        both = weights.floats("kv_b").view(num_heads, config.plain_dim + config.value_dim, config.rank)
         self.keys = HeadLinear(both[:, : config.plain_dim])
         self.values = HeadLinear(both[:, config.plain_dim :].transpose(1, 2))
 
@@ -89,7 +91,7 @@ class Latent:
         """What attention made of the values [n, heads, rank + rotary] → [n, heads, value_dim]."""
         return self.values(attended[..., : self.config.rank])
 
-    def linears(self) -> Iterator[RowLinear | HeadLinear]:
+    def linears(self) -> Iterator[Linear | HeadLinear]:
         """Its matrices."""
         if self.query_down is not None:
             yield self.query_down

@@ -8,7 +8,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import RowLinear, exp_, pad_rows, padded, row_sum, sigmoid_
+from shoal.kernels.linears import Linear
+from shoal.kernels.tiles import exp_, pad_rows, padded, row_sum, sigmoid_
 from shoal.nn.layers import GatedMlp
 
 SCORES = ("softmax", "softmax_of_chosen", "sigmoid")
@@ -47,7 +48,7 @@ class Experts:
     def __init__(
         self,
         config: MoeConfig,
-        router: RowLinear,
+        router: Linear,
         experts: Sequence[GatedMlp],
         shared: GatedMlp | None = None,
         correction: Tensor | None = None,
@@ -94,7 +95,7 @@ class Experts:
         allowed = _best(merit, config.groups_per_token)
         return torch.where(allowed[..., None], groups, float("-inf")).view_as(ranked)
 
-    def linears(self) -> Iterator[RowLinear]:
+    def linears(self) -> Iterator[Linear]:
         """Mlp: the router's and the experts' matrices."""
         yield self.router
         for expert in (*self.experts, *([] if self.shared is None else [self.shared])):

@@ -30,6 +30,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     threads: int | None = None
     dtype: str = "float32"
+    quantize: int | None = None
+    int8_rows: bool = False
     kv_dtype: str = "float32"
     device: str = "cpu"
     listen: str = "127.0.0.1:0"
@@ -56,6 +58,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"--kv-dtype is one of {', '.join(KV_DTYPES)}, not {self.kv_dtype}")
         if self.memory_bytes is not None and self.memory_bytes < MIN_MEMORY_BYTES:
             raise UsageError(f"--memory must be at least {MIN_MEMORY_BYTES >> 20} MB")
+        if self.int8_rows and self.quantize is None:
+            raise UsageError("--int8-rows goes with --quantize")
         if self.private is not None and self.discovery.wanted:
             raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
         if len(self.name) > 64:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from shoal.engine.blocks import TorchBlocks
-from shoal.engine.proof import prove
+from shoal.engine.backend import choose_backend
 from shoal.engine.runner import Runner
 from shoal.errors import CapacityError
 from shoal.kv.cache import KVCache
@@ -26,13 +25,11 @@ from shoal.swarm.placement import choose_span
 from shoal.swarm.records import ServerRecord
 from shoal.types import ModelSpec, Span
 from shoal.weights.checkpoint import Checkpoint, fingerprint
-from shoal.weights.loading import block_digests, fetch_blocks, load_blocks
+from shoal.weights.loading import WeightForm, block_digests, fetch_blocks, load_blocks, weight_form
 from shoal.weights.source import open_checkpoint
 from shoal.wire.messages import Numerics
 
 Progress = Callable[[str, int, int], None]
-
-DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 
 WEIGHT_SHARE = 0.8
 """The share of the memory that weights may take when the server chooses how many blocks it holds."""
@@ -70,20 +67,23 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     checkpoint, model, spec = source
+    form = weight_form(config.dtype, config.quantize)
+    backend = choose_backend(model, form, config.device, config.threads, config.int8_rows)
     blocks = load_blocks(
         checkpoint,
         model,
         span,
-        config.dtype,
-        device=config.device,
+        form,
         progress=lambda done, total: progress("loading blocks", done, total),
+        device=config.device,
+        build=backend.build,
     )
     progress("proving the arithmetic", 0, 0)
-    proof = prove(blocks, model, config.device)
+    proof = backend.prove(blocks, model)
     weight_bytes = sum(block.size_bytes for block in blocks)
     cache_pages, journal_tokens = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block, cache_pages, config.kv_dtype, config.device)
-    runner = Runner(span, TorchBlocks(model.block, span.start, blocks, cache, proof.tile), cache)
+    runner = Runner(span, backend.assemble(model, span, blocks, cache), cache)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
     holding = Holding(
         spec,
@@ -97,7 +97,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
         journal_tokens,
         row_codecs=family(model.model_type).row_codecs,
     )
-    return LoadedBlocks(runner, holding, float(DTYPE_BITS[config.dtype]))
+    return LoadedBlocks(runner, holding, form.bits_per_weight)
 
 
 def fetch(source: Source, span: Span) -> None:
@@ -125,7 +125,7 @@ def max_blocks(config: ServerConfig, source: Source) -> int:
     num_blocks = source.model.num_blocks
     if config.num_blocks is not None:
         return min(config.num_blocks, num_blocks)
-    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, config.dtype)
+    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, weight_form(config.dtype, config.quantize))
     count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
     if count < 1:
         needed = int(each / WEIGHT_SHARE)
@@ -137,10 +137,10 @@ def _memory_bytes(config: ServerConfig) -> int:
     return config.memory_bytes or default_memory_bytes()
 
 
-def block_bytes(model: ModelConfig, dtype: str) -> int:
+def block_bytes(model: ModelConfig, form: WeightForm) -> int:
     """Memory of the largest block's weights."""
     first = {model.block_config(index): index for index in range(model.num_blocks - 1, -1, -1)}
-    return max(_elements(model, index) for index in first.values()) * DTYPE_BITS[dtype] // 8
+    return int(max(_elements(model, index) for index in first.values()) * form.bits_per_weight / 8)
 
 
 def _elements(model: ModelConfig, index: int) -> int:

@@ -52,7 +52,7 @@ def load(directory: Path, granted: int = 300, dtype: str = "float32") -> Loaded:
 
     checkpoint = open_checkpoint(str(directory))
     config = model_config(checkpoint.config)
-    blocks = load_blocks(checkpoint, config, Span(0, config.num_blocks), dtype)
+    blocks: list[Block] = load_blocks(checkpoint, config, Span(0, config.num_blocks), dtype)
     reference = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
     )

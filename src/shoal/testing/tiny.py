@@ -14,6 +14,7 @@ from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.nn.block import Block, BlockConfig, ModelConfig
 from shoal.nn.families import Stored, family
+from shoal.nn.parameters import Parameters
 from shoal.nn.rope import RopeConfig
 from shoal.types import Span
 
@@ -84,7 +85,7 @@ def random_blocks(
         drawn = {role: _drawn(stored, scale, generator) for role, stored in shapes.items()}
         return {role: tensor + 1.0 if "norm" in role else tensor for role, tensor in drawn.items()}
 
-    return [Block(config, weights(index)) for index in range(num_blocks)]
+    return [Block(config, Parameters.of(weights(index))) for index in range(num_blocks)]
 
 
 def _drawn(stored: Stored, scale: float, generator: torch.Generator) -> torch.Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UsageError
-from shoal.kernels.tiles import RowLinear
-from shoal.nn.block import Block, Ends, ModelConfig, final_norm
+from shoal.kernels.linears import MakeLinear, torch_linear
+from shoal.kernels.quantized import BITS, GROUP, Matrix, Quantized, quantize
+from shoal.nn.block import Block, BlockConfig, Ends, ModelConfig, final_norm
 from shoal.nn.families import Shapes, Stored, family
+from shoal.nn.parameters import Parameters
 from shoal.types import Span
 from shoal.weights.checkpoint import Checkpoint
 
@@ -21,29 +24,55 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 Progress = Callable[[int, int], None]
 
 
-def weight_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a `--dtype`; raises UsageError."""
-    if name not in DTYPES:
-        raise UsageError(f"there is no dtype {name!r}: choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+class WeightForm(NamedTuple):
+    """What matrices are rounded to: a dtype, or codes of `bits`. Norms, biases and routers stay in fp32."""
+
+    dtype: torch.dtype = torch.float32
+    bits: int | None = None
+
+    def apply(self, role: str, tensor: Tensor, device: str) -> Matrix:
+        """A tensor of this role in this form, on a device."""
+        if tensor.ndim < 2 or role.startswith("router"):
+            return tensor.to(device=device, dtype=torch.float32)
+        if self.bits is None or role in UNQUANTIZED:
+            return tensor.to(device=device, dtype=self.dtype)
+        return quantize(tensor.to(device), self.bits)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes, its share of a scale included."""
+        return 8.0 * self.dtype.itemsize if self.bits is None else self.bits + 16 / GROUP
 
 
-def _read(checkpoint: Checkpoint, shapes: Shapes, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+FULL = WeightForm()
+
+UNQUANTIZED = ("kv_b.weight",)
+"""DeepSeek's second half of the latent projection is taken apart by head and stays in floats."""
+
+
+def weight_form(dtype: str, bits: int | None = None) -> WeightForm:
+    """The form of a `--dtype` and a `--quantize`; raises UsageError."""
+    if dtype not in DTYPES:
+        raise UsageError(f"there is no dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if bits is not None and bits not in BITS:
+        raise UsageError(f"weights cannot be quantized to {bits} bits: choose one of {', '.join(map(str, BITS))}")
+    return WeightForm(DTYPES[dtype], bits)
+
+
+def _read(checkpoint: Checkpoint, shapes: Shapes, form: WeightForm, device: str = "cpu") -> Parameters:
     """Tensors by role. Shapes are checked before anything is read; norms, biases and routers stay in fp32."""
     roles: dict[str, list[str]] = {}
     for role, stored in shapes.items():
         roles.setdefault(_checked_name(checkpoint, stored), []).append(role)
-    read: dict[str, Tensor] = {}
+    read: dict[str, Matrix] = {}
     for name, parts in roles.items():  # a fused tensor is read once
         tensor = checkpoint.read(name)
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{checkpoint.source}: tensor {name} holds {tensor.dtype}, not floats")
         for role in parts:
             take = shapes[role].take
-            part = tensor if take is None else take(tensor)
-            exact = part.ndim < 2 or role.startswith("router")
-            read[role] = part.to(device=device, dtype=torch.float32 if exact else dtype)
-    return read
+            read[role] = form.apply(role, tensor if take is None else take(tensor), device)
+    return Parameters.of(read)
 
 
 def _checked_name(checkpoint: Checkpoint, stored: Stored) -> str:
@@ -60,24 +89,43 @@ def _checked_name(checkpoint: Checkpoint, stored: Stored) -> str:
     raise CheckpointError(f"{checkpoint.source} has no tensor {stored.name}")
 
 
+class HeldBlock(Protocol):
+    """A block as some engine holds it."""
+
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that its matrices take."""
+        ...
+
+
+B = TypeVar("B", bound=HeldBlock)
+
+
 def load_blocks(
     checkpoint: Checkpoint,
     config: ModelConfig,
     span: Span,
-    dtype: str = "float32",
+    form: WeightForm | str = FULL,
     progress: Progress | None = None,
     device: str = "cpu",
-) -> list[Block]:
-    """The blocks of a span on a device, their matrices rounded to `dtype`; `progress` hears of each (done, all).
+    build: Callable[[BlockConfig, Parameters], B] = Block,  # type: ignore[assignment]  # the default's own type
+) -> list[B]:
+    """The blocks of a span on a device, built one after the other; `progress` hears of each (done, all).
+
+    `form` is what their matrices are rounded to, or a dtype's name.
 
     Raises CheckpointError naming the tensor that is missing or wrong, SpanError for blocks outside the model.
     """
     span.check(config.num_blocks)
-    target, described = weight_dtype(dtype), family(config.model_type)
+    described, form = family(config.model_type), weight_form(form) if isinstance(form, str) else form
     blocks = []
     for index in span.blocks():
-        weights = _read(checkpoint, described.block_tensors(config, index), target, device)
-        blocks.append(Block(config.block_config(index), weights))
+        weights = _read(checkpoint, described.block_tensors(config, index), form, device)
+        block = build(config.block_config(index), weights)
+        block.digest = _digest(weights)
+        blocks.append(block)
         if progress is not None:
             progress(len(blocks), len(span))
     return blocks
@@ -94,29 +142,35 @@ def fetch_blocks(checkpoint: Checkpoint, config: ModelConfig, span: Span) -> Non
             checkpoint.read(name)
 
 
-def load_ends(checkpoint: Checkpoint, config: ModelConfig, dtype: str = "float32") -> Ends:
-    """Embedding, final norm and head. Raises CheckpointError naming the tensor that is missing or wrong."""
-    weights = _read(checkpoint, family(config.model_type).end_tensors(config), weight_dtype(dtype))
-    embedding = weights["embedding.weight"]
-    head = RowLinear(weights.get("head.weight", embedding))
-    if config.tied_head:
-        embedding = head.weight
+def load_ends(
+    checkpoint: Checkpoint, config: ModelConfig, form: WeightForm | str = FULL, make: MakeLinear = torch_linear
+) -> Ends:
+    """Embedding, final norm and head, in a form or (its name) a dtype.
+
+    Raises CheckpointError naming the tensor that is missing or wrong.
+    """
+    form = weight_form(form) if isinstance(form, str) else form
+    weights = _read(checkpoint, family(config.model_type).end_tensors(config), form)
+    head = make(weights.matrix("embedding" if config.tied_head else "head"), None)
+    embedding = None if config.tied_head else weights.floats("embedding")
     norm = final_norm(config.block, weights)
     first = final_norm(config.block, weights, "embedding_norm") if config.embedding_norm else None
     return Ends(config, embedding, norm, head, first)
 
 
-def block_digests(blocks: list[Block]) -> tuple[str, ...]:
-    """16 hexadecimal digits for each block over its weights as they are used."""
-    return tuple(_block_digest(block) for block in blocks)
+def block_digests(blocks: Sequence[HeldBlock]) -> tuple[str, ...]:
+    """16 hexadecimal digits for each block over its weights."""
+    return tuple(block.digest for block in blocks)
 
 
-def _block_digest(block: Block) -> str:
+def _digest(weights: Parameters) -> str:
+    """16 hexadecimal digits over a block's weights as they are rounded, whatever order an engine brings them into."""
     digest = hashlib.blake2b(digest_size=8)
-    for linear in block.linears():
-        digest.update(linear.weight.cpu().contiguous().view(torch.uint8).numpy().data)
-        if linear.bias is not None:
-            digest.update(linear.bias.cpu().numpy().tobytes())
-    for vector in block.vectors():
-        digest.update(vector.cpu().numpy().tobytes())
+    for role, matrix in sorted(weights.matrices.items()):
+        digest.update(role.encode())
+        for tensor in (matrix.codes, matrix.scales) if isinstance(matrix, Quantized) else (matrix,):
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    for role, vector in sorted(weights.vectors.items()):
+        digest.update(role.encode())
+        digest.update(vector.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -66,7 +66,9 @@ def _open_directory(path: Path) -> Checkpoint:
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
     wanted = _indexed(path, files)
     name = path.resolve().name
-    return unpacked(SafetensorsCheckpoint(str(path), name, config, [SafetensorsFile(LocalFile(file)) for file in wanted]))
+    return unpacked(
+        SafetensorsCheckpoint(str(path), name, config, [SafetensorsFile(LocalFile(file)) for file in wanted])
+    )
 
 
 def unpacked(checkpoint: Checkpoint) -> Checkpoint:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import TILES, numbers, probe, prove, prove_ends
-from shoal.kernels.tiles import RowLinear
+from shoal.kernels.linears import RowLinear
 from shoal.nn.attention import AttentionForm, paged_attention
 from shoal.nn.block import Attend, Block, BlockConfig, Ends, ModelConfig
 from shoal.nn.layers import RmsNorm

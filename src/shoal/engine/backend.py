@@ -1,0 +1,114 @@
+"""What computes a span: plain torch, torch around compiled linear layers, or the compiled kernels throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+
+from shoal.engine.blocks import Blocks, TorchBlocks
+from shoal.engine.native import MAX_TURNINGS, NativeBlock, NativeBlocks, supports
+from shoal.engine.nativeproof import prove_native
+from shoal.engine.proof import Proof, prove
+from shoal.kernels import cpu
+from shoal.kernels.linears import MakeLinear, torch_linear
+from shoal.kernels.nativelinear import native_linears
+from shoal.kv.cache import KVCache
+from shoal.nn.block import Block, BlockConfig, ModelConfig
+from shoal.nn.parameters import Parameters
+from shoal.types import Span
+from shoal.weights.loading import HeldBlock, WeightForm
+
+NATIVE_DTYPES = (torch.float32, torch.bfloat16)
+"""Floats that the compiled kernels read; float16 is for plain torch."""
+
+
+class Backend(Protocol):
+    """Builds blocks from their weights, proves their arithmetic, and puts them to work over a cache."""
+
+    def build(self, config: BlockConfig, weights: Parameters) -> HeldBlock:
+        """A block as this backend holds it."""
+        ...
+
+    def prove(self, blocks: Sequence[HeldBlock], model: ModelConfig) -> Proof:
+        """Whether rows are exact here; to be called before `assemble`."""
+        ...
+
+    def assemble(self, model: ModelConfig, span: Span, blocks: Sequence[HeldBlock], cache: KVCache) -> Blocks:
+        """The blocks of a span as something that computes."""
+        ...
+
+
+class TorchBackend:
+    """Plain torch on a device; its linear layers may be compiled ones."""
+
+    def __init__(self, device: str = "cpu", make: MakeLinear = torch_linear, kernel: str = "torch") -> None:
+        self._device = device
+        self._make = make
+        self._kernel = kernel
+        self._tile = 1
+
+    def build(self, config: BlockConfig, weights: Parameters) -> Block:
+        """See `Backend`."""
+        return Block(config, weights, self._make)
+
+    def prove(self, blocks: Sequence[HeldBlock], model: ModelConfig) -> Proof:
+        """See `Backend`; sets torch's thread count."""
+        proof = prove(cast(Sequence[Block], blocks), model, self._device)
+        self._tile = proof.tile
+        return Proof(self._kernel, proof.tile, proof.threads, proof.exact, proof.probe)
+
+    def assemble(self, model: ModelConfig, span: Span, blocks: Sequence[HeldBlock], cache: KVCache) -> Blocks:
+        """See `Backend`."""
+        return TorchBlocks(model.block, span.start, cast(Sequence[Block], blocks), cache, self._tile)
+
+
+class NativeBackend:
+    """The compiled kernels; see `Panels.int8_rows`."""
+
+    def __init__(self, context: cpu.Context, int8_rows: bool = False) -> None:
+        self._context = context
+        self._int8_rows = int8_rows
+
+    def build(self, config: BlockConfig, weights: Parameters) -> NativeBlock:
+        """See `Backend`."""
+        return NativeBlock(config, weights, self._int8_rows)
+
+    def prove(self, blocks: Sequence[HeldBlock], model: ModelConfig) -> Proof:
+        """See `Backend`."""
+        exact, probe = prove_native(cast(Sequence[NativeBlock], blocks), model, self._context)
+        return Proof(kernel_name(self._int8_rows), 1, self._context.threads, exact, probe)
+
+    def assemble(self, model: ModelConfig, span: Span, blocks: Sequence[HeldBlock], cache: KVCache) -> Blocks:
+        """See `Backend`."""
+        return NativeBlocks(model.block, span.start, cast(Sequence[NativeBlock], blocks), cache, self._context)
+
+
+def kernel_name(int8_rows: bool) -> str:
+    """What numerics call the compiled kernels."""
+    return "native-int8" if int8_rows else "native"
+
+
+def choose_backend(
+    model: ModelConfig, form: WeightForm, device: str = "cpu", threads: int | None = None, int8_rows: bool = False
+) -> Backend:
+    """The fastest backend that this machine has for a model's blocks in this form."""
+    if device != "cpu" or not _native(form):
+        return TorchBackend(device)
+    context = cpu.Context(threads or torch.get_num_threads())
+    kinds = model.kinds or (model.block,)
+    if all(map(supports, kinds)) and len({(kind.rope, kind.rotated_dim) for kind in kinds}) <= MAX_TURNINGS:
+        return NativeBackend(context, int8_rows)
+    return TorchBackend(make=native_linears(context, int8_rows), kernel=f"torch+{kernel_name(int8_rows)}")
+
+
+def choose_linears(form: WeightForm, threads: int | None = None, int8_rows: bool = False) -> MakeLinear:
+    """What makes the fastest linear layers that this machine has for weights in this form."""
+    if not _native(form):
+        return torch_linear
+    return native_linears(cpu.Context(threads or torch.get_num_threads()), int8_rows)
+
+
+def _native(form: WeightForm) -> bool:
+    return cpu.available() and (form.bits is not None or form.dtype in NATIVE_DTYPES)
