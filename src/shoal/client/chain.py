@@ -149,14 +149,19 @@ class Chain:
 
     async def _supervise(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._stir.wait()
-            self._stir.clear()
-            self.watch.look()
+            await self._changed()
             if self.stuck is None and (self._lost_run() is not None or self._unwired()):
                 await self._repair()
             self._staff()
+
+    async def _changed(self) -> None:
+        """Wait until something has, or might have, and judge; while links are made as at any other time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S):
+                await self._stir.wait()
+        self._stir.clear()
+        if self._opened:
+            self.watch.look()
 
     async def _repair(self) -> None:
         """Act until nothing is lost and everything is joined; sets `stuck` when that cannot be."""
@@ -182,10 +187,10 @@ class Chain:
             self._promote_for_lost()
             run = self._lost_run()
             if run is None:
-                unwired = self._unwired()
-                if not unwired:
+                self.wiring.join(self._unwired(), self.stir)
+                if not self.wiring.joining:
                     return
-                await self.wiring.join(unwired)
+                await self._changed()
                 continue
             try:
                 cause = await self._replace(run, heal) or cause
