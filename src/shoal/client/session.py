@@ -7,9 +7,10 @@ from types import TracebackType
 
 import torch
 
-from shoal.client.chain import Chain, Heal
+from shoal.client.chain import Chain
 from shoal.client.hop import HopControl
 from shoal.client.planner import Planner, Terms
+from shoal.client.repair import Heal
 from shoal.client.saved import SavedHop, SavedSession
 from shoal.client.trace import StepTrace, step_trace
 from shoal.clock import Clock

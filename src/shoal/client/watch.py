@@ -9,7 +9,8 @@ from shoal.client.hop import HopControl
 from shoal.errors import NetworkError, ShoalError
 
 if TYPE_CHECKING:
-    from shoal.client.chain import Chain, Stage
+    from shoal.client.chain import Chain
+    from shoal.client.stage import Stage
     from shoal.client.wiring import Pair
 
 HUNG_S = 3.0

@@ -52,8 +52,8 @@ class Scene:
     async def stand_by(self) -> None:
         """Somebody follows the first hop."""
         self.chain.stages[0].standby = [self.follower]
-        self.chain._employ(self.follower)
-        await self.chain._mend(self.chain.heals[0])
+        self.chain.employ(self.follower)
+        await self.chain.repair.mend(self.chain.heals[0])
 
     @property
     def broken(self) -> set[tuple[str, str]]:
@@ -134,7 +134,7 @@ async def test_a_bridge_is_tried_directly_between_steps() -> None:
     """After DIRECT_AGAIN_S, and not while a step is under way."""
     async with scene() as here:
         here.chain.wiring.break_((here.one, here.two, False))
-        await here.chain._mend(here.chain.heals[0])
+        await here.chain.repair.mend(here.chain.heals[0])
         assert here.chain.wiring.wires[here.one, here.two, False].bridged
         here.step()
         here.report(here.one, 0, 0)
@@ -160,8 +160,8 @@ async def test_a_follower_that_cannot_be_fed_is_given_up() -> None:
     async with scene() as here:
         stage = here.chain.stages[1]
         stage.standby = [follower := FakeHop(SECOND, here.clock)]
-        here.chain._employ(follower)
-        await here.chain._mend(here.chain.heals[0])
+        here.chain.employ(follower)
+        await here.chain.repair.mend(here.chain.heals[0])
         here.state(here.one, follower, "gone", follow=True)
         await here.wait(0.0)
         assert here.one.lost is None
