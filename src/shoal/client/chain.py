@@ -154,7 +154,7 @@ class Chain:
         """Talk to an open hop from now on."""
         if control.lost is None:
             control.notify = self.stir
-            control.active = self.watch.active
+            control.pulse.active = self.watch.active
             control.employed = True
             self.spawn(control.run(self.sender))
 

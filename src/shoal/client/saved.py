@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.client.hop import SessionKeys
+from shoal.client.keys import SessionKeys
 from shoal.client.options import SessionOptions
 from shoal.errors import SessionFenced, UsageError
 from shoal.nn.sampling import SamplingParams

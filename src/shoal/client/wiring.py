@@ -146,6 +146,6 @@ class Wiring:
         return Redirect(link, after.record.data, acceptance, follow=follow)
 
     def _carry(self, wire: Wire, before: HopControl, after: HopControl, grant: LinkGrant) -> None:
-        bridge = Bridge(self._terms.row_bytes, after.progress.epoch, after.progress.position)
+        bridge = Bridge(self._terms.row_bytes, after.pulse.progress.epoch, after.pulse.progress.position)
         wire.tasks.append(self._spawn(keep_receiving(before, grant, bridge.inlet, self._limit_bytes)))
         wire.tasks.append(self._spawn(keep_sending(after, grant, bridge.feed.next)))

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from shoal.client.chain import Chain
-from shoal.client.hop import HopControl, SessionKeys
+from shoal.client.hop import HopControl
+from shoal.client.keys import SessionKeys
 from shoal.client.options import SessionOptions
 from shoal.client.planner import Terms
 from shoal.clock import SYSTEM_CLOCK, Clock

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shoal.client.hop import SessionKeys
+from shoal.client.keys import SessionKeys
 from shoal.client.options import SessionOptions
 from shoal.client.saved import (
     CLAIM_S,

@@ -36,7 +36,7 @@ class Scene:
 
     def report(self, hop: FakeHop, position: int, computed: int, step_s: float = 0.0) -> None:
         """A hop says how far it is."""
-        hop._hear(msgspec.structs.replace(Pong(0, 0.0, 0.0), position=position, computed=computed, step_s=step_s))
+        hop.pulse.hear(msgspec.structs.replace(Pong(0, 0.0, 0.0), position=position, computed=computed, step_s=step_s))
 
     def state(self, hop: FakeHop, receiver: FakeHop | None, state: str, follow: bool = False) -> None:
         """A hop says how one of its links is."""
