@@ -61,7 +61,8 @@ async def _run(runs: int, seed: int, progress: Callable[[Run], None]) -> dict[st
             if count:
                 seeds = range(seed * 1000 + len(done), seed * 1000 + len(done) + count)
                 model = str(demo_model_path() if part.demo else tiny)
-                done += await perform(model, seeds, progress, part.kinds, part.transport)
+                at = len(done) % len(part.kinds)  # where the round of kinds has come to
+                done += await perform(model, seeds, progress, (*part.kinds[at:], *part.kinds[:at]), part.transport)
     return {
         "name": "heal",
         "runs": len(done),
