@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from shoal.client.client import AsyncClient
-from shoal.client.hop import HopControl, SessionKeys
+from shoal.client.hop import HopControl
+from shoal.client.keys import SessionKeys
 from shoal.engine.proof import numbers
 from shoal.errors import ChannelClosed, ShoalError
 from shoal.net.framed import FrameChannel
@@ -301,7 +302,7 @@ async def test_a_session_is_not_opened_twice_by_others(swarm: Swarm) -> None:
         assert record is not None
         hop = HopControl(Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock)
         await hop.open(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)), Sender())
-        assert hop.progress.position == 0
+        assert hop.pulse.progress.position == 0
         await hop.close()
         await link.close()
         control.abort()

@@ -138,7 +138,7 @@ async def test_who_stands_by_out_of_reach_is_fed_through_the_client(swarm_of: Sw
             chain.wiring.break_(pair)
             chain.stir()
             await until(lambda: pair in chain.wiring.wires and chain.wiring.wires[pair].bridged)
-            await until(lambda: pair[1].progress.computed >= 25)
+            await until(lambda: pair[1].pulse.progress.computed >= 25)
             await die(server_of(swarm, session, 1))
 
         output, session = await disturbed(swarm, 30, split, redundancy=2)

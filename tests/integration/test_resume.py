@@ -185,6 +185,27 @@ async def test_a_failed_resume_may_be_tried_again(swarm_of: SwarmMaker, tmp_path
             await pieces.aclose()
 
 
+async def test_only_one_of_two_takes_a_reply_up(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """Both have read the file before either wrote it: the second is told, and the first is not disturbed."""
+    path = tmp_path / "reply"
+    async with swarm_of(*THIRDS) as swarm:
+        expected = await undisturbed(swarm, GREEDY)
+        async with opened(swarm) as old, opened(swarm) as one, opened(swarm) as other:
+            reply = await begin(old, GREEDY, path)
+            pieces = stream(reply)
+            await advance(pieces, reply, 10)
+            await pieces.aclose()
+            saved = read_saved(path)
+            winner, loser = taken(saved, one, path), taken(saved, other, path)
+            resumed = winner.resume(saved, 5.0)
+            await anext(resumed)
+            with pytest.raises(SessionFenced, match="another process has taken up"):
+                await anext(loser.resume(saved, 5.0))
+            async for _ in resumed:
+                pass
+            assert winner.generation.token_ids == expected.token_ids
+
+
 async def test_a_reply_of_another_model_is_refused(swarm_of: SwarmMaker, tmp_path: Path) -> None:
     """Its rows would mean nothing here."""
     path = tmp_path / "reply"

@@ -12,6 +12,9 @@ from shoal.wire.messages import From, Have, Rewind, Rows
 from shoal.wire.stream import Cursor, Receiver, Sender, Taken
 
 LINKS = 3
+FOLLOWING = LINKS
+"""The link to whoever follows a hop: the second one out of the party before it."""
+
 Row = tuple[int, int, int]  # (epoch written in, position, serial number): what a real row's bytes stand for
 
 
@@ -20,7 +23,7 @@ class Party:
 
     def __init__(self) -> None:
         self.receiver, self.sender = Receiver(), Sender()
-        self.cursor = Cursor(self.sender)
+        self.cursor, self.to_follower = Cursor(self.sender), Cursor(self.sender)
         self.rows: list[Row] = []
 
     def truncate(self, position: int | None) -> None:
@@ -38,7 +41,10 @@ class Party:
 
 
 class RowStream(RuleBasedStateMachine):
-    """A client, two hops and the client again; frames may be lost, late, repeated or reordered."""
+    """A client, two hops and the client again, perhaps with somebody who follows a hop: gets the same rows and sends nothing.
+
+    Frames may be lost, late, repeated or reordered.
+    """
 
     @initialize(seed=st.integers(0, 2**32))
     def start(self, seed: int) -> None:
@@ -46,30 +52,48 @@ class RowStream(RuleBasedStateMachine):
         self.random = random.Random(seed)
         self.serial = 0
         self.root, self.hops, self.sink = Sender(), [Party() for _ in range(LINKS - 1)], Party()
-        self.root_cursor = Cursor(self.root)
+        self.root_cursors = Cursor(self.root), Cursor(self.root)
+        self.follower: Party | None = None
+        self.followed = 0
         self.written: list[Row] = []
         self.history: dict[int, list[Row]] = {0: self.written}
         self.told: list[tuple[int, Rewind]] = []
-        self.generation = [0] * LINKS
-        self.wires: list[list[tuple[int, bool, object, list[Row]]]] = [[] for _ in range(LINKS)]
+        self.generation = [0] * (LINKS + 1)
+        self.wires: list[list[tuple[int, bool, object, list[Row]]]] = [[] for _ in range(LINKS + 1)]
         for link in range(LINKS):
             self.connect(link)
 
+    @property
+    def links(self) -> range:
+        """Those that there are now."""
+        return range(LINKS + (self.follower is not None))
+
+    def place(self, link: int) -> int:
+        """Where on the route a link is: the one to a follower lies beside the one to the hop that is followed."""
+        return self.followed if link == FOLLOWING else link
+
     def sender(self, link: int) -> Sender:
         """Who sends on a link."""
-        return self.root if link == 0 else self.hops[link - 1].sender
+        place = self.place(link)
+        return self.root if place == 0 else self.hops[place - 1].sender
 
     def cursor(self, link: int) -> Cursor:
         """A link's place in what its sender has."""
-        return self.root_cursor if link == 0 else self.hops[link - 1].cursor
+        place = self.place(link)
+        cursors = self.root_cursors if place == 0 else (self.hops[place - 1].cursor, self.hops[place - 1].to_follower)
+        return cursors[link == FOLLOWING]
 
     def receiver(self, link: int) -> Party:
         """Who receives on a link."""
+        if link == FOLLOWING:
+            assert self.follower is not None
+            return self.follower
         return [*self.hops, self.sink][link]
 
     def source(self, link: int) -> list[Row]:
         """The rows that a link's sender keeps."""
-        return self.written if link == 0 else self.hops[link - 1].rows
+        place = self.place(link)
+        return self.written if place == 0 else self.hops[place - 1].rows
 
     def post(self, link: int, forward: bool, message: object, rows: list[Row] | None = None) -> None:
         """Put a message on the wire of the present generation."""
@@ -89,7 +113,7 @@ class RowStream(RuleBasedStateMachine):
             self.serial += 1
         self.root.append(count)
 
-    @rule(data=st.data(), told=st.sets(st.integers(0, LINKS - 1)), count=st.integers(0, 5))
+    @rule(data=st.data(), told=st.sets(st.integers(0, FOLLOWING)), count=st.integers(0, 5))
     def rewind(self, data: st.DataObject, told: set[int], count: int) -> None:
         """The client takes rows back and writes others; some parties are told on their control channel."""
         position = data.draw(st.integers(0, len(self.written)))
@@ -100,9 +124,11 @@ class RowStream(RuleBasedStateMachine):
             self.tell(index)
         self.write(count)
 
-    @rule(index=st.integers(0, LINKS - 1))
+    @rule(index=st.integers(0, FOLLOWING))
     def tell(self, index: int) -> None:
         """The client says on a control channel what that party has missed; it may arrive later."""
+        if index not in self.links:
+            return
         since = self.receiver(index).receiver.epoch
         base = self.root.least(since)
         if base is not None:
@@ -113,12 +139,16 @@ class RowStream(RuleBasedStateMachine):
     def hear(self, data: st.DataObject) -> None:
         """A party hears on its control channel of a rewind, in any order."""
         index, message = self.told.pop(data.draw(st.integers(0, len(self.told) - 1)))
+        if index not in self.links:
+            return
         party = self.receiver(index)
         party.truncate(party.receiver.on_rewind(message))
 
-    @rule(link=st.integers(0, LINKS - 1), limit=st.integers(1, 4))
+    @rule(link=st.integers(0, FOLLOWING), limit=st.integers(1, 4))
     def pump(self, link: int, limit: int) -> None:
         """A sender answers and sends at most one frame."""
+        if link not in self.links:
+            return
         sender, cursor = self.sender(link), self.cursor(link)
         answer = cursor.answer()
         if answer is not None:
@@ -159,12 +189,12 @@ class RowStream(RuleBasedStateMachine):
     @rule()
     def calm(self) -> None:
         """For a while the network does what it should."""
-        for link in range(LINKS):
+        for link in self.links:
             for _ in range(3):
                 self.pump(link, 4)
                 self.drain(link)
 
-    @rule(link=st.integers(0, LINKS - 1), limit=st.integers(1, 3))
+    @rule(link=st.integers(0, FOLLOWING), limit=st.integers(1, 3))
     def swallow(self, link: int, limit: int) -> None:
         """One frame vanishes unnoticed, and what follows it arrives."""
         self.drain(link)
@@ -179,22 +209,66 @@ class RowStream(RuleBasedStateMachine):
         for message in wire:
             self.arrive(link, *message)
 
-    @rule(link=st.integers(0, LINKS - 1))
+    @rule(link=st.integers(0, FOLLOWING))
     def reconnect(self, link: int) -> None:
         """A connection breaks and comes back."""
-        self.connect(link)
+        if link in self.links:
+            self.connect(link)
 
     @rule(index=st.integers(0, LINKS - 2))
     def replace(self, index: int) -> None:
         """A hop dies; a substitute with nothing takes its place."""
-        self.hops[index] = Party()
+        self.take_place(index, Party())
+
+    def take_place(self, index: int, party: Party) -> None:
+        """From now on this party is at that place; who followed there or was fed from there gets a new connection."""
+        self.hops[index] = party
         self.connect(index)
         self.connect(index + 1)
+        if self.follower is not None and self.followed == index + 1:
+            self.connect(FOLLOWING)
+
+    @rule(index=st.integers(0, LINKS - 2))
+    def follow(self, index: int) -> None:
+        """Somebody with nothing begins to follow a hop; who followed one before is let go."""
+        self.leave()
+        self.follower, self.followed = Party(), index
+        self.connect(FOLLOWING)
+
+    @precondition(lambda self: self.follower is not None)
+    @rule()
+    def leave(self) -> None:
+        """Nobody follows any more."""
+        if self.follower is not None:
+            self.cursor(FOLLOWING).attach()
+            self.follower = None
+            self.generation[FOLLOWING] += 1
+            self.wires[FOLLOWING].clear()
+            self.told = [(index, message) for index, message in self.told if index != FOLLOWING]
+
+    @precondition(lambda self: self.follower is not None)
+    @rule(caught_up=st.booleans(), keep_old=st.booleans())
+    def promote(self, caught_up: bool, keep_old: bool) -> None:
+        """Whoever follows takes the place over: behind, as when the hop died, or not, as when it leaves or follows in turn."""
+        follower, place = self.follower, self.followed
+        assert follower is not None
+        if caught_up:
+            self.connect(FOLLOWING)
+            for _ in range(2 + len(self.written)):
+                self.pump(FOLLOWING, 4)
+                self.drain(FOLLOWING)
+            assert follower.rows[: len(self.source(FOLLOWING))] == self.source(FOLLOWING)
+        old = self.hops[place]
+        self.leave()
+        self.take_place(place, follower)
+        if keep_old:
+            self.follower, self.followed = old, place
+            self.connect(FOLLOWING)
 
     @invariant()
     def nobody_holds_a_wrong_row(self) -> None:
         """What a party holds as of an epoch is a beginning of what the client had written in that epoch."""
-        for link in range(LINKS):
+        for link in self.links:
             party = self.receiver(link)
             assert len(party.rows) == party.receiver.position
             truth = self.history[party.receiver.epoch]
@@ -204,14 +278,14 @@ class RowStream(RuleBasedStateMachine):
         """Once the faults end, everybody has everything."""
         if not hasattr(self, "wires"):
             return
-        self.wires = [[] for _ in range(LINKS)]
-        for link in range(LINKS):
+        self.wires = [[] for _ in range(LINKS + 1)]
+        for link in self.links:
             self.connect(link)
         for _ in range(20 + len(self.written)):
-            for link in range(LINKS):
+            for link in self.links:
                 self.pump(link, 4)
                 self.drain(link)
-        assert all(self.receiver(link).rows == self.written for link in range(LINKS))
+        assert all(self.receiver(link).rows == self.written for link in self.links)
 
 
 RowStream.TestCase.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
-from shoal.bench.heal import make_tiny, scene_of
+from shoal.bench.disturbed import make_tiny, scene_of
 from shoal.bench.report import commit, hardware
 from shoal.client.options import SessionOptions
 from shoal.client.session import Session

@@ -31,6 +31,7 @@ async def killed_and_resumed(
         options = {
             "model": scene.model.source,
             "tickets": [actor.ticket for actor in scene.troupe.live],
+            "transport": scene.troupe.transport,
             "save": str(path),
         }
         victim = await _start({**options, "prompt": prompt, "sampling": sampling})

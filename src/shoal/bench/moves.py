@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.bench.heal import PROMPTS, SEEDS, Expected, Reply, make_tiny, undisturbed
+from shoal.bench.disturbed import PROMPTS, SEEDS, Expected, Reply, make_tiny, undisturbed
 from shoal.bench.report import commit, hardware
 from shoal.client.client import AsyncClient
 from shoal.client.model import RemoteModel, open_model

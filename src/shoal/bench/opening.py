@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shoal.bench.heal import make_tiny, scene_of
+from shoal.bench.disturbed import make_tiny, scene_of
 from shoal.bench.report import commit, hardware
 from shoal.client.client import AsyncClient
 from shoal.testing.scene import Scene

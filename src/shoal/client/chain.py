@@ -12,53 +12,23 @@ import itertools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from shoal.client.hop import TICK_S, HopControl
 from shoal.client.planner import Planner, Terms
 from shoal.client.recruiter import Recruiter
+from shoal.client.repair import Heal, Repair
+from shoal.client.stage import Stage
 from shoal.client.watch import Watch
 from shoal.client.wiring import Node, Pair, Wiring
 from shoal.clock import Clock
-from shoal.errors import CapacityError, NetworkError, NoRoute, NotHeld, SessionFenced, ShoalError
+from shoal.errors import NoRoute, SessionFenced, ShoalError
 from shoal.net.rowlink import Feed, Inlet
-from shoal.types import Span
 
-RETRY_S = 0.5
-"""Between two looks for a server while some blocks have none."""
-
+LEAVING_RETRY_S = 0.5
 STANDBY_RETRY_S = 5.0
-MAX_REPLACEMENTS = 64
-"""Hops replaced without a row in between: more is not bad luck but a mistake."""
+"""Between two looks for somebody to follow a hop that is leaving, and one that is not."""
 
 RESUMED_GENERATIONS = 1 << 24
 """Every time that a session is resumed, its links' generations begin so much higher: above all that were given before."""
-
-
-class Heal(msgspec.Struct):
-    """One repair: why, from when to when (monotonic seconds), which servers went and came, rows sent again to them."""
-
-    reason: str
-    began_at: float
-    ended_at: float = 0.0
-    lost: list[str] = []
-    found: list[str] = []
-    replayed_rows: int = 0
-    missing: str = ""
-
-
-class Stage:
-    """A place in the route: the hop that holds it, and hops that stand by for it."""
-
-    def __init__(self, control: HopControl) -> None:
-        self.control = control
-        self.standby: list[HopControl] = []
-        self.look_again_at = 0.0
-
-    @property
-    def ready(self) -> bool:
-        """Whether somebody stands by who is alive."""
-        return bool(self.standby) and all(control.lost is None for control in self.standby)
 
 
 class Chain:
@@ -78,8 +48,8 @@ class Chain:
         self.recruiter = Recruiter(terms, planner, self.sender, generations, clock)
         self.wiring = Wiring(terms, ends, self.spawn, generations, clock)
         self.watch = Watch(self)
-        self._opened = False
-        self._replacements = 0
+        self.repair = Repair(self)
+        self.opened = False
         self._stir = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,18 +82,18 @@ class Chain:
         Raises NoRoute, or what kept its servers away, after `patience_s`.
         """
         self.patience_s = patience_s
-        await self._repair()
+        await self.repair.run()
         if self.stuck is not None:
             raise self.stuck
-        self._opened = True
+        self.opened = True
 
     def adopt(self, controls: Sequence[HopControl]) -> None:
         """Begin with hops that have the session already; those that do not are `lost`."""
-        self._opened = True
+        self.opened = True
         self.recruiter.agree(controls)
         self.stages = [Stage(control) for control in controls]
         for control in controls:
-            self._employ(control)
+            self.employ(control)
             if control.lost is not None:
                 self.recruiter.lose(control)
 
@@ -145,94 +115,25 @@ class Chain:
 
     def progressed(self) -> None:
         """Rows came through."""
-        self._replacements = 0
+        self.repair.replacements = 0
 
     async def _supervise(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._stir.wait()
-            self._stir.clear()
-            self.watch.look()
-            if self.stuck is None and (self._lost_run() is not None or self._unwired()):
-                await self._repair()
+            await self.changed()
+            if self.stuck is None and (self.lost_run() is not None or self.unwired()):
+                await self.repair.run()
             self._staff()
 
-    async def _repair(self) -> None:
-        """Act until nothing is lost and everything is joined; sets `stuck` when that cannot be."""
-        self.healing = heal = Heal(self._reason(), self.clock.monotonic())
-        try:
-            await self._mend(heal)
-        except ShoalError as error:
-            self.stuck = error
-        finally:
-            self.healing = None
-        heal.ended_at = self.clock.monotonic()
-        if self.stuck is None:
-            self.heals.append(heal)
-            self.watch.restart()
-        self.on_change()
+    async def changed(self) -> None:
+        """Wait until something has, or might have, and judge; while links are made as at any other time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S):
+                await self._stir.wait()
+        self._stir.clear()
+        if self.opened:
+            self.watch.look()
 
-    async def _mend(self, heal: Heal) -> None:
-        deadline: float | None = None
-        cause: ShoalError | None = None
-        asked = False
-        while True:
-            self._check_fence()
-            self._promote_for_lost()
-            run = self._lost_run()
-            if run is None:
-                unwired = self._unwired()
-                if not unwired:
-                    return
-                await self.wiring.join(unwired)
-                continue
-            try:
-                cause = await self._replace(run, heal) or cause
-            except NoRoute as error:
-                if not asked:
-                    asked = True  # perhaps there are others, or the same with other blocks
-                    await self._ask_for_news()
-                    continue
-                now = self.clock.monotonic()
-                deadline = deadline or now + self.patience_s
-                heal.missing = str(error)
-                if now >= deadline or not self._worth_waiting(cause):
-                    raise self._final(cause, error) from error
-                await self._wait_for_servers(deadline)
-
-    def _worth_waiting(self, cause: ShoalError | None) -> bool:
-        """At the first opening a server that refuses is an answer; later nothing is lost by waiting for another one."""
-        if cause is None or isinstance(cause, NotHeld):
-            return True  # nobody has refused; who holds other blocks by now is no answer
-        return self._opened and isinstance(cause, NetworkError | CapacityError)
-
-    def _final(self, cause: ShoalError | None, error: NoRoute) -> ShoalError:
-        """What kept servers away says more than that there are none, unless they were just out of reach."""
-        absent = cause is None or isinstance(cause, NotHeld) or (self._opened and isinstance(cause, NetworkError))
-        return error if absent or cause is None else cause
-
-    def _reason(self) -> str:
-        reasons = [f"{control.name}: {control.lost}" for control in self.controls if control.lost is not None]
-        return "; ".join(reasons) or "joining"
-
-    def _check_fence(self) -> None:
-        """Raises SessionFenced when a later process has taken the session up: this one must not go on beside it."""
-        for control in self.controls:
-            if isinstance(control.lost, SessionFenced):
-                raise control.lost
-
-    async def _wait_for_servers(self, deadline: float) -> None:
-        self.on_change()
-        self.recruiter.forgive()  # perhaps it was not so bad
-        await self.clock.sleep(min(RETRY_S, max(0.0, deadline - self.clock.monotonic())))
-        await self._ask_for_news()
-
-    async def _ask_for_news(self) -> None:
-        with contextlib.suppress(NetworkError):  # whoever waits has a deadline
-            await self.recruiter.refresh()
-
-    def _lost_run(self) -> tuple[int, int] | None:
+    def lost_run(self) -> tuple[int, int] | None:
         """The first run of stages without a live hop; the whole route before there is one."""
         if not self.stages:
             return 0, 0
@@ -244,55 +145,31 @@ class Chain:
             stop += 1
         return lost[0], stop
 
-    async def _replace(self, run: tuple[int, int], heal: Heal) -> ShoalError | None:
-        """Open other hops over the blocks of a run; returns what one of them said that refused. Raises NoRoute."""
-        first, stop = run
-        old = self.stages[first:stop]
-        span = Span(old[0].control.hop.span.start, old[-1].control.hop.span.stop) if old else self.terms.span
-        for stage in old:
-            self._give_up(stage.control)
-        controls = await self.recruiter.open(span, self._leaving, frozenset(self.wiring.broken))
-        self.recruiter.agree(controls)
-        self._count(old)
-        live = [control for control in controls if control.lost is None]
-        heal.lost += [stage.control.name for stage in old if stage.control.employed]
-        heal.found += [control.name for control in live]
-        heal.replayed_rows += self.sender.end * len(live)
-        for stage in old:
-            for control in stage.standby:
-                self.spawn(control.close())
-        self.stages[first:stop] = [Stage(control) for control in controls]
-        for control in live:
-            self._employ(control)
-        return next((control.lost for control in controls if control.lost is not None), None)
-
-    def _count(self, old: Sequence[Stage]) -> None:
-        self._replacements += bool(old)
-        if self._replacements > MAX_REPLACEMENTS:
-            raise NetworkError(f"{MAX_REPLACEMENTS} hops failed one after another")
-
     @property
-    def _leaving(self) -> frozenset[str]:
+    def leaving(self) -> frozenset[str]:
+        """Servers of hops that are on their way out."""
         return frozenset(control.peer for control in self.everybody if control.leaving)
 
-    def _employ(self, control: HopControl) -> None:
+    def employ(self, control: HopControl) -> None:
+        """Talk to an open hop from now on."""
         if control.lost is None:
             control.notify = self.stir
-            control.active = self.watch.active
+            control.pulse.active = self.watch.active
             control.employed = True
             self.spawn(control.run(self.sender))
 
-    def _give_up(self, control: HopControl) -> None:
+    def give_up(self, control: HopControl) -> None:
         """Not to choose a lost hop again soon, and to have it free its memory if it lives."""
         if control.employed and not control.given_up:
             control.given_up = True
             self.recruiter.lose(control)
             self.spawn(control.release())
 
-    def _promote_for_lost(self) -> None:
+    def promote_for_lost(self) -> None:
+        """Those who stand by for a lost hop take its place."""
         for index, stage in reversed(list(enumerate(self.stages))):
             if stage.control.lost is not None and stage.ready:
-                self._give_up(stage.control)
+                self.give_up(stage.control)
                 self.promote(index)
 
     def promote(self, index: int, keep_old: bool = False) -> None:
@@ -320,7 +197,8 @@ class Chain:
                 for one, other in itertools.pairwise(stage.standby):
                     yield one, other, False
 
-    def _unwired(self) -> list[Pair]:
+    def unwired(self) -> list[Pair]:
+        """Links that should be and are not under way; others are cut."""
         return self.wiring.missing(self.pairs())
 
     def _staff(self) -> None:
@@ -331,7 +209,7 @@ class Chain:
             if stage.standby and not stage.ready:
                 stage.standby = []
             if wanted and not stage.standby and now >= stage.look_again_at and stage.control.lost is None:
-                stage.look_again_at = now + (RETRY_S if stage.control.leaving else STANDBY_RETRY_S)
+                stage.look_again_at = now + (LEAVING_RETRY_S if stage.control.leaving else STANDBY_RETRY_S)
                 self.spawn(self._recruit(stage))
 
     async def _recruit(self, stage: Stage) -> None:
@@ -349,7 +227,7 @@ class Chain:
             return
         stage.standby = controls
         for control in controls:
-            self._employ(control)
+            self.employ(control)
         self.stir()
 
     async def close(self, end: bool = True) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
+from shoal.client.keys import SessionKeys
+from shoal.client.pulse import SILENCE_S, Pulse
 from shoal.clock import Clock
 from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError
 from shoal.net.dial import Dialler
@@ -17,7 +18,6 @@ from shoal.net.framed import FrameChannel, refused
 from shoal.swarm.records import SignedRecord
 from shoal.types import Hop, PeerId
 from shoal.wire.messages import (
-    SECRET_BYTES,
     Admit,
     Admitted,
     AnyMessage,
@@ -30,20 +30,12 @@ from shoal.wire.messages import (
     Numerics,
     Open,
     Opened,
-    Ping,
     Pong,
     Redirect,
     Refused,
     Rewind,
 )
 from shoal.wire.stream import Sender
-
-PING_ACTIVE_S = 0.25
-PING_IDLE_S = 2.0
-"""Heartbeats while a step is under way, and while none is."""
-
-SILENCE_S = 1.25
-"""A hop that was not heard for this long is dead."""
 
 TICK_S = 0.125
 LATE_S = 0.5
@@ -58,19 +50,6 @@ ORDER_S = 3.0
 KEPT_NEWS = 16
 
 T = TypeVar("T")
-
-
-class SessionKeys(msgspec.Struct, frozen=True):
-    """By what a hop knows a session, and what proves it to be the client's. Every hop has its own."""
-
-    session: bytes
-    secret: bytes
-    incarnation: int = 0
-
-    @classmethod
-    def draw(cls) -> SessionKeys:
-        """Fresh ones."""
-        return cls(secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES))
 
 
 class HopControl:
@@ -89,17 +68,11 @@ class HopControl:
         self.weights: tuple[str, ...] = ()
         self.first_grant: tuple[LinkGrant, bytes] | None = None
         self.links: dict[int, tuple[LinkState, float]] = {}
-        self.progress = Pong(0, 0.0, 0.0)
-        self.changed_at = self.heard_at = clock.monotonic()
-        self.round_trip_s = float("inf")
-        self.clock_offset_s = 0.0
+        self.pulse = Pulse(clock)
         self.notify: Callable[[], None] = lambda: None
-        self._active = False
         self._dialler = dialler
         self._channel: FrameChannel | None = None
         self._known_epoch = 0
-        self._pings: dict[int, tuple[float, float]] = {}
-        self._next_ping = 0
         self._answers: dict[tuple[str, int], asyncio.Future[AnyMessage]] = {}
 
     @property
@@ -133,7 +106,7 @@ class HopControl:
             raise self._named(ProtocolError(f"{self.name} did not grant what was asked for"))
         self.numerics, self.weights = opened.numerics, opened.weights
         self.first_grant = (request.upstream, opened.acceptance)
-        self._hear(Pong(0, 0.0, 0.0, opened.epoch, opened.position, opened.position))
+        self.pulse.hear(Pong(0, 0.0, 0.0, opened.epoch, opened.position, opened.position))
         self._known_epoch = sender.epoch  # what it has missed comes with the rows
 
     async def attach(self, epoch: int) -> Attached:
@@ -147,7 +120,7 @@ class HopControl:
         except TimeoutError as error:
             raise NetworkError(f"{self.name} has not taken a session up for {ORDER_S:.0f} s") from error
         self._known_epoch = attached.epoch
-        self._hear(msgspec.structs.replace(self.progress, epoch=attached.epoch, position=attached.position))
+        self.pulse.hear(msgspec.structs.replace(self.pulse.progress, epoch=attached.epoch, position=attached.position))
         return attached
 
     def _named(self, error: ShoalError) -> ShoalError:
@@ -279,7 +252,8 @@ class HopControl:
         while True:
             message, _ = await self._present().receive()
             if isinstance(message, Pong):
-                self._on_pong(message)
+                if not self.pulse.on_pong(message):
+                    raise RecordError(f"{self.name} answered a ping that was not sent")
             elif isinstance(message, Admitted):
                 self._answer(("admit", message.generation), message)
             elif isinstance(message, LinkState):
@@ -306,71 +280,24 @@ class HopControl:
             self.links[news.generation] = (news, self.clock.monotonic())
             self.notify()
 
-    @property
-    def active(self) -> bool:
-        """Whether a step is under way: heartbeats are frequent then."""
-        return self._active
-
-    @active.setter
-    def active(self, active: bool) -> None:
-        if active and not self._active:
-            self._restart_timers()
-        self._active = active
-
-    def _restart_timers(self) -> None:
-        self._pings.clear()
-        self.heard_at = self.changed_at = self.clock.monotonic()
-
     async def _beat(self) -> None:
-        self._restart_timers()
+        pulse = self.pulse
+        pulse.restart()
         sent_at = float("-inf")
         while True:
             now = self.clock.monotonic()
-            if now - sent_at >= (PING_ACTIVE_S if self._active else PING_IDLE_S) - TICK_S / 2:
+            if now - sent_at >= pulse.interval_s - TICK_S / 2:
                 sent_at = now
                 await self.ping()
             await self.clock.sleep(TICK_S)
             woke_at = self.clock.monotonic()
             if woke_at - now > TICK_S + LATE_S:
-                self._restart_timers()
-            elif self._silent(woke_at):
+                pulse.restart()
+            elif pulse.silent(woke_at):
                 self.fail(NetworkError(f"{self.name} was not heard for {SILENCE_S} s"))
                 return
 
-    def _silent(self, now: float) -> bool:
-        if not self._pings:
-            return False
-        oldest = next(iter(self._pings.values()))[1]
-        return now - max(self.heard_at, oldest - PING_ACTIVE_S) > SILENCE_S
-
     async def ping(self) -> None:
-        """Ask the hop how far it is; the answer is `progress`. Raises NetworkError on a broken connection."""
-        self._pings[self._next_ping] = (self.clock.wall(), self.clock.monotonic())
-        self._next_ping += 1
-        await self._present().send(Ping(self._next_ping - 1))
-
-    def _on_pong(self, message: Pong) -> None:
-        """Note progress; keep the offset between the two wall clocks, as NTP does, from the fastest exchange."""
-        if message.id >= self._next_ping:
-            raise RecordError(f"{self.name} answered a ping that was not sent")
-        self._hear(message)
-        sent = self._pings.pop(message.id, None)
-        if sent is None:
-            return
-        for older in [id_ for id_ in self._pings if id_ < message.id]:
-            del self._pings[older]
-        now = self.clock.wall()
-        round_trip_s = (now - sent[0]) - (message.sent_at - message.received_at)
-        if round_trip_s <= self.round_trip_s:
-            self.round_trip_s = round_trip_s
-            self.clock_offset_s = ((message.received_at - sent[0]) + (message.sent_at - now)) / 2
-
-    def _hear(self, message: Pong) -> None:
-        before, self.progress = self.progress, message
-        self.heard_at = self.clock.monotonic()
-        if _state(before) != _state(message):
-            self.changed_at = self.heard_at
-
-
-def _state(pong: Pong) -> tuple[int, int, int, int]:
-    return pong.epoch, pong.position, pong.computed, pong.steps
+        """Ask the hop how far it is; the answer is `pulse.progress`. Raises NetworkError on a broken connection."""
+        ping = self.pulse.ping()
+        await self._present().send(ping)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from shoal.client.hop import HopControl, SessionKeys
+from shoal.client.hop import HopControl
+from shoal.client.keys import SessionKeys
 from shoal.client.planner import Planner, Terms
 from shoal.clock import Clock
 from shoal.errors import NetworkError, NoRoute, NotHeld, ShoalError

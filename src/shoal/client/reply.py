@@ -8,7 +8,7 @@ from pathlib import Path
 from shoal.client.generate import Conversation, Generation
 from shoal.client.model import RemoteModel
 from shoal.client.options import SessionOptions
-from shoal.client.saved import SavedReply, read_saved, write_saved
+from shoal.client.saved import SavedReply, read_saved, take_up, write_saved
 from shoal.client.session import Session
 from shoal.errors import FingerprintMismatch, SessionFenced
 from shoal.nn.sampling import SamplingParams
@@ -36,7 +36,8 @@ class Reply:
     async def resume(self, saved: SavedReply, wait_s: float) -> AsyncIterator[str]:
         """Go on with a reply from its file: its text so far comes first.
 
-        Raises FingerprintMismatch when the reply is another model's, SessionFenced when a later process has it.
+        Without a `path` nothing keeps another process from taking the same reply up. Raises FingerprintMismatch when the
+        reply is another model's, SessionFenced when another process has it, or takes it up at the same moment.
         """
         if saved.session.model.fingerprint != self._model.spec.fingerprint:
             raise FingerprintMismatch(f"the reply is of {saved.session.model.name}, this is {self._model.spec.name}")
@@ -44,9 +45,9 @@ class Reply:
             self.generation.text = saved.text
             yield saved.text
             return
-        saved = saved.taken_up()
-        if self._path is not None:
-            write_saved(self._path, saved)  # first: if this process ends too, the next one must not come as it did
+        # The file first: if this process ends too, the next one must not come as it did.
+        now = self._model.client.clock.wall()
+        saved = saved.taken_up() if self._path is None else take_up(self._path, saved, now)
         rows = await self._model.embed(saved.fed_ids)
         session = await self._model.client.resume(saved.session, rows, wait_s)
         async for piece in self._go_on(session, saved.fed_ids):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.client.hop import SessionKeys
+from shoal.client.keys import SessionKeys
 from shoal.client.options import SessionOptions
-from shoal.errors import UsageError
+from shoal.errors import SessionFenced, UsageError
 from shoal.nn.sampling import SamplingParams
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.records import SignedRecord, parse_record
@@ -18,6 +18,9 @@ from shoal.types import Hop, ModelSpec, PeerId, Span
 from shoal.wire.messages import Numerics
 
 MAX_FILE_BYTES = 64 << 20
+
+CLAIM_S = 30.0
+"""A claim lives for as long as it takes to write one file; one that is older was left by a process that died meanwhile."""
 
 
 class SavedHop(msgspec.Struct, frozen=True):
@@ -47,13 +50,15 @@ class SavedSession(msgspec.Struct, frozen=True):
     exact: bool
     hops: tuple[SavedHop, ...]
 
-    def taken_up(self) -> SavedSession:
-        """The next incarnation."""
+    def taken_up(self, times: int = 1) -> SavedSession:
+        """The next incarnation, or the one after so many."""
         hops = tuple(
-            msgspec.structs.replace(hop, keys=SessionKeys(hop.keys.session, hop.keys.secret, hop.keys.incarnation + 1))
+            msgspec.structs.replace(
+                hop, keys=SessionKeys(hop.keys.session, hop.keys.secret, hop.keys.incarnation + times)
+            )
             for hop in self.hops
         )
-        return msgspec.structs.replace(self, resumed=self.resumed + 1, hops=hops)
+        return msgspec.structs.replace(self, resumed=self.resumed + times, hops=hops)
 
 
 class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
@@ -83,9 +88,9 @@ class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
         records = [parse_record(hop.record).record for hop in self.session.hops]
         return [*self.tickets, *(str(Ticket(record.peer, record.addresses)) for record in records)]
 
-    def taken_up(self) -> SavedReply:
+    def taken_up(self, times: int = 1) -> SavedReply:
         """For the process that goes on: hops obey it, and no longer whoever wrote this."""
-        return msgspec.structs.replace(self, session=self.session.taken_up())
+        return msgspec.structs.replace(self, session=self.session.taken_up(times))
 
 
 def write_saved(path: Path, saved: SavedReply) -> None:
@@ -117,3 +122,52 @@ def read_saved(path: Path) -> SavedReply:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no saved reply, or of another version: {error}") from error
+
+
+def take_up(path: Path, saved: SavedReply, now: float) -> SavedReply:
+    """The reply for the process that goes on with it, as its file has it from now on; `now` in seconds since the epoch.
+
+    An incarnation belongs to whoever makes its claim file, so no two processes have the same one. Raises SessionFenced
+    when another process is taking the reply up or has done so since it was read, UsageError where no file can be written.
+    """
+    held, times = saved.session.resumed, 1
+    while not _claim(path, held + times, now):
+        times += 1  # whoever claimed that one died before it wrote the file
+    try:
+        # A claim goes when the file has been written: one that was free after that is for an incarnation of the past.
+        if path.exists() and read_saved(path).session.resumed != held:
+            raise SessionFenced(f"another process has taken up the reply in {path}")
+        mine = saved.taken_up(times)
+        write_saved(path, mine)
+    finally:
+        claim_path(path, held + times).unlink(missing_ok=True)
+    for dead in range(1, times):
+        claim_path(path, held + dead).unlink(missing_ok=True)
+    return mine
+
+
+def claim_path(path: Path, resumed: int) -> Path:
+    """Where a process claims an incarnation of the reply in `path`."""
+    return path.with_name(f".{path.name}.claim{resumed}")
+
+
+def _claim(path: Path, resumed: int, now: float) -> bool:
+    """Claim an incarnation; False where a claim was left behind. Raises SessionFenced for one that was made just now."""
+    claim = claim_path(path, resumed)
+    try:
+        os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        return True
+    except FileExistsError:
+        if _age_s(claim, now) >= CLAIM_S:
+            return False
+        raise SessionFenced(f"another process is taking up the reply in {path} at this moment") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {claim}: {error.strerror}") from error
+
+
+def _age_s(path: Path, now: float) -> float:
+    """How old a file is; one that has just gone is new."""
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -7,9 +7,10 @@ from types import TracebackType
 
 import torch
 
-from shoal.client.chain import Chain, Heal
+from shoal.client.chain import Chain
 from shoal.client.hop import HopControl
 from shoal.client.planner import Planner, Terms
+from shoal.client.repair import Heal
 from shoal.client.saved import SavedHop, SavedSession
 from shoal.client.trace import StepTrace, step_trace
 from shoal.clock import Clock
@@ -176,7 +177,7 @@ class Session:
         self.chain.progressed()
         sent_at = self._frame_times.get(rows.position)
         if sent_at is not None and len(rows.trace) == len(self.chain.stages):  # rows of an older route have its trace
-            offsets = [control.clock_offset_s for control in self.chain.controls]
+            offsets = [control.pulse.clock_offset_s for control in self.chain.controls]
             self._traces.append(step_trace(sent_at, arrived_at, self.hop_names, rows.trace, offsets))
         self._arrived.set()
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shoal.client.chain import Heal
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
 from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel, open_model
+from shoal.client.repair import Heal
 from shoal.client.reply import Reply
 from shoal.client.saved import SavedReply
 from shoal.errors import UsageError

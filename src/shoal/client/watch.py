@@ -9,7 +9,8 @@ from shoal.client.hop import HopControl
 from shoal.errors import NetworkError, ShoalError
 
 if TYPE_CHECKING:
-    from shoal.client.chain import Chain, Stage
+    from shoal.client.chain import Chain
+    from shoal.client.stage import Stage
     from shoal.client.wiring import Pair
 
 HUNG_S = 3.0
@@ -52,7 +53,7 @@ class Watch:
         self.active, self._rows = True, rows
         self.restart()
         for control in self._chain.everybody:
-            control.active = True
+            control.pulse.active = True
 
     def end(self, done: bool) -> None:
         """It is over; `done`: with its rows."""
@@ -61,7 +62,7 @@ class Watch:
             self._expected_s += (elapsed_s - self._expected_s) * (WEIGHT if self._expected_s else 1.0)
         self.active = False
         for control in self._chain.everybody:
-            control.active = False
+            control.pulse.active = False
 
     def restart(self) -> None:
         """Whatever took long until now is explained."""
@@ -119,7 +120,7 @@ class Watch:
                 self._chain.stir()
 
     def _behind(self, control: HopControl) -> bool:
-        sender, progress = self._chain.sender, control.progress
+        sender, progress = self._chain.sender, control.pulse.progress
         return progress.epoch < sender.epoch or progress.computed < sender.end
 
     def _find_stalled(self) -> None:
@@ -128,8 +129,8 @@ class Watch:
         before: HopControl | None = None
         for control in chain.controls:
             if self._behind(control):
-                changed_at = max(self._since, control.changed_at, before.changed_at if before else 0.0)
-                progress = control.progress
+                changed_at = max(self._since, control.pulse.changed_at, before.pulse.changed_at if before else 0.0)
+                progress = control.pulse.progress
                 if progress.position > progress.computed:
                     if now - changed_at > max(HUNG_S, 8 * progress.step_s):
                         control.fail(NetworkError(f"{control.name} beats but does not compute"))
@@ -137,7 +138,7 @@ class Watch:
                     self._break((before, control, False))
                 return
             before = control
-        if before is not None and now - max(self._since, before.changed_at) > max(STALLED_S, self._frame_s()):
+        if before is not None and now - max(self._since, before.pulse.changed_at) > max(STALLED_S, self._frame_s()):
             self._break((before, None, False))
 
     def _frame_s(self) -> float:
@@ -161,8 +162,8 @@ class Watch:
             return
         self._poked_at = None
         for index, stage in enumerate(chain.stages):
-            if self._behind(stage.control) or stage.control.heard_at < self._since:
-                if stage.ready and stage.standby[-1].progress.computed >= stage.control.progress.computed:
+            if self._behind(stage.control) or stage.control.pulse.heard_at < self._since:
+                if stage.ready and stage.standby[-1].pulse.progress.computed >= stage.control.pulse.progress.computed:
                     chain.promote(index, keep_old=True)
                     self.restart()
                 return
@@ -176,9 +177,9 @@ class Watch:
     def _caught_up(self, stage: Stage) -> bool:
         chain, follower = self._chain, stage.standby[-1]
         now = chain.clock.monotonic()
-        if now - follower.heard_at > POKE_S and follower.lost is None:
+        if now - follower.pulse.heard_at > POKE_S and follower.lost is None:
             chain.spawn(_ask(follower))
-        progress = follower.progress
+        progress = follower.pulse.progress
         reached = progress.computed + CAUGHT_UP_ROWS >= chain.sender.end
         return progress.epoch >= chain.sender.epoch and reached
 

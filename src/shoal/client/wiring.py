@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from shoal.client.endlink import Bridge, keep_receiving, keep_sending
@@ -42,13 +43,16 @@ class Wire:
 
 class Wiring:
     """`feed` is the client's end towards the first hop, `inlet` that from the last; `broken` are pairs that do not reach
-    each other, since when (monotonic seconds)."""
+    each other, since when (monotonic seconds), `joining` links that are being made: a hop that does not answer holds up
+    its own links only."""
 
     def __init__(
         self, terms: Terms, ends: tuple[Feed, Inlet], spawn: Spawn, generations: Iterator[int], clock: Clock
     ) -> None:
         self.wires: dict[Pair, Wire] = {}
         self.broken: dict[tuple[str, str], float] = {}
+        self.joining: dict[Pair, asyncio.Task[None]] = {}
+        self._failure: BaseException | None = None
         self._terms = terms
         self._feed, self._inlet = ends
         self._spawn = spawn
@@ -56,14 +60,19 @@ class Wiring:
         self._clock = clock
 
     def missing(self, wanted: Iterable[Pair]) -> list[Pair]:
-        """The links that are wanted and not there; those that are there and not wanted are cut."""
+        """The links that are wanted and not under way; those that are not wanted any more are cut."""
+        if self._failure is not None:
+            raise self._failure
         wanted = list(wanted)
-        for pair in [pair for pair in self.wires if pair not in wanted]:
+        for pair in [pair for pair in (*self.wires, *self.joining) if pair not in wanted]:
             self.cut(pair)
-        return [pair for pair in wanted if pair not in self.wires]
+        return [pair for pair in wanted if pair not in self.wires and pair not in self.joining]
 
     def cut(self, pair: Pair) -> None:
         """Forget a link; it is made anew if it is still wanted."""
+        joining = self.joining.pop(pair, None)
+        if joining is not None:
+            joining.cancel()
         wire = self.wires.pop(pair, None)
         if wire is not None:
             wire.cut()
@@ -82,12 +91,20 @@ class Wiring:
             self.broken.pop((sender.peer, receiver.peer), None)
         self.cut(pair)
 
-    async def join(self, pairs: Iterable[Pair]) -> None:
-        """Make links; a hop that fails to obey is `lost` then."""
-        results = await asyncio.gather(*(self._join(pair) for pair in pairs), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, ShoalError):
-                raise result
+    def join(self, pairs: Iterable[Pair], done: Callable[[], None]) -> None:
+        """Begin to make links, and call `done` after each; a hop that fails to obey is `lost` then."""
+        for pair in pairs:
+            self.joining[pair] = task = self._spawn(self._join(pair))
+            task.add_done_callback(partial(self._joined, pair, done))
+
+    def _joined(self, pair: Pair, done: Callable[[], None], task: asyncio.Task[None]) -> None:
+        if self.joining.get(pair) is task:
+            del self.joining[pair]
+        if not task.cancelled():
+            error = task.exception()
+            if error is not None and not isinstance(error, ShoalError):
+                self._failure = error  # a mistake here: whoever asks next is told
+        done()
 
     async def _join(self, pair: Pair) -> None:
         before, after, follow = pair
@@ -129,6 +146,6 @@ class Wiring:
         return Redirect(link, after.record.data, acceptance, follow=follow)
 
     def _carry(self, wire: Wire, before: HopControl, after: HopControl, grant: LinkGrant) -> None:
-        bridge = Bridge(self._terms.row_bytes, after.progress.epoch, after.progress.position)
+        bridge = Bridge(self._terms.row_bytes, after.pulse.progress.epoch, after.pulse.progress.position)
         wire.tasks.append(self._spawn(keep_receiving(before, grant, bridge.inlet, self._limit_bytes)))
         wire.tasks.append(self._spawn(keep_sending(after, grant, bridge.feed.next)))

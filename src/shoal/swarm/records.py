@@ -105,7 +105,7 @@ def parse_record(data: bytes) -> SignedRecord:
         raise RecordError(f"a record of {len(data)} bytes is larger than {MAX_RECORD_BYTES}")
     try:
         record = _record_decoder.decode(data[SIGNATURE_BYTES:])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"a record does not parse: {error}") from error
     if not verify(PeerId(record.peer), _RECORD_LABEL, data[SIGNATURE_BYTES:], data[:SIGNATURE_BYTES]):
         raise RecordError(f"the record of {record.peer[:8]} is not signed by its node")
@@ -124,7 +124,7 @@ def verify_acceptance(data: bytes, now: float) -> Acceptance:
     """The acceptance in these bytes; raises RecordError if it is malformed, forged or expired."""
     try:
         acceptance = _acceptance_decoder.decode(data[SIGNATURE_BYTES:])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"an acceptance does not parse: {error}") from error
     signed = verify(PeerId(acceptance.peer), _ACCEPTANCE_LABEL, data[SIGNATURE_BYTES:], data[:SIGNATURE_BYTES])
     if not signed or not acceptance.expires_at > now:

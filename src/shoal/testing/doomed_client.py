@@ -1,8 +1,8 @@
 """A real client in a process of its own, to be killed: keeps a reply in a file, or goes on with one.
 
 Its argument is one JSON object:
-`model`, `tickets`, `save`; `prompt` and `sampling` (fields of SamplingParams) for a new reply, none to resume. At the end
-the reply's tokens are printed.
+`model`, `tickets`, `transport`, `save`; `prompt` and `sampling` (fields of SamplingParams) for a new reply, none to resume.
+At the end the reply's tokens are printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _reply(options: dict[str, Any]) -> None:
     from shoal.client.sync import connect
 
     path = Path(options["save"])
-    with connect(options["model"], peers=options["tickets"], transport="tls") as model:
+    with connect(options["model"], peers=options["tickets"], transport=options["transport"]) as model:
         prompt = options.get("prompt")
         pieces = (
             model.resume(read_saved(path), path)

@@ -26,7 +26,7 @@ async def _serve(options: dict[str, Any]) -> None:
     from shoal.server.lifecycle import Server
 
     blocks = Span.parse(options.pop("blocks"))
-    config = ServerConfig(**{**options, "blocks": blocks, "peers": tuple(options.get("peers", ())), "transport": "tls"})
+    config = ServerConfig(**{**options, "blocks": blocks, "peers": tuple(options.get("peers", ()))})
     faults = Faults()
     orders: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     _read_orders(orders)

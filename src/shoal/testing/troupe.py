@@ -66,9 +66,10 @@ class Actor:
 
 
 class Troupe:
-    """Servers for each of some spans. Use with `async with`; `enlist` starts one more."""
+    """Servers for each of some spans. Use with `async with`; `enlist` starts one more. `transport` None: all there are."""
 
-    def __init__(self, model: str, spans: list[Span], **options: Any) -> None:
+    def __init__(self, model: str, spans: list[Span], transport: str | None = None, **options: Any) -> None:
+        self.transport = transport
         self.actors: list[Actor] = []
         self._enlisted = 0
         self._model = model
@@ -106,6 +107,7 @@ class Troupe:
             "name": name,
             "peers": [actor.ticket for actor in self.live][:3],
             "threads": 1,
+            "transport": self.transport,
             **self._options,
         }
         process = await asyncio.create_subprocess_exec(

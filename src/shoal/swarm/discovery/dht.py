@@ -59,7 +59,8 @@ class DhtDiscovery:
     async def announce(self, presence: Presence) -> None:
         """Discovery: nodes near the key keep the address that they see this come from, with the hello's port, for 30 min.
 
-        Returns when the announcement is under way. Raises NetworkError when no other node is known.
+        Returns when the announcement is under way. Raises NetworkError when no other node is known, UsageError when the
+        port is taken.
         """
         await self._joined()
         self._engine.open().dht_announce(self._hash(), presence.hello_port, 0)
@@ -105,7 +106,7 @@ class DhtDiscovery:
     async def _joined(self) -> None:
         """Wait until the routing table has somebody: what an empty one is told or asked goes nowhere, without a word.
 
-        Raises NetworkError when nobody comes.
+        Raises NetworkError when nobody comes, UsageError at once when this node has no socket.
         """
         session = self._engine.open()
         nodes = 0
@@ -117,11 +118,13 @@ class DhtDiscovery:
         self._engine.on("dht_stats_alert", count)
         try:
             deadline = self._clock.monotonic() + BOOTSTRAP_S
-            while not nodes and self._clock.monotonic() < deadline:
+            while not nodes and not self._engine.problem and self._clock.monotonic() < deadline:
                 session.post_dht_stats()
                 await self._clock.sleep(BOOTSTRAP_POLL_S)
         finally:
             self._engine.off("dht_stats_alert", count)
+        if not nodes and self._engine.problem:
+            raise UsageError(self._engine.problem)
         if not nodes:
             raise NetworkError("no node of the DHT answers")
 

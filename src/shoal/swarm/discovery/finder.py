@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import FingerprintMismatch, IdentityError, NetworkError, ShoalError
@@ -49,16 +49,23 @@ class Finder:
         self._fingerprint = fingerprint
         self._me = me
         self._clock = clock
-        self._met = asyncio.Event()
         self.problems: list[str] = []
 
     async def find(self) -> bool:
-        """Whether a member was met; if not, `problems` says why, as far as anybody was there to be tried."""
-        self.problems = []
-        self._met.clear()
-        searching = [asyncio.create_task(self._search())]
+        """Whether a member was met; if not, `problems` says why, as far as anybody was there to be tried.
+
+        Several searches may be under way; `problems` are those of the last one that ended.
+        """
+        search = _Search(self._meet)
+        try:
+            return await self._run(search)
+        finally:
+            self.problems = search.problems
+
+    async def _run(self, search: _Search) -> bool:
+        searching: list[asyncio.Task[object]] = [asyncio.create_task(search.follow_all(self._discoveries))]
         if self._fingerprint is not None:
-            searching.append(asyncio.create_task(self._first()))
+            searching.append(asyncio.create_task(search.met.wait()))
         try:
             done, _ = await asyncio.wait(searching, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -67,40 +74,14 @@ class Finder:
             for task in searching:
                 task.cancel()
             await asyncio.gather(*searching, return_exceptions=True)
-        return self._met.is_set()
+        return search.met.is_set()
 
-    async def _first(self) -> None:
-        await self._met.wait()
-
-    async def _search(self) -> None:
-        places = asyncio.Semaphore(MAX_MEETINGS)
-        async with asyncio.TaskGroup() as group:
-            for discovery in self._discoveries:
-                group.create_task(self._follow(discovery, group, places))
-
-    async def _follow(self, discovery: Discovery, group: asyncio.TaskGroup, places: asyncio.Semaphore) -> None:
-        """Meet this discovery's contacts; a place is taken before the next contact is asked for, so that it can choose."""
-        try:
-            async with contextlib.aclosing(discovery.find()) as contacts:
-                while (contact := await _next(contacts, places)) is not None:
-                    group.create_task(self._take_place(contact, places))
-        except ShoalError as error:
-            self._note(f"{discovery.name}: {error}")
-
-    async def _take_place(self, contact: Contact, places: asyncio.Semaphore) -> None:
-        try:
-            await self._meet(contact)
-        except ShoalError as error:
-            self._note(str(error))
-        finally:
-            places.release()
-
-    async def _meet(self, contact: Contact) -> None:
-        """Learn who it is if that is not known, then exchange records; raises what fails."""
+    async def _meet(self, contact: Contact) -> bool:
+        """Learn who it is if that is not known, then exchange records; whether it counts. Raises what fails."""
         known = contact if contact.peer is not None else await self._introduced(contact)
         peer = known.peer
         if peer is None or peer == self._me:
-            return
+            return False
         try:
             async with asyncio.timeout(EXCHANGE_S):
                 async with FrameChannel(await self._dialler.dial(peer, known.addresses)) as channel:
@@ -108,8 +89,9 @@ class Finder:
         except TimeoutError as error:
             raise NetworkError(f"{peer[:8]} does not exchange records within {EXCHANGE_S:g} s") from error
         signed = self._directory.get(peer)
-        if self._fingerprint is None or (signed is not None and signed.record.model.fingerprint == self._fingerprint):
-            self._met.set()
+        return self._fingerprint is None or (
+            signed is not None and signed.record.model.fingerprint == self._fingerprint
+        )
 
     async def _introduced(self, contact: Contact) -> Contact:
         """Whoever says hello at the contact's first address."""
@@ -123,6 +105,40 @@ class Finder:
         if record.peer != self._me:
             self._directory.add(signed.data)
         return Contact(PeerId(record.peer), record.addresses)
+
+
+class _Search:
+    """One search: whether anybody was `met`, and what was wrong with the others. `meet` tries a contact."""
+
+    def __init__(self, meet: Callable[[Contact], Awaitable[bool]]) -> None:
+        self.met = asyncio.Event()
+        self.problems: list[str] = []
+        self._meet = meet
+
+    async def follow_all(self, discoveries: Sequence[Discovery]) -> None:
+        """Try every contact of all of them; one that fails is a problem and no more."""
+        places = asyncio.Semaphore(MAX_MEETINGS)
+        async with asyncio.TaskGroup() as group:
+            for discovery in discoveries:
+                group.create_task(self._follow(discovery, group, places))
+
+    async def _follow(self, discovery: Discovery, group: asyncio.TaskGroup, places: asyncio.Semaphore) -> None:
+        """Meet this discovery's contacts; a place is taken before the next contact is asked for, so that it can choose."""
+        try:
+            async with contextlib.aclosing(discovery.find()) as contacts:
+                while (contact := await _next(contacts, places)) is not None:
+                    group.create_task(self._take_place(contact, places))
+        except ShoalError as error:
+            self._note(f"{discovery.name}: {error}")
+
+    async def _take_place(self, contact: Contact, places: asyncio.Semaphore) -> None:
+        try:
+            if await self._meet(contact):
+                self.met.set()
+        except ShoalError as error:
+            self._note(str(error))
+        finally:
+            places.release()
 
     def _note(self, problem: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

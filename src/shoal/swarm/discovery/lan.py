@@ -7,6 +7,7 @@ the addresses. Whatever the network says is a hint: who answers at an address mu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from shoal.types import PeerId
 
 if TYPE_CHECKING:
     from zeroconf import ServiceInfo
-    from zeroconf.asyncio import AsyncZeroconf
+    from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 SERVICE_TYPE = "_shoal._tcp.local."
 BROWSE_S = 2.0
@@ -116,8 +117,10 @@ class LanDiscovery:
         async with self._opening:
             zeroconf, self._zeroconf = self._zeroconf, None
             if zeroconf is not None:
-                await zeroconf.async_unregister_all_services()
-                await zeroconf.async_close()
+                try:
+                    await zeroconf.async_unregister_all_services()
+                finally:
+                    await zeroconf.async_close()
 
 
 class _Browse:
@@ -138,13 +141,17 @@ class _Browse:
             task.add_done_callback(self._tasks.discard)
 
     async def _resolve(self, name: str) -> None:
+        from zeroconf import Error
         from zeroconf.asyncio import AsyncServiceInfo
 
-        info = AsyncServiceInfo(SERVICE_TYPE, name)
-        if await info.async_request(self._zeroconf.zeroconf, RESOLVE_S * 1000):
-            item = parse_txt(info.properties)
+        with contextlib.suppress(Error):  # anybody may send any name, that of another service too
+            info = AsyncServiceInfo(SERVICE_TYPE, name)
+            item = parse_txt(info.properties) if await self._answers(info) else None
             if item is not None:
                 self._found.put_nowait(item)
+
+    async def _answers(self, info: AsyncServiceInfo) -> bool:
+        return await info.async_request(self._zeroconf.zeroconf, RESOLVE_S * 1000)
 
     async def close(self) -> None:
         """Drop what is still being resolved."""

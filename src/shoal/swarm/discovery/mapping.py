@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,8 +49,10 @@ class PortMapper:
             while not timer.done() and not (self.host and self._granted.keys() >= ports.keys()):
                 self._changed.clear()
                 change = asyncio.create_task(self._changed.wait())
-                await asyncio.wait((timer, change), return_when=asyncio.FIRST_COMPLETED)
-                change.cancel()
+                try:
+                    await asyncio.wait((timer, change), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    change.cancel()
         finally:
             timer.cancel()
 
@@ -63,8 +66,9 @@ class PortMapper:
         self.problem = alert.message()
 
     def _on_host(self, alert: Any) -> None:
-        self.host = alert.external_address
-        self._changed.set()
+        if ipaddress.ip_address(alert.external_address).version == 4:  # those protocols map IPv4 ports only
+            self.host = alert.external_address
+            self._changed.set()
 
     def outside_port(self, protocol: str, port: int) -> int:
         """The port under which others reach this one: the router's if it granted one, else the same."""

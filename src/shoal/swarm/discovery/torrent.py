@@ -47,6 +47,9 @@ def engine_settings(options: EngineOptions) -> dict[str, Any]:
         raise UsageError("a DHT needs nodes to begin with: give --dht-node, or --public for the public one")
     return {
         "listen_interfaces": join_host_port(options.interface, options.port),
+        # Other nodes were told this port: not the next one when it is taken, nor any other.
+        "max_retry_port_bind": 0,
+        "listen_system_port_fallback": False,
         "enable_dht": True,
         "dht_bootstrap_nodes": "" if options.nodes else PUBLIC_BOOTSTRAP,
         "enable_upnp": options.map_ports,
@@ -83,7 +86,7 @@ def load_libtorrent() -> Any:
 
 
 class Engine:
-    """One libtorrent session. Nothing happens before `open`."""
+    """One libtorrent session. Nothing happens before `open`. `problem` says why it has no socket, if it has none."""
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
@@ -94,6 +97,8 @@ class Engine:
         self._reader: asyncio.Task[None] | None = None
         self._sockets: tuple[socket.socket, socket.socket] | None = None
         self._closed = False
+        self.problem = ""
+        self.on("listen_failed_alert", self._on_listen_failed)
 
     def open(self) -> Any:
         """The libtorrent session, started by the first call in a running loop. Raises UsageError when it cannot be."""
@@ -123,6 +128,10 @@ class Engine:
     def off(self, alert: str, handler: AlertHandler) -> None:
         """No more."""
         self._handlers[alert].remove(handler)
+
+    def _on_listen_failed(self, alert: Any) -> None:
+        where = join_host_port(self.options.interface, self.options.port)
+        self.problem = f"the DHT node cannot use {where}: {alert.error.message()}"
 
     async def _read_alerts(self, woken: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
@@ -36,6 +37,9 @@ POLL_S = 1.0
 RENEWAL_RETRY_S = 30.0
 CLIENT_EXCHANGE_S = 15.0
 """How often a client exchanges with the swarm, so that it hears of revocations during long sessions."""
+
+ASK_S = 10.0
+"""How long a node that renews or redeems may take: one that is silent must not keep others from being asked."""
 
 MAX_KEPT_PEERS = 8
 
@@ -140,10 +144,15 @@ class Member:
         self._accept(PeerId(invite.swarm), answer, (str(invite.ticket),))
 
     async def _ask(self, ticket: Ticket, request: Redeem | Renew) -> tuple[Certified, bytes]:
-        channel = FrameChannel(await self._dialler.dial(PeerId(ticket.peer), ticket.addresses), MAX_REVOCATIONS_BYTES)
-        async with channel:
-            await channel.send(request)
-            return await channel.expect(Certified)
+        peer = PeerId(ticket.peer)
+        try:
+            async with asyncio.timeout(ASK_S):
+                channel = FrameChannel(await self._dialler.dial(peer, ticket.addresses), MAX_REVOCATIONS_BYTES)
+                async with channel:
+                    await channel.send(request)
+                    return await channel.expect(Certified)
+        except TimeoutError as error:
+            raise NetworkError(f"{peer[:8]} has not answered for {ASK_S:g} s") from error
 
     def _accept(self, swarm: PeerId, answer: tuple[Certified, bytes], peers: tuple[str, ...]) -> None:
         """Keep a certificate and the list that came with it; raises NotAMember for what the swarm has not signed."""
@@ -227,13 +236,16 @@ class Member:
     ) -> None:
         """Renew the certificate at its half-life and follow the list, until cancelled.
 
-        `spread` exchanges with some members: when the list has changed, and every so many seconds.
+        `spread` exchanges with some members: when the list has changed, and every so many seconds. A file that is damaged
+        or cannot be written ends nothing: what this node knows goes on to hold.
         """
         number, spread_at = self.roll.revocations.number, self._clock.monotonic() + every_s
         while True:
-            self.remember(directory)
+            with contextlib.suppress(UsageError):
+                self.remember(directory)
             await self._clock.sleep(POLL_S)
-            self.roll.poll()
+            with contextlib.suppress(UsageError):
+                self.roll.poll()
             for gate in self._gates:
                 gate.sweep()
             await self._renew_if_due(directory)
@@ -247,10 +259,10 @@ class Member:
         if now < max(self._renew_at, (certificate.issued_at + certificate.expires_at) / 2):
             return
         self._renew_at = now + RENEWAL_RETRY_S
-        if self._owner is not None:
-            self._keep_certificate(self._owner.swarm, self._owner.certify(self.identity.peer, now), ())
-        else:
-            with contextlib.suppress(NetworkError, NotAMember):  # tried again until the window ends
+        with contextlib.suppress(NetworkError, NotAMember, UsageError):  # tried again until the window ends
+            if self._owner is not None:
+                self._keep_certificate(self._owner.swarm, self._owner.certify(self.identity.peer, now), ())
+            else:
                 await self._renew(self._renewers(directory))
         self.roll.certificate = self._kept.certificate
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import ipaddress
 import random
+import socket
 from typing import Any
 
 import pytest
@@ -46,6 +47,19 @@ async def test_everybody_finds_everybody() -> None:
                 await asyncio.gather(*(one.announce(presence(PORT + index)) for index, one in enumerate(members)))
         await DhtDiscovery(engines[3], "another swarm").announce(presence(9))
         assert await everybody(DhtDiscovery(engines[0], "another swarm")) == {f"hello://{node_host(3)}:9"}
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    """Others were told this port: the node does not quietly take the next one, and says what is wrong."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        engine = Engine(EngineOptions(interface="127.0.0.1", port=port, nodes=(f"127.0.0.1:{free_port()}",)))
+        try:
+            with pytest.raises(UsageError, match=f"127.0.0.1:{port}.* in use"):
+                await everybody(DhtDiscovery(engine, "a swarm"))
+        finally:
+            await engine.close()
 
 
 async def test_a_node_without_others_says_so() -> None:

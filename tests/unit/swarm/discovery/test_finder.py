@@ -179,3 +179,30 @@ async def test_a_mistake_in_a_discovery_is_not_hidden() -> None:
     async with members(FINGERPRINT) as (_, dialler):
         with pytest.raises(ExceptionGroup):
             await Finder(Directory(SYSTEM_CLOCK), dialler, [Listed(ZeroDivisionError())], FINGERPRINT).find()
+
+
+async def test_two_searches_at_once_do_not_disturb_each_other() -> None:
+    """A session that looks for servers begins a search while another one's is ending: both met somebody."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    class Lingering(Listed):
+        """Takes a while to let go of what it looked at."""
+
+        async def find(self) -> AsyncGenerator[Contact, None]:
+            try:
+                async for contact in Listed.find(self):
+                    yield contact
+                await asyncio.Event().wait()
+            finally:
+                began.set()
+                await go_on.wait()
+
+    async with members(FINGERPRINT) as ([one], dialler):
+        finder = Finder(Directory(SYSTEM_CLOCK), dialler, [Lingering(one.contact)], FINGERPRINT)
+        first = asyncio.create_task(finder.find())
+        await began.wait()
+        second = asyncio.create_task(finder.find())
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await first
+        assert await second

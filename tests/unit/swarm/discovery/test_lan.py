@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import UsageError
 from shoal.swarm.discovery.discovery import Contact, Presence
-from shoal.swarm.discovery.lan import LanDiscovery, parse_txt, service_info
+from shoal.swarm.discovery.lan import SERVICE_TYPE, LanDiscovery, _Browse, open_zeroconf, parse_txt, service_info
 from shoal.types import PeerId
 
 LOOPBACK = ("127.0.0.1",)
@@ -63,6 +65,45 @@ async def test_interfaces_that_do_not_exist_are_named() -> None:
     with pytest.raises(UsageError, match="no such interface"):
         await discovery.announce(presence("1"))
     await discovery.close()
+
+
+@pytest.mark.parametrize("name", ["evil.local.", "x._ipp._tcp.local.", ""])
+async def test_names_of_other_services_are_nobody(name: str) -> None:
+    """Anybody may send a pointer from our service to any name: no task fails of it, and no contact comes of it."""
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    zeroconf = open_zeroconf(LOOPBACK)
+    found: asyncio.Queue[object] = asyncio.Queue()
+    try:
+        browse = _Browse(zeroconf, found)  # type: ignore[arg-type]
+        browse.changed(zeroconf.zeroconf, SERVICE_TYPE, name, SimpleNamespace(name="Added"))
+        while browse._tasks:
+            await asyncio.sleep(0)
+        await browse.close()
+    finally:
+        await zeroconf.async_close()
+    gc.collect()
+    assert complaints == []
+    assert found.empty()
+
+
+async def test_what_cannot_be_withdrawn_is_let_go() -> None:
+    """Sockets are closed although the goodbye failed."""
+
+    class Failing:
+        closed = False
+
+        async def async_unregister_all_services(self) -> None:
+            raise OSError("the network is down")
+
+        async def async_close(self) -> None:
+            self.closed = True
+
+    discovery, zeroconf = LanDiscovery(LOOPBACK), Failing()
+    discovery._zeroconf = zeroconf  # type: ignore[assignment]
+    with pytest.raises(OSError, match="down"):
+        await discovery.close()
+    assert zeroconf.closed
 
 
 def test_what_is_registered_is_what_is_parsed() -> None:

@@ -77,3 +77,26 @@ async def test_a_router_that_does_not_answer_costs_a_moment() -> None:
     assert "router" in mapper.problem
     router.handlers["portmap_error_alert"](SimpleNamespace(message=lambda: "no UPnP device"))
     assert mapper.problem == "no UPnP device"
+
+
+async def test_an_outer_address_of_the_other_family_is_not_the_routers() -> None:
+    """DHT nodes tell this one's IPv6 address as well; the mapped ports are the router's, which is IPv4."""
+    clock, router = VirtualClock(), Router()
+    mapper = PortMapper(router, clock)  # type: ignore[arg-type]
+    mapping = asyncio.create_task(mapper.map(HERE[:1]))
+    await clock.settle()
+    router.tell_host("203.0.113.9")
+    router.tell_host("2001:db8::9")
+    router.grant(2, 4433)
+    await mapping
+    assert mapper.outside(HERE) == ("tls://203.0.113.9:4433",)
+
+
+async def test_waiting_for_a_router_can_be_given_up() -> None:
+    """Nothing goes on behind the back of who was cancelled."""
+    clock, router = VirtualClock(), Router()
+    mapping = asyncio.create_task(PortMapper(router, clock).map(HERE))  # type: ignore[arg-type]
+    await clock.settle()
+    mapping.cancel()
+    await clock.settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,27 @@
+"""Statements that nest deeper than Python's stack: malformed like any other, wherever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from shoal.errors import RecordError
+from shoal.swarm.records import parse_record, verify_acceptance
+
+NESTED = bytes(64) + b"\x81\xa1x" + b"\x91" * 950 + b"\xc0"
+"""A map with an unknown key, whose value is 950 lists in each other; it has the size of a record."""
+
+
+def deep(call: Callable[[], object], frames: int = 200) -> object:
+    """As from the middle of a program, whose stack is not empty."""
+    return deep(call, frames - 1) if frames else call()
+
+
+@pytest.mark.parametrize(
+    "read", [parse_record, lambda data: verify_acceptance(data, 0.0)], ids=["record", "acceptance"]
+)
+def test_nested_lists_are_no_statement(read: Callable[[bytes], object]) -> None:
+    """The reader says so; nothing else is raised."""
+    with pytest.raises(RecordError, match="does not parse"):
+        deep(lambda: read(NESTED))
