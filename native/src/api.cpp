@@ -58,3 +58,9 @@ SHOAL_API void shoal_linear(ShoalContext* context, const ShoalLinear* linear, co
     shoal::Product product(context->kernels, *linear, norm_weight, eps, x, n, out, static_cast<size_t>(ldd), context->shared);
     context->pool.run(product);
 }
+
+// Reads `count` floats once, `items` pieces of four streams each, on all threads.
+SHOAL_API void shoal_read(ShoalContext* context, const float* data, int64_t count, int32_t items) {
+    shoal::Reading reading(context->kernels, data, static_cast<size_t>(count), items);
+    context->pool.run(reading);
+}

@@ -7,6 +7,7 @@
 namespace shoal {
 
 struct Kernels {
+    float (*read)(const float* data, size_t count);
     size_t (*panel_scratch)(int m, int group);
     size_t (*attention_scratch)(const ShoalShape&, const ShoalCache&, int rows);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out, int width);

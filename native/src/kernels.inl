@@ -15,7 +15,7 @@ constexpr int kAhead = 1024;  // bytes that are asked for ahead of a stream of w
 
 namespace shoal {
 const Kernels SHOAL_TABLE = {
-    SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,   SHOAL_ISA::linear_item,
+    SHOAL_ISA::read, SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,   SHOAL_ISA::linear_item,
     SHOAL_ISA::gated_item,    SHOAL_ISA::write_item,        SHOAL_ISA::attention_item,
 };
 }

@@ -67,4 +67,19 @@ private:
     float *rows_, *out_;
 };
 
+// Reads memory and does nothing with it: what a decode step cannot be faster than.
+class Reading final : public Job {
+public:
+    Reading(const Kernels& kernels, const float* data, size_t count, int items) : kernels_(kernels), data_(data), each_(count / items / 256 * 256), items_(items) {}
+    int begin(int phase) override { return phase ? -1 : items_; }
+    void item(int, int index, Scratch&) override { if (kernels_.read(data_ + index * each_, each_) == 0.5f) found_ = true; }
+
+private:
+    const Kernels& kernels_;
+    const float* data_;
+    size_t each_;
+    int items_;
+    volatile bool found_ = false;
+};
+
 }  // namespace shoal

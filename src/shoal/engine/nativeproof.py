@@ -62,9 +62,9 @@ def _outputs(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> 
     return torch.cat(outputs)
 
 
-def canned(config: BlockConfig) -> Parameters:
-    """The same weights everywhere for a block of this form."""
-    drawn = numbers(PROBE_SEED + 5, _ENTRIES)
+def canned(config: BlockConfig, seed: int = 0) -> Parameters:
+    """The same weights everywhere for a block of this form: everything that it may have."""
+    drawn = numbers(PROBE_SEED + 5 + seed, _ENTRIES)
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
     shapes = {
@@ -76,10 +76,19 @@ def canned(config: BlockConfig) -> Parameters:
         "up": (inner, hidden),
         "down": (hidden, inner),
     }
-    matrices = {f"{role}.weight": _filled(drawn, *shape) / shape[1] ** 0.5 for role, shape in shapes.items()}
-    vectors = {f"{role}.weight": 1.0 + _filled(drawn, hidden) / 4 for role in ("attention_norm", "mlp_norm")}
-    if config.sinks:
-        vectors["sinks"] = _filled(drawn, config.num_heads)
+    biased = {"qkv": config.attention_bias, "o": config.output_bias, "gateupdown": config.mlp_bias}
+    widths = {
+        f"{role}.bias": shapes[role][0] for role in shapes if any(role in some for some in biased if biased[some])
+    }
+    norms = [
+        *(("attention_norm", "mlp_norm") if config.pre_norms else ()),
+        *(("attention_post_norm", "mlp_post_norm") if config.post_norms else ()),
+    ]
+    widths |= {f"{name}.weight": hidden for name in norms}
+    widths |= {f"{name}.weight": config.head_dim for name in ("q_norm", "k_norm") if config.qk_norm}
+    widths |= {"sinks": config.num_heads} if config.sinks else {}
+    matrices = {f"{role}.weight": 2 * _filled(drawn, *shape) / shape[1] ** 0.5 for role, shape in shapes.items()}
+    vectors = {name: _filled(drawn, width) / 4 + (1.0 if "norm" in name else 0.0) for name, width in widths.items()}
     return Parameters(matrices, vectors)
 
 

@@ -110,6 +110,8 @@ def library() -> ctypes.CDLL | None:
         c_int64,
     ]
     found.shoal_linear.restype = None
+    found.shoal_read.argtypes = [c_void_p, c_void_p, c_int64, c_int32]
+    found.shoal_read.restype = None
     found.shoal_step.argtypes = [
         *(c_void_p, POINTER(ShapeStruct), POINTER(POINTER(BlockStruct)), c_int32, POINTER(CacheStruct)),
         *(POINTER(PartStruct), c_int32, POINTER(AnglesStruct), c_void_p, c_int32),
@@ -180,6 +182,10 @@ class Context:
         self._library.shoal_linear(
             self._handle, linear_struct(panels), None, 0.0, rows.data_ptr(), rows.shape[0], out.data_ptr(), out.shape[1]
         )
+
+    def read(self, data: Tensor, pieces: int) -> None:
+        """Read a contiguous tensor of floats once, on all threads, every piece as four streams: what no step can beat."""
+        self._library.shoal_read(self._handle, data.data_ptr(), data.numel(), pieces)
 
     def step(
         self,

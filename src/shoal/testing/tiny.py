@@ -77,6 +77,13 @@ def random_blocks(
     config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1, model_type: str = "llama"
 ) -> list[Block]:
     """Blocks of a family with seeded normal weights in fp32, without any file."""
+    return [Block(config, each) for each in random_parameters(config, num_blocks, seed, scale, model_type)]
+
+
+def random_parameters(
+    config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1, model_type: str = "llama"
+) -> list[Parameters]:
+    """Their weights; beside the family's, whatever the configuration asks for."""
     model = ModelConfig(model_type, num_blocks, 1, 512, (), True, config)
     generator = torch.Generator().manual_seed(seed)
 
@@ -85,7 +92,7 @@ def random_blocks(
         drawn = {role: _drawn(stored, scale, generator) for role, stored in shapes.items()}
         return {role: tensor + 1.0 if "norm" in role else tensor for role, tensor in drawn.items()}
 
-    return [Block(config, Parameters.of(weights(index))) for index in range(num_blocks)]
+    return [Parameters.of(weights(index)) for index in range(num_blocks)]
 
 
 def _drawn(stored: Stored, scale: float, generator: torch.Generator) -> torch.Tensor:

@@ -1,0 +1,86 @@
+"""What the tests of the compiled kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from shoal.engine.blocks import Blocks, TorchBlocks
+from shoal.engine.native import NativeBlock, NativeBlocks
+from shoal.engine.nativeproof import canned
+from shoal.engine.proof import numbers
+from shoal.engine.runner import Rows, Runner
+from shoal.kernels import cpu
+from shoal.kv.cache import KVCache
+from shoal.nn.block import Block, BlockConfig
+from shoal.nn.parameters import Parameters
+from shoal.testing.tiny import fill_with_garbage
+from shoal.types import Span
+
+needs_kernels = pytest.mark.skipif(not cpu.available(), reason="the compiled kernels are not built here")
+
+SPAN = Span(3, 5)
+ROWS = 150
+
+
+def instruction_sets() -> list[int]:
+    """Those that this processor has kernels for."""
+    return [limit for limit in (cpu.AVX2, cpu.AVX512) if cpu.available() and cpu.instruction_set(limit) == limit]
+
+
+def contexts() -> Iterator[cpu.Context]:
+    """Every instruction set, with one, two and five threads."""
+    for limit in instruction_sets():
+        for threads in (1, 2, 5):
+            context = cpu.Context(threads, limit)
+            yield context
+            context.close()
+
+
+def native_runner(
+    config: BlockConfig, weights: Sequence[Parameters], context: cpu.Context, kv_dtype: str = "float32", **form: bool
+) -> Runner:
+    """A runner on the compiled kernels, over a cache full of garbage."""
+    blocks = [NativeBlock(config, each, **form) for each in weights]
+    return _runner(config, kv_dtype, lambda cache: NativeBlocks(config, SPAN.start, blocks, cache, context))
+
+
+def torch_runner(config: BlockConfig, weights: Sequence[Parameters], kv_dtype: str = "float32") -> Runner:
+    """The truth."""
+    blocks = [Block(config, each) for each in weights]
+    return _runner(config, kv_dtype, lambda cache: TorchBlocks(config, SPAN.start, blocks, cache, 4))
+
+
+def _runner(config: BlockConfig, kv_dtype: str, make: Callable[[KVCache], Blocks]) -> Runner:
+    cache = KVCache(config, 24, kv_dtype)
+    fill_with_garbage(cache)
+    return Runner(SPAN, make(cache), cache)
+
+
+def in_one_go(runner: Runner, rows: Tensor) -> Tensor:
+    """A session's rows in one step."""
+    runner.open("whole", SPAN, rows.shape[0])
+    return runner.step([Rows("whole", 0, SPAN, rows)])[0]
+
+
+def in_company(runner: Runner, rows: Tensor, cuts: Sequence[int]) -> Tensor:
+    """The same rows in pieces, beside another session over a part of the span."""
+    count = rows.shape[0]
+    runner.open("pieces", SPAN, count)
+    runner.open("other", Span(4, 5), count)
+    at, outputs = 0, []
+    for cut in (*cuts, count - sum(cuts)):
+        other = numbers(77 + at, cut, rows.shape[1])
+        batch = [Rows("other", at, Span(4, 5), other), Rows("pieces", at, SPAN, rows[at : at + cut])]
+        outputs.append(runner.step(batch)[1])
+        at += cut
+    runner.close("other")
+    return torch.cat(outputs)
+
+
+def parameters(config: BlockConfig) -> list[Parameters]:
+    """Seeded weights for the span's blocks."""
+    return [canned(config, seed) for seed in range(len(SPAN))]
