@@ -142,4 +142,6 @@ class Runner:
 
 def _without(rows: Rows, count: int) -> Rows:
     """An entry without its first rows."""
+    if count == 0:
+        return rows
     return rows._replace(position=rows.position + count, hidden_states=rows.hidden_states[count:])

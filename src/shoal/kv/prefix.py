@@ -110,6 +110,7 @@ class PrefixCache:
         self._scope = Scope("", Span(0, 0), numerics, rope or RopeConfig())
         self._between_clients = between_clients
         self._outputs = zeros((pages.max_shared, PAGE_TOKENS, hidden_size), torch.float32, device)
+        self._nothing = self._outputs.new_empty((0, hidden_size))
         self._sessions: dict[str, _Filling] = {}
 
     def open(self, session: str, span: Span, client: str) -> None:
@@ -131,7 +132,7 @@ class PrefixCache:
         it stands at the border of a page; the rows after them are to be computed, and then given to `keep`."""
         filling = self._sessions[session]
         if not self._pages.max_shared:
-            return Ahead(self._outputs.flatten(0, 1), filling.trail, {})
+            return Ahead(self._nothing, filling.trail, {})
         trail, keys = filling.trail.extended(rows)
         places, page = [], self._pages[session].num_pages
         if self._pages[session].num_tokens % PAGE_TOKENS == 0:
@@ -139,7 +140,7 @@ class PrefixCache:
                 places.append(place)
                 del keys[page]
                 page += 1
-        return Ahead(self._outputs[places].flatten(0, 1), trail, keys)
+        return Ahead(self._outputs[places].flatten(0, 1) if places else self._nothing, trail, keys)
 
     def keep(self, session: str, position: int, outputs: Tensor, ahead: Ahead) -> None:
         """Outputs [n, hidden] were computed from the rows at `position` that `find` left over: share pages that are full."""
