@@ -69,7 +69,7 @@ class Runner:
                 return self._step(batch)
         except BaseException:
             for rows in batch:
-                self.cache.truncate(rows.session, rows.position)
+                self.truncate(rows.session, rows.position)
             raise
 
     def _step(self, batch: Sequence[Rows]) -> list[Tensor]:

@@ -23,8 +23,8 @@ class SessionPages:
     """One session's pages, and how many tokens each block of its span holds.
 
     `table` [blocks of the span, pages granted] in int32: each block's pages in the order of their tokens, of which the first
-    `num_pages` are in use and the others −1. `shared` names, for each column in use, what other sessions may find it by; None
-    is the session's own.
+    `num_pages` are in use and the others −1. `shared` names, for each column in use, what other sessions may find it by, and
+    nobody writes to it; None is the session's own.
     """
 
     def __init__(self, span: Span, max_tokens: int) -> None:

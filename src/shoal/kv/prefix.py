@@ -52,6 +52,11 @@ class Trail(NamedTuple):
         key = hashlib.blake2b(msgspec.msgpack.encode(scope), digest_size=KEY_BYTES).digest()
         return cls((key,), (_after(key),))
 
+    @property
+    def position(self) -> int | None:
+        """How many rows were hashed, where that is known."""
+        return None if self.states is None else (len(self.keys) - 1) * PAGE_TOKENS + len(self.states) - 1
+
     def extended(self, rows: Tensor) -> tuple[Trail, dict[int, bytes]]:
         """The trail after more rows [n, hidden] in fp32, and the keys of the pages that they complete, by their number."""
         if self.states is None:
@@ -129,13 +134,19 @@ class PrefixCache:
 
     def find(self, session: str, rows: Tensor) -> Ahead:
         """Look up a session's next rows [n, hidden] in fp32. Whole pages that are known become the session's own next ones, if
-        it stands at the border of a page; the rows after them are to be computed, and then given to `keep`."""
+        it stands at the border of a page; the rows after them are to be computed, and then given to `keep`.
+
+        Raises ValueError if the session's pages do not end where its hash does: keys would be wrong for ever.
+        """
         filling = self._sessions[session]
         if not self._pages.max_shared:
             return Ahead(self._nothing, filling.trail, {})
+        num_tokens = self._pages[session].num_tokens
+        if filling.trail.position not in (None, num_tokens):
+            raise ValueError(f"session {session} has {num_tokens} tokens, and {filling.trail.position} were hashed")
         trail, keys = filling.trail.extended(rows)
-        places, page = [], self._pages[session].num_pages
-        if self._pages[session].num_tokens % PAGE_TOKENS == 0:
+        places, page = [], num_tokens // PAGE_TOKENS
+        if num_tokens % PAGE_TOKENS == 0:
             while page in keys and (place := self._pages.adopt(session, keys[page])) is not None:
                 places.append(place)
                 del keys[page]

@@ -239,3 +239,13 @@ def test_without_places_nothing_is_kept() -> None:
         desk.step(session, ROWS[100:])
     assert desk.computed == 600
     assert desk.pages.num_shared == 0
+
+
+def test_pages_that_changed_unnoticed_are_not_hashed_on() -> None:
+    """A rewind that only the allocator heard of is a mistake, and not a wrong key."""
+    desk = Desk()
+    desk.open("a")
+    desk.step("a", ROWS[:100])
+    desk.pages.truncate("a", 80)
+    with pytest.raises(ValueError, match="100 were hashed"):
+        desk.step("a", ROWS[80:])
