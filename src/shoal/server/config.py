@@ -17,7 +17,6 @@ MIN_MEMORY_BYTES = 64 << 20
 JOURNAL_SHARE = 0.1
 """The share of the memory beside the weights that journals may take."""
 
-
 PREFIX_SHARE = 0.1
 """The share of the memory beside the weights that output rows of pages which sessions share may take."""
 

@@ -166,13 +166,14 @@ def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> _Budge
     journal_bytes, prefix_bytes = int(left_bytes * JOURNAL_SHARE), int(left_bytes * PREFIX_SHARE)
     token_bytes = 4 * model.block.hidden_size
     journal_tokens = max(0, journal_bytes) // config.max_sessions // token_bytes
+    # Each session keeps the output rows of the page that it is filling.
+    shared_pages = max(0, prefix_bytes // output_page_bytes(model.block.hidden_size) - config.max_sessions)
+    cache_bytes = left_bytes - journal_bytes - (prefix_bytes if shared_pages else 0)
     useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * config.max_sessions
-    pages = min((left_bytes - journal_bytes - prefix_bytes) // page_bytes(model.block, config.kv_dtype), useful)
+    pages = min(cache_bytes // page_bytes(model.block, config.kv_dtype), useful)
     if pages < model.num_blocks:
         raise CapacityError(f"the weights leave {max(0, left_bytes) >> 20} MB: too little for a cache (raise --memory)")
-    # Each session keeps the output rows of the page that it is filling.
-    shared_pages = prefix_bytes // output_page_bytes(model.block.hidden_size) - config.max_sessions
-    return _Budget(pages, journal_tokens, min(max(0, shared_pages), pages))
+    return _Budget(pages, journal_tokens, min(shared_pages, pages))
 
 
 def _public_source(checkpoint: Checkpoint) -> str:
