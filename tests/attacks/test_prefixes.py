@@ -22,7 +22,7 @@ ROWS = numbers(1, 192, 33)
 def make(between_clients: bool = True) -> Runner:
     """A runner that shares as much as it can."""
     cache = KVCache(CONFIG, 60, max_shared=20)
-    prefixes = PrefixCache(cache.pages, CONFIG.hidden_size, between_clients=between_clients)
+    prefixes = PrefixCache(cache.pages, CONFIG.hidden_size, (CONFIG.rope,), between_clients=between_clients)
     return torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 2), cache, 4, prefixes)
 
 

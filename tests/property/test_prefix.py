@@ -54,7 +54,7 @@ class Twin:
     def __init__(self, blocks: list[Block], tile: int, dtype: str, max_shared: int, between_clients: bool) -> None:
         sharing, plain = KVCache(CONFIG, PAGES, dtype, max_shared=max_shared), KVCache(CONFIG, PAGES, dtype)
         fill_with_garbage(sharing)
-        prefixes = PrefixCache(sharing.pages, CONFIG.hidden_size, between_clients=between_clients)
+        prefixes = PrefixCache(sharing.pages, CONFIG.hidden_size, (CONFIG.rope,), between_clients=between_clients)
         self.runners: list[Runner] = [
             torch_runner(CONFIG, SPAN, blocks, sharing, tile, prefixes),
             torch_runner(CONFIG, SPAN, blocks, plain, tile),
@@ -115,7 +115,7 @@ class Twin:
 @pytest.fixture(scope="module")
 def tile() -> int:
     """A tile that keeps rows exact here."""
-    found = shared_tile(CONFIG, (1,))
+    found = shared_tile(random_blocks(CONFIG, 1)[0], (1,))
     if found is None:
         pytest.skip("this machine's BLAS is not row-exact")
     return found

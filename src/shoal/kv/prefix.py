@@ -30,12 +30,14 @@ def output_page_bytes(hidden_size: int) -> int:
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """What two sessions must have in common, beside their rows, to share a page. `sharer`: the client, or empty for all."""
+    """What two sessions must have in common, beside their rows, to share a page. `sharer`: the client, or empty for all;
+    `granted_tokens`: 0 unless angles depend on them."""
 
     sharer: str
     span: Span
     numerics: str
-    rope: RopeConfig
+    ropes: tuple[RopeConfig, ...]
+    granted_tokens: int = 0
     adapter: str = ""
 
 
@@ -97,7 +99,7 @@ class Ahead(NamedTuple):
 
 
 class PrefixCache:
-    """Finds and keeps full pages of a KV cache, together with the output rows of each.
+    """Finds and keeps full pages of a KV cache, together with the output rows of each. `ropes` are those of all blocks.
 
     The sessions of one client share; those of different clients only `between_clients`, since a hit shows in its time.
     """
@@ -106,13 +108,14 @@ class PrefixCache:
         self,
         pages: PageAllocator,
         hidden_size: int,
+        ropes: tuple[RopeConfig, ...],
         numerics: str = "",
-        rope: RopeConfig | None = None,
         between_clients: bool = False,
         device: str = "cpu",
     ) -> None:
         self._pages = pages
-        self._scope = Scope("", Span(0, 0), numerics, rope or RopeConfig())
+        self._scope = Scope("", Span(0, 0), numerics, ropes)
+        self._by_length = any(rope.by_length for rope in ropes)
         self._between_clients = between_clients
         self._outputs = zeros((pages.max_shared, PAGE_TOKENS, hidden_size), torch.float32, device)
         self._nothing = self._outputs.new_empty((0, hidden_size))
@@ -121,7 +124,8 @@ class PrefixCache:
     def open(self, session: str, span: Span, client: str) -> None:
         """Begin a session that the allocator has opened."""
         sharer = "" if self._between_clients else client
-        scope = msgspec.structs.replace(self._scope, sharer=sharer, span=span)
+        granted_tokens = self._pages[session].max_tokens if self._by_length else 0
+        scope = msgspec.structs.replace(self._scope, sharer=sharer, span=span, granted_tokens=granted_tokens)
         self._sessions[session] = _Filling(Trail.begin(scope), self._outputs)
 
     def close(self, session: str) -> None:

@@ -85,8 +85,9 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
+    ropes = tuple(dict.fromkeys(model.block_config(index).rope for index in span.blocks()))
     prefixes = PrefixCache(
-        cache.pages, model.block.hidden_size, numerics.key, model.block.rope, config.share_prefixes, config.device
+        cache.pages, model.block.hidden_size, ropes, numerics.key, config.share_prefixes, config.device
     )
     runner = Runner(span, backend.assemble(model, span, blocks, cache), cache, prefixes)
     holding = Holding(

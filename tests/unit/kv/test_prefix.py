@@ -15,7 +15,7 @@ from shoal.types import Span
 
 ROWS = numbers(1, 200, 8)
 SPAN = Span(2, 4)
-SCOPE = Scope("alice", SPAN, "torch/float32/1234", RopeConfig())
+SCOPE = Scope("alice", SPAN, "torch/float32/1234", (RopeConfig(),))
 
 
 def keys_of(rows: Tensor, *cuts: int, scope: Scope = SCOPE) -> list[bytes]:
@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, capacity: int = 40, max_shared: int = 8, between_clients: bool = False) -> None:
         self.pages = PageAllocator(capacity, max_shared)
-        self.prefixes = PrefixCache(self.pages, 8, between_clients=between_clients)
+        self.prefixes = PrefixCache(self.pages, 8, (), between_clients=between_clients)
         self.computed = 0
 
     def open(self, session: str, client: str = "alice", span: Span = SPAN, most: int = 256) -> None:
@@ -81,7 +81,8 @@ def test_a_key_depends_on_every_row_before_it_and_on_the_scope() -> None:
         {"span": Span(2, 5)},
         {"span": Span(1, 4)},
         {"numerics": "torch/int8/1234"},
-        {"rope": RopeConfig(theta=5.0)},
+        {"ropes": (RopeConfig(theta=5.0),)},
+        {"granted_tokens": 256},
         {"adapter": "lora"},
     ):
         assert not set(keys_of(ROWS, scope=msgspec.structs.replace(SCOPE, **change))) & set(usual)
