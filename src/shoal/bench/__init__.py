@@ -79,6 +79,12 @@ def _kv(size: Size) -> dict[str, Any]:
     return run(max(size.tokens, 512))
 
 
+def _prefix(size: Size) -> dict[str, Any]:
+    from shoal.bench.prefix import run
+
+    return run(size.runs or 5)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "decode": _decode,
     "families": _families,
@@ -90,4 +96,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "placement": _placement,
     "discovery": _discovery,
     "kv": _kv,
+    "prefix": _prefix,
 }

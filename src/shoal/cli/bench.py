@@ -17,7 +17,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="Which one: decode, families, hops, heal, churn, opening, moves, placement, discovery or kv."
+            help="Which one: decode, families, hops, heal, churn, opening, moves, placement, discovery, kv or prefix."
         ),
     ],
     tokens: Annotated[
@@ -25,7 +25,11 @@ def bench(
     ] = 256,
     runs: Annotated[
         int | None,
-        typer.Option(help="Runs of heal (200) or moves (100), rounds of churn or opening (5).", min=1, max=10_000),
+        typer.Option(
+            help="Runs of heal (200) or moves (100), rounds of churn or opening (5), prompts of prefix (5).",
+            min=1,
+            max=10_000,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn, opening and moves.", min=0)] = 1,
     write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,

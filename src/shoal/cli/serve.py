@@ -42,6 +42,9 @@ def serve(
     kv_dtype: Annotated[
         str, typer.Option(help="Keys and values are kept as float32, bfloat16, float16, int8 or int4.")
     ] = "float32",
+    share_prefixes: Annotated[
+        bool, typer.Option(help="What one client's prompt began with may be found by another's. Hits can be timed.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Torch device; only cpu has been tried.")] = "cpu",
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen on; 0.0.0.0 for all, port 0 for a free one.")
@@ -99,6 +102,7 @@ def serve(
         quantize=quantize,
         int8_rows=int8_rows,
         kv_dtype=kv_dtype,
+        share_prefixes=share_prefixes,
         device=device,
         listen=listen,
         transport=transport,

@@ -11,6 +11,7 @@ from torch import Tensor
 from shoal.engine.blocks import Blocks, Part
 from shoal.errors import GrantExceeded, SpanError
 from shoal.kv.cache import KVCache
+from shoal.kv.prefix import PrefixCache
 from shoal.types import Span
 
 
@@ -24,28 +25,37 @@ class Rows(NamedTuple):
 
 
 class Runner:
-    """Computes blocks `span` for many sessions at once. Not thread-safe: one thread calls everything."""
+    """Computes blocks `span` for many sessions at once. Not thread-safe: one thread calls everything.
 
-    def __init__(self, span: Span, blocks: Blocks, cache: KVCache) -> None:
+    With `prefixes` (over the pages of the same cache) rows that were computed before are found there; `found_rows` counts those
+    of the last step.
+    """
+
+    def __init__(self, span: Span, blocks: Blocks, cache: KVCache, prefixes: PrefixCache | None = None) -> None:
         if len(blocks) != len(span):
             raise ValueError(f"{len(blocks)} blocks were given for span {span}")
         self.span = span
         self.cache = cache
+        self.found_rows = 0
         self._blocks = blocks
+        self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, ())
 
-    def open(self, session: str, span: Span, max_tokens: int) -> None:
-        """Room for a session; raises ServerFull when there is none, SpanError for blocks not held."""
+    def open(self, session: str, span: Span, max_tokens: int, client: str = "") -> None:
+        """Room for a session of a client; raises ServerFull when there is none, SpanError for blocks not held."""
         if span.start >= span.stop or not self.span.covers(span):
             raise SpanError(f"span {span} is not within the blocks held, {self.span}")
         self.cache.open(session, span, max_tokens)
+        self._prefixes.open(session, span, client)
 
     def truncate(self, session: str, num_tokens: int) -> None:
         """Forget a session's tokens from `num_tokens` on."""
         self.cache.truncate(session, num_tokens)
+        self._prefixes.truncate(session, num_tokens)
 
     def close(self, session: str) -> None:
         """Free a session's cache; closing twice is harmless."""
         self.cache.close(session)
+        self._prefixes.close(session)
 
     def step(self, batch: Sequence[Rows]) -> list[Tensor]:
         """Outputs [n, hidden] for each entry, in order; the caches hold the new tokens afterwards.
@@ -54,15 +64,27 @@ class Runner:
         GrantExceeded when one has no room. The caches are as they were before, whatever is raised.
         """
         self._check(batch)
-        for rows in batch:
-            self.cache.grow(rows.session, rows.position + rows.hidden_states.shape[0])
         try:
             with torch.inference_mode():
-                return self._through(batch)
+                return self._step(batch)
         except BaseException:
             for rows in batch:
-                self.cache.truncate(rows.session, rows.position)
+                self.truncate(rows.session, rows.position)
             raise
+
+    def _step(self, batch: Sequence[Rows]) -> list[Tensor]:
+        ahead = [self._prefixes.find(rows.session, rows.hidden_states) for rows in batch]
+        rest = [_without(rows, one.outputs.shape[0]) for rows, one in zip(batch, ahead, strict=True)]
+        for rows in rest:
+            self.cache.grow(rows.session, rows.position + rows.hidden_states.shape[0])
+        computed = iter(self._through([rows for rows in rest if rows.hidden_states.shape[0]]))
+        outputs = []
+        for rows, one in zip(rest, ahead, strict=True):
+            own = next(computed) if rows.hidden_states.shape[0] else one.outputs[:0]
+            self._prefixes.keep(rows.session, rows.position, own, one)
+            outputs.append(torch.cat([one.outputs, own]) if one.outputs.shape[0] else own)
+        self.found_rows = sum(one.outputs.shape[0] for one in ahead)
+        return outputs
 
     def _through(self, batch: Sequence[Rows]) -> list[Tensor]:
         hidden = [rows.hidden_states.to(self.cache.device) for rows in batch]
@@ -116,3 +138,10 @@ class Runner:
         outputs = self._blocks.run(local, torch.cat([hidden[index] for index in active]), parts)
         for part, index in zip(parts, active, strict=True):
             hidden[index] = outputs[part.first : part.first + part.num_rows]
+
+
+def _without(rows: Rows, count: int) -> Rows:
+    """An entry without its first rows."""
+    if count == 0:
+        return rows
+    return rows._replace(position=rows.position + count, hidden_states=rows.hidden_states[count:])

@@ -14,6 +14,7 @@ class WorkerStats:
     def __init__(self) -> None:
         self.steps = 0
         self.rows = 0
+        self.found_rows = 0
         self.queued_rows = 0
         self.batch_sessions: Counter[int] = Counter()
         self.decode_rows_per_s = 0.0
@@ -25,13 +26,16 @@ class WorkerStats:
         """The most sessions that shared a step."""
         return max(self.batch_sessions, default=0)
 
-    def count(self, num_sessions: int, num_rows: int, elapsed_s: float, decoding: bool) -> None:
-        """One step was made."""
+    def count(self, num_sessions: int, num_rows: int, elapsed_s: float, decoding: bool, found_rows: int = 0) -> None:
+        """One step was made. Rows that were found in the prefix cache say nothing about how fast others are computed."""
         self.steps += 1
         self.rows += num_rows
+        self.found_rows += found_rows
         self.batch_sessions[num_sessions] += 1
+        if found_rows == num_rows:
+            return
         self.step_s = _average(self.step_s, elapsed_s)
-        rate = num_rows / max(elapsed_s, 1e-9)
+        rate = (num_rows - found_rows) / max(elapsed_s, 1e-9)
         if decoding:
             self.decode_rows_per_s = _average(self.decode_rows_per_s, rate)
         else:

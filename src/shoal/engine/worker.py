@@ -32,7 +32,9 @@ __all__ = ["StepOutput", "StepRunner", "Worker"]
 class StepRunner(Protocol):
     """What the thread runs; see `runner.Runner`."""
 
-    def open(self, session: str, span: Span, max_tokens: int) -> None: ...
+    found_rows: int
+
+    def open(self, session: str, span: Span, max_tokens: int, client: str) -> None: ...
 
     def truncate(self, session: str, num_tokens: int) -> None: ...
 
@@ -91,7 +93,7 @@ class Worker:
 
         def work() -> None:
             nonlocal opened
-            self._runner.open(session, span, max_tokens)
+            self._runner.open(session, span, max_tokens, client)
             opened = True
 
         def undo() -> None:
@@ -285,7 +287,8 @@ class Worker:
             return
         elapsed_s = time.perf_counter() - started_at
         num_rows = sum(job.rows.hidden_states.shape[0] for job in jobs)
-        self.stats.count(len(jobs), num_rows, elapsed_s, decoding=num_rows <= DECODE_ROWS * len(jobs))
+        found = self._runner.found_rows
+        self.stats.count(len(jobs), num_rows, elapsed_s, decoding=num_rows <= DECODE_ROWS * len(jobs), found_rows=found)
         for job, output in zip(jobs, outputs, strict=True):
             for piece in job.pieces:
                 first = piece.start - job.rows.position

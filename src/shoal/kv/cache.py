@@ -5,19 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from shoal.kv.pages import PageAllocator
-from shoal.kv.storage import make_storage
+from shoal.kv.storage import copy_pages, make_storage
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import BlockConfig
 from shoal.types import Span
 
 
 class KVCache:
-    """Keys and values in `storage` (one of storage.KV_DTYPES), and the allocator `pages` that says whose they are."""
+    """Keys and values in `storage` (one of storage.KV_DTYPES), and the allocator `pages` that says whose they are.
 
-    def __init__(self, config: BlockConfig, num_pages: int, dtype: str = "float32", device: str = "cpu") -> None:
+    `max_shared`: how many pages of a span, in all of its blocks, are kept for other sessions (`prefix`).
+    """
+
+    def __init__(
+        self, config: BlockConfig, num_pages: int, dtype: str = "float32", device: str = "cpu", max_shared: int = 0
+    ) -> None:
         self.dtype = dtype
         self.device = device
-        self.pages = PageAllocator(num_pages)
+        self.pages = PageAllocator(num_pages, max_shared)
         self.storage = make_storage(config, num_pages, dtype, device)
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
@@ -36,7 +41,9 @@ class KVCache:
 
     def truncate(self, session: str, num_tokens: int) -> None:
         """Forget the tokens from `num_tokens` on, as if they had never been there; nothing changes if there are none."""
-        self.pages.truncate(session, num_tokens)
+        copies = self.pages.truncate(session, num_tokens)
+        if copies:
+            copy_pages(self.storage, [old for old, _ in copies], [new for _, new in copies])
         slot = self.pages[session].num_tokens % PAGE_TOKENS
         if slot:
             last = self.pages[session].table[:, self.pages[session].num_pages - 1].tolist()

@@ -23,7 +23,8 @@ class SessionPages:
     """One session's pages, and how many tokens each block of its span holds.
 
     `table` [blocks of the span, pages granted] in int32: each block's pages in the order of their tokens, of which the first
-    `num_pages` are in use and the others −1.
+    `num_pages` are in use and the others −1. `shared` names, for each column in use, what other sessions may find it by, and
+    nobody writes to it; None is the session's own.
     """
 
     def __init__(self, span: Span, max_tokens: int) -> None:
@@ -31,8 +32,13 @@ class SessionPages:
         self.max_tokens = max_tokens
         self.granted = len(span) * pages_for(max_tokens)
         self.num_tokens = 0
-        self.num_pages = 0
         self.table: NDArray[np.int32] = np.full((len(span), pages_for(max_tokens)), -1, dtype=np.int32)
+        self.shared: list[bytes | None] = []
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of each block in use."""
+        return len(self.shared)
 
     def of(self, block: int) -> list[int]:
         """One block's pages in use, in the order of their tokens."""
@@ -40,19 +46,43 @@ class SessionPages:
         return pages
 
 
-class PageAllocator:
-    """Hands out pages of PAGE_TOKENS tokens of one block each. What is granted can always be used: no overcommitment."""
+class SharedColumn:
+    """A full page of every block of a span, which nobody writes to; `place` is where its output rows are kept."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, pages: list[int], place: int) -> None:
+        self.pages = pages
+        self.place = place
+        self.users = 1
+
+
+class PageAllocator:
+    """Hands out pages of PAGE_TOKENS tokens of one block each. What is granted can always be used: no overcommitment.
+
+    A column is a page of every block of a span. Full ones may be shared under a key, at most `max_shared`. One that no session
+    uses any more is kept until its pages or its place are needed, the longest unused goes first, and until then its pages count
+    as free. A session's shared columns count in its grant like its own, so they never take what is granted to others.
+    """
+
+    def __init__(self, capacity: int, max_shared: int = 0) -> None:
         self.capacity = capacity
         self.granted = 0
         self._free = list(range(capacity - 1, -1, -1))
+        self.max_shared = max_shared
+        self._places = list(range(max_shared - 1, -1, -1))
         self._sessions: dict[str, SessionPages] = {}
+        self._shared: dict[bytes, SharedColumn] = {}
+        self._unused: dict[bytes, None] = {}
+        self._unused_pages = 0
 
     @property
     def free(self) -> int:
-        """Pages that nobody uses now, granted or not."""
-        return len(self._free)
+        """Pages that no session uses now, granted or not."""
+        return len(self._free) + self._unused_pages
+
+    @property
+    def num_shared(self) -> int:
+        """Columns that sessions can find."""
+        return len(self._shared)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -90,22 +120,24 @@ class PageAllocator:
         if num_tokens > pages.max_tokens:
             raise GrantExceeded(f"{num_tokens} tokens are more than the {pages.max_tokens} granted")
         first, last = pages.num_pages, max(pages.num_pages, pages_for(num_tokens))
-        fresh: list[int] = []
-        for row in range(len(pages.span)):
-            new = [self._free.pop() for _ in range(last - first)]
-            pages.table[row, first:last] = new
-            fresh.extend(new)
-        pages.num_pages = last
+        fresh = self._take(len(pages.span) * (last - first))
+        pages.table[:, first:last] = np.array(fresh, dtype=np.int32).reshape(len(pages.span), last - first)
+        pages.shared += [None] * (last - first)
         pages.num_tokens = max(pages.num_tokens, num_tokens)
         return fresh
 
-    def truncate(self, session: str, num_tokens: int) -> None:
-        """Take back what lies beyond `num_tokens` tokens; raises ValueError for a negative number."""
+    def truncate(self, session: str, num_tokens: int) -> list[tuple[int, int]]:
+        """Take back what lies beyond `num_tokens` tokens; raises ValueError for a negative number.
+
+        If the last page that remains is used by others too, the session gets one of its own for each block: returns pairs
+        (old, new), whose tokens are for the caller to copy.
+        """
         if num_tokens < 0:
             raise ValueError(f"a session cannot have {num_tokens} tokens")
         pages = self._sessions[session]
         pages.num_tokens = min(pages.num_tokens, num_tokens)
         self._shrink(pages, pages_for(pages.num_tokens))
+        return self._unshare_last(pages) if pages.num_tokens % PAGE_TOKENS else []
 
     def close(self, session: str) -> None:
         """Take back everything; closing twice is harmless."""
@@ -114,11 +146,97 @@ class PageAllocator:
             self.granted -= pages.granted
             self._shrink(pages, 0)
 
+    def share(self, session: str, column: int, key: bytes) -> int | None:
+        """Let others find a full column of this session, whose tokens nobody changes from now on.
+
+        Returns the place for its output rows; None when there is none, or the key is known already. Raises ValueError for a
+        column that is not full.
+        """
+        pages = self._sessions[session]
+        if (column + 1) * PAGE_TOKENS > pages.num_tokens:
+            raise ValueError(f"page {column} of session {session} is not full")
+        if key in self._shared or pages.shared[column] is not None:
+            return None
+        if not self._places and not self._evict():
+            return None
+        place = self._places.pop()
+        self._shared[key] = SharedColumn(pages.table[:, column].tolist(), place)
+        pages.shared[column] = key
+        return place
+
+    def adopt(self, session: str, key: bytes) -> int | None:
+        """Make a shared column the session's next; returns the place of its output rows, None for a key that is not known.
+
+        Raises GrantExceeded beyond the grant, ValueError for a session whose last page is not full.
+        """
+        pages, found = self._sessions[session], self._shared.get(key)
+        if found is None:
+            return None
+        if pages.num_tokens % PAGE_TOKENS:
+            raise ValueError(f"session {session} is in the middle of a page")
+        if pages.num_tokens + PAGE_TOKENS > pages.max_tokens:
+            raise GrantExceeded(f"a page more is beyond the {pages.max_tokens} tokens granted")
+        if found.users == 0:
+            del self._unused[key]
+            self._unused_pages -= len(found.pages)
+        found.users += 1
+        pages.table[:, pages.num_pages] = found.pages
+        pages.shared.append(key)
+        pages.num_tokens += PAGE_TOKENS
+        return found.place
+
+    def _take(self, count: int) -> list[int]:
+        """Pages that nobody uses; what is granted is there, if need be after shared ones that nobody uses are forgotten."""
+        while len(self._free) < count and self._evict():
+            pass
+        return [self._free.pop() for _ in range(count)]
+
+    def _evict(self) -> bool:
+        """Forget the shared column that has been unused for longest, if there is one."""
+        key = next(iter(self._unused), None)
+        if key is None:
+            return False
+        del self._unused[key]
+        column = self._forget(key)
+        self._unused_pages -= len(column.pages)
+        self._release(column.pages)
+        return True
+
+    def _forget(self, key: bytes) -> SharedColumn:
+        column = self._shared.pop(key)
+        self._places.append(column.place)
+        return column
+
+    def _unshare_last(self, pages: SessionPages) -> list[tuple[int, int]]:
+        """The last column becomes the session's own: as it is if nobody else uses it, else in new pages."""
+        key, pages.shared[-1] = pages.shared[-1], None
+        if key is None:
+            return []
+        column = self._shared[key]
+        if column.users == 1:
+            self._forget(key)
+            return []
+        column.users -= 1
+        own = self._take(len(column.pages))
+        pages.table[:, pages.num_pages - 1] = own
+        return list(zip(column.pages, own, strict=True))
+
     def _shrink(self, pages: SessionPages, keep: int) -> None:
-        for row in range(len(pages.span)):
-            self._release(pages.table[row, keep : pages.num_pages].tolist())
+        """Give up columns, the last one first: what is found only through those before it is forgotten before them."""
+        own = [column for column in range(keep, pages.num_pages) if pages.shared[column] is None]
+        self._release(pages.table[:, own].ravel().tolist())
+        while pages.num_pages > keep:
+            key = pages.shared.pop()
+            if key is not None:
+                self._leave(key)
         pages.table[:, keep:] = -1
-        pages.num_pages = min(pages.num_pages, keep)
+
+    def _leave(self, key: bytes) -> None:
+        column = self._shared[key]
+        column.users -= 1
+        if column.users == 0:
+            self._unused[key] = None
+            self._unused_pages += len(column.pages)
 
     def _release(self, pages: Iterable[int]) -> None:
         self._free.extend(reversed(list(pages)))

@@ -87,6 +87,12 @@ def page_bytes(config: BlockConfig, dtype: str = "float32") -> int:
     return numbers // {"int8": 1, "int4": 2}[dtype] + 2 * config.num_kv_heads * PAGE_TOKENS * SCALE_BYTES
 
 
+def copy_pages(storage: Storage, sources: list[int], targets: list[int]) -> None:
+    """Make pages equal to others, which stay as they are."""
+    for tensor in storage.tensors:
+        tensor[targets] = tensor[sources]
+
+
 class FloatPages:
     """Keys [pages, kv_heads, width, PAGE_TOKENS], values [pages, kv_heads, PAGE_TOKENS, width], each rounded once."""
 
@@ -237,7 +243,7 @@ def _codes(packed: Tensor) -> Tensor:
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
     """Zeros that cost physical memory only once they are written: numpy asks the system for zeroed pages, torch writes them."""
-    if device != "cpu":
+    if device != "cpu" or 0 in shape:
         return torch.zeros(shape, dtype=dtype, device=device)
     count = math.prod(shape) * dtype.itemsize
     return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)

@@ -17,6 +17,9 @@ MIN_MEMORY_BYTES = 64 << 20
 JOURNAL_SHARE = 0.1
 """The share of the memory beside the weights that journals may take."""
 
+PREFIX_SHARE = 0.1
+"""The share of the memory beside the weights that output rows of pages which sessions share may take."""
+
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Options of `shoal serve`. Sizes in bytes, rates in bits per second; None leaves a choice to the server."""
@@ -33,6 +36,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     quantize: int | None = None
     int8_rows: bool = False
     kv_dtype: str = "float32"
+    share_prefixes: bool = False
     device: str = "cpu"
     listen: str = "127.0.0.1:0"
     transport: str | None = None

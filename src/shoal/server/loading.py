@@ -15,11 +15,12 @@ from shoal.engine.backend import choose_backend
 from shoal.engine.runner import Runner
 from shoal.errors import CapacityError
 from shoal.kv.cache import KVCache
+from shoal.kv.prefix import PrefixCache, output_page_bytes
 from shoal.kv.storage import page_bytes
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import ModelConfig
 from shoal.nn.families import family, model_config
-from shoal.server.config import JOURNAL_SHARE, ServerConfig, default_memory_bytes
+from shoal.server.config import JOURNAL_SHARE, PREFIX_SHARE, ServerConfig, default_memory_bytes
 from shoal.server.service import Holding
 from shoal.swarm.placement import choose_span
 from shoal.swarm.records import ServerRecord
@@ -81,10 +82,14 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     progress("proving the arithmetic", 0, 0)
     proof = backend.prove(blocks, model)
     weight_bytes = sum(block.size_bytes for block in blocks)
-    cache_pages, journal_tokens = _budget(config, model, _memory_bytes(config) - weight_bytes)
-    cache = KVCache(model.block, cache_pages, config.kv_dtype, config.device)
-    runner = Runner(span, backend.assemble(model, span, blocks, cache), cache)
+    budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
+    cache = KVCache(model.block, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
+    ropes = tuple(dict.fromkeys(model.block_config(index).rope for index in span.blocks()))
+    prefixes = PrefixCache(
+        cache.pages, model.block.hidden_size, ropes, numerics.key, config.share_prefixes, config.device
+    )
+    runner = Runner(span, backend.assemble(model, span, blocks, cache), cache, prefixes)
     holding = Holding(
         spec,
         span,
@@ -94,7 +99,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
         checkpoint.revision,
         json.dumps(dict(checkpoint.config)).encode(),
         min(config.max_session_tokens, model.max_positions),
-        journal_tokens,
+        budget.journal_tokens,
         row_codecs=family(model.model_type).row_codecs,
     )
     return LoadedBlocks(runner, holding, form.bits_per_weight)
@@ -149,19 +154,27 @@ def _elements(model: ModelConfig, index: int) -> int:
     return sum(math.prod(shape) for shape in {one.name: one.shape for one in stored}.values())
 
 
-def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> tuple[int, int]:
-    """Pages of the cache, and journal tokens per session, from what the weights leave.
+class _Budget(NamedTuple):
+    """Pages of the cache, journal tokens per session, and how many pages of a span are kept for other sessions."""
 
-    Raises CapacityError when that is not enough for one page per block.
-    """
-    journal_bytes = int(left_bytes * JOURNAL_SHARE)
+    pages: int
+    journal_tokens: int
+    shared_pages: int
+
+
+def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> _Budget:
+    """Divide what the weights leave. Raises CapacityError when that is not enough for one page per block."""
+    journal_bytes, prefix_bytes = int(left_bytes * JOURNAL_SHARE), int(left_bytes * PREFIX_SHARE)
     token_bytes = 4 * model.block.hidden_size
     journal_tokens = max(0, journal_bytes) // config.max_sessions // token_bytes
+    # Each session keeps the output rows of the page that it is filling.
+    shared_pages = max(0, prefix_bytes // output_page_bytes(model.block.hidden_size) - config.max_sessions)
+    cache_bytes = left_bytes - journal_bytes - (prefix_bytes if shared_pages else 0)
     useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * config.max_sessions
-    pages = min((left_bytes - journal_bytes) // page_bytes(model.block, config.kv_dtype), useful)
+    pages = min(cache_bytes // page_bytes(model.block, config.kv_dtype), useful)
     if pages < model.num_blocks:
         raise CapacityError(f"the weights leave {max(0, left_bytes) >> 20} MB: too little for a cache (raise --memory)")
-    return pages, journal_tokens
+    return _Budget(pages, journal_tokens, min(shared_pages, pages))
 
 
 def _public_source(checkpoint: Checkpoint) -> str:

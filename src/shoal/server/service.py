@@ -109,6 +109,7 @@ class Service:
             uptime_s=self._clock.monotonic() - self._started_at,
             max_batch_sessions=stats.max_batch_sessions,
             exact=self._holding.numerics.exact,
+            prefix_rows=stats.found_rows,
         )
 
     async def _describe(self, frames: FrameChannel, message: Describe) -> None:

@@ -12,6 +12,7 @@ from shoal.engine.blocks import TorchBlocks
 from shoal.engine.proof import TILES, block_holds
 from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
+from shoal.kv.prefix import PrefixCache
 from shoal.nn.block import Block, BlockConfig, ModelConfig
 from shoal.nn.families import Stored, family
 from shoal.nn.parameters import Parameters
@@ -62,9 +63,16 @@ def tiny_llama(directory: Path | str, *, seed: int = 0, scale: float = 0.15, **o
     return Path(directory)
 
 
-def torch_runner(config: BlockConfig, span: Span, blocks: list[Block], cache: KVCache, tile: int) -> Runner:
+def torch_runner(
+    config: BlockConfig,
+    span: Span,
+    blocks: list[Block],
+    cache: KVCache,
+    tile: int,
+    prefixes: PrefixCache | None = None,
+) -> Runner:
     """A runner of plain torch blocks."""
-    return Runner(span, TorchBlocks(config, span.start, blocks, cache, tile), cache)
+    return Runner(span, TorchBlocks(config, span.start, blocks, cache, tile), cache, prefixes)
 
 
 def fill_with_garbage(cache: KVCache) -> None:

@@ -122,7 +122,10 @@ class GetStatus(Message, frozen=True, tag="get_status"):
 
 
 class Status(Message, frozen=True, tag="status"):
-    """A server's load now; rates are rows per second through its whole span, 0 when not yet measured."""
+    """A server's load now; rates are rows per second through its whole span, 0 when not yet measured.
+
+    `prefix_rows` were found in its prefix cache and not computed, since it started.
+    """
 
     sessions: Counter
     max_sessions: Counter
@@ -134,6 +137,7 @@ class Status(Message, frozen=True, tag="status"):
     uptime_s: float
     max_batch_sessions: Counter = 0
     exact: bool = True
+    prefix_rows: Counter = 0
 
 
 class LinkGrant(msgspec.Struct, frozen=True):

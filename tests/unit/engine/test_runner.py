@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.errors import GrantExceeded, ServerFull, SpanError
 from shoal.kv.cache import KVCache
+from shoal.kv.prefix import PrefixCache
 from shoal.nn.block import BlockConfig
 from shoal.nn.rope import RopeConfig
 from shoal.testing.tiny import random_blocks, torch_runner
@@ -129,3 +131,37 @@ def test_blocks_and_span_must_agree() -> None:
     """A runner with too few blocks for its span is a mistake."""
     with pytest.raises(ValueError, match="2 blocks"):
         torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 2), KVCache(CONFIG, 18), tile=4)
+
+
+def test_a_failed_step_is_no_loss_to_those_who_share() -> None:
+    """A session in the middle of a page computes again what a neighbour's rows had spoilt, and its page is found afterwards."""
+    cache = KVCache(CONFIG, 40, max_shared=4)
+    prefixes = PrefixCache(cache.pages, CONFIG.hidden_size, (CONFIG.rope,))
+    runner = torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), cache, 4, prefixes)
+    for session in "abc":
+        runner.open(session, SPAN, 100)
+    first = runner.step([Rows("a", 0, SPAN, INPUTS[:30])])[0]
+    with pytest.raises(ValueError, match="finite"):
+        runner.step([Rows("a", 30, SPAN, INPUTS[30:70]), Rows("b", 0, SPAN, INPUTS[:3] / 0)])
+    rest = runner.step([Rows("a", 30, SPAN, INPUTS[30:70])])[0]
+    assert runner.found_rows == 0
+    again = runner.step([Rows("c", 0, SPAN, INPUTS[:64])])[0]
+    assert runner.found_rows == 64
+    assert torch.equal(again, torch.cat([first, rest])[:64])
+
+
+def test_angles_that_follow_the_grant_are_shared_only_among_equal_grants() -> None:
+    """Where rope is stretched by what a session was granted, another grant makes another computation of the same rows."""
+    rope = RopeConfig(kind="dynamic", factor=2.0, original_max_positions=32)
+    config = msgspec.structs.replace(CONFIG, rope=rope)
+    cache, blocks = KVCache(config, 40, max_shared=8), random_blocks(config, 3)
+    runner = torch_runner(config, SPAN, blocks, cache, 4, PrefixCache(cache.pages, config.hidden_size, (rope,)))
+    for session, granted, found in (("a", 100, 0), ("b", 200, 0), ("c", 200, 64), ("d", 100, 64)):
+        runner.open(session, SPAN, granted)
+        outputs = runner.step([Rows(session, 0, SPAN, INPUTS)])[0]
+        assert runner.found_rows == found
+        alone = torch_runner(config, SPAN, blocks, KVCache(config, 20), 4)
+        alone.open(session, SPAN, granted)
+        assert torch.equal(outputs, alone.step([Rows(session, 0, SPAN, INPUTS)])[0])
+        if session in "bc":
+            runner.close(session)

@@ -27,8 +27,9 @@ class FakeRunner:
         self.batches: list[list[tuple[str, int, int]]] = []
         self.lengths: dict[str, int] = {}
         self.poison = -1.0
+        self.found_rows = 0
 
-    def open(self, session: str, span: Span, max_tokens: int) -> None:
+    def open(self, session: str, span: Span, max_tokens: int, client: str) -> None:
         """Room for three sessions."""
         if session in self.lengths:
             raise ValueError(f"session {session} is open already")

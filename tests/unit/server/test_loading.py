@@ -1,0 +1,49 @@
+"""How a server divides what its weights leave."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.errors import CapacityError, UsageError
+from shoal.kv.prefix import output_page_bytes
+from shoal.kv.storage import KV_DTYPES, page_bytes
+from shoal.nn.block import ModelConfig
+from shoal.server.config import ServerConfig
+from shoal.server.loading import _budget
+from shoal.testing.tiny import SMOLLM2
+
+MODEL = ModelConfig("llama", 30, 49152, 8192, (), True, SMOLLM2)
+LEFT_BYTES = 1 << 30
+
+
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+def test_everything_fits_into_what_is_left(dtype: str) -> None:
+    """Pages, journals, shared pages and those that sessions are filling; nearly all of it is used."""
+    config = ServerConfig(model="any", kv_dtype=dtype)
+    budget = _budget(config, MODEL, LEFT_BYTES)
+    journals = config.max_sessions * budget.journal_tokens * 4 * SMOLLM2.hidden_size
+    outputs = (budget.shared_pages + config.max_sessions) * output_page_bytes(SMOLLM2.hidden_size)
+    used = budget.pages * page_bytes(SMOLLM2, dtype) + journals + outputs
+    assert LEFT_BYTES * 0.98 < used <= LEFT_BYTES
+    assert budget.shared_pages > 0
+
+
+def test_smaller_numbers_make_room_for_more_tokens() -> None:
+    """A quarter of the bytes and a little for the scales."""
+    wide, narrow = (
+        _budget(ServerConfig(model="any", kv_dtype=dtype), MODEL, LEFT_BYTES) for dtype in ("float32", "int8")
+    )
+    assert 3.7 < narrow.pages / wide.pages < 4
+
+
+def test_too_little_is_refused() -> None:
+    """A page for each block is the least; a little more has no room for sharing."""
+    with pytest.raises(CapacityError, match="too little"):
+        _budget(ServerConfig(model="any"), MODEL, 30 * page_bytes(SMOLLM2))
+    assert _budget(ServerConfig(model="any"), MODEL, 40 * page_bytes(SMOLLM2)).shared_pages == 0
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    """With those that there are."""
+    with pytest.raises(UsageError, match="int4"):
+        ServerConfig(model="any", kv_dtype="int3")
