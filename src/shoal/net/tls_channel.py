@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from shoal.errors import ChannelClosed
 from shoal.net.inbox import Inbox
-from shoal.net.transport import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.net.transport import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES, Tap
 from shoal.types import PeerId
 
 FLUSH_POLL_S = 0.01
@@ -26,6 +26,7 @@ class TlsChannel(asyncio.Protocol):
         self._raw = raw
         self._tls: asyncio.Transport | None = None
         self._ended = ended
+        self._tap: Tap | None = None
         self._closing = False
         self._lost = asyncio.get_running_loop().create_future()
         self._writable = asyncio.Event()
@@ -53,7 +54,18 @@ class TlsChannel(asyncio.Protocol):
         return layer.getpeercert(binary_form=True) if layer is not None else None
 
     def data_received(self, data: bytes) -> None:
+        if self._tap is not None and not self.inbox:
+            try:
+                if self._tap(data):
+                    return
+            except Exception as error:  # it is the reader's affair, who may want to say something to the other side
+                self.inbox.end(error)
+                return
         self.inbox.put(data)
+
+    def tap(self, tap: Tap | None) -> None:
+        """PromptChannel: who is shown bytes first."""
+        self._tap = tap
 
     def eof_received(self) -> bool:
         self.inbox.end()
@@ -89,6 +101,16 @@ class TlsChannel(asyncio.Protocol):
             await self._writable.wait()
             if self._lost.done():
                 raise ChannelClosed("the channel closed while it was sending")
+
+    @property
+    def sends_now(self) -> bool:
+        """PromptChannel: open, and the buffer has room."""
+        return not self._closing and self._tls is not None and not self._tls.is_closing() and self._writable.is_set()
+
+    def send_now(self, data: bytes | bytearray) -> None:
+        """PromptChannel: write."""
+        assert self._tls is not None
+        self._tls.write(data)
 
     async def receive(self) -> bytes:
         """Channel: what has arrived."""
