@@ -153,8 +153,8 @@ async def _disturbed(model: RemoteModel, prompt: Sequence[int]) -> tuple[float, 
     others = [Timed(model, own, room) for own in prompts(model, SESSIONS - 1)]
     tasks = [asyncio.ensure_future(other.run()) for other in others]
     try:
-        while min(len(other.times) for other in others) < QUIET_TOKENS:
-            await asyncio.sleep(0.05)
+        for other in others:
+            await other.until(QUIET_TOKENS)
         settled, began = max(other.times[QUIET_TOKENS // 4] for other in others), time.time()
         long = await _alone(model, prompt, 1)
         ended = time.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from shoal.client.generate import Conversation, Generation, start
 from shoal.client.model import RemoteModel
 from shoal.client.options import SessionOptions
+from shoal.errors import UsageError
 from shoal.nn.sampling import SamplingParams
 
 TEXT = "The history of the sea begins with rain that fell for longer than anybody can imagine. "
@@ -21,6 +23,7 @@ class Timed:
 
     def __init__(self, model: RemoteModel, prompt_ids: Sequence[int], count: int) -> None:
         self.times: list[float] = []
+        self.grown = asyncio.Event()
         self._params = SamplingParams(max_tokens=count, ignore_eos=True, temperature=0.0)
         self.result: Generation = start(prompt_ids, self._params)
         self._model = model
@@ -37,11 +40,18 @@ class Timed:
     def _note(self) -> None:
         if len(self.result.token_ids) > len(self.times):
             self.times.append(time.time())
+            self.grown.set()
+
+    async def until(self, count: int) -> None:
+        """Wait until so many tokens are there."""
+        while len(self.times) < count:
+            self.grown.clear()
+            await self.grown.wait()
 
     def gaps_s(self, since: float = float("-inf"), until: float = float("inf")) -> list[float]:
         """Times between two tokens, of those that lie within a window."""
         inside = [at for at in self.times if since <= at <= until]
-        return [after - before for before, after in zip(inside, inside[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(inside)]
 
 
 class Rates(NamedTuple):
@@ -59,6 +69,8 @@ class Rates(NamedTuple):
 def rates(times: Sequence[Sequence[float]]) -> Rates:
     """From when each one's tokens came, while all were decoding."""
     since, until = max(own[0] for own in times), min(own[-1] for own in times)
+    if since >= until:
+        raise UsageError("the replies are too short: one ended before another had begun (raise --tokens)")
     each = [sum(since < at <= until for at in own) / (until - since) for own in times]
     return Rates(sum(each), each)
 

@@ -63,7 +63,8 @@ class Desk:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.runner = FakeRunner()
-        self.worker = Worker(self.runner, Scheduler(limits))
+        self.time_s = 0.0
+        self.worker = Worker(self.runner, Scheduler(limits), lambda: self.time_s)
         self.outputs: list[StepOutput] = []
         self.failures: list[str] = []
 
@@ -412,3 +413,42 @@ async def test_what_is_measured() -> None:
     assert stats.batch_sessions == {1: 1, 2: 1}
     assert stats.decode_rows_per_s > 0
     assert stats.prefill_rows_per_s > 0
+
+
+async def test_a_step_waits_for_whoever_is_due() -> None:
+    """Two sessions that shared a step share the next one too, though one of them comes back a little later.
+
+    The worker's clock stands still while the first waits: only the second's arrival can begin the step.
+    """
+    desk = Desk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        desk.runner.gate.set()
+        for position in range(4):
+            desk.runner.gate.clear()
+            desk.runner.started.clear()
+            desk.worker.submit("a", position, rows(position, 1))
+            if position < 2:  # at first nothing is known, and the first row begins a step of its own
+                await asyncio.to_thread(desk.runner.started.wait, 10)
+            desk.time_s += 0.001
+            desk.worker.submit("b", position, rows(position, 1))
+            await asyncio.to_thread(desk.runner.started.wait, 10)
+            desk.time_s += 0.1
+            await desk.settle()
+    assert desk.runner.batches[-2:] == [[("a", 2, 1), ("b", 2, 1)], [("a", 3, 1), ("b", 3, 1)]]
+
+
+async def test_a_full_queue_refuses_early_and_says_when() -> None:
+    """The session that asked too much is as it was, and goes on when there is room."""
+    desk = Desk(Limits(max_queued_rows=8))
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 6))
+        with pytest.raises(ServerFull) as caught:
+            desk.worker.submit("b", 0, rows(0, 3))
+        assert caught.value.retry_after > 0
+        await desk.settle()
+        desk.worker.submit("b", 0, rows(0, 3))
+        await desk.settle()
+    assert desk.got("b") == [0, 2, 4]
