@@ -416,26 +416,31 @@ async def test_what_is_measured() -> None:
 
 
 async def test_a_step_waits_for_whoever_is_due() -> None:
-    """Two sessions that shared a step share the next one too, though one of them comes back a little later.
+    """Two sessions that shared two steps share the third, though one of them comes back later.
 
-    The worker's clock stands still while the first waits: only the second's arrival can begin the step.
+    The worker's clock stands still but for the steps: only the second's arrival can begin the last one.
     """
     desk = Desk()
+
+    def step(batch: Sequence[Rows]) -> list[torch.Tensor]:
+        desk.time_s += 0.1
+        return FakeRunner.step(desk.runner, batch)
+
+    desk.runner.step = step  # type: ignore[method-assign]  # a step takes time
     async with desk.worker:
-        await desk.open("a", "b")
-        desk.runner.gate.set()
-        for position in range(4):
-            desk.runner.gate.clear()
-            desk.runner.started.clear()
+        await desk.open("a", "b", "other")
+        for position in range(2):
+            await desk.in_flight("other", position, rows(position, 1))
             desk.worker.submit("a", position, rows(position, 1))
-            if position < 2:  # at first nothing is known, and the first row begins a step of its own
-                await asyncio.to_thread(desk.runner.started.wait, 10)
-            desk.time_s += 0.001
             desk.worker.submit("b", position, rows(position, 1))
-            await asyncio.to_thread(desk.runner.started.wait, 10)
-            desk.time_s += 0.1
             await desk.settle()
-    assert desk.runner.batches[-2:] == [[("a", 2, 1), ("b", 2, 1)], [("a", 3, 1), ("b", 3, 1)]]
+        await desk.worker.close("other")
+        desk.worker.submit("a", 2, rows(2, 1))
+        await desk.worker.between_steps(lambda: None)
+        assert desk.worker.stats.queued_rows == 1
+        desk.worker.submit("b", 2, rows(2, 1))
+        await desk.settle()
+    assert desk.runner.batches[-1] == [("a", 2, 1), ("b", 2, 1)]
 
 
 async def test_a_full_queue_refuses_early_and_says_when() -> None:
