@@ -26,7 +26,6 @@ class TlsChannel(asyncio.Protocol):
         self._raw = raw
         self._tls: asyncio.Transport | None = None
         self._ended = ended
-        self._tap: Tap | None = None
         self._closing = False
         self._lost = asyncio.get_running_loop().create_future()
         self._writable = asyncio.Event()
@@ -54,18 +53,11 @@ class TlsChannel(asyncio.Protocol):
         return layer.getpeercert(binary_form=True) if layer is not None else None
 
     def data_received(self, data: bytes) -> None:
-        if self._tap is not None and not self.inbox:
-            try:
-                if self._tap(data):
-                    return
-            except Exception as error:  # it is the reader's affair, who may want to say something to the other side
-                self.inbox.end(error)
-                return
         self.inbox.put(data)
 
     def tap(self, tap: Tap | None) -> None:
         """PromptChannel: who is shown bytes first."""
-        self._tap = tap
+        self.inbox.tap = tap
 
     def eof_received(self) -> bool:
         self.inbox.end()
