@@ -14,7 +14,7 @@ from shoal.bench.report import report
 from shoal.cli.swarm import LocalSwarm
 from shoal.client.client import AsyncClient
 from shoal.client.model import RemoteModel, open_model
-from shoal.kv.cache import page_bytes
+from shoal.kv.storage import page_bytes
 from shoal.nn.attention import PAGE_TOKENS
 
 SERVERS = 3

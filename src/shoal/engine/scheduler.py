@@ -121,11 +121,15 @@ class Scheduler:
         """How much longer a step that could have begun at `since` should wait for sessions that are due; 0: begin."""
         return self.gathering.hold_s(since, now)
 
-    def done(self, takes: Sequence[Take], began_at: float, now: float, held_s: float = 0.0) -> None:
-        """A step of these rows has ended; it was held back for `held_s` before it began."""
+    def done(self, takes: Sequence[Take], began_at: float, now: float, held_s: float = 0.0, whole: bool = True) -> None:
+        """A step of these rows has ended; it was held back for `held_s` before it began.
+
+        `whole`: all rows were computed and none found, so that its time says what rows cost.
+        """
         decoding = [take for take in takes if take.session in self._decoding]
         rows = sum(take.num_rows for take in decoding)
-        self.quantum.measured(rows, sum(take.num_rows for take in takes) - rows, now - began_at, held_s)
+        if whole:
+            self.quantum.measured(rows, sum(take.num_rows for take in takes) - rows, now - began_at, held_s)
         if decoding:
             self.gathering.left([take.session for take in decoding], now - began_at, now)
 

@@ -305,7 +305,7 @@ class Worker:
         found = self._runner.found_rows
         takes = [Take(job.rows.session, job.rows.hidden_states.shape[0]) for job in jobs]
         with self._changed:
-            self._scheduler.done(takes, began_at, self._now(), self._held_s)
+            self._scheduler.done(takes, began_at, self._now(), self._held_s, whole=not found)
         num_rows = sum(take.num_rows for take in takes)
         self.stats.count(len(jobs), num_rows, elapsed_s, decoding=num_rows <= DECODE_ROWS * len(jobs), found_rows=found)
         for job, output in zip(jobs, outputs, strict=True):
