@@ -109,16 +109,11 @@ def _crowd_of_processes(ticket: str, tokens: int) -> float:
         for client in clients:
             assert client.stdout is not None
             client.stdout.readline()  # it is connected
-        return rates([json.loads(client.communicate("go\n")[0]) for client in _told(clients)]).total
-
-
-def _told(clients: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    """All of them begin before the first is waited for."""
-    for client in clients:
-        assert client.stdin is not None
-        client.stdin.write("go\n")
-        client.stdin.flush()
-    return clients
+        for client in clients:
+            assert client.stdin is not None
+            client.stdin.write("go\n")
+            client.stdin.flush()
+        return rates([json.loads(client.communicate()[0]) for client in clients]).total
 
 
 async def _client(ticket: str, tokens: int, index: int) -> None:
@@ -173,7 +168,9 @@ def _quantized(tokens: int, pairs: int) -> dict[str, Any]:
         with _swarm("--quantize", "4") as swarm:
             result = asyncio.run(_quantized_sessions(swarm.ticket, tokens, pairs))
     except ShoalError as error:
-        return {"quantized_note": f"left out: {str(error).splitlines()[-1][:200]}"}
+        lines = [line.strip(" │") for line in str(error).splitlines()]
+        told = next((line for line in lines if "option" in line and "usage" not in line.lower()), lines[-1])
+        return {"quantized_note": f"left out, the server said: {told[:200]}"}
     return {f"quantized_{key}": result[key] for key in ("alone", "together", "fairness", "identical")}
 
 

@@ -43,7 +43,7 @@ class Gathering:
 
     def left(self, members: Iterable[Hashable], step_s: float, now: float) -> None:
         """A step that took `step_s` has ended for these."""
-        if len(self._usual) > MAX_REMEMBERED:
+        if len(self._usual) + len(self._away) > MAX_REMEMBERED:
             self._away.clear()
             self._usual.clear()
         away = set(self._away.values())
