@@ -56,7 +56,7 @@ def _swarm(*options: str) -> LocalSwarm:
 
 
 async def _measure(ticket: str, tokens: int, pairs: int) -> dict[str, Any]:
-    async with AsyncClient([ticket]) as client, await open_model(client, None) as model:
+    async with AsyncClient([ticket]) as client, await open_model(client, None, head=DTYPE) as model:
         result = await _sessions(model, tokens, pairs)
         result["processes_ratio"] = await _processes(ticket, tokens, pairs) / result["alone"]
         return {**result, **await _beside_prefill(model, pairs)}
@@ -118,7 +118,7 @@ def _crowd_of_processes(ticket: str, tokens: int) -> float:
 
 async def _client(ticket: str, tokens: int, index: int) -> None:
     """One of the eight processes: says that it is connected, waits for a line, prints when its tokens came."""
-    async with AsyncClient([ticket]) as client, await open_model(client, None) as model:
+    async with AsyncClient([ticket]) as client, await open_model(client, None, head=DTYPE) as model:
         print("connected", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         reply = await _alone(model, prompts(model, SESSIONS)[index], tokens)
@@ -175,7 +175,7 @@ def _quantized(tokens: int, pairs: int) -> dict[str, Any]:
 
 
 async def _quantized_sessions(ticket: str, tokens: int, pairs: int) -> dict[str, Any]:
-    async with AsyncClient([ticket]) as client, await open_model(client, None) as model:
+    async with AsyncClient([ticket]) as client, await open_model(client, None, head=DTYPE) as model:
         return await _sessions(model, tokens, pairs)
 
 

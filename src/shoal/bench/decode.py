@@ -39,9 +39,9 @@ def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
     options = ("--dtype", DTYPE)
     with (
         LocalSwarm(str(demo_model_path()), SERVERS, threads=THREADS, options=options) as swarm,
-        connect(peers=[swarm.ticket]) as model,
+        connect(peers=[swarm.ticket], head=DTYPE) as model,
     ):
-        engine = Engine(str(demo_model_path()), DTYPE, THREADS, MEMORY_BYTES)
+        engine = Engine(str(demo_model_path()), DTYPE, THREADS, MEMORY_BYTES, head=DTYPE)
         reference = _reference()
         identical = _same(model, engine, count)  # and everything is warm
         for _ in range(pairs):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from shoal.client.model import head_form
+from shoal.engine.backend import choose_linears
 from shoal.engine.proof import prove_ends
 from shoal.engine.runner import Rows
 from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
@@ -21,15 +23,16 @@ GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
 class Engine:
-    """All blocks as a server loads them, and both ends as a client does. Blocks while it loads."""
+    """All blocks as a server loads them, and both ends as a client does (`head`: one of its HEADS). Blocks while it loads."""
 
-    def __init__(self, model: str, dtype: str, threads: int, memory_bytes: int) -> None:
+    def __init__(self, model: str, dtype: str, threads: int, memory_bytes: int, head: str) -> None:
         config = ServerConfig(model=model, dtype=dtype, threads=threads, memory_bytes=memory_bytes)
         source = open_source(config)
         self.span = Span(0, source.model.num_blocks)
         self._runner = load(config, source, self.span, lambda what, done, total: None).runner
         shape = model_config(source.checkpoint.config)
-        self._ends = load_ends(source.checkpoint, shape)
+        form = head_form(head)
+        self._ends = load_ends(source.checkpoint, shape, form, choose_linears(form))
         self._tile = prove_ends(self._ends, shape.block).tile
 
     def prefill_s(self, prompt_ids: Sequence[int]) -> float:
