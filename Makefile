@@ -44,6 +44,8 @@ check: install
 bench: install
 	$(BIN)/shoal bench decode
 	$(BIN)/shoal bench hops
+	$(BIN)/shoal bench batch
+	$(BIN)/shoal bench longcontext
 	$(BIN)/shoal bench heal
 	$(BIN)/shoal bench placement
 

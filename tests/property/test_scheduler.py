@@ -104,3 +104,36 @@ def test_decoding_clients_are_served_once_before_any_is_served_twice(bounds: Lim
     served = Counter(take.session.split(".")[0] for take in scheduler.pick())
     for client, count in enumerate(sessions):
         assert served[f"{client}"] >= min(count, max(served.values()) - 1)
+
+
+timed_steps = st.lists(
+    st.tuples(st.sets(st.integers(0, 5)), st.booleans(), st.floats(1e-4, 1.0), st.floats(0.0, 1.0)), max_size=40
+)
+
+
+@given(limits, timed_steps)
+def test_whatever_steps_take_prefill_moves_and_waits_end(
+    bounds: Limits, steps: list[tuple[set[int], bool, float, float]]
+) -> None:
+    """With any measured times: prefill has a row in every step and never more than a chunk, all that decodes fits beside it,
+    and a step that waits for company begins after the longest wait at the latest."""
+    scheduler, now = Scheduler(bounds), 0.0
+    waiting: set[int] = set()
+    scheduler.add("long", "other", 60_000, now=now)
+    for arrived, clumsy, elapsed_s, pause_s in steps:
+        for client in arrived - waiting:  # whoever decodes brings a row when it has got the last one
+            scheduler.add(f"{client}", f"{client}", 1, now=now)
+        waiting |= arrived
+        since = now
+        hold_s = scheduler.hold_s(since, now)
+        assert 0 <= hold_s <= scheduler.gathering.limit_s + 1e-9
+        now += hold_s
+        assert scheduler.hold_s(since, now + 1e-9) == 0
+        taken = scheduler.pick(now)
+        rows = dict(taken)
+        assert 1 <= rows.pop("long") <= bounds.prefill_chunk_rows
+        assert rows or not waiting
+        waiting -= set(map(int, rows))
+        began_at, now = now, now + elapsed_s
+        scheduler.done(taken, began_at, now, hold_s if clumsy else 0.0)
+        now += pause_s

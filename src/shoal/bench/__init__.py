@@ -22,7 +22,19 @@ class Size(NamedTuple):
 def _decode(size: Size) -> dict[str, Any]:
     from shoal.bench.decode import run
 
-    return run(size.tokens)
+    return run(size.tokens, size.runs or 5)
+
+
+def _batch(size: Size) -> dict[str, Any]:
+    from shoal.bench.batch import run
+
+    return run(size.tokens, size.runs or 5)
+
+
+def _longcontext(size: Size) -> dict[str, Any]:
+    from shoal.bench.longcontext import run
+
+    return run(size.runs or 3)
 
 
 def _hops(size: Size) -> dict[str, Any]:
@@ -89,6 +101,8 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "decode": _decode,
     "families": _families,
     "hops": _hops,
+    "batch": _batch,
+    "longcontext": _longcontext,
     "heal": _heal,
     "churn": _churn,
     "opening": _opening,

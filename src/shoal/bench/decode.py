@@ -1,47 +1,91 @@
-"""`shoal bench decode`: three one-thread servers on loopback against transformers in one process."""
+"""`shoal bench decode`: three one-thread servers on loopback against the same engine in one process, and transformers."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.bench.report import report
 from shoal.cli.swarm import LocalSwarm
 from shoal.weights.source import demo_model_path
 
-PAIRS = 3
+if TYPE_CHECKING:
+    from shoal.bench.inprocess import Engine
+    from shoal.client.sync import Model
+
+SERVERS = 3
+PAIRS = 5
 THREADS = 1
+DTYPE = "bfloat16"
 PROMPT = "The history of the sea begins with"
+PREFILL_TOKENS = 512
+MEMORY_BYTES = 1 << 30
 
 
-def run(tokens: int) -> dict[str, Any]:
-    """Decoded tokens per second, medians over interleaved pairs; both sides greedy, fp32, one thread, the same prompt."""
+def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
+    """Decoded tokens per second, and a pipelined prefill; medians over interleaved pairs, all greedy, on the same prompt.
+
+    The swarm's client has its head on one thread too.
+    """
     import torch
 
     torch.set_num_threads(THREADS)
+    from shoal.bench.inprocess import Engine
     from shoal.client.sync import connect
 
-    count = tokens // PAIRS
-    ours: list[float] = []
-    theirs: list[float] = []
-    with LocalSwarm(str(demo_model_path()), 3, threads=THREADS) as swarm, connect(peers=[swarm.ticket]) as model:
+    count = max(8, tokens // pairs)
+    rows: list[dict[str, float]] = []
+    options = ("--dtype", DTYPE)
+    with (
+        LocalSwarm(str(demo_model_path()), SERVERS, threads=THREADS, options=options) as swarm,
+        connect(peers=[swarm.ticket], head=DTYPE) as model,
+    ):
+        engine = Engine(str(demo_model_path()), DTYPE, THREADS, MEMORY_BYTES, head=DTYPE)
         reference = _reference()
-        prompt_ids = model.remote.tokenizer.encode(PROMPT)
-        for _ in range(PAIRS):
-            model.generate(PROMPT, max_tokens=count, ignore_eos=True)
-            assert model.last is not None
-            ours.append(model.last.decode_tokens_per_s)
-            theirs.append(_transformers_rate(reference, prompt_ids, count))
+        identical = _same(model, engine, count)  # and everything is warm
+        for _ in range(pairs):
+            rows.append(_pair(model, engine, count) | {"transformers": _transformers_rate(model, reference, count)})
+    medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     return report(
         "decode",
         "tokens/s",
-        statistics.median(ours),
-        "transformers generate, fp32, 1 process",
-        statistics.median(theirs),
+        medians["swarm"],
+        f"the same engine in 1 process, {DTYPE}, {THREADS} thread",
+        medians["engine"],
+        prefill_ratio=medians["engine_prefill_s"] / medians["swarm_prefill_s"],
+        prefill_tokens=PREFILL_TOKENS,
+        prefill_s=medians["swarm_prefill_s"],
+        identical=identical,
+        transformers_fp32=medians["transformers"],
+        transformers_ratio=medians["swarm"] / medians["transformers"],
+        dtype=DTYPE,
         threads=THREADS,
-        pairs=PAIRS,
+        pairs=pairs,
     )
+
+
+def _same(model: Model, engine: Engine, count: int) -> bool:
+    model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
+    assert model.last is not None
+    return model.last.token_ids == engine.decode(model.last.prompt_ids, count)[0]
+
+
+def _pair(model: Model, engine: Engine, count: int) -> dict[str, float]:
+    from shoal.bench.crowd import long_prompt
+
+    model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
+    assert model.last is not None
+    swarm, prompt_ids = model.last.decode_tokens_per_s, model.last.prompt_ids
+    text = model.remote.tokenizer.decode(long_prompt(model.remote, PREFILL_TOKENS))
+    model.generate(text, max_tokens=1, ignore_eos=True, temperature=0.0)
+    long_ids = model.last.prompt_ids
+    return {
+        "swarm": swarm,
+        "engine": engine.decode(prompt_ids, count)[1],
+        "swarm_prefill_s": model.last.prefill_s,
+        "engine_prefill_s": engine.prefill_s(long_ids),
+    }
 
 
 def _reference() -> Any:
@@ -52,11 +96,11 @@ def _reference() -> Any:
     return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
 
 
-def _transformers_rate(model: Any, prompt_ids: list[int], count: int) -> float:
+def _transformers_rate(ours: Model, model: Any, count: int) -> float:
     """Tokens per second after the first, by the difference of a long and a one-token run."""
     import torch
 
-    ids = torch.tensor([prompt_ids])
+    ids = torch.tensor([ours.remote.tokenizer.encode(PROMPT)])
 
     def timed(new_tokens: int) -> float:
         started_at = time.perf_counter()

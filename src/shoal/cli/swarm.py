@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -67,15 +68,24 @@ class LocalServer:
 class LocalSwarm:
     """A model's blocks divided evenly between servers. Use with `with`; `ticket` reaches the first.
 
-    `spares`: that many of the spans, from the middle one on, have a second server.
+    `spares`: that many of the spans, from the middle one on, have a second server. `options`: more of `shoal serve`'s.
     """
 
-    def __init__(self, model: str, count: int, threads: int = 1, transport: str | None = None, spares: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        count: int,
+        threads: int = 1,
+        transport: str | None = None,
+        spares: int = 0,
+        options: Sequence[str] = (),
+    ) -> None:
         self._model = model
         self._count = count
         self._spares = spares
         self._options = ["--threads", str(threads), "--memory", MEMORY]
         self._options += ["--transport", transport] if transport else []
+        self._options += options
         self.servers: list[LocalServer] = []
         self.ticket = ""
 

@@ -74,8 +74,19 @@ class Bridge:
         """RowTaker: rows from `position` on are void."""
         self.feed.rewind(self.inlet.receiver.epoch, position)
 
-    async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
+    def ready(self, rows: Rows) -> bool:
+        """RowTaker: whatever a session may hold is carried."""
+        return True
+
+    def take_now(self, rows: Rows, payload: bytes) -> None:
         """RowTaker: rows to hand on."""
+        self._hand_on(rows, payload, 0)
+
+    async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
+        """RowTaker: the same, without the first `skip` rows."""
+        self._hand_on(rows, payload, skip)
+
+    def _hand_on(self, rows: Rows, payload: bytes, skip: int) -> None:
         needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
         data = payload[skip * self._row_bytes :]
         self.feed.append(Chunk(rows.position + skip, rows.count - skip, data, needed_from, rows.trace))

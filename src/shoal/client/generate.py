@@ -78,7 +78,7 @@ class Conversation:
             started_at = time.perf_counter()
             position = len(result.prompt_ids) + len(result.token_ids)
             history = result.prompt_ids + result.token_ids
-            token = await self._model.choose(hidden, params, result.seed, position, history)
+            token = await self._model.choose(hidden, params, result.seed, position, history, id(self))
             first = not result.token_ids
             result.token_ids.append(token)
             if token in self._model.tokenizer.eos_token_ids and not params.ignore_eos:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.head import BatchedHead
 from shoal.client.options import SessionOptions
 from shoal.engine.backend import choose_linears
 from shoal.engine.proof import prove_ends
@@ -31,6 +32,9 @@ MODELS_VARIABLE = "SHOAL_MODELS"
 """A directory in which local checkpoints are looked for by the names that servers tell."""
 
 HEADS = ("float32", "bfloat16", "int8")
+
+EMBED_AT_ONCE = 16
+"""So many embedding rows are looked up where they are asked for: that takes microseconds, another thread's turn 0.1 ms."""
 
 T = TypeVar("T")
 
@@ -52,21 +56,27 @@ class RemoteModel:
         self._ends = ends
         self._tile = prove_ends(ends, config.block).tile
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shoal-head")
+        self.head = BatchedHead(lambda rows: self._ends.logits(rows, self._tile), self._thread)
 
     async def embed(self, token_ids: list[int]) -> torch.Tensor:
         """Token ids [n] → rows [n, hidden]."""
+        if len(token_ids) <= EMBED_AT_ONCE:
+            return self._ends.embed(token_ids)
         return await self._compute(lambda: self._ends.embed(token_ids))
 
     async def choose(
-        self, hidden_states: torch.Tensor, params: SamplingParams, seed: int, position: int, history: list[int]
+        self,
+        hidden_states: torch.Tensor,
+        params: SamplingParams,
+        seed: int,
+        position: int,
+        history: list[int],
+        whose: Hashable = None,
     ) -> int:
-        """The token after rows [n, hidden], from the last of them."""
-
-        def work() -> int:
-            logits = self._ends.logits(hidden_states[-1:], self._tile)[0]
-            return sample(logits, params, seed, position, history)
-
-        return await self._compute(work)
+        """The token after rows [n, hidden], from the last of them; `whose` names the reply (see `BatchedHead`)."""
+        return await self.head.choose(
+            hidden_states[-1:], lambda logits: sample(logits, params, seed, position, history), whose
+        )
 
     async def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Rows [n, hidden] → logits [n, vocab] in fp32."""

@@ -168,8 +168,19 @@ class Session:
         """RowTaker: outputs from `position` on are void."""
         self._outputs = [(at, tensor[: position - at]) for at, tensor in self._outputs if at < position]
 
-    async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
+    def ready(self, rows: Rows) -> bool:
+        """RowTaker: there is always room for what was asked for."""
+        return True
+
+    def take_now(self, rows: Rows, payload: bytes) -> None:
         """RowTaker: outputs that the last hop sent."""
+        self._keep(rows, payload, 0)
+
+    async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
+        """RowTaker: the same, without the first `skip` rows."""
+        self._keep(rows, payload, skip)
+
+    def _keep(self, rows: Rows, payload: bytes, skip: int) -> None:
         arrived_at = self._clock.wall()
         tensor = decode_rows(payload, rows.count - rows.elided, self.model.hidden_size, self.options.row_codec)
         kept = tensor[max(0, skip - rows.elided) :]

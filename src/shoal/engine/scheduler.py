@@ -4,15 +4,18 @@ Sarathi, arXiv:2308.16369)."""
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from shoal.engine.gathering import Gathering
+from shoal.engine.quantum import Quantum
 from shoal.errors import ServerFull, UsageError
 
 DECODE_ROWS = 8
 """A session with at most so many rows waiting is decoding (or verifying a draft); more are a prefill."""
 
 PREFILL_CHUNK_ROWS = 128
-"""Rows of prefill in one step, of all sessions together: it bounds how long a session that decodes waits for others. Larger
+"""Rows of prefill in one step, of all sessions together, when nobody decodes; beside decoding it is at most this. Larger
 steps were no faster per row where it was measured (two cores, one and two threads)."""
 
 MAX_STEP_ROWS = 512
@@ -44,7 +47,10 @@ class Limits(NamedTuple):
 
 
 class Scheduler:
-    """Decode before prefill; turns between clients, then between a client's sessions; prefill always gets its chunk.
+    """Decode before prefill; turns between clients, then between a client's sessions; prefill always gets its share.
+
+    What steps took (`done`) tells how many rows of prefill go beside decoding ones, and for whom a step waits (`hold_s`).
+    Times are in seconds of one clock of the caller's.
 
     Sessions in the `background` (they stand by for a failure) get a few rows beside the others', or the whole step.
 
@@ -57,14 +63,17 @@ class Scheduler:
             raise UsageError(f"{self.limits}: a step has a row of prefill and one of decode, and a queue a row")
         self.queued_rows = 0
         self.background: set[str] = set()
+        self.quantum = Quantum()
+        self.gathering = Gathering()
+        self._decoding: set[str] = set()
         self._waiting: dict[str, int] = {}
         # Whoever was not served for longest stands first, in both.
         self._turns: deque[str] = deque()
         self._sessions: dict[str, deque[str]] = {}
         self._client: dict[str, str] = {}
 
-    def add(self, session: str, client: str, num_rows: int, rows_per_s: float = 0.0) -> None:
-        """Queue one row or more.
+    def add(self, session: str, client: str, num_rows: int, rows_per_s: float = 0.0, now: float = 0.0) -> None:
+        """Queue one row or more, which came at `now`.
 
         Raises ServerFull when the queue is full, with the time that it takes to halve at `rows_per_s`, ValueError for
         no rows.
@@ -75,6 +84,7 @@ class Scheduler:
             wait_s = self.queued_rows / 2 / rows_per_s if rows_per_s > 0 else RETRY_AFTER_S
             raise ServerFull(f"{self.queued_rows} rows are waiting already", retry_after=wait_s)
         self.queued_rows += num_rows
+        self.gathering.arrived(session, now)
         if session not in self._waiting:
             self._client[session] = client
             if client not in self._sessions:
@@ -101,18 +111,46 @@ class Scheduler:
             del self._sessions[client]
             self._turns.remove(client)
 
-    def pick(self) -> list[Take]:
+    def forget(self, session: str) -> None:
+        """A session is closed: its rows are dropped, and nobody waits for it."""
+        self.drop(session)
+        self.background.discard(session)
+        self.gathering.forget(session)
+
+    def hold_s(self, since: float, now: float) -> float:
+        """How much longer a step that could have begun at `since` should wait for sessions that are due; 0: begin."""
+        return self.gathering.hold_s(since, now)
+
+    def done(self, takes: Sequence[Take], began_at: float, now: float, held_s: float = 0.0, whole: bool = True) -> None:
+        """A step of these rows has ended; it was held back for `held_s` before it began.
+
+        `whole`: all rows were computed and none found, so that its time says what rows cost.
+        """
+        decoding = [take for take in takes if take.session in self._decoding]
+        rows = sum(take.num_rows for take in decoding)
+        if whole:
+            self.quantum.measured(rows, sum(take.num_rows for take in takes) - rows, now - began_at, held_s)
+        if decoding:
+            self.gathering.left([take.session for take in decoding], now - began_at, now)
+
+    def _prefill_rows(self, decoding: bool, now: float) -> int:
+        """Rows of prefill in the next step."""
+        whole = self.limits.prefill_chunk_rows
+        return self.quantum.rows(whole) if decoding or self.gathering.anybody_away(now) else whole
+
+    def pick(self, now: float = 0.0) -> list[Take]:
         """The next step's rows, taken off the queue; empty when nothing waits."""
         everybody = self._in_turn()
         order = [session for session in everybody if session not in self.background]
         decoding = [session for session in order if self._waiting[session] <= DECODE_ROWS]
         prefilling = [session for session in order if self._waiting[session] > DECODE_ROWS]
-        chunk, most = self.limits.prefill_chunk_rows, self.limits.max_step_rows
+        chunk, most = self._prefill_rows(bool(decoding), now), self.limits.max_step_rows
         takes = self._fill(decoding, most - (min(chunk, most // 2) if prefilling else 0))
         takes += self._share(prefilling, min(chunk, most - sum(take.num_rows for take in takes)))
+        self._decoding = set(decoding)
         beside = [session for session in everybody if session in self.background]
         room = most - sum(take.num_rows for take in takes)
-        takes += self._share(beside, min(room, BACKGROUND_ROWS if takes else chunk))
+        takes += self._share(beside, min(room, BACKGROUND_ROWS if takes else self.limits.prefill_chunk_rows))
         served = {self._client[take.session]: 0 for take in takes}
         for take in takes:
             served[self._client[take.session]] += take.num_rows

@@ -46,11 +46,14 @@ class StepRunner(Protocol):
 class Worker:
     """Runs steps in a thread of its own. Open with `async with`; call everything from that event loop."""
 
-    def __init__(self, runner: StepRunner, scheduler: Scheduler) -> None:
+    def __init__(self, runner: StepRunner, scheduler: Scheduler, now: Callable[[], float] = time.perf_counter) -> None:
         self.stats = WorkerStats()
         self.failure: BaseException | None = None
         self._runner = runner
         self._scheduler = scheduler
+        self._now = now
+        self._could_begin_at: float | None = None
+        self._held_s = 0.0
         self._changed = threading.Condition()
         self._orders: deque[_Order] = deque()
         self._streams: dict[str, Stream] = {}
@@ -120,7 +123,8 @@ class Worker:
             stream = self._streams.get(session)
             if stream is None or position != stream.position:
                 raise ProtocolError(f"rows at {position} do not follow what session {session[:8]} has sent")
-            self._scheduler.add(session, stream.client, hidden_states.shape[0], self.stats.prefill_rows_per_s)
+            num_rows, rows_per_s = hidden_states.shape[0], self.stats.prefill_rows_per_s
+            self._scheduler.add(session, stream.client, num_rows, rows_per_s, self._now())
             stream.chunks.append(Chunk(position, hidden_states, tag))
             stream.position += hidden_states.shape[0]
             self.stats.queued_rows = self._scheduler.queued_rows
@@ -178,7 +182,7 @@ class Worker:
             stream = self._streams.pop(session, None)
             if stream is not None:
                 self._void(session, stream, 0)
-            self._scheduler.background.discard(session)
+            self._scheduler.forget(session)
             if not self._stopped:
                 self._give(_Order(partial(self._runner.close, session), done))
             elif done is not None:
@@ -242,17 +246,29 @@ class Worker:
     def _next(self) -> Callable[[], None] | None:
         """What to do now: the oldest order, else a step; None when it is time to stop."""
         with self._changed:
-            while not (self._orders or self._scheduler.queued_rows or self._closing):
-                self._changed.wait()
+            while not (self._orders or self._closing) and (wait_s := self._until_step_s()) != 0:
+                self._changed.wait(wait_s)
             # Orders come first: what was truncated before rows came must be gone from the cache when they are computed.
             if self._orders:
                 return self._carry_out
             if self._closing:
                 self._stopped = True
                 return None
-            jobs = [self._job(take) for take in self._scheduler.pick()]
+            now = self._now()
+            jobs = [self._job(take) for take in self._scheduler.pick(now)]
+            self._held_s, self._could_begin_at = now - (self._could_begin_at or now), None
             self.stats.queued_rows = self._scheduler.queued_rows
         return partial(self._step, jobs)
+
+    def _until_step_s(self) -> float | None:
+        """How long to wait for company before a step; None as long as no rows wait."""
+        if not self._scheduler.queued_rows:
+            self._could_begin_at = None
+            return None
+        now = self._now()
+        if self._could_begin_at is None:
+            self._could_begin_at = now
+        return self._scheduler.hold_s(self._could_begin_at, now)
 
     def _carry_out(self) -> None:
         order, error = self._orders[0], None  # it stays there until it is done: if the thread dies of it, it is told
@@ -279,15 +295,18 @@ class Worker:
         return _Job(stream, pieces, Rows(take.session, pieces[0].start, stream.span, rows))
 
     def _step(self, jobs: list[_Job]) -> None:
-        started_at = time.perf_counter()
+        started_at, began_at = time.perf_counter(), self._now()
         try:
             outputs = self._runner.step([job.rows for job in jobs])
         except Exception as error:
             self._isolate(jobs, error)
             return
         elapsed_s = time.perf_counter() - started_at
-        num_rows = sum(job.rows.hidden_states.shape[0] for job in jobs)
         found = self._runner.found_rows
+        takes = [Take(job.rows.session, job.rows.hidden_states.shape[0]) for job in jobs]
+        with self._changed:
+            self._scheduler.done(takes, began_at, self._now(), self._held_s, whole=not found)
+        num_rows = sum(take.num_rows for take in takes)
         self.stats.count(len(jobs), num_rows, elapsed_s, decoding=num_rows <= DECODE_ROWS * len(jobs), found_rows=found)
         for job, output in zip(jobs, outputs, strict=True):
             for piece in job.pieces:
@@ -324,7 +343,7 @@ class Worker:
                 return  # its owner has closed it meanwhile
             del self._streams[session]
             self._void(session, stream, 0)
-            self._scheduler.background.discard(session)
+            self._scheduler.forget(session)
         self._runner.close(session)
         self._post(partial(stream.on_failure, error))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
 from shoal import errors
-from shoal.net.transport import Channel
+from shoal.net.transport import Channel, PromptChannel
 from shoal.types import PeerId
 from shoal.wire.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
 from shoal.wire.messages import (
@@ -75,6 +76,7 @@ class FrameChannel:
         max_header_bytes: int = MAX_HEADER_BYTES,
     ) -> None:
         self._channel = channel
+        self._prompt = channel if isinstance(channel, PromptChannel) else None
         self._decoder = FrameDecoder(max_payload_bytes, max_header_bytes)
 
     @property
@@ -94,6 +96,29 @@ class FrameChannel:
     async def send(self, message: AnyMessage, payload: bytes | bytearray | memoryview = b"") -> None:
         """Send one message; waits under back-pressure. Raises ChannelClosed."""
         await self._channel.send(encode_frame(encode_message(message), payload))
+
+    @property
+    def sends_now(self) -> bool:
+        """Whether `send_now` may be called now."""
+        return self._prompt is not None and self._prompt.sends_now
+
+    def send_now(self, message: AnyMessage, payload: bytes | bytearray | memoryview = b"") -> None:
+        """As `send`, without waiting. Nobody may be in `send` meanwhile."""
+        assert self._prompt is not None
+        self._prompt.send_now(encode_frame(encode_message(message), payload))
+
+    def tap(self, handler: Callable[[AnyMessage, bytes], bool] | None) -> None:
+        """Show messages to `handler` when they arrive, where the channel can; those that it leaves (False) are for `receive`.
+
+        It sees none while older ones wait for `receive`. What it raises, `receive` raises.
+        """
+
+        def tapped(data: bytes) -> bool:
+            frame = self._decoder.whole(data)
+            return frame is not None and handler is not None and handler(decode_message(frame[0]), frame[1])
+
+        if self._prompt is not None:
+            self._prompt.tap(tapped if handler is not None else None)
 
     async def receive(self) -> tuple[AnyMessage, bytes]:
         """The next message and its payload.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from shoal.net.transport import RECEIVE_BYTES
+from shoal.net.transport import RECEIVE_BYTES, Tap
 
 PAUSE_BYTES = 1024 * 1024
 """Unread bytes at which the source is asked to pause; it resumes at half."""
@@ -26,17 +26,27 @@ class Inbox:
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.tap: Tap | None = None
 
     def __len__(self) -> int:
         return len(self._buffer)
 
-    def put(self, data: bytes) -> None:
-        """Append bytes that arrived."""
+    def put(self, data: bytes) -> bool:
+        """Append bytes that arrived; True when `tap` took them instead, to which they are shown if no older ones wait."""
+        if self.tap is not None and not self._buffer:
+            try:
+                if self.tap(data):
+                    return True
+            except Exception as error:  # it is the reader's affair, who may want to say something to the other side
+                self.tap = None
+                self.end(error)
+                return False
         self._buffer += data
         if len(self._buffer) >= PAUSE_BYTES and not self._paused:
             self._paused = True
             self._pause()
         self._wake()
+        return False
 
     def end(self, error: Exception | None = None) -> None:
         """No more will come; the first call counts."""

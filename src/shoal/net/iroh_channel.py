@@ -19,7 +19,7 @@ from shoal.net.credit import (
 )
 from shoal.net.inbox import Inbox
 from shoal.net.iroh_native import contained, failure_text, load_iroh
-from shoal.net.transport import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.net.transport import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Tap
 from shoal.types import PeerId
 
 READ_BYTES = MAX_RECORD_BYTES + HEADER_BYTES
@@ -63,6 +63,20 @@ class IrohChannel:
             await self._writable.wait()
             if self._closed:
                 raise ChannelClosed("the channel closed while it was sending")
+
+    @property
+    def sends_now(self) -> bool:
+        """PromptChannel: open, and the writer has not too much."""
+        return not self._closed and len(self._outgoing) <= SEND_BUFFER_BYTES
+
+    def send_now(self, data: bytes | bytearray) -> None:
+        """PromptChannel: hand over to the writer."""
+        self._outgoing += data
+        self._wake.set()
+
+    def tap(self, tap: Tap | None) -> None:
+        """PromptChannel: who is shown bytes first."""
+        self.inbox.tap = tap
 
     async def receive(self) -> bytes:
         """Channel: what has arrived."""
@@ -125,8 +139,8 @@ class IrohChannel:
         self._credit.arrived(sizes_bytes)
         if len(self.inbox) + len(data) > WINDOW_BYTES:
             raise ProtocolError(f"more than {WINDOW_BYTES} bytes without credit")
-        if data:
-            self.inbox.put(data)
+        if data and self.inbox.put(data):
+            self._credit.read(len(data))
         self._wake.set()
 
     def _next_record(self) -> bytes | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from shoal.errors import ProtocolError
@@ -41,7 +42,8 @@ class Feed:
     def append(self, chunk: Chunk) -> None:
         """More rows to send."""
         self.journal.append(chunk)
-        self._wake()
+        self.next.push()
+        self.follower.push()
 
     def rewind(self, epoch: int, position: int) -> None:
         """The stream continues at `position` in a higher epoch."""
@@ -71,12 +73,23 @@ class Outlet:
         self._cursor = Cursor(feed.journal.sender)
         self._throttle = throttle
         self._channel: FrameChannel | None = None
+        self._resting = False
 
     def detach(self) -> None:
         """Drop the present channel, if there is one."""
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.abort()
+
+    def push(self) -> None:
+        """There are more rows: send them now where that needs no waiting; the rest is for the sending task."""
+        while self._resting and self._channel is not None and self._throttle is None and self._channel.sends_now:
+            frame = self._feed.journal.next_frame(self._cursor, self.elide)
+            if frame is None:
+                return
+            self._feed.drained.set()
+            self._channel.send_now(*frame)
+        self.wake.set()
 
     async def serve(self, channel: FrameChannel, have: Have | None = None) -> None:
         """Send on this channel until it breaks or is replaced.
@@ -130,7 +143,11 @@ class Outlet:
             if wanted is not None and self.on_gone is not None:
                 self.on_gone(wanted)
             self.wake.clear()
-            await self.wake.wait()
+            self._resting = True
+            try:
+                await self.wake.wait()
+            finally:
+                self._resting = False
 
 
 class RowTaker(Protocol):
@@ -142,6 +159,14 @@ class RowTaker(Protocol):
 
     def truncate(self, position: int) -> None:
         """Rows from `position` on are void; the receiver is in its new epoch already."""
+        ...
+
+    def ready(self, rows: Rows) -> bool:
+        """Whether `take` would take this frame without waiting."""
+        ...
+
+    def take_now(self, rows: Rows, payload: bytes) -> None:
+        """As `take`, all rows of a frame, right after `ready`."""
         ...
 
     async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
@@ -156,6 +181,7 @@ class Inlet:
         self.receiver = receiver
         self._taker = taker
         self._channel: FrameChannel | None = None
+        self._idle = False
 
     def detach(self) -> None:
         """Drop the present channel, if there is one."""
@@ -175,14 +201,30 @@ class Inlet:
         Raises ChannelClosed when it breaks, ProtocolError for a message that has no place here, and what a refusal
         stands for.
         """
+        channel.tap(partial(self._at_once, channel))
         try:
             while self._channel is channel:
+                self._idle = True
                 message, payload = await channel.receive()
+                self._idle = False
                 if self._channel is channel:
                     await self._on_message(channel, message, payload)
         finally:
+            channel.tap(None)
             if self._channel is channel:
                 self._channel = None
+
+    def _at_once(self, channel: FrameChannel, message: object, payload: bytes) -> bool:
+        """Take the frame that is due next without a task's turn in between; all others are left for `serve`."""
+        due = self.receiver.epoch, self.receiver.position
+        if not (self._idle and self._channel is channel and isinstance(message, Rows) and self._taker.ready(message)):
+            return False
+        if (message.epoch, message.position) != due:
+            return False
+        self._taker.check(message, payload)
+        self.receiver.on_rows(message)
+        self._taker.take_now(message, payload)
+        return True
 
     async def _on_message(self, channel: FrameChannel, message: object, payload: bytes) -> None:
         if isinstance(message, Rows):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from shoal.errors import ChannelClosed
 from shoal.net.inbox import Inbox
-from shoal.net.transport import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.net.transport import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES, Tap
 from shoal.types import PeerId
 
 FLUSH_POLL_S = 0.01
@@ -55,6 +55,10 @@ class TlsChannel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.inbox.put(data)
 
+    def tap(self, tap: Tap | None) -> None:
+        """PromptChannel: who is shown bytes first."""
+        self.inbox.tap = tap
+
     def eof_received(self) -> bool:
         self.inbox.end()
         return False
@@ -89,6 +93,16 @@ class TlsChannel(asyncio.Protocol):
             await self._writable.wait()
             if self._lost.done():
                 raise ChannelClosed("the channel closed while it was sending")
+
+    @property
+    def sends_now(self) -> bool:
+        """PromptChannel: open, and the buffer has room."""
+        return not self._closing and self._tls is not None and not self._tls.is_closing() and self._writable.is_set()
+
+    def send_now(self, data: bytes | bytearray) -> None:
+        """PromptChannel: write."""
+        assert self._tls is not None
+        self._tls.write(data)
 
     async def receive(self) -> bytes:
         """Channel: what has arrived."""

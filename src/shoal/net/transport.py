@@ -8,7 +8,7 @@ key. Real ones are `tls.TlsTransport` and `iroh.IrohTransport`; `memory.MemoryTr
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shoal.types import PeerId
 
@@ -64,6 +64,29 @@ class Channel(Protocol):
 
     def abort(self) -> None:
         """Drop the channel at once, from any state, without waiting."""
+        ...
+
+
+Tap = Callable[[bytes], bool]
+"""Is shown bytes as they arrive and takes all of them (True) or none. What it raises, the channel's reader raises."""
+
+
+@runtime_checkable
+class PromptChannel(Channel, Protocol):
+    """A channel that can do without a task's turn in between, in both directions: an event loop's turn costs more than the
+    rest of a small message's way."""
+
+    @property
+    def sends_now(self) -> bool:
+        """Whether the channel is open and `send` would not wait."""
+        ...
+
+    def send_now(self, data: bytes | bytearray) -> None:
+        """As `send`, right after `sends_now`."""
+        ...
+
+    def tap(self, tap: Tap | None) -> None:
+        """From now on show bytes to `tap` first, unless older ones wait for the reader."""
         ...
 
 

@@ -141,18 +141,30 @@ class HopSession:
         self._worker.rewind(self.key, position)
         self.feed.rewind(self.receiver.epoch, position)
 
+    def ready(self, rows: Rows) -> bool:
+        """RowTaker: nobody waits, and there is room."""
+        return not self._in_order.locked() and self._backlog(rows) <= MAX_BACKLOG_ROWS
+
+    def take_now(self, rows: Rows, payload: bytes) -> None:
+        """RowTaker: hand new rows to the compute thread."""
+        self._submit(rows, payload, 0, self._clock.wall())
+
     async def take(self, rows: Rows, payload: bytes, skip: int) -> None:
         """RowTaker: hand new rows to the compute thread; waits while this session's backlog is full."""
         received_at = self._clock.wall()
-        hidden_states = decode_rows(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)[skip:]
-        needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
-        arrival = Arrival(needed_from, rows.trace, received_at)
         async with self._in_order:
             while self._backlog(rows) > MAX_BACKLOG_ROWS and not self.closed.is_set():
                 self.feed.drained.clear()
                 await self.feed.drained.wait()
-            if rows.epoch == self.receiver.epoch and not self.closed.is_set():
-                self._worker.submit(self.key, rows.position + skip, hidden_states, arrival)
+            self._submit(rows, payload, skip, received_at)
+
+    def _submit(self, rows: Rows, payload: bytes, skip: int, received_at: float) -> None:
+        if rows.epoch != self.receiver.epoch or self.closed.is_set():
+            return
+        hidden_states = decode_rows(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
+        needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
+        arrival = Arrival(needed_from, rows.trace, received_at)
+        self._worker.submit(self.key, rows.position + skip, hidden_states[skip:] if skip else hidden_states, arrival)
 
     def _backlog(self, rows: Rows) -> int:
         """Rows before this frame that are waiting to be computed or sent."""

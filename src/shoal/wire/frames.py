@@ -68,6 +68,22 @@ class FrameDecoder:
         self._start = 0
         return rest
 
+    def whole(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Header and payload of bytes that are one whole frame and find nothing before them.
+
+        None for anything else, a faulty frame included: `feed` and `next` tell what it is.
+        """
+        if self.pending_bytes or len(data) < PREFIX_BYTES:
+            return None
+        magic, version, reserved, header_bytes, payload_bytes, expected = _PREFIX.unpack_from(data)
+        middle = PREFIX_BYTES + header_bytes
+        if (magic, version, reserved) != (MAGIC, VERSION, _RESERVED) or len(data) != middle + payload_bytes:
+            return None
+        if not 0 < header_bytes <= self.max_header_bytes or payload_bytes > self.max_payload_bytes:
+            return None
+        header, payload = data[PREFIX_BYTES:middle], data[middle:]
+        return (header, payload) if _hash(header, payload) == expected else None
+
     def next(self) -> tuple[bytes, bytes] | None:
         """The next frame's header and payload, or None while it is incomplete.
 

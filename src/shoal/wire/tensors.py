@@ -17,8 +17,11 @@ def row_bytes(codec: RowCodec, hidden_size: int) -> int:
 
 def encode_rows(hidden_states: torch.Tensor, codec: RowCodec = "fp32") -> bytes:
     """Rows [n, hidden] of any float dtype as bytes of the codec."""
-    rows = hidden_states.detach().to(device="cpu", dtype=_DTYPES[codec]).contiguous()
-    return rows.view(torch.uint8).numpy().tobytes()
+    rows = hidden_states.detach() if hidden_states.requires_grad else hidden_states
+    rows = rows.to(device="cpu", dtype=_DTYPES[codec])
+    if codec == "bf16":  # numpy has no such type
+        rows = rows.view(torch.int16)
+    return rows.numpy().tobytes()  # row by row, however they lie in memory
 
 
 def decode_rows(payload: bytes, count: int, hidden_size: int, codec: RowCodec = "fp32") -> torch.Tensor:

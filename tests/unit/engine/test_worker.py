@@ -63,7 +63,8 @@ class Desk:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.runner = FakeRunner()
-        self.worker = Worker(self.runner, Scheduler(limits))
+        self.time_s = 0.0
+        self.worker = Worker(self.runner, Scheduler(limits), lambda: self.time_s)
         self.outputs: list[StepOutput] = []
         self.failures: list[str] = []
 
@@ -412,3 +413,47 @@ async def test_what_is_measured() -> None:
     assert stats.batch_sessions == {1: 1, 2: 1}
     assert stats.decode_rows_per_s > 0
     assert stats.prefill_rows_per_s > 0
+
+
+async def test_a_step_waits_for_whoever_is_due() -> None:
+    """Two sessions that shared two steps share the third, though one of them comes back later.
+
+    The worker's clock stands still but for the steps: only the second's arrival can begin the last one.
+    """
+    desk = Desk()
+
+    def step(batch: Sequence[Rows]) -> list[torch.Tensor]:
+        desk.time_s += 0.1
+        return FakeRunner.step(desk.runner, batch)
+
+    desk.runner.step = step  # type: ignore[method-assign]  # a step takes time
+    async with desk.worker:
+        await desk.open("a", "b", "other")
+        for position in range(2):
+            await desk.in_flight("other", position, rows(position, 1))
+            desk.worker.submit("a", position, rows(position, 1))
+            desk.worker.submit("b", position, rows(position, 1))
+            await desk.settle()
+        await desk.worker.close("other")
+        desk.worker.submit("a", 2, rows(2, 1))
+        await desk.worker.between_steps(lambda: None)
+        assert desk.worker.stats.queued_rows == 1
+        desk.worker.submit("b", 2, rows(2, 1))
+        await desk.settle()
+    assert desk.runner.batches[-1] == [("a", 2, 1), ("b", 2, 1)]
+
+
+async def test_a_full_queue_refuses_early_and_says_when() -> None:
+    """The session that asked too much is as it was, and goes on when there is room."""
+    desk = Desk(Limits(max_queued_rows=8))
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.busy("a")
+        desk.worker.submit("a", 1, rows(1, 6))
+        with pytest.raises(ServerFull) as caught:
+            desk.worker.submit("b", 0, rows(0, 3))
+        assert caught.value.retry_after > 0
+        await desk.settle()
+        desk.worker.submit("b", 0, rows(0, 3))
+        await desk.settle()
+    assert desk.got("b") == [0, 2, 4]

@@ -12,7 +12,7 @@ import weakref
 
 from shoal.errors import NetworkError, NotAMember, ShoalError
 from shoal.net.framed import FrameChannel, refusal
-from shoal.net.transport import RECEIVE_BYTES, Channel, ChannelHandler, Transport
+from shoal.net.transport import RECEIVE_BYTES, Channel, ChannelHandler, PromptChannel, Tap, Transport
 from shoal.swarm.membership.redeemer import Redeemer
 from shoal.swarm.membership.roll import Roll
 from shoal.types import PeerId
@@ -34,6 +34,7 @@ class MemberChannel:
     """A channel to a member. Made by the dialler, it may still have to read the other side's greeting."""
 
     def __init__(self, inner: Channel, roll: Roll, rest: bytes = b"", proven: bool = False) -> None:
+        self._prompt = inner if isinstance(inner, PromptChannel) else None
         self._inner = inner
         self._roll = roll
         self._rest = rest
@@ -63,6 +64,21 @@ class MemberChannel:
     async def send(self, data: bytes | bytearray) -> None:
         """Channel: hand over bytes."""
         await self._inner.send(data)
+
+    @property
+    def sends_now(self) -> bool:
+        """PromptChannel: if the wrapped channel is one."""
+        return self._prompt is not None and self._prompt.sends_now
+
+    def send_now(self, data: bytes | bytearray) -> None:
+        """PromptChannel: hand over bytes."""
+        assert self._prompt is not None
+        self._prompt.send_now(data)
+
+    def tap(self, tap: Tap | None) -> None:
+        """PromptChannel: nothing is shown before the greeting and what came with it were read."""
+        if self._prompt is not None:
+            self._prompt.tap(tap and (lambda data: self._proven and not self._rest and tap(data)))
 
     async def receive(self) -> bytes:
         """Channel: the next bytes, after the other side's greeting."""

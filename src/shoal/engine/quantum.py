@@ -1,0 +1,67 @@
+"""How many rows of prefill go beside decoding ones: a pure policy that learns from measured steps.
+
+Sarathi (arXiv:2308.16369) gives a prefill a fixed number of rows a step. What such a number costs those who decode depends
+on the machine, the weights and the kernels; so it is time that is rationed here, and rows follow from it.
+"""
+
+from __future__ import annotations
+
+STRETCH = 1.4
+"""A step with rows of prefill takes so many times what its decoding rows take alone."""
+
+SLOWEST = 4.5
+"""A prefill beside decoding takes at most so many times its time alone, even if steps must stretch more for that."""
+
+BLOCK_ROWS = 8
+"""Engines compute rows in blocks of this; fewer cost as much."""
+
+WHOLE_ROWS = 64
+"""Steps of at least so many rows of prefill alone say what a prefill takes alone."""
+
+LEAST_OF_ALONE = 0.25
+"""A row beside others costs at least this share of its cost alone: what is measured as less is noise."""
+
+WEIGHT = 0.2
+"""Of a new measurement in the moving averages."""
+
+
+class Quantum:
+    """Moving averages, in seconds: `decode_s` of a step without prefill, `held_s` that a step is held back for company,
+    `alone_s` of a row in steps of prefill only, `beside_s` of one more row of prefill beside decoding rows."""
+
+    def __init__(self) -> None:
+        self.decode_s = 0.0
+        self.held_s = 0.0
+        self.alone_s = 0.0
+        self.beside_s = 0.0
+
+    def measured(self, decode_rows: int, prefill_rows: int, elapsed_s: float, held_s: float = 0.0) -> None:
+        """A step of these rows took `elapsed_s`, and could have begun `held_s` before."""
+        if decode_rows:
+            self.held_s = _average(self.held_s, held_s)
+        if not prefill_rows:
+            self.decode_s = _average(self.decode_s, elapsed_s)
+        elif not decode_rows:
+            if prefill_rows >= WHOLE_ROWS:
+                self.alone_s = _average(self.alone_s, elapsed_s / prefill_rows)
+        elif self.decode_s:
+            each_s = (elapsed_s - self.decode_s) / prefill_rows
+            self.beside_s = _average(self.beside_s, max(each_s, LEAST_OF_ALONE * self.alone_s, 1e-9))
+
+    def rows(self, most: int) -> int:
+        """Rows of prefill in a step that decodes too: a multiple of BLOCK_ROWS, or `most`; that too while nothing is known."""
+        alone_s = self.alone_s or self.beside_s
+        beside_s = self.beside_s or self.alone_s
+        if not self.decode_s or not beside_s:
+            return most
+        wanted = (STRETCH - 1) * self.decode_s / beside_s
+        # n rows in every wait + step must be 1/SLOWEST of what n rows alone would make of that time.
+        spare_s = SLOWEST * alone_s - beside_s
+        least = (self.decode_s + self.held_s) / spare_s if spare_s > 0 else most
+        if least > wanted:
+            return min(most, -(-int(least) // BLOCK_ROWS) * BLOCK_ROWS or BLOCK_ROWS)
+        return min(most, max(BLOCK_ROWS, int(wanted) // BLOCK_ROWS * BLOCK_ROWS))
+
+
+def _average(before: float, value: float) -> float:
+    return value if before == 0 else before + WEIGHT * (value - before)

@@ -1,0 +1,92 @@
+"""The head for many sessions at once: who is computed together, and that nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from shoal.client.head import BatchedHead
+
+
+class Desk:
+    """A head of numbers: a row's logits are the row; the thread waits at a gate before each batch."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.started = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.head = BatchedHead(self._logits, ThreadPoolExecutor(1))
+
+    def _logits(self, rows: torch.Tensor) -> torch.Tensor:
+        self._loop.call_soon_threadsafe(self.started.set)
+        assert self.gate.wait(10)
+        return rows
+
+    def choose(self, number: float, whose: object = None) -> asyncio.Task[int]:
+        """Ask for a token: the number itself; a negative one fails."""
+
+        def pick(logits: torch.Tensor) -> int:
+            if logits[0] < 0:
+                raise ValueError("negative")
+            return int(logits[0])
+
+        return asyncio.ensure_future(self.head.choose(torch.tensor([[number]]), pick, whose))
+
+
+async def test_what_comes_while_the_thread_is_busy_goes_together() -> None:
+    """One row first, then the seven that came meanwhile; each gets its own token."""
+    desk = Desk()
+    tasks = [desk.choose(0)]
+    await desk.started.wait()
+    tasks += [desk.choose(number) for number in range(1, 8)]
+    await asyncio.sleep(0)
+    desk.gate.set()
+    assert await asyncio.gather(*tasks) == list(range(8))
+    assert desk.head.batch_rows == {1: 1, 7: 1}
+
+
+async def test_a_failure_is_its_owners_alone() -> None:
+    """What a pick raises reaches the one who asked."""
+    desk = Desk()
+    first = desk.choose(1)
+    await desk.started.wait()
+    wrong, right = desk.choose(-1), desk.choose(2)
+    await asyncio.sleep(0)
+    desk.gate.set()
+    assert (await first, await right) == (1, 2)
+    with pytest.raises(ValueError, match="negative"):
+        await wrong
+
+
+async def test_whoever_left_is_not_computed() -> None:
+    """A cancelled question costs nothing, and harms nobody."""
+    desk = Desk()
+    first = desk.choose(1)
+    await desk.started.wait()
+    gone, stays = desk.choose(2), desk.choose(3)
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    desk.gate.set()
+    assert (await first, await stays) == (1, 3)
+    assert desk.head.batch_rows == {1: 2}
+
+
+async def test_a_head_that_fails_tells_everybody() -> None:
+    """And works again afterwards."""
+    broken = True
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        if broken:
+            raise RuntimeError("no memory")
+        return rows
+
+    head = BatchedHead(logits, ThreadPoolExecutor(1))
+    with pytest.raises(RuntimeError, match="no memory"):
+        await head.choose(torch.zeros(1, 1), lambda _: 0)
+    broken = False
+    assert await head.choose(torch.zeros(1, 1), lambda _: 5) == 5

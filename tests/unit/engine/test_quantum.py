@@ -1,0 +1,103 @@
+"""Rows of prefill beside decoding: rationed by time, on machines that the tests make up."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.engine.quantum import BLOCK_ROWS, SLOWEST, STRETCH, Quantum
+from shoal.engine.scheduler import Scheduler
+
+MOST = 128
+
+
+def learnt(decode_s: float, row_s: float, held_s: float = 0.0, rounds: int = 40) -> Quantum:
+    """A quantum after steps on a machine where a row of prefill always costs `row_s` and decoding `decode_s`."""
+    quantum = Quantum()
+    for _ in range(rounds):
+        quantum.measured(4, 0, decode_s, held_s)
+        quantum.measured(0, MOST, MOST * row_s)
+        rows = quantum.rows(MOST)
+        quantum.measured(4, rows, decode_s + rows * row_s, held_s)
+    return quantum
+
+
+def test_whole_chunks_until_something_is_known() -> None:
+    """Without a measurement of both kinds there is nothing to ration by."""
+    quantum = Quantum()
+    assert quantum.rows(MOST) == MOST
+    quantum.measured(1, 0, 0.02)
+    assert quantum.rows(MOST) == MOST
+    quantum.measured(0, MOST, 0.2)
+    assert quantum.rows(MOST) < MOST
+
+
+@pytest.mark.parametrize("decode_s", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize("row_s", [1e-5, 1e-4, 1e-3])
+def test_a_step_stretches_as_far_as_it_may(decode_s: float, row_s: float) -> None:
+    """Within a block of rows of STRETCH, unless a whole chunk is less or one block is more."""
+    rows = learnt(decode_s, row_s).rows(MOST)
+    wanted = (STRETCH - 1) * decode_s / row_s
+    assert rows == MOST or rows % BLOCK_ROWS == 0
+    assert rows in (BLOCK_ROWS, MOST) or wanted - BLOCK_ROWS < rows <= wanted
+
+
+@pytest.mark.parametrize("held_s", [0.0, 0.01, 0.02])
+@pytest.mark.parametrize("row_s", [2e-5, 2e-4, 2e-3])
+def test_a_prefill_takes_no_longer_than_it_may(held_s: float, row_s: float) -> None:
+    """Beside decoding, with steps held back, it gets at least 1 ÷ SLOWEST of its rate alone."""
+    decode_s = 0.02
+    rows = learnt(decode_s, row_s, held_s).rows(MOST)
+    each_s = (held_s + decode_s + rows * row_s) / rows
+    assert each_s <= SLOWEST * row_s * 1.001 or rows == MOST
+
+
+def test_noise_makes_no_row_free() -> None:
+    """A step with prefill that was faster than one without proves nothing."""
+    quantum = learnt(0.02, 1e-4)
+    for _ in range(50):
+        quantum.measured(4, 64, 0.015)
+    assert quantum.beside_s >= 0.25 * quantum.alone_s * 0.999
+
+
+def test_rows_that_cost_more_beside_others_are_fewer() -> None:
+    """What is learnt beside decoding counts, not the rate alone."""
+    quantum = learnt(0.02, 1e-4)
+    before = quantum.rows(MOST)
+    for _ in range(50):
+        quantum.measured(4, 32, 0.02 + 32 * 1.2e-4)
+    assert quantum.rows(MOST) < before
+
+
+def taught() -> Scheduler:
+    """A scheduler that has measured both kinds of steps; the session "decode" has left at 1.02."""
+    scheduler = Scheduler()
+    scheduler.add("long", "a", 128, now=0.0)
+    scheduler.done(scheduler.pick(0.0), 0.0, 0.128)
+    for began_at in (0.5, 1.0):
+        scheduler.add("decode", "b", 1, now=began_at)
+        scheduler.done(scheduler.pick(began_at), began_at, began_at + 0.02)
+    return scheduler
+
+
+def test_prefill_beside_decoding_is_rationed() -> None:
+    """8 rows of a millisecond each are 0.4 of the decoding step."""
+    scheduler = taught()
+    scheduler.add("long", "a", 500, now=1.03)
+    scheduler.add("decode", "b", 1, now=1.03)
+    assert dict(scheduler.pick(1.03)) == {"decode": 1, "long": 8}
+
+
+def test_prefill_is_rationed_while_somebody_is_about_to_come_back() -> None:
+    """A whole chunk would make the one wait that is between two tokens."""
+    scheduler = taught()
+    scheduler.add("long", "a", 500, now=1.03)
+    assert dict(scheduler.pick(1.03)) == {"long": 8}
+
+
+def test_prefill_alone_gets_whole_chunks() -> None:
+    """Also when those who decoded have ended, or have not been seen for long."""
+    closed, silent = taught(), taught()
+    closed.forget("decode")
+    for scheduler, now in ((closed, 1.03), (silent, 5.0)):
+        scheduler.add("long", "a", 500, now=now)
+        assert dict(scheduler.pick(now)) == {"long": 128}
