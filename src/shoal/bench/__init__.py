@@ -97,7 +97,14 @@ def _prefix(size: Size) -> dict[str, Any]:
     return run(size.runs or 5)
 
 
+def _engine(size: Size) -> dict[str, Any]:
+    from shoal.bench.engine import run
+
+    return run(size.tokens, size.runs or 5)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "engine": _engine,
     "decode": _decode,
     "families": _families,
     "hops": _hops,

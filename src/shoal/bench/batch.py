@@ -127,12 +127,11 @@ async def _client(ticket: str, tokens: int, index: int) -> None:
 
 async def _beside_prefill(model: RemoteModel, pairs: int) -> dict[str, Any]:
     """Seven sessions decode; then a long prompt comes."""
-    prompt = long_prompt(model, PREFILL_TOKENS)
     steps: list[float] = []
     prefills: list[float] = []
     for _ in range(pairs):
-        lone = await _alone(model, prompt, 1)
-        step, prefill_s = await _disturbed(model, prompt)
+        lone = await _alone(model, long_prompt(model.tokenizer, PREFILL_TOKENS), 1)
+        step, prefill_s = await _disturbed(model, long_prompt(model.tokenizer, PREFILL_TOKENS))
         steps.append(step)
         prefills.append(prefill_s / lone.result.prefill_s)
     return {

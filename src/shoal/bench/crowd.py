@@ -14,6 +14,7 @@ from shoal.client.model import RemoteModel
 from shoal.client.options import SessionOptions
 from shoal.errors import UsageError
 from shoal.nn.sampling import SamplingParams
+from shoal.weights.tokenizer import Tokenizer
 
 TEXT = "The history of the sea begins with rain that fell for longer than anybody can imagine. "
 
@@ -89,10 +90,13 @@ def prompts(model: RemoteModel, count: int) -> list[list[int]]:
     return [tokenizer.encode(f"{index + 1}. " + TEXT * (1 + index)) for index in range(count)]
 
 
-def long_prompt(model: RemoteModel, num_tokens: int) -> list[int]:
-    """A prompt of just so many tokens."""
-    ids = model.tokenizer.encode(TEXT)
-    return (ids * (num_tokens // len(ids) + 1))[:num_tokens]
+_numbers = itertools.count(1)
+
+
+def long_prompt(tokenizer: Tokenizer, num_tokens: int) -> list[int]:
+    """A prompt of just so many tokens that nobody has asked for before: no server finds its beginning in a cache."""
+    first, ids = tokenizer.encode(f"{next(_numbers)}. "), tokenizer.encode(TEXT)
+    return (first + ids * (num_tokens // len(ids) + 1))[:num_tokens]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

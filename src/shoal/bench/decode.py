@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.bench.peers import Transformers
 from shoal.bench.report import report
 from shoal.cli.swarm import LocalSwarm
 from shoal.weights.source import demo_model_path
@@ -31,7 +31,7 @@ def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(THREADS)
-    from shoal.bench.inprocess import Engine
+    from shoal.bench.inprocess import Engine, EngineForm
     from shoal.client.sync import connect
 
     count = max(8, tokens // pairs)
@@ -41,11 +41,14 @@ def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
         LocalSwarm(str(demo_model_path()), SERVERS, threads=THREADS, options=options) as swarm,
         connect(peers=[swarm.ticket], head=DTYPE) as model,
     ):
-        engine = Engine(str(demo_model_path()), DTYPE, THREADS, MEMORY_BYTES, head=DTYPE)
-        reference = _reference()
+        engine = Engine(str(demo_model_path()), EngineForm(DTYPE, DTYPE), THREADS, MEMORY_BYTES)
+        reference = Transformers(demo_model_path())
         identical = _same(model, engine, count)  # and everything is warm
         for _ in range(pairs):
-            rows.append(_pair(model, engine, count) | {"transformers": _transformers_rate(model, reference, count)})
+            rows.append(
+                _pair(model, engine, count)
+                | {"transformers": reference.decode(model.remote.tokenizer.encode(PROMPT), count)}
+            )
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     return report(
         "decode",
@@ -77,7 +80,7 @@ def _pair(model: Model, engine: Engine, count: int) -> dict[str, float]:
     model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
     assert model.last is not None
     swarm, prompt_ids = model.last.decode_tokens_per_s, model.last.prompt_ids
-    text = model.remote.tokenizer.decode(long_prompt(model.remote, PREFILL_TOKENS))
+    text = model.remote.tokenizer.decode(long_prompt(model.remote.tokenizer, PREFILL_TOKENS))
     model.generate(text, max_tokens=1, ignore_eos=True, temperature=0.0)
     long_ids = model.last.prompt_ids
     return {
@@ -86,26 +89,3 @@ def _pair(model: Model, engine: Engine, count: int) -> dict[str, float]:
         "swarm_prefill_s": model.last.prefill_s,
         "engine_prefill_s": engine.prefill_s(long_ids),
     }
-
-
-def _reference() -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    path = demo_model_path()
-    return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
-
-
-def _transformers_rate(ours: Model, model: Any, count: int) -> float:
-    """Tokens per second after the first, by the difference of a long and a one-token run."""
-    import torch
-
-    ids = torch.tensor([ours.remote.tokenizer.encode(PROMPT)])
-
-    def timed(new_tokens: int) -> float:
-        started_at = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(ids, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens, pad_token_id=0)
-        return time.perf_counter() - started_at
-
-    return (count - 1) / (timed(count) - timed(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -15,25 +16,43 @@ from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
 from shoal.nn.families import model_config
 from shoal.nn.sampling import SamplingParams, sample
 from shoal.server.config import ServerConfig
-from shoal.server.loading import load, open_source
+from shoal.server.loading import block_bytes, load, open_source
 from shoal.types import Span
-from shoal.weights.loading import load_ends
+from shoal.weights.loading import load_ends, weight_form
 
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
-class Engine:
-    """All blocks as a server loads them, and both ends as a client does (`head`: one of its HEADS). Blocks while it loads."""
+class EngineForm(NamedTuple):
+    """How weights are kept: see `shoal serve --dtype --quantize --int8-rows` and, for the head, `client.model.HEADS`."""
 
-    def __init__(self, model: str, dtype: str, threads: int, memory_bytes: int, head: str) -> None:
-        config = ServerConfig(model=model, dtype=dtype, threads=threads, memory_bytes=memory_bytes)
+    dtype: str = "float32"
+    head: str = "float32"
+    quantize: int | None = None
+    int8_rows: bool = False
+
+
+class Engine:
+    """All blocks as a server loads them, and both ends as a client does. Blocks while it loads."""
+
+    def __init__(self, model: str, form: EngineForm, threads: int, memory_bytes: int) -> None:
+        config = ServerConfig(
+            model=model,
+            dtype=form.dtype,
+            quantize=form.quantize,
+            int8_rows=form.int8_rows,
+            threads=threads,
+            memory_bytes=memory_bytes,
+        )
         source = open_source(config)
         self.span = Span(0, source.model.num_blocks)
         self._runner = load(config, source, self.span, lambda what, done, total: None).runner
-        shape = model_config(source.checkpoint.config)
-        form = head_form(head)
-        self._ends = load_ends(source.checkpoint, shape, form, choose_linears(form))
+        shape, head = model_config(source.checkpoint.config), head_form(form.head)
+        self._ends = load_ends(source.checkpoint, shape, head, choose_linears(head, threads, form.int8_rows))
         self._tile = prove_ends(self._ends, shape.block).tile
+        weights = block_bytes(source.config, weight_form(form.dtype, form.quantize)) * source.model.num_blocks
+        self.token_bytes = weights + self._ends.head.size_bytes
+        """Weights that a token reads."""
 
     def prefill_s(self, prompt_ids: Sequence[int]) -> float:
         """Seconds until the first token of a reply."""

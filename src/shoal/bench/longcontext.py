@@ -97,7 +97,7 @@ async def _measure(folder: str, swarm: LocalSwarm, runs: int) -> dict[str, Any]:
 
 
 async def _prefill_s(model: RemoteModel, num_tokens: int) -> float:
-    reply = Timed(model, long_prompt(model, num_tokens), REPLY_TOKENS)
+    reply = Timed(model, long_prompt(model.tokenizer, num_tokens), REPLY_TOKENS)
     await reply.run()
     return reply.result.prefill_s
 

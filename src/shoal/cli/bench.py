@@ -17,7 +17,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="Which one: decode, families, hops, batch, longcontext, heal, churn, opening, moves, placement, "
+            help="Which one: engine, decode, families, hops, batch, longcontext, heal, churn, opening, moves, placement, "
             "discovery, kv or prefix."
         ),
     ],
@@ -27,7 +27,7 @@ def bench(
     runs: Annotated[
         int | None,
         typer.Option(
-            help="Runs of heal (200) or moves (100), rounds of churn or opening (5), pairs of decode or batch (5), "
+            help="Runs of heal (200) or moves (100), rounds of churn or opening (5), pairs of engine, decode or batch (5), "
             "prompts of prefix (5).",
             min=1,
             max=10_000,
