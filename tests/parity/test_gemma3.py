@@ -63,7 +63,7 @@ def reference(path: Path) -> Gemma3ForCausalLM:
     for index in range(BLOCKS):
         names = {f"model.layers.{index}.{ours}.weight": f"blk.{index}.{held}.weight" for held, ours in NAMES.items()}
         stored.update(names)
-    weights = {name: file.read(held) - ("norm" in name) for name, held in stored.items()}
+    weights = {name: file.read(held) - float("norm" in name) for name, held in stored.items()}
     model = Gemma3ForCausalLM(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert (missing, unexpected) == (["lm_head.weight"], [])
