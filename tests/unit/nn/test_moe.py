@@ -7,20 +7,17 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.kernels.tiles import RowLinear
+from shoal.kernels.linears import RowLinear
 from shoal.nn.layers import GatedMlp
 from shoal.nn.moe import Experts, MoeConfig
 
-HIDDEN, INNER, COUNT = 12, 20, 6
+HIDDEN, INNER, COUNT = 12, 64, 6
 
 
 def expert(seed: int) -> GatedMlp:
     """A small one."""
-    gate, up, down = (
-        RowLinear(numbers(seed + i, *shape))
-        for i, shape in enumerate([(INNER, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)])
-    )
-    return GatedMlp(gate, up, down, "silu")
+    gate_up, down = RowLinear(numbers(seed, 2 * INNER, HIDDEN)), RowLinear(numbers(seed + 1, HIDDEN, INNER))
+    return GatedMlp(gate_up, down, "silu")
 
 
 def mixture(router: Tensor, bias: Tensor | None = None, **fields: object) -> Experts:
