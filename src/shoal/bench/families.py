@@ -20,10 +20,10 @@ that this page says what ran.
 - *128 greedy tokens*: one by one after that prompt, equal to those of transformers' `generate`.
 - *any split, same bits*: cut before any block, or before each, prefill and decode give the same bits.
 - *row-exact*: chunks of seven sizes beside another session, and logits in pieces, give the same bits.
-- *from GGUF*: a file made of it as llama.cpp's converter does gives the same logits within 2e-5. "no": the format has no
-  such architecture, or what its files leave out is not known here.
-- *weights in 8 bits*, *in 4 bits*: matrices rounded to nearest (`--quantize`) move the next token's distribution by no more than
-  0.01 and 0.25 nats on average from the same weights in fp32. Random weights have nothing to spare: real models lose less.
+- *from GGUF*: a file made of it as llama.cpp's converter does gives the same logits within 2e-5. "no": its files are
+  not read.
+- *weights in 8 bits*, *in 4 bits*: matrices rounded (`--quantize`) move the next token's distribution by at most 0.01
+  and 0.25 nats on average from the same weights in fp32. Random weights have nothing to spare: real models lose less.
 - *rows as bf16*, *as fp16*: rounded between all blocks, no row's next-token distribution moves by more than 1e-3 nats from that
   of fp32. Only then a server offers the codec. "refused" where that is not so, or where it is not safe to offer: a rounded
   row may go to another expert, and rows of real Gemmas leave fp16's range.

@@ -184,9 +184,19 @@ CASES: tuple[Case, ...] = (
     Case("gemma2", "", {"sliding_window": 40, "query_pre_attn_scalar": 12, "layer_types": WINDOWED}, gguf=True),
     Case("gemma2", "other scale", {"sliding_window": 40, "query_pre_attn_scalar": 17, "layer_types": WINDOWED}),
     Case("glm4", "", {"attention_bias": True}, gguf=True),
-    Case("deepseek_v2", "", {**LATENT, "topk_method": "group_limited_greedy"}),
-    Case("deepseek_v2", "Lite", {**LATENT, "topk_method": "greedy", "q_lora_rank": None}),
-    Case("deepseek_v3", "", LATENT),
+    Case("deepseek_v2", "", {**LATENT, "topk_method": "group_limited_greedy"}, gguf=True),
+    Case("deepseek_v2", "Lite", {**LATENT, "topk_method": "greedy", "q_lora_rank": None}, gguf=True),
+    Case(
+        "deepseek_v2",
+        "yarn",
+        {
+            **LATENT,
+            "topk_method": "greedy",
+            "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+        gguf=True,
+    ),
+    Case("deepseek_v3", "", LATENT, gguf=True),
     Case(
         "deepseek_v3",
         "yarn",
