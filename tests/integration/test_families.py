@@ -9,6 +9,7 @@ import torch
 
 from shoal.client.options import SessionOptions
 from shoal.errors import Refused
+from shoal.kernels import cpu
 from shoal.nn.families import family
 from shoal.testing.certify import load, opened, prompt, through
 from shoal.testing.families import CASES, save_checkpoint
@@ -17,6 +18,7 @@ from shoal.wire.messages import RowCodec
 from tests.swarms import Swarm, SwarmMaker
 
 SPANS = (Span(0, 1), Span(1, 3))
+FAMILIES = ("gemma3_text", "mixtral", "gpt_oss", "deepseek_v3", "olmo2", "bloom")
 
 
 def checkpoint(model_type: str, folder: Path) -> Path:
@@ -33,7 +35,14 @@ async def hidden_states(swarm: Swarm, rows: torch.Tensor, codec: RowCodec = "fp3
             return await session.step(rows)
 
 
-@pytest.mark.parametrize("model_type", ["gemma3_text", "mixtral", "gpt_oss", "deepseek_v3", "bloom"])
+@pytest.fixture
+def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers without the compiled kernels, whose bits are their own."""
+    monkeypatch.setattr("shoal.kernels.cpu.available", lambda: False)
+
+
+@pytest.mark.usefixtures("plain_torch")
+@pytest.mark.parametrize("model_type", FAMILIES)
 async def test_servers_compute_what_one_process_does(swarm_of: SwarmMaker, tmp_path: Path, model_type: str) -> None:
     """Blocks that differ, experts, sinks, latent caches, ALiBi: bit for bit, in other chunks and through two servers."""
     directory = checkpoint(model_type, tmp_path)
@@ -43,6 +52,21 @@ async def test_servers_compute_what_one_process_does(swarm_of: SwarmMaker, tmp_p
         assert torch.equal(await hidden_states(swarm, rows), through(opened(loaded), rows, 0))
 
 
+@pytest.mark.skipif(not cpu.available(), reason="there are no compiled kernels here")
+@pytest.mark.parametrize("model_type", FAMILIES)
+async def test_the_fastest_engine_computes_the_same_to_rounding(
+    swarm_of: SwarmMaker, tmp_path: Path, model_type: str
+) -> None:
+    """Compiled blocks where the kernels know them, torch around compiled matrices elsewhere."""
+    directory = checkpoint(model_type, tmp_path)
+    loaded = load(directory)
+    rows = loaded.ends.embed(prompt(loaded.config.vocab_size))
+    async with swarm_of(*SPANS, model=str(directory)) as swarm:
+        found = await hidden_states(swarm, rows)
+    torch.testing.assert_close(found, through(opened(loaded), rows, 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("plain_torch")
 @pytest.mark.parametrize("model_type", ["qwen3", "gemma2", "mixtral"])
 async def test_row_codecs_are_offered_by_family(swarm_of: SwarmMaker, tmp_path: Path, model_type: str) -> None:
     """A codec that the family is proven for rounds as it does in one process; another is refused by name."""
