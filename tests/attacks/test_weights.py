@@ -122,3 +122,24 @@ def test_lying_gguf(tmp_path: Path, name: str) -> None:
     path.write_bytes(GGUF_LIES[name])
     with pytest.raises(CheckpointError, match=r"model\.gguf"):
         GgufCheckpoint(str(path), LocalFile(path))
+
+
+def test_a_gguf_file_that_claims_a_huge_model(tmp_path: Path) -> None:
+    """4,096 blocks of 4,096 experts are not listed one by one: the error comes before."""
+    fields = {
+        "block_count": 4096,
+        "expert_count": 4096,
+        "expert_used_count": 2,
+        "attention.head_count": 4,
+        "feed_forward_length": 32,
+        "expert_feed_forward_length": 32,
+    }
+    pairs = [text(f"qwen3moe.{key}".encode()) + struct.pack("<II", 4, value) for key, value in fields.items()]
+    pairs.append(text(b"general.architecture") + struct.pack("<I", 8) + text(b"qwen3moe"))
+    embedding = text(b"token_embd.weight") + struct.pack("<IQQIQ", 2, 32, 4, 0, 0)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(
+        header(tensors=1, fields=len(pairs), rest=b"".join(pairs) + embedding).ljust(1024, b"\0") + bytes(512)
+    )
+    with pytest.raises(CheckpointError, match="more than"):
+        GgufCheckpoint(str(path), LocalFile(path))

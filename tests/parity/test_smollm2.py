@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import torch
 
-from shoal.client.client import AsyncClient
-from shoal.client.generate import Conversation, start
-from shoal.client.model import RemoteModel, open_model
 from shoal.errors import ModelNotFound
-from shoal.nn.sampling import SamplingParams
-from shoal.server.config import ServerConfig
-from shoal.server.lifecycle import Server
 from shoal.types import Span
 from shoal.weights.source import demo_model_path
+from tests.parity.swarm import NEAR_TIE, greedy, swarm
 
 pytestmark = pytest.mark.timeout(300)
 
-NEAR_TIE = 1e-3
 TOKENS = 48
 PROMPTS = ["The capital of France is", "def fibonacci(n):\n", "Once upon a time, in a village by the sea,"]
 QUESTION = "Name three fish and one thing that each of them eats."
-
-
-@contextlib.asynccontextmanager
-async def swarm(model: str, *spans: Span) -> AsyncIterator[RemoteModel]:
-    """Servers of these spans and a client's model."""
-    async with contextlib.AsyncExitStack() as stack:
-        tickets: tuple[str, ...] = ()
-        for span in spans:
-            config = ServerConfig(
-                model=model,
-                blocks=span,
-                peers=tickets[:1],
-                transport="tls",
-                memory_bytes=1 << 30,
-                max_session_tokens=512,
-            )
-            server = await stack.enter_async_context(Server(config))
-            tickets += (server.ticket,)
-        client = await AsyncClient(tickets[:1], only="tls").__aenter__()
-        yield await stack.enter_async_context(await open_model(client, model))
-
-
-async def greedy(model: RemoteModel, prompt_ids: list[int], chunk: int = 64) -> list[int]:
-    """A greedy reply's tokens."""
-    from shoal.client.options import SessionOptions
-
-    params = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
-    result = start(prompt_ids, params)
-    options = SessionOptions(max_tokens=len(prompt_ids) + TOKENS, prefill_chunk_rows=chunk)
-    async with model.client.session(model.spec, options=options) as session:
-        async for _ in Conversation(model, session).generate(prompt_ids, params, result):
-            pass
-    return result.token_ids
 
 
 def expected(reference: Any, prompt_ids: list[int]) -> tuple[list[int], torch.Tensor]:
@@ -89,12 +48,12 @@ async def test_greedy_equals_transformers_and_itself() -> None:
     async with swarm(str(path), Span(0, 10), Span(10, 20), Span(20, 30)) as model:
         chat = model.tokenizer.encode_chat([{"role": "user", "content": QUESTION}])
         prompts = [*(model.tokenizer.encode(prompt) for prompt in PROMPTS), chat]
-        replies = [await greedy(model, prompt) for prompt in prompts]
+        replies = [await greedy(model, prompt, TOKENS) for prompt in prompts]
         # All at once and in other chunks: the same tokens.
-        again = await asyncio.gather(*(greedy(model, prompt, chunk=5) for prompt in prompts))
+        again = await asyncio.gather(*(greedy(model, prompt, TOKENS, chunk=5) for prompt in prompts))
     assert again == replies
     async with swarm(str(path), Span(0, 30)) as model:
-        assert await greedy(model, prompts[-1]) == replies[-1]
+        assert await greedy(model, prompts[-1], TOKENS) == replies[-1]
     for prompt, reply in zip(prompts, replies, strict=True):
         tokens, logits = expected(reference, prompt)
         differing = [index for index in range(TOKENS) if tokens[index] != reply[index]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from shoal.kv.cache import KVCache
 from shoal.nn.block import Block, Ends, ModelConfig
 from shoal.nn.families import FAMILIES, model_config
 from shoal.testing.families import Case
+from shoal.testing.ggufs import write_gguf
 from shoal.testing.tiny import torch_runner
 from shoal.types import Span
-from shoal.weights.loading import load_blocks, load_ends
+from shoal.weights.loading import load_blocks, load_ends, weight_form
 from shoal.weights.source import open_checkpoint
 from shoal.wire.messages import RowCodec
 from shoal.wire.tensors import decode_rows, encode_rows
@@ -27,6 +29,9 @@ PROMPT_TOKENS = 150
 GREEDY_TOKENS = 128
 CODEC_LIMIT = 1e-3
 """Nats that a codec may cost a single row."""
+
+EIGHT_BITS_LIMIT, FOUR_BITS_LIMIT = 1e-2, 0.25
+"""Nats that quantized weights may cost a row on average. Random weights have nothing to spare: real models lose less."""
 
 
 class Loaded(NamedTuple):
@@ -38,6 +43,7 @@ class Loaded(NamedTuple):
     tile: int
     reference: Any
     granted: int = 300
+    directory: Path = Path()
 
     def runner(self, span: Span, dtype: str = "float32") -> Runner:
         """A runner over a part of the model with an empty cache."""
@@ -57,7 +63,7 @@ def load(directory: Path, granted: int = 300, dtype: str = "float32") -> Loaded:
         directory, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
     )
     tile = prove(blocks, config).tile
-    return Loaded(config, blocks, load_ends(checkpoint, config, dtype), tile, reference.eval(), granted)
+    return Loaded(config, blocks, load_ends(checkpoint, config, dtype), tile, reference.eval(), granted, directory)
 
 
 def prompt(vocab_size: int, count: int = PROMPT_TOKENS) -> list[int]:
@@ -184,6 +190,30 @@ def codec_divergence(loaded: Loaded, codec: RowCodec) -> float:
     return float(divergence(logits(loaded, tuple(cuts), codec), logits(loaded)).max())
 
 
+def from_gguf(loaded: Loaded, path: Path) -> Loaded:
+    """The same model from a GGUF file."""
+    checkpoint = open_checkpoint(str(path))
+    config = model_config(checkpoint.config)
+    blocks: list[Block] = load_blocks(checkpoint, config, Span(0, config.num_blocks))
+    return loaded._replace(config=config, blocks=blocks, ends=load_ends(checkpoint, config))
+
+
+def gguf_error(loaded: Loaded) -> float:
+    """The largest difference between logits of the checkpoint and of a GGUF file made of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        write_gguf(loaded.directory, path)
+        return float((logits(from_gguf(loaded, path)) - logits(loaded)).abs().max())
+
+
+def quantized_divergence(loaded: Loaded, bits: int) -> float:
+    """What blocks whose matrices are rounded to nearest cost against fp32, in nats, the mean over rows."""
+    span = Span(0, loaded.config.num_blocks)
+    form = weight_form("float32", bits)
+    blocks: list[Block] = load_blocks(open_checkpoint(str(loaded.directory)), loaded.config, span, form)
+    return float(divergence(logits(loaded._replace(blocks=blocks)), logits(loaded)).mean())
+
+
 class Property(NamedTuple):
     """A column of docs/families.md. `measure` gives a number that must not be above `limit`; None: the case is not asked."""
 
@@ -198,6 +228,9 @@ PROPERTIES: tuple[Property, ...] = (
     Property("greedy", "128 greedy tokens", 0, lambda loaded, case: None if case.name else greedy_differences(loaded)),
     Property("splits", "any split, same bits", 0, lambda loaded, case: float(not splits_equal(loaded))),
     Property("rows", "row-exact", 0, lambda loaded, case: float(not rows_exact(loaded))),
+    Property("gguf", "from GGUF", 2e-5, lambda loaded, case: gguf_error(loaded) if case.gguf else None),
+    Property("8 bits", "weights in 8 bits", EIGHT_BITS_LIMIT, lambda loaded, case: quantized_divergence(loaded, 8)),
+    Property("4 bits", "weights in 4 bits", FOUR_BITS_LIMIT, lambda loaded, case: quantized_divergence(loaded, 4)),
     Property("bf16", "rows as bf16", CODEC_LIMIT, lambda loaded, case: codec_divergence(loaded, "bf16")),
     Property("fp16", "rows as fp16", CODEC_LIMIT, lambda loaded, case: codec_divergence(loaded, "fp16")),
 )

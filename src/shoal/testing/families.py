@@ -17,6 +17,9 @@ class Case(NamedTuple):
     granted: int = 300
     """Tokens that sessions are opened with, where rope factors follow that."""
 
+    gguf: bool = False
+    """Whether a GGUF file can say all of it."""
+
 
 TINY: Fields = {
     "vocab_size": 131,
@@ -79,10 +82,10 @@ BLOOM: Fields = {"head_dim": None}
 FALCON: Fields = {"head_dim": None, "num_key_value_heads": None, "multi_query": True, "bias": False, "alibi": False}
 
 CASES: tuple[Case, ...] = (
-    Case("llama", "", {}),
-    Case("llama", "one key head, untied", {"num_key_value_heads": 1, "tie_word_embeddings": False}),
-    Case("llama", "all key heads, wide heads", {"num_key_value_heads": 4, "head_dim": 34}),
-    Case("llama", "biases", {"attention_bias": True, "mlp_bias": True}),
+    Case("llama", "", {}, gguf=True),
+    Case("llama", "one key head, untied", {"num_key_value_heads": 1, "tie_word_embeddings": False}, gguf=True),
+    Case("llama", "all key heads, wide heads", {"num_key_value_heads": 4, "head_dim": 34}, gguf=True),
+    Case("llama", "biases", {"attention_bias": True, "mlp_bias": True}, gguf=True),
     Case("llama", "heads by division", {"head_dim": None, "hidden_size": 40}),
     Case(
         "llama",
@@ -107,13 +110,13 @@ CASES: tuple[Case, ...] = (
         granted=150,
     ),
     Case("llama", "gelu", {"hidden_act": "gelu_pytorch_tanh"}),
-    Case("qwen2", "", {}),
+    Case("qwen2", "", {}, gguf=True),
     Case(
         "qwen2",
         "windows in the last block",
         {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 2, "layer_types": None},
     ),
-    Case("qwen3", "", {}),
+    Case("qwen3", "", {}, gguf=True),
     Case("qwen3", "yarn", {"rope_parameters": YARN, "tie_word_embeddings": False}),
     Case("gemma3_text", "", {"layer_types": WINDOWED, "sliding_window": 40, "query_pre_attn_scalar": 17}),
     Case(
@@ -128,10 +131,21 @@ CASES: tuple[Case, ...] = (
             },
         },
     ),
-    Case("mistral", "", {"sliding_window": None}),
+    Case(
+        "gemma3_text",
+        "every sixth block sees all",
+        {
+            "layer_types": [*["sliding_attention"] * 5, "full_attention"],
+            "num_hidden_layers": 6,
+            "sliding_window": 40,
+            "query_pre_attn_scalar": 12,
+        },
+        gguf=True,
+    ),
+    Case("mistral", "", {"sliding_window": None}, gguf=True),
     Case("mistral", "window", {"sliding_window": 40}),
-    Case("mixtral", "", {"num_local_experts": 5, "num_experts_per_tok": 2, "tie_word_embeddings": False}),
-    Case("qwen3_moe", "", {**EXPERTS, "num_experts": 6, "norm_topk_prob": True}),
+    Case("mixtral", "", {"num_local_experts": 5, "num_experts_per_tok": 2, "tie_word_embeddings": False}, gguf=True),
+    Case("qwen3_moe", "", {**EXPERTS, "num_experts": 6, "norm_topk_prob": True}, gguf=True),
     Case(
         "qwen3_moe",
         "a dense block, not normalized",
@@ -148,8 +162,9 @@ CASES: tuple[Case, ...] = (
             "rope_parameters": {**YARN, "truncate": False},
             "tie_word_embeddings": False,
         },
+        gguf=True,
     ),
-    Case("phi3", "", {"sliding_window": 60, "tie_word_embeddings": False}),
+    Case("phi3", "", {"sliding_window": 60, "tie_word_embeddings": False}, gguf=True),
     Case(
         "phi3",
         "short factors",
@@ -165,24 +180,36 @@ CASES: tuple[Case, ...] = (
             "tie_word_embeddings": False,
         },
     ),
-    Case("olmo2", "", {"tie_word_embeddings": False}),
-    Case("gemma2", "", {"sliding_window": 40, "query_pre_attn_scalar": 17, "layer_types": WINDOWED}),
-    Case("glm4", "", {"attention_bias": True}),
-    Case("deepseek_v2", "", {**LATENT, "topk_method": "group_limited_greedy"}),
-    Case("deepseek_v2", "Lite", {**LATENT, "topk_method": "greedy", "q_lora_rank": None}),
-    Case("deepseek_v3", "", LATENT),
+    Case("olmo2", "", {"tie_word_embeddings": False}, gguf=True),
+    Case("gemma2", "", {"sliding_window": 40, "query_pre_attn_scalar": 12, "layer_types": WINDOWED}, gguf=True),
+    Case("gemma2", "other scale", {"sliding_window": 40, "query_pre_attn_scalar": 17, "layer_types": WINDOWED}),
+    Case("glm4", "", {"attention_bias": True}, gguf=True),
+    Case("deepseek_v2", "", {**LATENT, "topk_method": "group_limited_greedy"}, gguf=True),
+    Case("deepseek_v2", "Lite", {**LATENT, "topk_method": "greedy", "q_lora_rank": None}, gguf=True),
+    Case(
+        "deepseek_v2",
+        "yarn",
+        {
+            **LATENT,
+            "topk_method": "greedy",
+            "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+        gguf=True,
+    ),
+    Case("deepseek_v3", "", LATENT, gguf=True),
     Case(
         "deepseek_v3",
         "yarn",
         {**LATENT, "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.8}, "n_group": 1, "topk_group": 1},
     ),
-    Case("bloom", "", BLOOM),
-    Case("bloom", "heads not a power of two", {**BLOOM, "num_attention_heads": 6}),
-    Case("falcon", "", {**FALCON}),
+    Case("bloom", "", BLOOM, gguf=True),
+    Case("bloom", "heads not a power of two", {**BLOOM, "num_attention_heads": 6}, gguf=True),
+    Case("falcon", "", FALCON, gguf=True),
     Case(
         "falcon",
         "new layout",
         {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 100},
+        gguf=True,
     ),
     Case(
         "falcon",

@@ -22,6 +22,8 @@ def architecture_of(model_type: str) -> str | None:
     """What GGUF calls a family; None where it cannot be read from there."""
     if model_type in ("mistral", "mixtral"):
         return "llama"
+    if model_type == "deepseek_v2":
+        return "deepseek2"
     return next((name for name, known in ARCHITECTURES.items() if known.model_type == model_type), None)
 
 
@@ -35,8 +37,8 @@ def write_gguf(directory: Path, path: Path) -> None:
     assert architecture is not None
     writer = gguf.GGUFWriter(str(path), architecture)
     for key, value in _fields(config).items():
-        add = writer.add_string if isinstance(value, str) else writer.add_float32 if isinstance(value, float) else None
-        (add or writer.add_uint32)(f"{architecture}.{key}", value)
+        adders = {str: writer.add_string, float: writer.add_float32, bool: writer.add_bool, int: writer.add_uint32}
+        adders[type(value)](f"{architecture}.{key}", value)
     writer.add_uint32("tokenizer.ggml.eos_token_id", config["eos_token_id"])
     writer.add_uint32("tokenizer.ggml.padding_token_id", config["pad_token_id"])
     for name, tensor in _tensors(checkpoint, architecture, config):
@@ -83,7 +85,34 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
     if rope.get("rope_type") == "yarn":
         fields["rope.scaling.type"], fields["rope.scaling.factor"] = "yarn", rope["factor"]
         fields["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
+    if config["model_type"].startswith("deepseek"):
+        fields.update(_deepseek(config, rope))
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def _deepseek(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
+    """V2 as older converters wrote it, V3 as newer ones do, which take the latent expansion apart."""
+    third = config["model_type"] == "deepseek_v3"
+    turning, key_length = config["qk_rope_head_dim"], config["qk_rope_head_dim"] + config["qk_nope_head_dim"]
+    lengths = {"key_length": key_length, "value_length": config["v_head_dim"]}
+    if third:
+        lengths = {**{f"{key}_mla": value for key, value in lengths.items()}, "key_length": 0, "value_length": 0}
+        lengths["key_length"], lengths["value_length"] = config["kv_lora_rank"] + turning, config["kv_lora_rank"]
+    return {
+        **{f"attention.{key}": value for key, value in lengths.items()},
+        "attention.q_lora_rank": config["q_lora_rank"],
+        "attention.kv_lora_rank": config["kv_lora_rank"],
+        "rope.dimension_count": turning,
+        "rope.scaling.yarn_log_multiplier": 0.1 * rope["mscale_all_dim"] if "mscale_all_dim" in rope else None,
+        "leading_dense_block_count": config["first_k_dense_replace"],
+        "expert_count": config.get("n_routed_experts") or config.get("num_local_experts") or config.get("num_experts"),
+        "expert_shared_count": config["n_shared_experts"],
+        "expert_group_count": config["n_group"] if third or config["topk_method"] != "greedy" else 1,
+        "expert_group_used_count": config["topk_group"],
+        "expert_weights_scale": float(config["routed_scaling_factor"]),
+        "expert_weights_norm": third,
+        "expert_gating_func": 2 if third else 1,
+    }
 
 
 def _tensors(checkpoint: Checkpoint, architecture: str, config: dict[str, Any]) -> Iterator[tuple[str, Array]]:
@@ -93,6 +122,12 @@ def _tensors(checkpoint: Checkpoint, architecture: str, config: dict[str, Any]) 
         expert = _EXPERT.search(name)
         if architecture == "gpt-oss" and ".experts." in name:
             yield from _apart(name, tensor)
+            continue
+        if name.endswith("correction_bias"):
+            yield f"blk.{name.split('.')[2]}.exp_probs_b.bias", tensor
+            continue
+        if name.endswith("kv_b_proj.weight") and config["model_type"] == "deepseek_v3":
+            yield from _latent_apart(name, tensor, config)
             continue
         held = gguf_name(architecture, config, _EXPERT.sub(".experts.", name))
         assert held is not None, name
@@ -115,6 +150,14 @@ def _apart(name: str, tensor: Array) -> Iterator[tuple[str, Array]]:
     else:
         yield f"blk.{block}.ffn_gate_exps.{kind}", tensor[:, 0::2]
         yield f"blk.{block}.ffn_up_exps.{kind}", tensor[:, 1::2]
+
+
+def _latent_apart(name: str, tensor: Array, config: dict[str, Any]) -> Iterator[tuple[str, Array]]:
+    """DeepSeek's keys, transposed, and values for each head."""
+    plain, prefix = config["qk_nope_head_dim"], f"blk.{name.split('.')[2]}."
+    both = tensor.reshape(config["num_attention_heads"], plain + config["v_head_dim"], -1)
+    yield f"{prefix}attn_k_b.weight", both[:, :plain].swapaxes(1, 2)
+    yield f"{prefix}attn_v_b.weight", both[:, plain:]
 
 
 def _reordered(name: str, tensor: Array, architecture: str, config: dict[str, Any]) -> Array:

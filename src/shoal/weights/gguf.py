@@ -14,6 +14,9 @@ from shoal.weights.checkpoint import TensorInfo
 from shoal.weights.gguffile import GgufFile
 from shoal.weights.ggufmodels import Piece, hf_config, piece
 
+MAX_WANTED = 1 << 17
+"""Tensors that a model may have, each expert's counted: those of DeepSeek V3 are some 50,000."""
+
 
 class GgufCheckpoint:
     """One GGUF file of an architecture that a family here stands for."""
@@ -26,7 +29,9 @@ class GgufCheckpoint:
         self.config: Mapping[str, Any] = hf_config(self._file)
         self._pieces: dict[str, Piece] = {}
         self.tensors: dict[str, TensorInfo] = {}
-        for stored in self._wanted():
+        for count, stored in enumerate(self._wanted()):
+            if count == MAX_WANTED:
+                raise CheckpointError(f"{source} claims a model of more than {MAX_WANTED} tensors")
             self._add(stored)
 
     def _wanted(self) -> Iterator[Stored]:

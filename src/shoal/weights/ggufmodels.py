@@ -160,6 +160,38 @@ def _falcon(fields: Fields) -> dict[str, Any]:
     }
 
 
+def _deepseek(fields: Fields) -> dict[str, Any]:
+    """V2 and V3, in files of the form before latent attention's matrices were taken apart and after."""
+    config = _common(fields)
+    rank, turning = fields.get("attention.kv_lora_rank"), fields.get("rope.dimension_count")
+    key_length = fields.get("attention.key_length_mla", config.pop("head_dim"))
+    if isinstance(turning, int) and isinstance(key_length, int):
+        config["qk_nope_head_dim"] = key_length - turning
+    groups, stretch = fields.get("expert_group_count", 1), fields.get("rope.scaling.yarn_log_multiplier")
+    if isinstance(stretch, float):
+        config["rope_parameters"]["mscale"] = config["rope_parameters"]["mscale_all_dim"] = 10 * stretch
+    sigmoid = fields.get("expert_gating_func") == _SIGMOID
+    return {
+        **config,
+        "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
+        "topk_method": "noaux_tc" if sigmoid else "greedy" if groups == 1 else "group_limited_greedy",
+        "q_lora_rank": fields.get("attention.q_lora_rank"),
+        "kv_lora_rank": rank,
+        "qk_rope_head_dim": turning,
+        "v_head_dim": fields.get("attention.value_length_mla", fields.get("attention.value_length")),
+        "n_routed_experts": config["num_local_experts"],
+        "n_shared_experts": fields.get("expert_shared_count"),
+        "first_k_dense_replace": fields.get("leading_dense_block_count", 0),
+        "n_group": groups,
+        "topk_group": fields.get("expert_group_used_count", 1),
+        "norm_topk_prob": fields.get("expert_weights_norm", False),
+        "routed_scaling_factor": fields.get("expert_weights_scale", 1.0),
+    }
+
+
+_SIGMOID = 2
+
+
 def _unpermuted(heads: int) -> Restore:
     """Pairs of a head's dimensions next to each other become two halves."""
 
@@ -200,7 +232,7 @@ def _of_fused(name: str, config: Config) -> Restore | None:
 
 
 class Architecture(NamedTuple):
-    """What a GGUF architecture is called elsewhere, its configuration, and what its writer did to tensors."""
+    """What a GGUF architecture is called elsewhere (its fields may say otherwise), its configuration, its tensors' changes."""
 
     model_type: str
     config: Callable[[Fields], dict[str, Any]] = _common
@@ -218,6 +250,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture("olmo2"),
     "glm4": Architecture("glm4", _partial),
     "gpt-oss": Architecture("gpt_oss", _gpt_oss),
+    "deepseek2": Architecture("deepseek_v3", _deepseek),
     "bloom": Architecture("bloom", _bloom, _of_fused),
     "falcon": Architecture("falcon", _falcon, _of_fused),
 }
@@ -247,7 +280,8 @@ def hf_config(file: GgufFile) -> Config:
 def piece(file: GgufFile, config: Config, stored: Stored) -> Piece | None:
     """Where one of HF's tensors is in the file; None where it is missing."""
     name, architecture = _architecture(file)
-    if name == "gpt-oss" and (found := _stacked_of_gpt_oss(file, stored.name)) is not None:
+    special = {"gpt-oss": _stacked_of_gpt_oss, "deepseek2": _apart_of_deepseek}.get(name)
+    if special is not None and (found := special(file, stored.name)) is not None:
         return found
     expert = _EXPERT.search(stored.name)
     held = gguf_name(name, config, _EXPERT.sub(".experts.", stored.name))
@@ -303,3 +337,14 @@ def _stacked_of_gpt_oss(file: GgufFile, name: str) -> Piece | None:
         return joined if kind == "bias" else joined.transpose(1, 2).contiguous()
 
     return Piece(names, None, restore)
+
+
+def _apart_of_deepseek(file: GgufFile, name: str) -> Piece | None:
+    """The latent vector's expansion, whose keys (transposed) and values are apart in newer files; the bias of choosing."""
+    block = name.split(".")[2] if name.count(".") > 2 else ""
+    if name.endswith(".e_score_correction_bias") and f"blk.{block}.exp_probs_b.bias" in file:
+        return Piece((f"blk.{block}.exp_probs_b.bias",))
+    keys, values = (f"blk.{block}.attn_{part}_b.weight" for part in "kv")
+    if not name.endswith(".kv_b_proj.weight") or keys not in file or values not in file:
+        return None
+    return Piece((keys, values), None, lambda parts: torch.cat([parts[0].transpose(1, 2), parts[1]], 1).flatten(0, 1))

@@ -1,4 +1,4 @@
-"""MXFP4 tensors in safetensors, as gpt-oss has them (OCP Microscaling Formats 1.0): 4-bit floats, a scale for every 32.
+"""MXFP4 tensors in safetensors, as gpt-oss has them (OCP Microscaling Formats 1.0): 4-bit floats, a scale for 32 of them.
 
 X of HF's name is stored as X_blocks [.., rows, columns / 32, 16] in bytes of two codes, the lower four bits first, and X_scales
 [.., rows, columns / 32] in powers of two with a bias of 127. Rows are X's last dimension.

@@ -99,6 +99,7 @@ def test_tensors_by_role() -> None:
         ({"num_hidden_layers": 1 << 20}, "num_hidden_layers"),
         ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "not one for each of 2 blocks"),
         ({"model_type": "gemma3_text", "rope_parameters": [1]}, "rope_parameters"),
+        ({"model_type": "gemma3_text", "rope_parameters": {"rope_theta": 1e4}}, "not one for each of"),
         ({"model_type": "mixtral", "num_local_experts": 1 << 30}, "num_local_experts"),
         ({"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok"),
         ({"model_type": "qwen3_moe", "moe_intermediate_size": 8, "mlp_only_layers": "1"}, "mlp_only_layers"),
@@ -129,11 +130,13 @@ def test_numbers_that_cannot_be(fields: dict[str, Any], message: str) -> None:
         ({"model_type": ["llama"]}, "not supported"),
         ({"hidden_act": "relu"}, "'relu'"),
         ({"hidden_act": ["silu"]}, "silu"),
-        ({"rope_scaling": {"rope_type": "su", "factor": 2.0}}, "'su'"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "'mrope'"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, "yarn"),
         ({"model_type": "falcon", "alibi": True}, "alibi = True"),
         ({"model_type": "gpt_oss", "layer_types": ["linear_attention"] * 2}, "'linear_attention'"),
         ({"model_type": "bloom", "apply_residual_connection_post_layernorm": True}, "post_layernorm"),
         ({"model_type": "deepseek_v2", "topk_method": "noaux_tc"}, "noaux_tc"),
+        ({"model_type": "deepseek_v3", **EXPERTS, "rope_interleave": False}, "rope_interleave"),
     ],
 )
 def test_what_this_version_lacks(fields: dict[str, Any], message: str) -> None:

@@ -81,6 +81,7 @@ def _experts(hf: Config, grouped: bool) -> dict[str, Any]:
 
 def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
     refuse(hf, "moe_layer_freq", 1)
+    refuse(hf, "rope_interleave", True)
     bias = flag(hf, "attention_bias")
     latent = LatentConfig(
         query_rank=0 if hf.get("q_lora_rank") is None else integer(hf, "q_lora_rank"),

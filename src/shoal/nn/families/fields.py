@@ -97,6 +97,7 @@ def rope(config: Config, head_dim: int, given: object = None) -> RopeConfig:
     if not isinstance(given, Mapping):
         raise CheckpointError(f"the configuration's rope_scaling is {given!r}, not a mapping")
     kind = given.get("rope_type") or given.get("type") or "default"
+    kind = "longrope" if kind == "su" else kind  # its first name
     if kind not in KINDS:
         raise UnsupportedModel(f"rope scaling {kind!r} is not supported (these are: {', '.join(KINDS)})")
     low, high = number(given, "low_freq_factor", 1.0), number(given, "high_freq_factor", 4.0)

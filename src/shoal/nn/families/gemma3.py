@@ -65,8 +65,10 @@ def _ropes(hf: Config) -> Mapping[str, Any]:
     given = hf.get("rope_parameters")
     if isinstance(given, Mapping) and set(given) >= set(TYPES):
         return given
-    if given is not None and not isinstance(given, Mapping):
-        raise CheckpointError(f"the configuration's rope_parameters are {given!r}, not a mapping")
+    if given:
+        raise CheckpointError(
+            f"the configuration's rope_parameters are {given!r}, not one for each of {', '.join(TYPES)}"
+        )
     scaling = hf.get("rope_scaling")
     scaling = scaling if isinstance(scaling, Mapping) else {}
     return {
