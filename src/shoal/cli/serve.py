@@ -34,7 +34,9 @@ def serve(
     name: Annotated[str, typer.Option(help="What people call this server.")] = "",
     memory: Annotated[str | None, typer.Option(help="Memory to use, like 6GB; default half of the machine's.")] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
-    dtype: Annotated[str, typer.Option(help="Weights are kept as float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Weights are kept as float32, bfloat16, float16, or (auto) as the checkpoint has them.")
+    ] = "auto",
     quantize: Annotated[int | None, typer.Option(help="Round weights to 8 or 4 bits while loading.")] = None,
     int8_rows: Annotated[
         bool, typer.Option(help="With --quantize: round hidden states to 8 bits too, row by row; faster, less precise.")

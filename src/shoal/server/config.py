@@ -32,7 +32,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     memory_bytes: int | None = None
     threads: int | None = None
-    dtype: str = "float32"
+    dtype: str = "auto"
     quantize: int | None = None
     int8_rows: bool = False
     kv_dtype: str = "float32"

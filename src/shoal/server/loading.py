@@ -68,7 +68,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     checkpoint, model, spec = source
-    form = weight_form(config.dtype, config.quantize)
+    form = weight_form(config.dtype, config.quantize, checkpoint)
     backend = choose_backend(model, form, config.device, config.threads, config.int8_rows)
     blocks = load_blocks(
         checkpoint,
@@ -130,7 +130,8 @@ def max_blocks(config: ServerConfig, source: Source) -> int:
     num_blocks = source.model.num_blocks
     if config.num_blocks is not None:
         return min(config.num_blocks, num_blocks)
-    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, weight_form(config.dtype, config.quantize))
+    form = weight_form(config.dtype, config.quantize, source.checkpoint)
+    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, form)
     count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
     if count < 1:
         needed = int(each / WEIGHT_SHARE)

@@ -50,8 +50,18 @@ UNQUANTIZED = ("kv_b.weight",)
 """DeepSeek's second half of the latent projection is taken apart by head and stays in floats."""
 
 
-def weight_form(dtype: str, bits: int | None = None) -> WeightForm:
-    """The form of a `--dtype` and a `--quantize`; raises UsageError."""
+AUTO = "auto"
+
+
+def own_dtype(checkpoint: Checkpoint) -> str:
+    """What keeps a checkpoint's matrices as they are: bfloat16 where they are stored so, else float32."""
+    kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2}
+    return "bfloat16" if kinds == {"BF16"} else "float32"
+
+
+def weight_form(dtype: str, bits: int | None = None, checkpoint: Checkpoint | None = None) -> WeightForm:
+    """The form of a `--dtype` ("auto": the checkpoint's own) and a `--quantize`; raises UsageError."""
+    dtype = own_dtype(checkpoint) if dtype == AUTO and checkpoint is not None else dtype
     if dtype not in DTYPES:
         raise UsageError(f"there is no dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if bits is not None and bits not in BITS:

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shoal.errors import CheckpointError, SpanError, UsageError
 from shoal.nn.families import family, model_config
 from shoal.testing.families import CASES, save_checkpoint
+from shoal.testing.tiny import tiny_llama
 from shoal.types import Span
 from shoal.weights.checkpoint import Checkpoint, TensorInfo
-from shoal.weights.loading import block_digests, load_blocks, load_ends
+from shoal.weights.loading import block_digests, load_blocks, load_ends, weight_form
 from shoal.weights.source import open_checkpoint
 
 CONFIG: dict[str, Any] = {
@@ -210,3 +212,19 @@ def test_an_unknown_token_is_a_mistake(checkpoint: Memory) -> None:
     for token in (-1, 50, 63):
         with pytest.raises(UsageError, match="vocabulary"):
             ends.embed([1, token])
+
+
+def test_auto_keeps_what_the_checkpoint_has(tmp_path: Path) -> None:
+    """A checkpoint in bf16 is kept in bf16, any other in fp32; a wish comes first, and codes of 5 bits are refused."""
+    wide = open_checkpoint(str(tiny_llama(tmp_path / "wide")))
+    halved = tmp_path / "halved"
+    tiny_llama(halved)
+    tensors = load_file(halved / "model.safetensors")
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, halved / "model.safetensors")
+    narrow = open_checkpoint(str(halved))
+    assert weight_form("auto", None, wide).dtype == torch.float32
+    assert weight_form("auto", None, narrow).dtype == torch.bfloat16
+    assert weight_form("float32", None, narrow).dtype == torch.float32
+    assert weight_form("auto", 4, narrow).bits_per_weight == 4.25
+    with pytest.raises(UsageError, match="5 bits"):
+        weight_form("auto", 5, narrow)
