@@ -1,5 +1,6 @@
 // The C interface of shoal-kernels: plain structs and pointers, so that one library serves every Python through ctypes.
-// Sizes are in elements unless a name says bytes. Nothing here is checked against hostile input: the Python side does that.
+// Sizes are in elements unless a name says bytes. Nothing here is checked against hostile input: the Python side does
+// that.
 #pragma once
 #include <cstdint>
 
@@ -52,7 +53,8 @@ struct ShoalShape {
     int32_t hidden, heads, kv_heads, head_dim, intermediate;
 };
 
-// Keys [pages][kv_heads][width][64], values [pages][kv_heads][64][width]; 4-bit codes: two to a byte, see kv/storage.py.
+// Keys [pages][kv_heads][width][64], values [pages][kv_heads][64][width]; 4-bit codes: two to a byte, see
+// kv/storage.py.
 struct ShoalCache {
     void *keys, *values;
     float *key_scales, *value_scales;  // [pages][kv_heads][64], quantized caches only

@@ -31,7 +31,9 @@ struct ShoalContext {
     const shoal::Kernels& kernels;
 };
 
-SHOAL_API int32_t shoal_abi() { return kAbi; }
+SHOAL_API int32_t shoal_abi() {
+    return kAbi;
+}
 
 // 0: nothing that we have kernels for, 2: AVX2, 5: AVX-512
 SHOAL_API int32_t shoal_isa(int32_t limit) {
@@ -44,18 +46,27 @@ SHOAL_API ShoalContext* shoal_open(int32_t threads, int32_t limit) {
     return kernels ? new ShoalContext(threads, *kernels) : nullptr;
 }
 
-SHOAL_API void shoal_close(ShoalContext* context) { delete context; }
+SHOAL_API void shoal_close(ShoalContext* context) {
+    delete context;
+}
 
-// Not for two threads at once on one context. x [n][hidden] becomes the output; the cache holds the rows' keys and values.
-SHOAL_API void shoal_step(ShoalContext* context, const ShoalShape* shape, const ShoalBlock* const* blocks, int32_t num_blocks,
-                          const ShoalCache* cache, const ShoalPart* parts, int32_t num_parts, const ShoalAngles* angles, float* x, int32_t n) {
-    shoal::Step step(context->kernels, {shape, blocks, num_blocks, cache, parts, num_parts, {angles[0], angles[1]}, x, n}, context->shared);
+// Not for two threads at once on one context. x [n][hidden] becomes the output; the cache holds the rows' keys and
+// values.
+SHOAL_API void shoal_step(ShoalContext* context, const ShoalShape* shape, const ShoalBlock* const* blocks,
+                          int32_t num_blocks, const ShoalCache* cache, const ShoalPart* parts, int32_t num_parts,
+                          const ShoalAngles* angles, float* x, int32_t n) {
+    shoal::Step step(context->kernels,
+                     {shape, blocks, num_blocks, cache, parts, num_parts, {angles[0], angles[1]}, x, n},
+                     context->shared);
     context->pool.run(step);
 }
 
-// out [n][ldd] = RMSNorm(x) · linear, x [n][k]; without a norm where its weight is null. ldd: at least the panels' columns.
-SHOAL_API void shoal_linear(ShoalContext* context, const ShoalLinear* linear, const float* norm_weight, float eps, const float* x, int32_t n, float* out, int64_t ldd) {
-    shoal::Product product(context->kernels, *linear, norm_weight, eps, x, n, out, static_cast<size_t>(ldd), context->shared);
+// out [n][ldd] = RMSNorm(x) · linear, x [n][k]; without a norm where its weight is null. ldd: at least the panels'
+// columns.
+SHOAL_API void shoal_linear(ShoalContext* context, const ShoalLinear* linear, const float* norm_weight, float eps,
+                            const float* x, int32_t n, float* out, int64_t ldd) {
+    shoal::Product product(context->kernels, *linear, norm_weight, eps, x, n, out, static_cast<size_t>(ldd),
+                           context->shared);
     context->pool.run(product);
 }
 

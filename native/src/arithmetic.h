@@ -6,7 +6,8 @@ namespace shoal::SHOAL_ISA {
 
 constexpr int NV = kPanel / W;  // vectors of a panel
 
-// Reads `count` floats, a multiple of 4 · 64, as four streams side by side; what it returns keeps the compiler from skipping it.
+// Reads `count` floats, a multiple of 4 · 64, as four streams side by side; what it returns keeps the compiler from
+// skipping it.
 inline float read(const float* data, size_t count) {
     constexpr size_t kStreams = 4;
     const size_t each = count / kStreams;
@@ -32,9 +33,13 @@ inline F exp(F x) {
     return if_less(x, low, zero(), mul(p, power_of_two(n)));
 }
 
-inline F sigmoid(F x) { return div(all(1.0f), add(all(1.0f), exp(sub(zero(), x)))); }
+inline F sigmoid(F x) {
+    return div(all(1.0f), add(all(1.0f), exp(sub(zero(), x))));
+}
 
-inline F tanh(F x) { return sub(all(1.0f), div(all(2.0f), add(all(1.0f), exp(add(x, x))))); }
+inline F tanh(F x) {
+    return sub(all(1.0f), div(all(2.0f), add(all(1.0f), exp(add(x, x)))));
+}
 
 // x · σ(x), and GELU's tanh form, which is x · σ(2u) with u = √(2/π) · (x + 0.044715 x³).
 inline F activate(F x, int32_t activation) {

@@ -1,5 +1,6 @@
-// Causal attention of a session's rows over its pages, for one key head: pages in order, an online softmax (arXiv:2112.05682)
-// whose every operation for a row is fixed by that row's position. Included once per instruction set.
+// Causal attention of a session's rows over its pages, for one key head: pages in order, an online softmax
+// (arXiv:2112.05682) whose every operation for a row is fixed by that row's position. Included once per instruction
+// set.
 #pragma once
 #include <limits>
 
@@ -7,101 +8,13 @@ namespace shoal::SHOAL_ISA {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// The number of the first token slot of a page and key head; times the width, it is the first element.
-inline size_t first_slot(const ShoalShape& shape, int32_t page, int kv_head) {
-    return (static_cast<size_t>(page) * shape.kv_heads + kv_head) * kPageTokens;
-}
-
-inline uint16_t bf16_of(float x) {  // to nearest even
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 64);  // NaN stays NaN
-    return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
-}
-inline uint16_t half_of(float x) {
-    return static_cast<uint16_t>(_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
-}
-
-// One vector of a head into a page: element i goes to codes[i · stride].
-inline void write_codes(const ShoalCache& cache, void* to, float* scale, const float* x, int n, size_t first, size_t stride, int nibble_at) {
-    if (cache.kind == kCacheF32) {
-        for (int i = 0; i < n; ++i) static_cast<float*>(to)[first + i * stride] = x[i];
-    } else if (cache.kind == kCacheBf16) {
-        for (int i = 0; i < n; ++i) static_cast<uint16_t*>(to)[first + i * stride] = bf16_of(x[i]);
-    } else if (cache.kind == kCacheF16) {
-        for (int i = 0; i < n; ++i) static_cast<uint16_t*>(to)[first + i * stride] = half_of(x[i]);
-    } else {
-        const float top = cache.kind == kCacheInt8 ? 127.0f : 7.0f;
-        float most = 0.0f;
-        for (int i = 0; i < n; ++i) most = std::fabs(x[i]) <= most ? most : std::fabs(x[i]);  // NaN stays, and stays visible
-        *scale = most / top;
-        for (int i = 0; i < n; ++i) {
-            float code = *scale > 0.0f ? std::nearbyint(x[i] / *scale) : 0.0f;
-            code = code > top ? top : code >= -top ? code : code < -top ? -top : 0.0f;
-            if (cache.kind == kCacheInt8) {
-                static_cast<int8_t*>(to)[first + i * stride] = static_cast<int8_t>(code);
-                continue;
-            }
-            const int at = nibble_at < 0 ? (i >= cache.width / 2) : nibble_at;  // values: the half of the dims; keys: of the tokens
-            uint8_t& byte = static_cast<uint8_t*>(to)[first + (nibble_at < 0 ? i % (cache.width / 2) : i) * stride];
-            const int value = static_cast<int>(code) + 8;
-            byte = static_cast<uint8_t>(at ? (byte & 0x0f) | (value << 4) : (byte & 0xf0) | value);
-        }
-    }
-}
-
-// A head's key and value [head_dim] of one token into the cache.
-inline void write_token(const ShoalShape& shape, const ShoalCache& cache, int32_t page, int kv_head, int slot, const float* key, const float* value) {
-    const size_t tokens = first_slot(shape, page, kv_head);
-    const bool packed = cache.kind == kCacheInt4;
-    const size_t page_size = tokens * cache.width / (packed ? 2 : 1);
-    float* key_scale = cache.key_scales ? cache.key_scales + tokens + slot : nullptr;
-    float* value_scale = cache.value_scales ? cache.value_scales + tokens + slot : nullptr;
-    const int half = kPageTokens / 2;
-    if (packed) {
-        write_codes(cache, cache.keys, key_scale, key, shape.head_dim, page_size + slot % half, half, slot >= half);
-        write_codes(cache, cache.values, value_scale, value, shape.head_dim, page_size + static_cast<size_t>(slot) * cache.width / 2, 1, -1);
-    } else {
-        write_codes(cache, cache.keys, key_scale, key, shape.head_dim, page_size + slot, kPageTokens, 0);
-        write_codes(cache, cache.values, value_scale, value, shape.head_dim, page_size + static_cast<size_t>(slot) * cache.width, 1, 0);
-    }
-}
-
-// A page's codes [rows][columns] of one head as floats; a scale belongs to a column (keys) or to a row (values).
-inline const float* page_floats(const ShoalCache& cache, const void* codes, const float* scales, size_t tokens, bool keys, float* buffer) {
-    const int columns = keys ? kPageTokens : cache.width, rows = keys ? cache.width : kPageTokens;
-    const size_t first = tokens * cache.width, count = static_cast<size_t>(rows) * columns;
-    if (cache.kind == kCacheF32) return static_cast<const float*>(codes) + first;
-    if (cache.kind == kCacheBf16 || cache.kind == kCacheF16) {
-        const uint16_t* from = static_cast<const uint16_t*>(codes) + first;
-        for (size_t i = 0; i < count; i += W) store(buffer + i, cache.kind == kCacheBf16 ? bf16_to_float(from + i) : half_to_float(from + i));
-        return buffer;
-    }
-    for (int r = 0; r < rows; ++r) {
-        float* to = buffer + static_cast<size_t>(r) * columns;
-        if (cache.kind == kCacheInt8) {
-            const int8_t* from = static_cast<const int8_t*>(codes) + first + static_cast<size_t>(r) * columns;
-            for (int c = 0; c < columns; c += W) store(to + c, int8_to_float(from + c));
-        } else {
-            const uint8_t* from = static_cast<const uint8_t*>(codes) + first / 2 + static_cast<size_t>(r) * columns / 2;
-            for (int c = 0; c < columns / 2; ++c) {
-                to[c] = static_cast<float>(static_cast<int>(from[c] & 0x0f) - 8);
-                to[c + columns / 2] = static_cast<float>(static_cast<int>(from[c] >> 4) - 8);
-            }
-        }
-        const F row_scale = all(keys ? 1.0f : scales[tokens + r]);
-        for (int c = 0; c < columns; c += W) store(to + c, mul(load(to + c), keys ? load(scales + tokens + c) : row_scale));
-    }
-    return buffer;
-}
-
 // The running state of some queries that share a key head.
 struct Queries {
-    int count;        // queries
-    int group;        // queries of one row: query i belongs to row i / group
-    float* q;         // [count][width], scaled
-    float* product;   // [count][width]
-    float* scores;    // [count][64], then weights
+    int count;                   // queries
+    int group;                   // queries of one row: query i belongs to row i / group
+    float* q;                    // [count][width], scaled
+    float* product;              // [count][width]
+    float* scores;               // [count][64], then weights
     float *most, *total, *fade;  // [count]
 };
 
@@ -111,7 +24,8 @@ inline void score_page(const Queries& all_, int head_dim, int width, const float
         for (int v = 0; v < NV; v += N) {
             Sums<R, N> sums;
             sums.clear();
-            accumulate<F32, R, N, false>(all_.q + static_cast<size_t>(r) * width, width, reinterpret_cast<const uint32_t*>(keys) + v * W, kPageTokens, head_dim, sums);
+            accumulate<F32, R, N, false>(all_.q + static_cast<size_t>(r) * width, width,
+                                         reinterpret_cast<const uint32_t*>(keys) + v * W, kPageTokens, head_dim, sums);
             sums.store_to(all_.scores + static_cast<size_t>(r) * kPanel + v * W, kPanel);
         }
     });
@@ -149,7 +63,10 @@ inline void add_values(const Queries& q, int from, int count, int width, const f
             sums.load_from(product, width);
             for (int t = 0; t < R; ++t)
                 for (int v = 0; v < N; ++v) sums.at[t][v] = mul(sums.at[t][v], all(q.fade[i + t]));
-            accumulate<F32, R, N, false>(q.scores + static_cast<size_t>(i) * kPanel + first, kPanel, reinterpret_cast<const uint32_t*>(values) + static_cast<size_t>(first) * width + d, width, last - first, sums);
+            accumulate<F32, R, N, false>(
+                q.scores + static_cast<size_t>(i) * kPanel + first, kPanel,
+                reinterpret_cast<const uint32_t*>(values) + static_cast<size_t>(first) * width + d, width, last - first,
+                sums);
             sums.store_to(product, width);
         }
     });
@@ -161,28 +78,36 @@ inline size_t attention_scratch(const ShoalShape& shape, const ShoalCache& cache
 }
 
 // Row `row` of `qkv` [·][ld]: a head of it, normed, turned, into `out`.
-inline void make_head(const ShoalShape& shape, const ShoalBlock& block, const float* from, const float* norm, const ShoalAngles& angles, int row, float* out) {
+inline void make_head(const ShoalShape& shape, const ShoalBlock& block, const float* from, const float* norm,
+                      const ShoalAngles& angles, int row, float* out) {
     if (norm)
         rms_norm(from, norm, block.norm_eps, shape.head_dim, out, shape.head_dim);
     else
         std::memcpy(out, from, shape.head_dim * sizeof(float));
     const int half = block.rotary_dim / 2;
-    rotate(out, angles.cos + static_cast<size_t>(row) * half, angles.sin + static_cast<size_t>(row) * half, block.rotary_dim);
+    rotate(out, angles.cos + static_cast<size_t>(row) * half, angles.sin + static_cast<size_t>(row) * half,
+           block.rotary_dim);
 }
 
 // Keys and values of rows [first, last) of a part, one key head, from `qkv` into the cache.
-inline void write_item(const ShoalShape& shape, const ShoalBlock& block, const ShoalCache& cache, const ShoalPart& part, const int32_t* table, int kv_head, int first, int last, const float* qkv, size_t ld, const ShoalAngles& angles) {
+inline void write_item(const ShoalShape& shape, const ShoalBlock& block, const ShoalCache& cache, const ShoalPart& part,
+                       const int32_t* table, int kv_head, int first, int last, const float* qkv, size_t ld,
+                       const ShoalAngles& angles) {
     float key[512];
     for (int r = first; r < last; ++r) {
         const int row = part.first + r, position = part.position + r;
         const float* keys = qkv + row * ld + static_cast<size_t>(shape.heads + kv_head) * shape.head_dim;
         make_head(shape, block, keys, block.key_norm, angles, row, key);
-        write_token(shape, cache, table[position / kPageTokens], kv_head, position % kPageTokens, key, keys + static_cast<size_t>(shape.kv_heads) * shape.head_dim);
+        write_token(shape, cache, table[position / kPageTokens], kv_head, position % kPageTokens, key,
+                    keys + static_cast<size_t>(shape.kv_heads) * shape.head_dim);
     }
 }
 
 // Attention of rows [first, last) of a part for the query heads of one key head; out [·][ldo] at those heads' columns.
-inline void attention_item(const ShoalShape& shape, const ShoalBlock& block, const ShoalCache& cache, const ShoalPart& part, const int32_t* table, int kv_head, int first, int last, const float* qkv, size_t ld, const ShoalAngles& angles, float* out, size_t ldo, float* scratch) {
+inline void attention_item(const ShoalShape& shape, const ShoalBlock& block, const ShoalCache& cache,
+                           const ShoalPart& part, const int32_t* table, int kv_head, int first, int last,
+                           const float* qkv, size_t ld, const ShoalAngles& angles, float* out, size_t ldo,
+                           float* scratch) {
     const int group = shape.heads / shape.kv_heads, width = cache.width, count = (last - first) * group;
     Queries q{count, group, scratch, nullptr, nullptr, nullptr, nullptr, nullptr};
     q.product = q.q + static_cast<size_t>(count) * width;
@@ -195,7 +120,8 @@ inline void attention_item(const ShoalShape& shape, const ShoalBlock& block, con
     for (int i = 0; i < count; ++i) {
         const int row = part.first + first + i / group, head = kv_head * group + i % group;
         float* query = q.q + static_cast<size_t>(i) * width;
-        make_head(shape, block, qkv + row * ld + static_cast<size_t>(head) * shape.head_dim, block.query_norm, angles, row, query);
+        make_head(shape, block, qkv + row * ld + static_cast<size_t>(head) * shape.head_dim, block.query_norm, angles,
+                  row, query);
         for (int d = 0; d < shape.head_dim; ++d) query[d] *= block.query_scale;
         std::memset(q.product + static_cast<size_t>(i) * width, 0, width * sizeof(float));
         q.most[i] = block.sinks ? block.sinks[head] : kNothing;  // a sink is a key without a value

@@ -1,5 +1,5 @@
-// Products of quantized weights with inputs rounded to 8 bits, per row and group. Integer sums are exact, and a row's scales
-// are its own: rows stay exact. Included once per instruction set.
+// Products of quantized weights with inputs rounded to 8 bits, per row and group. Integer sums are exact, and a row's
+// scales are its own: rows stay exact. Included once per instruction set.
 #pragma once
 
 namespace shoal::SHOAL_ISA {
@@ -31,7 +31,8 @@ struct IntegerRows {
     int32_t* totals;  // [m]
 };
 
-// One row of a group, whose inputs are followed by zeros up to a whole vector. code = rint(x · (1 / scale)), scale = max|x| / 127.
+// One row of a group, whose inputs are followed by zeros up to a whole vector. code = rint(x · (1 / scale)), scale =
+// max|x| / 127.
 template <class C>
 inline void round_row(const float* x, int count, int8_t* codes, float* scale, int32_t* total) {
     F most = zero(), spoiled = zero(), sum = zero();
@@ -54,7 +55,8 @@ inline void round_row(const float* x, int count, int8_t* codes, float* scale, in
 }
 
 template <class C, int R, int N>
-[[gnu::always_inline]] inline void add_codes(const int8_t* x, size_t ldx, const uint32_t* b, int steps, I (&sums)[R][N]) {
+[[gnu::always_inline]] inline void add_codes(const int8_t* x, size_t ldx, const uint32_t* b, int steps,
+                                             I (&sums)[R][N]) {
     for (int s = 0; s < steps; ++s, b += kPanel) {
         for (int v = 0; v < N; ++v) {
             const I w = words(b + v * W);
@@ -70,13 +72,15 @@ template <class C, int R, int N>
 
 // out [m][64] = Σ scale[g] · (row scale · Σ code · code)
 template <class C>
-inline void integer_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out, float* buffer) {
+inline void integer_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out,
+                          float* buffer) {
     const int rows = linear.rows(), groups = linear.groups(), group = linear.group;
     IntegerRows in{nullptr, buffer, reinterpret_cast<int32_t*>(buffer + m)};
     in.codes = reinterpret_cast<int8_t*>(buffer + 2 * m);
     for (int g = 0; g < groups; ++g) {
         const int k = g * group, count = rows - k < group ? rows - k : group;
-        for (int r = 0; r < m; ++r) round_row<C>(x + r * ldx + k, count, in.codes + r * group, in.scales + r, in.totals + r);
+        for (int r = 0; r < m; ++r)
+            round_row<C>(x + r * ldx + k, count, in.codes + r * group, in.scales + r, in.totals + r);
         const uint32_t* b = panel_words<typename C::L>(linear, panel, k);
         const uint16_t* scales = linear.scales + (static_cast<size_t>(panel) * groups + g) * kPanel;
         row_tiles<4>(m, [&]<int R>(int first) {
@@ -89,7 +93,8 @@ inline void integer_panel(const ShoalLinear& linear, int panel, const float* x, 
                 for (int r = 0; r < R; ++r)
                     for (int i = 0; i < N; ++i) {
                         float* here = out + static_cast<size_t>(first + r) * kPanel + (v + i) * W;
-                        const F sum = mul(all(in.scales[first + r]), minus_to_float(sums[r][i], C::kZero * in.totals[first + r]));
+                        const F sum =
+                            mul(all(in.scales[first + r]), minus_to_float(sums[r][i], C::kZero * in.totals[first + r]));
                         store(here, fma(half_to_float(scales + (v + i) * W), sum, g ? load(here) : zero()));
                     }
             }

@@ -11,10 +11,15 @@ struct Kernels {
     size_t (*panel_scratch)(int m, int group);
     size_t (*attention_scratch)(const ShoalShape&, const ShoalCache&, int rows);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out, int width);
-    void (*linear_item)(const ShoalLinear&, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd, int columns, bool add, float* scratch);
-    void (*gated_item)(const ShoalLinear& gate, const ShoalLinear& up, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd, int32_t activation, float* scratch);
-    void (*write_item)(const ShoalShape&, const ShoalBlock&, const ShoalCache&, const ShoalPart&, const int32_t* table, int kv_head, int first, int last, const float* qkv, size_t ld, const ShoalAngles&);
-    void (*attention_item)(const ShoalShape&, const ShoalBlock&, const ShoalCache&, const ShoalPart&, const int32_t* table, int kv_head, int first, int last, const float* qkv, size_t ld, const ShoalAngles&, float* out, size_t ldo, float* scratch);
+    void (*linear_item)(const ShoalLinear&, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd,
+                        int columns, bool add, float* scratch);
+    void (*gated_item)(const ShoalLinear& gate, const ShoalLinear& up, int panel, const float* x, size_t ldx, int m,
+                       float* dst, size_t ldd, int32_t activation, float* scratch);
+    void (*write_item)(const ShoalShape&, const ShoalBlock&, const ShoalCache&, const ShoalPart&, const int32_t* table,
+                       int kv_head, int first, int last, const float* qkv, size_t ld, const ShoalAngles&);
+    void (*attention_item)(const ShoalShape&, const ShoalBlock&, const ShoalCache&, const ShoalPart&,
+                           const int32_t* table, int kv_head, int first, int last, const float* qkv, size_t ld,
+                           const ShoalAngles&, float* out, size_t ldo, float* scratch);
 };
 
 extern const Kernels kAvx2, kAvx512;

@@ -11,11 +11,12 @@ constexpr int kAhead = 1024;  // bytes that are asked for ahead of a stream of w
 #include "panel.h"
 #include "int8.h"
 #include "linear.h"
+#include "cache.h"
 #include "attention.h"
 
 namespace shoal {
 const Kernels SHOAL_TABLE = {
-    SHOAL_ISA::read, SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,   SHOAL_ISA::linear_item,
-    SHOAL_ISA::gated_item,    SHOAL_ISA::write_item,        SHOAL_ISA::attention_item,
+    SHOAL_ISA::read,        SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,
+    SHOAL_ISA::linear_item, SHOAL_ISA::gated_item,    SHOAL_ISA::write_item,        SHOAL_ISA::attention_item,
 };
 }

@@ -10,10 +10,15 @@ inline size_t panel_scratch(int m, int group) {
 }
 
 // out [m][64] = x · panel + bias
-inline void panel_product(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out, float* buffer) {
+inline void panel_product(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out,
+                          float* buffer) {
     switch (linear.kind) {
-        case kF32: plain_panel<F32>(linear, panel, x, ldx, m, out, buffer); break;
-        case kBf16: plain_panel<Bf16>(linear, panel, x, ldx, m, out, buffer); break;
+        case kF32:
+            plain_panel<F32>(linear, panel, x, ldx, m, out, buffer);
+            break;
+        case kBf16:
+            plain_panel<Bf16>(linear, panel, x, ldx, m, out, buffer);
+            break;
         case kQ4:
             if (linear.int8_rows)
                 integer_panel<Codes4>(linear, panel, x, ldx, m, out, buffer);
@@ -35,7 +40,8 @@ inline void panel_product(const ShoalLinear& linear, int panel, const float* x, 
 }
 
 // dst [m][ldd], at the panel's columns: = or += the product; never beyond `columns`.
-inline void linear_item(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd, int columns, bool add_to, float* scratch) {
+inline void linear_item(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd,
+                        int columns, bool add_to, float* scratch) {
     float* out = scratch;
     panel_product(linear, panel, x, ldx, m, out, scratch + static_cast<size_t>(m) * kPanel);
     const int first = panel * kPanel, count = columns - first < kPanel ? columns - first : kPanel;
@@ -49,7 +55,8 @@ inline void linear_item(const ShoalLinear& linear, int panel, const float* x, si
 }
 
 // dst [m][ldd], at the panel's columns: act(x · gate) · (x · up); the panel's padding comes out as zeros.
-inline void gated_item(const ShoalLinear& gate, const ShoalLinear& up, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd, int32_t activation, float* scratch) {
+inline void gated_item(const ShoalLinear& gate, const ShoalLinear& up, int panel, const float* x, size_t ldx, int m,
+                       float* dst, size_t ldd, int32_t activation, float* scratch) {
     float* first = scratch;
     float* second = scratch + static_cast<size_t>(m) * kPanel;
     float* buffer = second + static_cast<size_t>(m) * kPanel;
@@ -58,7 +65,8 @@ inline void gated_item(const ShoalLinear& gate, const ShoalLinear& up, int panel
     for (int r = 0; r < m; ++r)
         for (int v = 0; v < NV; ++v) {
             const size_t at = static_cast<size_t>(r) * kPanel + v * W;
-            store(dst + r * ldd + panel * kPanel + v * W, mul(activate(load(first + at), activation), load(second + at)));
+            store(dst + r * ldd + panel * kPanel + v * W,
+                  mul(activate(load(first + at), activation), load(second + at)));
         }
 }
 

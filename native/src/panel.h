@@ -44,7 +44,8 @@ inline void unpack(const uint32_t* b, int count, float* out) {
 
 // out [m][64] = x · panel, weights without groups; the sums go on from block to block as if there were none.
 template <class L>
-inline void plain_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out, float* buffer) {
+inline void plain_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out,
+                        float* buffer) {
     const int rows = linear.rows();
     if (m <= kDirectRows) {
         block_rows<L, kDirectRows, true>(x, ldx, m, panel_words<L>(linear, panel, 0), rows, out, false);
@@ -63,7 +64,8 @@ inline void plain_panel(const ShoalLinear& linear, int panel, const float* x, si
 
 // The same with groups: out = Σ scale[g] · (Σ x · code), the inner sums from zero for each group.
 template <class L>
-inline void grouped_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out, float* buffer) {
+inline void grouped_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out,
+                          float* buffer) {
     const int rows = linear.rows(), groups = linear.groups();
     float* inner = buffer + static_cast<size_t>(linear.group) * kPanel;
     for (int g = 0; g < groups; ++g) {
@@ -81,7 +83,8 @@ inline void grouped_panel(const ShoalLinear& linear, int panel, const float* x, 
         for (int r = 0; r < m; ++r)
             for (int v = 0; v < NV; ++v) {
                 float* here = out + static_cast<size_t>(r) * kPanel + v * W;
-                store(here, fma(scale[v], load(inner + static_cast<size_t>(r) * kPanel + v * W), g ? load(here) : zero()));
+                store(here,
+                      fma(scale[v], load(inner + static_cast<size_t>(r) * kPanel + v * W), g ? load(here) : zero()));
             }
     }
 }

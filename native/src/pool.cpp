@@ -11,9 +11,15 @@ constexpr auto kSpin = std::chrono::microseconds(50);  // longer ruins a machine
 constexpr uint64_t kMask = (1u << 20) - 1;
 constexpr unsigned kDefaultControl = 0x1f80;  // round to nearest, denormals kept: the same on every thread
 
-uint64_t serial_of(uint64_t ticket) { return ticket >> 40; }
-uint64_t count_of(uint64_t ticket) { return (ticket >> 20) & kMask; }
-uint64_t next_of(uint64_t ticket) { return ticket & kMask; }
+uint64_t serial_of(uint64_t ticket) {
+    return ticket >> 40;
+}
+uint64_t count_of(uint64_t ticket) {
+    return (ticket >> 20) & kMask;
+}
+uint64_t next_of(uint64_t ticket) {
+    return ticket & kMask;
+}
 
 }  // namespace
 
@@ -105,8 +111,8 @@ void Pool::notify() {
 
 void Pool::wait_change(uint64_t serial, bool caller) {
     auto changed = [&] {
-        return serial_of(ticket_.load(std::memory_order_seq_cst)) != serial || closing_.load(std::memory_order_relaxed) ||
-               (caller && finished_.load(std::memory_order_seq_cst));
+        return serial_of(ticket_.load(std::memory_order_seq_cst)) != serial ||
+               closing_.load(std::memory_order_relaxed) || (caller && finished_.load(std::memory_order_seq_cst));
     };
     const auto until = std::chrono::steady_clock::now() + kSpin;
     do {

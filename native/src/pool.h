@@ -22,8 +22,8 @@ private:
     size_t size_ = 0;
 };
 
-// What a pool runs. `begin(phase)` is called once per phase, by one thread, after all items of the one before have ended:
-// it does what is serial and returns how many items the phase has (0: go on with the next), or −1 at the end.
+// What a pool runs. `begin(phase)` is called once per phase, by one thread, after all items of the one before have
+// ended: it does what is serial and returns how many items the phase has (0: go on with the next), or −1 at the end.
 class Job {
 public:
     virtual ~Job() = default;
@@ -50,8 +50,8 @@ private:
     void notify();
     void wait_change(uint64_t serial, bool caller);
 
-    // serial number of the phase (24 bits), its items (20 bits), the next item (20 bits): read and drawn in one operation.
-    // Whoever holds an item keeps its phase from ending, so `job_` and `phase_` are valid for it.
+    // serial number of the phase (24 bits), its items (20 bits), the next item (20 bits): read and drawn in one
+    // operation. Whoever holds an item keeps its phase from ending, so `job_` and `phase_` are valid for it.
     alignas(64) std::atomic<uint64_t> ticket_{0};
     alignas(64) std::atomic<uint64_t> ended_{0};
     alignas(64) std::atomic<int> parked_{0};

@@ -11,7 +11,9 @@ constexpr int kRowBlock = 128;      // rows of one item of a product: weights ar
 constexpr int kAttentionRows = 16;  // rows of one item of attention
 constexpr int kNormRows = 16;       // rows of one item of a norm
 
-size_t padded(int n) { return static_cast<size_t>((n + kPanel - 1) / kPanel) * kPanel; }
+size_t padded(int n) {
+    return static_cast<size_t>((n + kPanel - 1) / kPanel) * kPanel;
+}
 
 float* take(float*& at, size_t count) {
     float* here = at;
@@ -60,12 +62,18 @@ int Step::begin(int phase) {
             norm_rows(stage, 0, in_.n);
             return 0;
         }
-        case kQkv: return panel_items(b.qkv);
-        case kWrite: return alone_ ? 0 : static_cast<int>(chunks_.size());
-        case kAttend: return static_cast<int>(chunks_.size()) * shape_.kv_heads;
-        case kOutput: return panel_items(b.output);
-        case kGateUp: return panel_items(b.gate);
-        default: return panel_items(b.down);
+        case kQkv:
+            return panel_items(b.qkv);
+        case kWrite:
+            return alone_ ? 0 : static_cast<int>(chunks_.size());
+        case kAttend:
+            return static_cast<int>(chunks_.size()) * shape_.kv_heads;
+        case kOutput:
+            return panel_items(b.output);
+        case kGateUp:
+            return panel_items(b.gate);
+        default:
+            return panel_items(b.down);
     }
 }
 
@@ -75,10 +83,18 @@ void Step::item(int phase, int index, Scratch& scratch) {
     switch (stage) {
         case kNormQkv:
         case kNormMlp:
-        case kPost: norm_rows(stage, index * kNormRows, std::min(in_.n, (index + 1) * kNormRows)); break;
-        case kQkv: product(b.qkv, index, normed_, hidden_ld_, qkv_, qkv_ld_, static_cast<int>(qkv_ld_), false, scratch); break;
-        case kWrite: write(index); break;
-        case kAttend: attend(index, scratch); break;
+        case kPost:
+            norm_rows(stage, index * kNormRows, std::min(in_.n, (index + 1) * kNormRows));
+            break;
+        case kQkv:
+            product(b.qkv, index, normed_, hidden_ld_, qkv_, qkv_ld_, static_cast<int>(qkv_ld_), false, scratch);
+            break;
+        case kWrite:
+            write(index);
+            break;
+        case kAttend:
+            attend(index, scratch);
+            break;
         case kOutput:
         case kDown: {
             const bool output = stage == kOutput;
@@ -96,7 +112,8 @@ void Step::item(int phase, int index, Scratch& scratch) {
             const int panel = index % b.gate.panels(), r = index / b.gate.panels() * row_block_;
             const int m = std::min(in_.n - r, row_block_);
             float* memory = scratch.floats(kernels_.panel_scratch(m, std::max(b.gate.group, b.up.group)));
-            kernels_.gated_item(b.gate, b.up, panel, normed_ + r * hidden_ld_, hidden_ld_, m, inner_ + r * inner_ld_, inner_ld_, b.activation, memory);
+            kernels_.gated_item(b.gate, b.up, panel, normed_ + r * hidden_ld_, hidden_ld_, m, inner_ + r * inner_ld_,
+                                inner_ld_, b.activation, memory);
         }
     }
 }
@@ -123,7 +140,8 @@ void Step::norm_rows(Stage stage, int first, int last) {
     }
 }
 
-void Step::product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd, int columns, bool add, Scratch& scratch) {
+void Step::product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd,
+                   int columns, bool add, Scratch& scratch) {
     const int panel = index % linear.panels(), r = index / linear.panels() * row_block_;
     const int m = std::min(in_.n - r, row_block_);
     float* memory = scratch.floats(kernels_.panel_scratch(m, linear.group));
@@ -134,7 +152,8 @@ void Step::write(int index) {
     const Chunk& chunk = chunks_[index];
     const ShoalPart& part = in_.parts[chunk.part];
     for (int head = 0; head < shape_.kv_heads; ++head)
-        kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_, qkv_ld_, in_.angles[block().angles]);
+        kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_,
+                            qkv_ld_, in_.angles[block().angles]);
 }
 
 void Step::attend(int index, Scratch& scratch) {
@@ -142,13 +161,23 @@ void Step::attend(int index, Scratch& scratch) {
     const int head = index % shape_.kv_heads;
     const ShoalPart& part = in_.parts[chunk.part];
     const ShoalAngles& angles = in_.angles[block().angles];
-    if (alone_) kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_, qkv_ld_, angles);
+    if (alone_)
+        kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_,
+                            qkv_ld_, angles);
     float* memory = scratch.floats(kernels_.attention_scratch(shape_, *in_.cache, chunk.last - chunk.first));
-    kernels_.attention_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_, qkv_ld_, angles, attended_, attended_ld_, memory);
+    kernels_.attention_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_,
+                            qkv_ld_, angles, attended_, attended_ld_, memory);
 }
 
-Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x, int n, float* out, size_t ldd, Scratch& shared)
-    : kernels_(kernels), linear_(linear), n_(n), row_block_(std::min(n, kRowBlock)), ld_(padded(linear.k)), ldd_(ldd), out_(out) {
+Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x,
+                 int n, float* out, size_t ldd, Scratch& shared)
+    : kernels_(kernels),
+      linear_(linear),
+      n_(n),
+      row_block_(std::min(n, kRowBlock)),
+      ld_(padded(linear.k)),
+      ldd_(ldd),
+      out_(out) {
     rows_ = shared.floats(static_cast<size_t>(n) * ld_);
     for (int r = 0; r < n; ++r) {
         const float* from = x + static_cast<size_t>(r) * linear.k;
@@ -162,13 +191,16 @@ Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float*
     }
 }
 
-int Product::begin(int phase) { return phase ? -1 : linear_.panels() * ((n_ + row_block_ - 1) / row_block_); }
+int Product::begin(int phase) {
+    return phase ? -1 : linear_.panels() * ((n_ + row_block_ - 1) / row_block_);
+}
 
 void Product::item(int, int index, Scratch& scratch) {
     const int panel = index % linear_.panels(), r = index / linear_.panels() * row_block_;
     const int m = std::min(n_ - r, row_block_);
     float* memory = scratch.floats(kernels_.panel_scratch(m, linear_.group));
-    kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_), false, memory);
+    kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_), false,
+                         memory);
 }
 
 }  // namespace shoal

@@ -34,7 +34,8 @@ private:
     int rows_items() const { return (in_.n + row_block_ - 1) / row_block_; }
     int panel_items(const ShoalLinear& linear) const { return linear.panels() * rows_items(); }
     void norm_rows(Stage stage, int first, int last);
-    void product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd, int columns, bool add, Scratch& scratch);
+    void product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd, int columns,
+                 bool add, Scratch& scratch);
     void attend(int index, Scratch& scratch);
     void write(int index);
     const ShoalBlock& block() const { return *in_.blocks[block_]; }
@@ -55,7 +56,8 @@ private:
 // out [n][ldd] = norm(x) · linear, where `norm_weight` may be null.
 class Product final : public Job {
 public:
-    Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x, int n, float* out, size_t ldd, Scratch& shared);
+    Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x,
+            int n, float* out, size_t ldd, Scratch& shared);
     int begin(int phase) override;
     void item(int phase, int index, Scratch& scratch) override;
 
@@ -70,9 +72,12 @@ private:
 // Reads memory and does nothing with it: what a decode step cannot be faster than.
 class Reading final : public Job {
 public:
-    Reading(const Kernels& kernels, const float* data, size_t count, int items) : kernels_(kernels), data_(data), each_(count / items / 256 * 256), items_(items) {}
+    Reading(const Kernels& kernels, const float* data, size_t count, int items)
+        : kernels_(kernels), data_(data), each_(count / items / 256 * 256), items_(items) {}
     int begin(int phase) override { return phase ? -1 : items_; }
-    void item(int, int index, Scratch&) override { if (kernels_.read(data_ + index * each_, each_) == 0.5f) found_ = true; }
+    void item(int, int index, Scratch&) override {
+        if (kernels_.read(data_ + index * each_, each_) == 0.5f) found_ = true;
+    }
 
 private:
     const Kernels& kernels_;

@@ -1,5 +1,5 @@
-// The one inner loop: acc[r][·] += x[r][k] · b[k][·], one multiply-add per k in ascending order. A lane is one output of one
-// row, so that its bits depend on nothing but that row and that column. Included once per instruction set.
+// The one inner loop: acc[r][·] += x[r][k] · b[k][·], one multiply-add per k in ascending order. A lane is one output
+// of one row, so that its bits depend on nothing but that row and that column. Included once per instruction set.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,28 +13,36 @@ struct F32 {
     using Word = F;
     static Word word(const uint32_t* p) { return load(reinterpret_cast<const float*>(p)); }
     template <int J>
-    static F get(Word w) { return w; }
+    static F get(Word w) {
+        return w;
+    }
 };
 struct Bf16 {
     static constexpr int kStep = 2;
     using Word = I;
     static Word word(const uint32_t* p) { return words(p); }
     template <int J>
-    static F get(Word w) { return J ? high_half(w) : low_half(w); }
+    static F get(Word w) {
+        return J ? high_half(w) : low_half(w);
+    }
 };
 struct Q4 {
     static constexpr int kStep = 8;
     using Word = I;
     static Word word(const uint32_t* p) { return words(p); }
     template <int J>
-    static F get(Word w) { return nibble<J>(w); }
+    static F get(Word w) {
+        return nibble<J>(w);
+    }
 };
 struct Q8 {
     static constexpr int kStep = 4;
     using Word = I;
     static Word word(const uint32_t* p) { return words(p); }
     template <int J>
-    static F get(Word w) { return byte<J>(w); }
+    static F get(Word w) {
+        return byte<J>(w);
+    }
 };
 
 template <int R, int N>
@@ -55,7 +63,8 @@ struct Sums {
 };
 
 template <class L, int R, int N, int J>
-[[gnu::always_inline]] inline void add_row(const float* x, size_t ldx, const typename L::Word (&w)[N], Sums<R, N>& sums) {
+[[gnu::always_inline]] inline void add_row(const float* x, size_t ldx, const typename L::Word (&w)[N],
+                                           Sums<R, N>& sums) {
     F b[N];
     for (int v = 0; v < N; ++v) b[v] = L::template get<J>(w[v]);
     for (int r = 0; r < R; ++r) {
@@ -66,12 +75,14 @@ template <class L, int R, int N, int J>
 
 // `steps` steps of L::kStep rows; `b` is the first word of the columns, `ldb` the words of a step.
 template <class L, int R, int N, bool Streams>
-[[gnu::always_inline]] inline void accumulate(const float* x, size_t ldx, const uint32_t* b, size_t ldb, int steps, Sums<R, N>& sums) {
+[[gnu::always_inline]] inline void accumulate(const float* x, size_t ldx, const uint32_t* b, size_t ldb, int steps,
+                                              Sums<R, N>& sums) {
     for (int s = 0; s < steps; ++s) {
         typename L::Word w[N];
         for (int v = 0; v < N; ++v) w[v] = L::word(b + v * W);
         if constexpr (Streams) {  // weights come from memory once: ask for them early
-            for (int line = 0; line < N * W; line += 16) _mm_prefetch(reinterpret_cast<const char*>(b + line) + kAhead, _MM_HINT_T0);
+            for (int line = 0; line < N * W; line += 16)
+                _mm_prefetch(reinterpret_cast<const char*>(b + line) + kAhead, _MM_HINT_T0);
         }
         [&]<int... J>(std::integer_sequence<int, J...>) {
             (add_row<L, R, N, J>(x, ldx, w, sums), ...);

@@ -8,21 +8,49 @@ constexpr int W = 8;
 using F = __m256;
 using I = __m256i;
 
-inline F load(const float* p) { return _mm256_loadu_ps(p); }
-inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
-inline F all(float x) { return _mm256_set1_ps(x); }
-inline F zero() { return _mm256_setzero_ps(); }
-inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-inline F add(F a, F b) { return _mm256_add_ps(a, b); }
-inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm256_div_ps(a, b); }
-inline F max(F a, F b) { return _mm256_max_ps(a, b); }
-inline F min(F a, F b) { return _mm256_min_ps(a, b); }
-inline F nearest(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+inline F load(const float* p) {
+    return _mm256_loadu_ps(p);
+}
+inline void store(float* p, F v) {
+    _mm256_storeu_ps(p, v);
+}
+inline F all(float x) {
+    return _mm256_set1_ps(x);
+}
+inline F zero() {
+    return _mm256_setzero_ps();
+}
+inline F fma(F a, F b, F c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+inline F add(F a, F b) {
+    return _mm256_add_ps(a, b);
+}
+inline F sub(F a, F b) {
+    return _mm256_sub_ps(a, b);
+}
+inline F mul(F a, F b) {
+    return _mm256_mul_ps(a, b);
+}
+inline F div(F a, F b) {
+    return _mm256_div_ps(a, b);
+}
+inline F max(F a, F b) {
+    return _mm256_max_ps(a, b);
+}
+inline F min(F a, F b) {
+    return _mm256_min_ps(a, b);
+}
+inline F nearest(F a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F abs(F a) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
 // a where x < y, else b
-inline F if_less(F x, F y, F a, F b) { return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ)); }
+inline F if_less(F x, F y, F a, F b) {
+    return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
+}
 // v where first <= lane number < last, else other
 inline F inside(F v, F other, int first, int last) {
     const I lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -34,17 +62,22 @@ inline F inside(F v, F other, int first, int last) {
 inline F power_of_two(F n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
-inline F half_to_float(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F half_to_float(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline void float_to_half(uint16_t* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline F bf16_to_float(const uint16_t* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 inline F int8_to_float(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-inline I words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline I words(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 template <int J>
 inline F nibble(I w) {  // bits 4J.. as two's complement
     return _mm256_cvtepi32_ps(_mm256_srai_epi32(J < 7 ? _mm256_slli_epi32(w, 28 - 4 * J) : w, 28));
@@ -53,8 +86,12 @@ template <int J>
 inline F byte(I w) {
     return _mm256_cvtepi32_ps(_mm256_srai_epi32(J < 3 ? _mm256_slli_epi32(w, 24 - 8 * J) : w, 24));
 }
-inline F low_half(I w) { return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16)); }
-inline F high_half(I w) { return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))); }
+inline F low_half(I w) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+}
+inline F high_half(I w) {
+    return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
 
 inline float largest(F v) {
     const __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -67,16 +104,29 @@ inline float total_of(F v) {  // in no stated order: for what is exact
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
-// Integers: exact, so that their order is free. `add_products` adds four products of bytes of w (unsigned) and x (signed).
-inline I no_sum() { return _mm256_setzero_si256(); }
-inline I all_words(int32_t x) { return _mm256_set1_epi32(x); }
-inline F minus_to_float(I v, int32_t x) { return _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_set1_epi32(x))); }
-inline I low_codes(I w) { return _mm256_xor_si256(_mm256_and_si256(w, _mm256_set1_epi32(0x0f0f0f0f)), _mm256_set1_epi32(0x08080808)); }
-inline I high_codes(I w) { return low_codes(_mm256_srli_epi32(w, 4)); }
+// Integers: exact, so that their order is free. `add_products` adds four products of bytes of w (unsigned) and x
+// (signed).
+inline I no_sum() {
+    return _mm256_setzero_si256();
+}
+inline I all_words(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+inline F minus_to_float(I v, int32_t x) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_set1_epi32(x)));
+}
+inline I low_codes(I w) {
+    return _mm256_xor_si256(_mm256_and_si256(w, _mm256_set1_epi32(0x0f0f0f0f)), _mm256_set1_epi32(0x08080808));
+}
+inline I high_codes(I w) {
+    return low_codes(_mm256_srli_epi32(w, 4));
+}
 inline I add_products(I sum, I w, I x) {  // w at most 15: pairs fit 16 bits
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
-inline I add_wide_products(I sum, I w, I x) { return add_products(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
+inline I add_wide_products(I sum, I w, I x) {
+    return add_products(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
 constexpr int32_t kWideZero = 0;  // what `add_wide_products` adds to each signed byte of w
 inline void store_int8(int8_t* p, F v) {
     const __m256i words = _mm256_cvtps_epi32(v);

@@ -8,21 +8,49 @@ constexpr int W = 16;
 using F = __m512;
 using I = __m512i;
 
-inline F load(const float* p) { return _mm512_loadu_ps(p); }
-inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
-inline F all(float x) { return _mm512_set1_ps(x); }
-inline F zero() { return _mm512_setzero_ps(); }
-inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-inline F add(F a, F b) { return _mm512_add_ps(a, b); }
-inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm512_div_ps(a, b); }
-inline F max(F a, F b) { return _mm512_max_ps(a, b); }
-inline F min(F a, F b) { return _mm512_min_ps(a, b); }
-inline F nearest(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline F abs(F a) { return _mm512_abs_ps(a); }
+inline F load(const float* p) {
+    return _mm512_loadu_ps(p);
+}
+inline void store(float* p, F v) {
+    _mm512_storeu_ps(p, v);
+}
+inline F all(float x) {
+    return _mm512_set1_ps(x);
+}
+inline F zero() {
+    return _mm512_setzero_ps();
+}
+inline F fma(F a, F b, F c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+inline F add(F a, F b) {
+    return _mm512_add_ps(a, b);
+}
+inline F sub(F a, F b) {
+    return _mm512_sub_ps(a, b);
+}
+inline F mul(F a, F b) {
+    return _mm512_mul_ps(a, b);
+}
+inline F div(F a, F b) {
+    return _mm512_div_ps(a, b);
+}
+inline F max(F a, F b) {
+    return _mm512_max_ps(a, b);
+}
+inline F min(F a, F b) {
+    return _mm512_min_ps(a, b);
+}
+inline F nearest(F a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F abs(F a) {
+    return _mm512_abs_ps(a);
+}
 // a where x < y, else b
-inline F if_less(F x, F y, F a, F b) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a); }
+inline F if_less(F x, F y, F a, F b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
+}
 // v where first <= lane number < last, else other
 inline F inside(F v, F other, int first, int last) {
     const unsigned below = last >= W ? 0xffffu : last <= 0 ? 0u : (1u << last) - 1;
@@ -33,17 +61,23 @@ inline F inside(F v, F other, int first, int last) {
 inline F power_of_two(F n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
-inline F half_to_float(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F half_to_float(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline void float_to_half(uint16_t* p, F v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline F bf16_to_float(const uint16_t* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
 inline F int8_to_float(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-inline I words(const void* p) { return _mm512_loadu_si512(p); }
+inline I words(const void* p) {
+    return _mm512_loadu_si512(p);
+}
 template <int J>
 inline F nibble(I w) {  // bits 4J.. as two's complement: the permutation looks at the low four bits alone
     const F table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
@@ -53,22 +87,47 @@ template <int J>
 inline F byte(I w) {
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(J < 3 ? _mm512_slli_epi32(w, 24 - 8 * J) : w, 24));
 }
-inline F low_half(I w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
-inline F high_half(I w) { return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))); }
+inline F low_half(I w) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+inline F high_half(I w) {
+    return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
 
-inline float largest(F v) { return _mm512_reduce_max_ps(v); }
-inline float total_of(F v) { return _mm512_reduce_add_ps(v); }  // in no stated order: for what is exact
+inline float largest(F v) {
+    return _mm512_reduce_max_ps(v);
+}
+inline float total_of(F v) {
+    return _mm512_reduce_add_ps(v);
+}  // in no stated order: for what is exact
 
-// Integers: exact, so that their order is free. `add_products` adds four products of bytes of w (unsigned) and x (signed).
-inline I no_sum() { return _mm512_setzero_si512(); }
-inline I all_words(int32_t x) { return _mm512_set1_epi32(x); }
-inline F minus_to_float(I v, int32_t x) { return _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_set1_epi32(x))); }
-inline I low_codes(I w) { return _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0f0f0f0f), _mm512_set1_epi32(0x08080808), 0x6a); }
-inline I high_codes(I w) { return low_codes(_mm512_srli_epi32(w, 4)); }
-inline I add_products(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
-inline I add_wide_products(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x); }
+// Integers: exact, so that their order is free. `add_products` adds four products of bytes of w (unsigned) and x
+// (signed).
+inline I no_sum() {
+    return _mm512_setzero_si512();
+}
+inline I all_words(int32_t x) {
+    return _mm512_set1_epi32(x);
+}
+inline F minus_to_float(I v, int32_t x) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_set1_epi32(x)));
+}
+inline I low_codes(I w) {
+    return _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0f0f0f0f), _mm512_set1_epi32(0x08080808), 0x6a);
+}
+inline I high_codes(I w) {
+    return low_codes(_mm512_srli_epi32(w, 4));
+}
+inline I add_products(I sum, I w, I x) {
+    return _mm512_dpbusd_epi32(sum, w, x);
+}
+inline I add_wide_products(I sum, I w, I x) {
+    return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x);
+}
 constexpr int32_t kWideZero = 128;  // what `add_wide_products` adds to each signed byte of w
-inline void store_int8(int8_t* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))); }
+inline void store_int8(int8_t* p, F v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
 
 // The sum of 64 floats as a tree of halves: i + 32, i + 16, … i + 1.
 inline float sum64(const F* v) {
@@ -78,6 +137,8 @@ inline float sum64(const F* v) {
     const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
 }
-inline float max64(const F* v) { return _mm512_reduce_max_ps(max(max(v[0], v[2]), max(v[1], v[3]))); }
+inline float max64(const F* v) {
+    return _mm512_reduce_max_ps(max(max(v[0], v[2]), max(v[1], v[3])));
+}
 
 }  // namespace shoal::SHOAL_ISA
