@@ -6,14 +6,13 @@ on the machine, the weights and the kernels; so it is time that is rationed here
 
 from __future__ import annotations
 
-STRETCH = 1.4
-"""A step with rows of prefill takes so many times what its decoding rows take alone."""
+from math import ceil
+
+STRETCH = 1.28
+"""A step with rows of prefill takes so many times what its decoding rows take alone, on average; some take more."""
 
 SLOWEST = 4.5
 """A prefill beside decoding takes at most so many times its time alone, even if steps must stretch more for that."""
-
-BLOCK_ROWS = 8
-"""Engines compute rows in blocks of this; fewer cost as much."""
 
 WHOLE_ROWS = 64
 """Steps of at least so many rows of prefill alone say what a prefill takes alone."""
@@ -49,7 +48,7 @@ class Quantum:
             self.beside_s = _average(self.beside_s, max(each_s, LEAST_OF_ALONE * self.alone_s, 1e-9))
 
     def rows(self, most: int) -> int:
-        """Rows of prefill in a step that decodes too: a multiple of BLOCK_ROWS, or `most`; that too while nothing is known."""
+        """Rows of prefill in a step that decodes too, from 1 to `most`; `most` while nothing is known."""
         alone_s = self.alone_s or self.beside_s
         beside_s = self.beside_s or self.alone_s
         if not self.decode_s or not beside_s:
@@ -58,9 +57,7 @@ class Quantum:
         # n rows in every wait + step must be 1/SLOWEST of what n rows alone would make of that time.
         spare_s = SLOWEST * alone_s - beside_s
         least = (self.decode_s + self.held_s) / spare_s if spare_s > 0 else most
-        if least > wanted:
-            return min(most, -(-int(least) // BLOCK_ROWS) * BLOCK_ROWS or BLOCK_ROWS)
-        return min(most, max(BLOCK_ROWS, int(wanted) // BLOCK_ROWS * BLOCK_ROWS))
+        return min(most, max(1, int(wanted), ceil(least)))
 
 
 def _average(before: float, value: float) -> float:
