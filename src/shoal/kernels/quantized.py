@@ -38,18 +38,43 @@ class Quantized(NamedTuple):
 
 
 def quantize(weight: Tensor, bits: int, group: int = GROUP) -> Quantized:
-    """Round a matrix [out, in] to codes of 4 or 8 bits. For each column of a group the scale with the least squared error."""
+    """Round a matrix [out, in] to codes of 4 or 8 bits. For each column of a group the scale with the least squared error.
+
+    Works on a few outputs at a time: what it needs beside the result is small.
+    """
     if bits not in BITS:
         raise ValueError(f"{bits} bits are not among {BITS}")
-    out_features, in_features = weight.shape
-    groups = -(-in_features // group)
-    grouped = torch.nn.functional.pad(weight.to(torch.float32), (0, groups * group - in_features))
-    grouped = grouped.view(out_features, groups, group)
-    lowest, highest = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    wanted = torch.maximum(grouped.amax(2) / highest, grouped.amin(2) / lowest)  # [out, groups]: nothing is clipped
+    wanted = torch.cat([_wanted(_grouped(some, group), bits) for some in torch.split(weight, _SLAB_OUTPUTS)])
     unit = (wanted.amax(0) / 256).to(torch.float16)
-    exact = torch.sqrt(wanted / unit.to(torch.float32).clamp_min(torch.finfo(torch.float16).smallest_normal / 1024))
-    first = exact.ceil().clamp(1, 16)
+    slabs = zip(torch.split(weight, _SLAB_OUTPUTS), torch.split(wanted, _SLAB_OUTPUTS), strict=True)
+    rounded = [_rounded(_grouped(some, group), needed, unit, bits) for some, needed in slabs]
+    codes = torch.cat([codes for codes, _ in rounded])[:, : weight.shape[1]].contiguous()
+    return Quantized(codes, torch.cat([scales for _, scales in rounded]), bits, group)
+
+
+_SLAB_OUTPUTS = 512
+
+
+def _grouped(weight: Tensor, group: int) -> Tensor:
+    """[out, in] → [out, groups, group] in fp32, with zeros at the end."""
+    missing = -weight.shape[1] % group
+    return torch.nn.functional.pad(weight.to(torch.float32), (0, missing)).view(weight.shape[0], -1, group)
+
+
+def _range(bits: int) -> tuple[int, int]:
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def _wanted(grouped: Tensor, bits: int) -> Tensor:
+    """The least scales [out, groups] that clip nothing."""
+    lowest, highest = _range(bits)
+    return torch.maximum(grouped.amax(2) / highest, grouped.amin(2) / lowest)
+
+
+def _rounded(grouped: Tensor, wanted: Tensor, unit: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Codes [out, groups · group] in int8 and scales [out, groups] in fp16, on the grid that `unit` [groups] in fp16 spans."""
+    lowest, highest = _range(bits)
+    first = torch.sqrt(wanted / unit.to(torch.float32).clamp_min(_LEAST_UNIT)).ceil().clamp(1, 16)
     best = torch.full_like(wanted, float("inf"))
     codes = torch.zeros_like(grouped, dtype=torch.int8)
     scales = torch.zeros_like(wanted, dtype=torch.float16)
@@ -62,7 +87,11 @@ def quantize(weight: Tensor, bits: int, group: int = GROUP) -> Quantized:
         best = torch.where(better, error, best)
         scales = torch.where(better, scale, scales)
         codes = torch.where(better[..., None], tried.to(torch.int8), codes)
-    return Quantized(codes.view(out_features, -1)[:, :in_features].contiguous(), scales, bits, group)
+    return codes.flatten(1), scales
+
+
+_LEAST_UNIT = 2.0**-24
+"""The smallest number above zero in fp16."""
 
 
 Matrix = Tensor | Quantized
