@@ -6,4 +6,4 @@ from shoal.kernels.strict import strict_mode_environment
 
 strict_mode_environment()
 
-pytest_plugins = ["tests.swarms"]
+pytest_plugins = ["tests.devices", "tests.swarms"]

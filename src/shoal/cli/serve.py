@@ -47,7 +47,10 @@ def serve(
     share_prefixes: Annotated[
         bool, typer.Option(help="What one client's prompt began with may be found by another's. Hits can be timed.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Torch device; only cpu has been tried.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; only cpu has been tried.")] = "cpu",
+    exact: Annotated[
+        bool, typer.Option(help="Refuse to start unless rows are exact; on a GPU: slower arithmetic that may be.")
+    ] = False,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen on; 0.0.0.0 for all, port 0 for a free one.")
     ] = "127.0.0.1:0",
@@ -106,6 +109,7 @@ def serve(
         kv_dtype=kv_dtype,
         share_prefixes=share_prefixes,
         device=device,
+        exact=exact,
         listen=listen,
         transport=transport,
         max_upload_bits_per_s=max_upload * 1e6 if max_upload is not None else None,

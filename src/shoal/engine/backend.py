@@ -10,7 +10,7 @@ import torch
 from shoal.engine.blocks import Blocks, TorchBlocks
 from shoal.engine.native import MAX_TURNINGS, NativeBlock, NativeBlocks, supports
 from shoal.engine.nativeproof import prove_native
-from shoal.engine.proof import Proof, prove
+from shoal.engine.proof import CPU, Proof, Setting, prove
 from shoal.kernels import cpu
 from shoal.kernels.linears import MakeLinear, torch_linear
 from shoal.kernels.nativelinear import native_linears
@@ -41,10 +41,10 @@ class Backend(Protocol):
 
 
 class TorchBackend:
-    """Plain torch on a device; its linear layers may be compiled ones."""
+    """Plain torch in a setting; its linear layers may be compiled ones."""
 
-    def __init__(self, device: str = "cpu", make: MakeLinear = torch_linear, kernel: str = "torch") -> None:
-        self._device = device
+    def __init__(self, setting: Setting = CPU, make: MakeLinear = torch_linear, kernel: str = "torch") -> None:
+        self._setting = setting
         self._make = make
         self._kernel = kernel
         self._tile = 1
@@ -55,13 +55,14 @@ class TorchBackend:
 
     def prove(self, blocks: Sequence[HeldBlock], model: ModelConfig) -> Proof:
         """See `Backend`; sets torch's thread count."""
-        proof = prove(cast(Sequence[Block], blocks), model, self._device)
+        proof = prove(cast(Sequence[Block], blocks), model, self._setting)
         self._tile = proof.tile
         return Proof(self._kernel, proof.tile, proof.threads, proof.exact, proof.probe)
 
     def assemble(self, model: ModelConfig, span: Span, blocks: Sequence[HeldBlock], cache: KVCache) -> Blocks:
         """See `Backend`."""
-        return TorchBlocks(model.block, span.start, cast(Sequence[Block], blocks), cache, self._tile)
+        held = cast(Sequence[Block], blocks)
+        return TorchBlocks(model.block, span.start, held, cache, self._tile, self._setting.attention)
 
 
 class NativeBackend:
@@ -91,11 +92,11 @@ def kernel_name(int8_rows: bool) -> str:
 
 
 def choose_backend(
-    model: ModelConfig, form: WeightForm, device: str = "cpu", threads: int | None = None, int8_rows: bool = False
+    model: ModelConfig, form: WeightForm, threads: int | None = None, int8_rows: bool = False
 ) -> Backend:
-    """The fastest backend that this machine has for a model's blocks in this form."""
-    if device != "cpu" or not _native(form):
-        return TorchBackend(device)
+    """The fastest backend that this machine's processor has for a model's blocks in this form."""
+    if not _native(form):
+        return TorchBackend()
     context = cpu.Context(threads or torch.get_num_threads())
     kinds = model.kinds or (model.block,)
     if all(map(supports, kinds)) and len({(kind.rope, kind.rotated_dim) for kind in kinds}) <= MAX_TURNINGS:

@@ -13,6 +13,7 @@ from shoal.kv.cache import KVCache
 from shoal.nn.attention import AttentionForm, paged_attention
 from shoal.nn.block import Attend, Block, BlockConfig
 from shoal.nn.rope import Rope, RopeConfig
+from shoal.nn.sdpa import Attention
 
 
 class Part(NamedTuple):
@@ -45,12 +46,21 @@ class Blocks(Protocol):
 class TorchBlocks:
     """Blocks in plain torch: the truth and the fallback. `start` is the model's index of the first block."""
 
-    def __init__(self, config: BlockConfig, start: int, blocks: Sequence[Block], cache: KVCache, tile: int) -> None:
+    def __init__(
+        self,
+        config: BlockConfig,
+        start: int,
+        blocks: Sequence[Block],
+        cache: KVCache,
+        tile: int,
+        attention: Attention = paged_attention,
+    ) -> None:
         self._start = start
         self._blocks = blocks
         self._cache = cache
         self._ropes = {(turning := _turning(block.config)): Rope(*turning) for block in blocks}
         self._tile = tile
+        self._attention = attention
         self.hidden_size = config.hidden_size
 
     def __len__(self) -> int:
@@ -58,8 +68,9 @@ class TorchBlocks:
 
     def run(self, blocks: range, rows: Tensor, parts: Sequence[Part]) -> Tensor:
         """See `Blocks`."""
-        count, device = rows.shape[0], self._cache.device
-        at = [torch.arange(part.position, part.position + part.num_rows, device=device) for part in parts]
+        count = rows.shape[0]
+        # On the CPU: angles are computed there, and reading a position from a device would wait for it.
+        at = [torch.arange(part.position, part.position + part.num_rows) for part in parts]
         rows = pad_rows(rows, self._tile)
         angles: dict[tuple[RopeConfig, int], tuple[Tensor, Tensor]] = {}
         for index in blocks:
@@ -77,7 +88,8 @@ class TorchBlocks:
             rope.angles(positions, self._cache.pages[part.session].max_tokens)
             for part, positions in zip(parts, at, strict=True)
         ]
-        cos, sin = (pad_rows(torch.cat(each), num_rows) for each in zip(*known, strict=True))
+        device = self._cache.device
+        cos, sin = (pad_rows(torch.cat(each), num_rows).to(device) for each in zip(*known, strict=True))
         return cos, sin
 
     def _attend(self, block: int, form: AttentionForm, parts: Sequence[Part], at: Sequence[Tensor]) -> Attend:
@@ -87,7 +99,7 @@ class TorchBlocks:
                 here = slice(part.first, part.first + part.num_rows)
                 self._cache.write(part.session, block, part.position, keys[here], values[here])
                 stored = self._cache.read(part.session, block)
-                result[here] = paged_attention(query[here], *stored, positions, self._tile, form)
+                result[here] = self._attention(query[here], *stored, positions, self._tile, form)
             return result
 
         return attend

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from shoal.nn.block import HEAD_ROWS, Block, BlockConfig, Ends, ModelConfig
 from shoal.nn.layers import ACTIVATIONS
 from shoal.nn.moe import Experts
 from shoal.nn.rope import Rope
+from shoal.nn.sdpa import Attention, may_be_exact
 
 TILES = (4, 8, 16, 32, 64)
 HEIGHTS = (1, 2, 3, 5, 8, 13, 31, 64, 100, 129, 513)
@@ -51,6 +53,17 @@ class Proof(msgspec.Struct, frozen=True):
     probe: str
 
 
+class Setting(NamedTuple):
+    """What blocks run in: a device, what attends there, and the floats in which it finds keys and values."""
+
+    device: str = "cpu"
+    attention: Attention = paged_attention
+    kv_dtype: torch.dtype = torch.float32
+
+
+CPU = Setting()
+
+
 def numbers(seed: int, *shape: int) -> Tensor:
     """The same fp32 numbers everywhere, between −1 and 1: 21 bits each of Philox's raw output (counter-based)."""
     raw = np.random.Philox(key=seed).random_raw(math.prod(shape))
@@ -58,15 +71,16 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy((centred / 2**20).astype(np.float32).reshape(shape))
 
 
-def prove(blocks: Sequence[Block], model: ModelConfig, device: str = "cpu") -> Proof:
+def prove(blocks: Sequence[Block], model: ModelConfig, setting: Setting = CPU) -> Proof:
     """Find the smallest tile that keeps rows exact in one block of each kind, with the present threads, else with one thread.
 
     The thread count that was found is set. If nothing holds, the result says `exact=False`, with one thread and the
-    largest tile. The probe is over all kinds that the model has, so that servers of different blocks can compare it.
+    largest tile; on a device, where no threads compute and rows need not be filled up, with the present ones and a tile of 1.
+    The probe is over all kinds that the model has, so that servers of different blocks can compare it.
     """
     each = {block.config: block for block in blocks}.values()
     kinds = model.kinds or (model.block,)
-    return _search(lambda tile, threads: all(block_holds(one, tile, threads, device) for one in each), kinds, device)
+    return _search(lambda tile, threads: all(block_holds(one, tile, threads, setting) for one in each), kinds, setting)
 
 
 def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
@@ -81,18 +95,23 @@ def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
 
 
 def _search(
-    holds: Callable[[int, int], bool], kinds: Sequence[BlockConfig], device: str = "cpu", tiles: Sequence[int] = TILES
+    holds: Callable[[int, int], bool],
+    kinds: Sequence[BlockConfig],
+    setting: Setting = CPU,
+    tiles: Sequence[int] = TILES,
 ) -> Proof:
+    here = torch.get_num_threads()
+    fewest, largest = (1, TILES[-1]) if setting.device == "cpu" else (here, 1)
     with torch.inference_mode():
-        for threads in dict.fromkeys((torch.get_num_threads(), 1)):
+        for threads in dict.fromkeys((here, fewest)):
             for tile in tiles:
                 if holds(tile, threads):
-                    return Proof("torch", tile, threads, True, probe(kinds, tile, device))
-        torch.set_num_threads(1)
-        return Proof("torch", TILES[-1], 1, False, probe(kinds, TILES[-1], device))
+                    return Proof("torch", tile, threads, True, probe(kinds, tile, setting))
+        torch.set_num_threads(fewest)
+        return Proof("torch", largest, fewest, False, probe(kinds, largest, setting))
 
 
-def block_holds(block: Block, tile: int, threads: int, device: str = "cpu") -> bool:
+def block_holds(block: Block, tile: int, threads: int, setting: Setting = CPU) -> bool:
     """Whether rows come out the same alone and in company, at any place, with one thread and with `threads`."""
     config = block.config
 
@@ -101,13 +120,13 @@ def block_holds(block: Block, tile: int, threads: int, device: str = "cpu") -> b
         angles = rows.new_full((2, rows.shape[0], config.rotated_dim // 2), 0.6)
         return block(rows, (angles[0], angles[1]), _mix, tile)
 
-    rows = numbers(PROBE_SEED, HEIGHTS[-1] + 1, config.hidden_size).to(device)
+    rows = numbers(PROBE_SEED, HEIGHTS[-1] + 1, config.hidden_size).to(setting.device)
     # Of a mixture's experts, which have one shape, the rows above reach each in small numbers only.
     expert = block.mlp.experts[0] if config.moe is not None and isinstance(block.mlp, Experts) else None
     return (
         _rows_hold(compute, rows, tile, threads, HEIGHTS)
         and (expert is None or _rows_hold(expert, rows, tile, threads, HEIGHTS))
-        and _attention_holds(config, block.attention_form, tile, threads, device)
+        and _attention_holds(config, block.attention_form, tile, threads, setting)
     )
 
 
@@ -130,31 +149,32 @@ def _rows_hold(compute: Compute, rows: Tensor, tile: int, threads: int, heights:
     return True
 
 
-def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, threads: int, device: str) -> bool:
+def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, threads: int, setting: Setting) -> bool:
+    """Whether the attention that will be used keeps rows exact. It runs in any case: what cannot run fails at start-up."""
     pages = 3
     tokens, width = (pages - 1) * PAGE_TOKENS + 9, padded(config.head_dim)
-    query = numbers(PROBE_SEED + 1, tokens, config.num_heads, config.head_dim).to(device)
+    query = numbers(PROBE_SEED + 1, tokens, config.num_heads, config.head_dim).to(setting.device)
     shape = (pages, config.num_kv_heads, PAGE_TOKENS, width)
-    keys, values = (numbers(PROBE_SEED + i, *shape).to(device) for i in (2, 3))
+    keys, values = (numbers(PROBE_SEED + i, *shape).to(setting.device, setting.kv_dtype) for i in (2, 3))
     keys[..., config.head_dim :] = values[..., config.head_dim :] = 0
-    positions = torch.arange(tokens, device=device)
+    positions = torch.arange(tokens)
     torch.set_num_threads(1)
-    whole = paged_attention(query, keys, values, positions, tile, form)
+    whole = setting.attention(query, keys, values, positions, tile, form)
     torch.set_num_threads(threads)
     for first, count in ((0, 1), (5, 3), (40, 24), (PAGE_TOKENS, 9), (60, 70), (tokens - 1, 1)):
         here = slice(first, first + count)
         held = -(-(first + count) // PAGE_TOKENS)
-        part = paged_attention(query[here], keys[:held], values[:held], positions[here], tile, form)
+        part = setting.attention(query[here], keys[:held], values[:held], positions[here], tile, form)
         if not torch.equal(part, whole[here]):
             return False
-    return True
+    return may_be_exact(setting.attention, form, setting.kv_dtype, config.head_dim)
 
 
-def probe(kinds: Sequence[BlockConfig], tile: int, device: str = "cpu") -> str:
+def probe(kinds: Sequence[BlockConfig], tile: int, setting: Setting = CPU) -> str:
     """32 hexadecimal digits over canned arithmetic on the blocks' widths: equal where machines give equal bits."""
     digest = hashlib.blake2b(digest_size=16)
     for config in kinds:
-        for tensor in _canned(config, tile, device):
+        for tensor in _canned(config, tile, setting):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -168,8 +188,9 @@ def _widths(config: BlockConfig) -> Iterator[int]:
         yield from (config.latent.query_rank, config.latent.rank, config.latent.plain_dim)
 
 
-def _canned(config: BlockConfig, tile: int, device: str) -> Iterator[Tensor]:
+def _canned(config: BlockConfig, tile: int, setting: Setting) -> Iterator[Tensor]:
     """Products, sums, transcendentals, attention and angles."""
+    device = setting.device
     for width in dict.fromkeys(width for width in _widths(config) if width):
         rows = numbers(PROBE_SEED + 4, tile, width)[:4].to(device)
         product = RowLinear(numbers(PROBE_SEED + 5, PROBE_FEATURES, width).to(device))(pad_rows(rows, tile))[:4]
@@ -178,10 +199,10 @@ def _canned(config: BlockConfig, tile: int, device: str) -> Iterator[Tensor]:
             yield activation(product / 4)
     query = numbers(PROBE_SEED + 6, 4, config.num_heads, config.head_dim).to(device)
     shape = (2, config.num_kv_heads, PAGE_TOKENS, padded(config.head_dim))
-    keys, values = (numbers(PROBE_SEED + i, *shape).to(device) for i in (7, 8))
+    keys, values = (numbers(PROBE_SEED + i, *shape).to(device, setting.kv_dtype) for i in (7, 8))
     keys[..., config.head_dim :] = values[..., config.head_dim :] = 0
     sinks = numbers(PROBE_SEED + 9, config.num_heads).to(device) if config.sinks else None
     slopes = alibi_slopes(config.num_heads).to(device) if config.alibi else None
     form = AttentionForm(config.query_scale, config.window, config.attn_softcap, sinks, slopes)
-    yield paged_attention(query, keys, values, torch.arange(80, 84, device=device), tile, form)
+    yield setting.attention(query, keys, values, torch.arange(80, 84), tile, form)
     yield from Rope(config.rope, config.rotated_dim).angles(torch.arange(PROBE_POSITIONS))

@@ -38,7 +38,7 @@ class Runner:
         self.cache = cache
         self.found_rows = 0
         self._blocks = blocks
-        self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, ())
+        self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, (), device=cache.device)
 
     def open(self, session: str, span: Span, max_tokens: int, client: str = "") -> None:
         """Room for a session of a client; raises ServerFull when there is none, SpanError for blocks not held."""

@@ -62,16 +62,41 @@ class RowLinear:
         return self.weight.nbytes + bias_bytes
 
 
-class QuantizedLinear:
-    """See `Linear`. Codes become weights in fp32 at every call: right, small and slow."""
+class DeviceLinear:
+    """See `Linear`. For devices that are fast in 16 bits: rows are rounded to the weight's dtype, and so is the product, whose
+    sums are fp32 inside the device's BLAS. With a weight in fp32 it computes what `RowLinear` does."""
 
-    def __init__(self, weight: Quantized, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.out_features, self.in_features = weight.shape
+        self._held = RowLinear(weight, bias)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        weight, bias = self._held.weight, self._held.bias
+        product = F.linear(rows.to(weight.dtype), weight).to(torch.float32)
+        return product if bias is None else product + bias
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        """See `Linear`."""
+        return self._held.columns(outputs)
+
+    @property
+    def size_bytes(self) -> int:
+        """See `Linear`."""
+        return self._held.size_bytes
+
+
+class QuantizedLinear:
+    """See `Linear`. Codes become weights in `dtype` at every call: right, small and slow. Below fp32 rows are rounded as well;
+    see `DeviceLinear`."""
+
+    def __init__(self, weight: Quantized, bias: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
         self.out_features, self.in_features = weight.codes.shape
         self._weight = weight
         self._bias = bias
+        self._dtype = dtype
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return RowLinear(self._weight.dequantized(), self._bias)(rows)
+        return DeviceLinear(self._weight.dequantized().to(self._dtype), self._bias)(rows)
 
     def columns(self, outputs: list[int]) -> Tensor:
         """See `Linear`."""
@@ -89,3 +114,12 @@ class QuantizedLinear:
 def torch_linear(weight: Matrix, bias: Tensor | None = None) -> Linear:
     """A linear layer in plain torch."""
     return QuantizedLinear(weight, bias) if isinstance(weight, Quantized) else RowLinear(weight, bias)
+
+
+def device_linears(dtype: torch.dtype) -> MakeLinear:
+    """What makes linear layers for a device: floats are multiplied in their own dtype, codes as weights in `dtype`."""
+
+    def make(weight: Matrix, bias: Tensor | None = None) -> Linear:
+        return QuantizedLinear(weight, bias, dtype) if isinstance(weight, Quantized) else DeviceLinear(weight, bias)
+
+    return make

@@ -32,6 +32,8 @@ def pad_rows(rows: Tensor, tile: int) -> Tensor:
 def _slabs(buffer: Tensor) -> tuple[Tensor, ...]:
     if not buffer.is_contiguous() or buffer.numel() % LANES:
         raise ValueError(f"a buffer of shape {list(buffer.shape)} is not whole vectors of {LANES}")
+    if buffer.device.type != "cpu":  # no threads share a buffer there, and each slab would be a launch
+        return (buffer.view(-1),)
     return torch.split(buffer.view(-1), SLAB)
 
 

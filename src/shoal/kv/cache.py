@@ -59,8 +59,7 @@ class KVCache:
             done += PAGE_TOKENS - slot
 
     def read(self, session: str, block: int) -> tuple[Tensor, Tensor]:
-        """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded], in fp32.
-
-        The keys are a transposed view.
+        """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded]: floats in the dtype
+        of the cache, integers in fp32. The keys are a transposed view.
         """
         return self.storage.read(self.pages[session].of(block))

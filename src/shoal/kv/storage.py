@@ -34,6 +34,11 @@ FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 KV_DTYPES = (*FLOATS, "int8", "int4")
 
 
+def read_dtype(dtype: str) -> torch.dtype:
+    """The floats in which a cache of one of KV_DTYPES is read."""
+    return FLOATS.get(dtype, torch.float32)
+
+
 class PageShape(NamedTuple):
     """What a page holds."""
 
@@ -62,7 +67,8 @@ class Storage(Protocol):
         ...
 
     def read(self, table: list[int]) -> tuple[Tensor, Tensor]:
-        """Keys and values [pages, kv_heads, PAGE_TOKENS, width] in fp32. The keys are a transposed view."""
+        """Keys and values [pages, kv_heads, PAGE_TOKENS, width]: floats in their dtype, integers in fp32. The keys are a
+        transposed view."""
         ...
 
     def clear(self, pages: list[int], slot: int = 0) -> None:
@@ -114,7 +120,7 @@ class FloatPages:
 
     def read(self, table: list[int]) -> tuple[Tensor, Tensor]:
         """See `Storage`."""
-        keys, values = (_select(tensor, table).to(torch.float32) for tensor in self.tensors)
+        keys, values = (_select(tensor, table) for tensor in self.tensors)
         return keys.transpose(2, 3), values
 
     def clear(self, pages: list[int], slot: int = 0) -> None:

@@ -57,18 +57,20 @@ def paged_attention(
     """Attention of one session's rows over its pages.
 
     query [n, heads, dim]; keys, values [pages, kv_heads, PAGE_TOKENS, dim'] with dim' ≥ dim (zero beyond dim), in the
-    order of their tokens, holding the rows' own keys already; positions [n]. Returns [n, heads, dim] in fp32.
+    order of their tokens, in any float dtype, holding the rows' own keys already; positions [n], best on the CPU. Returns
+    [n, heads, dim] in fp32.
 
     A running maximum, sum and product per row (arXiv:2112.05682), where a key beyond a row's position or before its window is
     selected out: it adds exactly zero, so a row's result does not depend on how many pages its company needs.
     """
     n, heads, dim = query.shape
     kv_heads, width = keys.shape[1], keys.shape[3]
+    keys, values = keys.to(torch.float32), values.to(torch.float32)
     group = heads // kv_heads
     scale = dim**-0.5 if form.scale is None else form.scale
     wide = (query * scale).view(n, kv_heads, group, dim).transpose(0, 1).reshape(kv_heads, n * group, dim)
     wide = torch.nn.functional.pad(wide, (0, width - dim, 0, -(n * group) % tile))
-    row_positions = pad_rows(positions.repeat_interleave(group)[:, None], tile)
+    row_positions = pad_rows(positions.repeat_interleave(group)[:, None], tile).to(query.device)
     rows = _Rows(wide, row_positions, _per_row(form.slopes, kv_heads, n, wide.shape[1]))
     first = max(0, int(positions.min()) - form.window + 1) // GROUP_TOKENS if form.window else 0
     maximum, total, product = _fold_groups(rows, keys, values, form, first * GROUP_PAGES)

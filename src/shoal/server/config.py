@@ -38,6 +38,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_dtype: str = "float32"
     share_prefixes: bool = False
     device: str = "cpu"
+    exact: bool = False
     listen: str = "127.0.0.1:0"
     transport: str | None = None
     max_upload_bits_per_s: float | None = None

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from shoal.engine.backend import choose_backend
+from shoal.engine.backend import Backend, choose_backend
+from shoal.engine.device import check_device, device_backend, device_memory_bytes
+from shoal.engine.proof import Proof
 from shoal.engine.runner import Runner
-from shoal.errors import CapacityError
+from shoal.errors import CapacityError, UsageError
 from shoal.kv.cache import KVCache
 from shoal.kv.prefix import PrefixCache, output_page_bytes
-from shoal.kv.storage import page_bytes
+from shoal.kv.storage import page_bytes, read_dtype
 from shoal.nn.attention import PAGE_TOKENS
 from shoal.nn.block import ModelConfig
 from shoal.nn.families import family, model_config
@@ -53,7 +55,8 @@ class LoadedBlocks(NamedTuple):
 
 
 def open_source(config: ServerConfig) -> Source:
-    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it."""
+    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device."""
+    check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
     model = model_config(checkpoint.config)
     spec = ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size)
@@ -63,13 +66,14 @@ def open_source(config: ServerConfig) -> Source:
 def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -> LoadedBlocks:
     """Load a span, prove its arithmetic and make the cache. Blocks; run in a thread.
 
-    Raises what is wrong with the model, CapacityError when the memory is too small for the span and a cache.
+    Raises what is wrong with the model, CapacityError when the memory is too small for the span and a cache, UsageError when
+    rows are to be exact and are not.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     checkpoint, model, spec = source
     form = weight_form(config.dtype, config.quantize, checkpoint)
-    backend = choose_backend(model, form, config.device, config.threads, config.int8_rows)
+    backend = _backend(config, model, form)
     blocks = load_blocks(
         checkpoint,
         model,
@@ -80,7 +84,7 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
         build=backend.build,
     )
     progress("proving the arithmetic", 0, 0)
-    proof = backend.prove(blocks, model)
+    proof = _checked(config, backend.prove(blocks, model))
     weight_bytes = sum(block.size_bytes for block in blocks)
     budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
@@ -103,6 +107,20 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
         row_codecs=family(model.model_type).row_codecs,
     )
     return LoadedBlocks(runner, holding, form.bits_per_weight)
+
+
+def _backend(config: ServerConfig, model: ModelConfig, form: WeightForm) -> Backend:
+    if config.device == "cpu":
+        return choose_backend(model, form, config.threads, config.int8_rows)
+    return device_backend(config.device, form.dtype, read_dtype(config.kv_dtype), config.exact)
+
+
+def _checked(config: ServerConfig, proof: Proof) -> Proof:
+    if config.exact and not proof.exact:
+        raise UsageError(
+            f"--exact: rows are not exact here ({proof.kernel}); without it this server says so and goes on"
+        )
+    return proof
 
 
 def fetch(source: Source, span: Span) -> None:
@@ -140,7 +158,7 @@ def max_blocks(config: ServerConfig, source: Source) -> int:
 
 
 def _memory_bytes(config: ServerConfig) -> int:
-    return config.memory_bytes or default_memory_bytes()
+    return config.memory_bytes or device_memory_bytes(config.device) or default_memory_bytes()
 
 
 def block_bytes(model: ModelConfig, form: WeightForm) -> int:

@@ -33,10 +33,12 @@ class WeightForm(NamedTuple):
     def apply(self, role: str, tensor: Tensor, device: str) -> Matrix:
         """A tensor of this role in this form, on a device."""
         if tensor.ndim < 2 or role.startswith("router"):
-            return tensor.to(device=device, dtype=torch.float32)
+            return tensor.to(torch.float32).to(device)  # in this order: not every device has fp64
         if self.bits is None or role in UNQUANTIZED:
-            return tensor.to(device=device, dtype=self.dtype)
-        return quantize(tensor.to(device), self.bits)
+            return tensor.to(self.dtype).to(device)
+        # Rounded on the CPU, so that servers with and without a device hold the same.
+        codes = quantize(tensor, self.bits)
+        return codes._replace(codes=codes.codes.to(device), scales=codes.scales.to(device))
 
     @property
     def bits_per_weight(self) -> float:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.engine.proof import TILES, numbers, probe, prove, prove_ends
+from shoal.engine.proof import TILES, Setting, numbers, probe, prove, prove_ends
 from shoal.kernels.linears import RowLinear
 from shoal.nn.attention import AttentionForm, paged_attention
 from shoal.nn.block import Attend, Block, BlockConfig, Ends, ModelConfig
 from shoal.nn.layers import RmsNorm
 from shoal.nn.moe import Experts, MoeConfig
 from shoal.nn.rope import RopeConfig
+from shoal.nn.sdpa import DeviceAttention
 from shoal.testing.tiny import random_blocks
 
 CONFIG = BlockConfig(40, 4, 2, 10, 100, 1e-5, RopeConfig())
@@ -133,14 +134,37 @@ def test_the_probe_tells_arithmetic_apart() -> None:
     assert probe((turned,), 4) != known
 
 
-def test_the_probe_sees_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_sees_the_last_bit() -> None:
     """One unit in the last place of attention changes it."""
     known = probe((CONFIG,), 4)
 
-    def nudged(query: Tensor, *rest: Any) -> Tensor:
-        result = paged_attention(query, *rest)
+    def nudged(query: Tensor, *rest: Any, **options: Any) -> Tensor:
+        result = paged_attention(query, *rest, **options)
         result[0, 0, 0] = torch.nextafter(result[0, 0, 0], torch.tensor(9.0))
         return result
 
-    monkeypatch.setattr("shoal.engine.proof.paged_attention", nudged)
-    assert probe((CONFIG,), 4) != known
+    assert probe((CONFIG,), 4, Setting(attention=nudged)) != known
+    assert probe((CONFIG,), 4, Setting(attention=paged_attention)) == known
+
+
+def test_the_attention_that_is_used_is_proven() -> None:
+    """One in which rows feel each other fails, whatever the matrices do."""
+
+    def leaking(query: Tensor, *rest: Any, **options: Any) -> Tensor:
+        return paged_attention(query, *rest, **options) + query.shape[0]
+
+    block = random_blocks(CONFIG, 1)
+    assert not prove(block, MODEL, Setting(attention=leaking)).exact
+    assert prove(block, MODEL, Setting(kv_dtype=torch.bfloat16)).exact
+
+
+def test_kernels_that_may_not_be_exact_are_not_believed() -> None:
+    """Here a device's attention is made of the exact one, so that every comparison holds."""
+
+    class Lucky(DeviceAttention):
+        def __call__(self, query: Tensor, *rest: Any, **options: Any) -> Tensor:
+            return paged_attention(query, *rest, **options)
+
+    capped = BlockConfig(40, 4, 2, 10, 100, 1e-5, RopeConfig(), attn_softcap=5.0)
+    assert not prove(random_blocks(CONFIG, 1), MODEL, Setting(attention=Lucky())).exact
+    assert prove(random_blocks(capped, 1), MODEL, Setting(attention=Lucky())).exact

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.engine.proof import Proof
 from shoal.errors import CapacityError, UsageError
 from shoal.kv.prefix import output_page_bytes
 from shoal.kv.storage import KV_DTYPES, page_bytes
 from shoal.nn.block import ModelConfig
 from shoal.server.config import ServerConfig
-from shoal.server.loading import _budget
+from shoal.server.loading import _budget, _checked, open_source
 from shoal.testing.tiny import SMOLLM2
 
 MODEL = ModelConfig("llama", 30, 49152, 8192, (), True, SMOLLM2)
@@ -47,3 +48,21 @@ def test_an_unknown_dtype_is_refused() -> None:
     """With those that there are."""
     with pytest.raises(UsageError, match="int4"):
         ServerConfig(model="any", kv_dtype="int3")
+
+
+def test_a_device_that_is_not_here_is_refused_first() -> None:
+    """Before anybody looks for the model."""
+    with pytest.raises(CapacityError, match="cuda:99"):
+        open_source(ServerConfig(model="nowhere/nothing", device="cuda:99"))
+    with pytest.raises(UsageError, match="no device"):
+        open_source(ServerConfig(model="nowhere/nothing", device="gpu"))
+
+
+def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
+    """What the proof found decides; unasked, an inexact server starts."""
+    inexact = Proof("torch-cuda", 1, 1, False, "")
+    with pytest.raises(UsageError, match="torch-cuda"):
+        _checked(ServerConfig(model="any", exact=True), inexact)
+    assert _checked(ServerConfig(model="any"), inexact) is inexact
+    exact = Proof("torch", 4, 1, True, "")
+    assert _checked(ServerConfig(model="any", exact=True), exact) is exact
