@@ -26,7 +26,7 @@ def check_device(name: str) -> None:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"--device {name!r} is no device: choose one of {', '.join(DEVICES)}, or cuda:1") from None
-    if device.type not in DEVICES:
+    if device.type not in DEVICES or name.startswith("cpu:"):
         raise UsageError(f"--device is one of {', '.join(DEVICES)}, not {name}")
     count = _count(device.type)
     if (device.index or 0) >= count:

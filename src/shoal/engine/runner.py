@@ -58,7 +58,7 @@ class Runner:
         self._prefixes.close(session)
 
     def step(self, batch: Sequence[Rows]) -> list[Tensor]:
-        """Outputs [n, hidden] for each entry, in order; the caches hold the new tokens afterwards.
+        """Outputs [n, hidden] for each entry, in order, on the CPU; the caches hold the new tokens afterwards.
 
         Raises ValueError when an entry does not continue its session, or when its rows are or become NaN or infinite;
         GrantExceeded when one has no room. The caches are as they were before, whatever is raised.
@@ -66,7 +66,8 @@ class Runner:
         self._check(batch)
         try:
             with torch.inference_mode():
-                return self._step(batch)
+                # From a device here and not where they are sent: there the copy would wait for the next step.
+                return [output.cpu() for output in self._step(batch)]
         except BaseException:
             for rows in batch:
                 self.truncate(rows.session, rows.position)

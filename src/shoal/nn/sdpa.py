@@ -139,7 +139,7 @@ def folded(query: Tensor, keys: Tensor, values: Tensor, form: AttentionForm = PL
     rows = query.view(n, kv_heads, group, dim).transpose(0, 1).reshape(1, kv_heads, n * group, dim)
     mask = None
     if n > 1:
-        visible = torch.ones(n, tokens, dtype=torch.bool, device=query.device).tril(tokens - n)
-        mask = visible.repeat_interleave(group, 0)
+        at = torch.arange(tokens, device=query.device)
+        mask = (at <= at[tokens - n :, None]).repeat_interleave(group, 0)
     found = F.scaled_dot_product_attention(rows, keys[None], values[None], attn_mask=mask, scale=form.scale)
     return found[0].view(kv_heads, n, group, dim).transpose(0, 1).reshape(n, heads, dim).to(torch.float32)

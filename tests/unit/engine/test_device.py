@@ -58,11 +58,11 @@ def apart(found: Tensor, truth: Tensor) -> float:
 
 
 def through(runner: Runner, session: str, rows: Tensor) -> Tensor:
-    """Rows in chunks, the outputs on the processor."""
+    """Rows in chunks; their outputs come back from the device."""
     runner.open(session, SPAN, rows.shape[0], "somebody")
     outputs, done = [], 0
     for count in CHUNKS:
-        outputs.append(runner.step([Rows(session, done, SPAN, rows[done : done + count])])[0].cpu())
+        outputs.append(runner.step([Rows(session, done, SPAN, rows[done : done + count])])[0])
         done += count
     return torch.cat(outputs)
 
@@ -109,7 +109,7 @@ def test_prefixes_are_found_on_a_device(device: str) -> None:
     outputs = []
     for session in ("first", "second"):
         runner.open(session, SPAN, 150, "somebody")
-        outputs.append(runner.step([Rows(session, 0, SPAN, rows)])[0].cpu())
+        outputs.append(runner.step([Rows(session, 0, SPAN, rows)])[0])
     assert runner.found_rows == 128
     assert torch.equal(outputs[0][:128], outputs[1][:128])
     torch.testing.assert_close(outputs[0], outputs[1], atol=0.01, rtol=0)
@@ -147,7 +147,7 @@ def test_fp64_weights_reach_a_device(device: str) -> None:
         form.apply(role, numbers(1, 64, 64).to(torch.float64), device)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "", "meta", "cuda:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "", "meta", "cuda:x", "cpu:0"])
 def test_a_name_that_is_no_device_is_a_mistake(name: str) -> None:
     """Whoever wrote it is told what there is."""
     with pytest.raises(UsageError, match="cpu, cuda, mps"):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from shoal.engine.proof import Proof
+from shoal.engine.backend import TorchBackend
+from shoal.engine.device import device_backend
+from shoal.engine.proof import Proof, numbers
+from shoal.engine.runner import Rows
 from shoal.errors import CapacityError, UsageError
 from shoal.kv.prefix import output_page_bytes
-from shoal.kv.storage import KV_DTYPES, page_bytes
+from shoal.kv.storage import KV_DTYPES, page_bytes, read_dtype
 from shoal.nn.block import ModelConfig
 from shoal.server.config import ServerConfig
-from shoal.server.loading import _budget, _checked, open_source
-from shoal.testing.tiny import SMOLLM2
+from shoal.server.loading import _budget, _checked, load, open_source
+from shoal.testing.tiny import SMOLLM2, tiny_llama
+from shoal.types import Span
+from shoal.weights.loading import WeightForm
 
 MODEL = ModelConfig("llama", 30, 49152, 8192, (), True, SMOLLM2)
 LEFT_BYTES = 1 << 30
@@ -56,6 +63,26 @@ def test_a_device_that_is_not_here_is_refused_first() -> None:
         open_source(ServerConfig(model="nowhere/nothing", device="cuda:99"))
     with pytest.raises(UsageError, match="no device"):
         open_source(ServerConfig(model="nowhere/nothing", device="gpu"))
+
+
+def test_a_server_on_a_device(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads, proves and says what it is. The processor stands in for a device here, too."""
+
+    def backend(config: ServerConfig, model: ModelConfig, form: WeightForm) -> TorchBackend:
+        return device_backend(config.device, form.dtype, read_dtype(config.kv_dtype), config.exact)
+
+    monkeypatch.setattr("shoal.server.loading._backend", backend)
+    config = ServerConfig(
+        model=str(tiny_llama(tmp_path)), device=device, kv_dtype="bfloat16", memory_bytes=64 << 20, max_sessions=2
+    )
+    source = open_source(config)
+    loaded = load(config, source, Span(0, 2), lambda what, done, total: None)
+    numerics = loaded.holding.numerics
+    assert numerics.kernel.startswith(f"torch-{device}-")
+    assert not numerics.exact
+    loaded.runner.open("one", Span(0, 2), 70)
+    (output,) = loaded.runner.step([Rows("one", 0, Span(0, 2), numbers(1, 70, 48))])
+    assert output.shape == (70, 48)
 
 
 def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
