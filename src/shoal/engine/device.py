@@ -5,6 +5,9 @@ What is here has run on no device yet (docs/guides/serve.md); the CPU runs the s
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from shoal.engine.backend import TorchBackend
@@ -46,6 +49,17 @@ def device_memory_bytes(name: str) -> int | None:
     if torch.device(name).type != "cuda":
         return None
     return int(torch.cuda.get_device_properties(name).total_memory * DEVICE_SHARE)
+
+
+@contextlib.contextmanager
+def device_memory() -> Iterator[None]:
+    """Raises CapacityError where a device's memory does not suffice for what is done inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CapacityError(
+            f"the device has too little memory (take fewer blocks, or lower --memory): {error}"
+        ) from error
 
 
 def device_backend(name: str, dtype: torch.dtype, kv_dtype: torch.dtype, exact: bool = False) -> TorchBackend:

@@ -101,14 +101,14 @@ def _search(
     tiles: Sequence[int] = TILES,
 ) -> Proof:
     here = torch.get_num_threads()
-    fewest, largest = (1, TILES[-1]) if setting.device == "cpu" else (here, 1)
+    fewest, last_tile = (1, TILES[-1]) if setting.device == "cpu" else (here, 1)
     with torch.inference_mode():
         for threads in dict.fromkeys((here, fewest)):
             for tile in tiles:
                 if holds(tile, threads):
                     return Proof("torch", tile, threads, True, probe(kinds, tile, setting))
         torch.set_num_threads(fewest)
-        return Proof("torch", largest, fewest, False, probe(kinds, largest, setting))
+        return Proof("torch", last_tile, fewest, False, probe(kinds, last_tile, setting))
 
 
 def block_holds(block: Block, tile: int, threads: int, setting: Setting = CPU) -> bool:
@@ -124,9 +124,10 @@ def block_holds(block: Block, tile: int, threads: int, setting: Setting = CPU) -
     # Of a mixture's experts, which have one shape, the rows above reach each in small numbers only.
     expert = block.mlp.experts[0] if config.moe is not None and isinstance(block.mlp, Experts) else None
     return (
-        _rows_hold(compute, rows, tile, threads, HEIGHTS)
+        # First, so that it runs in any case: what a device cannot run shows at start-up.
+        _attention_holds(config, block.attention_form, tile, threads, setting)
+        and _rows_hold(compute, rows, tile, threads, HEIGHTS)
         and (expert is None or _rows_hold(expert, rows, tile, threads, HEIGHTS))
-        and _attention_holds(config, block.attention_form, tile, threads, setting)
     )
 
 
@@ -150,7 +151,7 @@ def _rows_hold(compute: Compute, rows: Tensor, tile: int, threads: int, heights:
 
 
 def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, threads: int, setting: Setting) -> bool:
-    """Whether the attention that will be used keeps rows exact. It runs in any case: what cannot run fails at start-up."""
+    """Whether the attention that will be used keeps rows exact."""
     pages = 3
     tokens, width = (pages - 1) * PAGE_TOKENS + 9, padded(config.head_dim)
     query = numbers(PROBE_SEED + 1, tokens, config.num_heads, config.head_dim).to(setting.device)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from shoal.engine.backend import Backend, choose_backend
-from shoal.engine.device import check_device, device_backend, device_memory_bytes
+from shoal.engine.device import check_device, device_backend, device_memory, device_memory_bytes
 from shoal.engine.proof import Proof
 from shoal.engine.runner import Runner
 from shoal.errors import CapacityError, UsageError
@@ -63,6 +63,7 @@ def open_source(config: ServerConfig) -> Source:
     return Source(checkpoint, model, spec)
 
 
+@device_memory()
 def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -> LoadedBlocks:
     """Load a span, prove its arithmetic and make the cache. Blocks; run in a thread.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.engine.device import check_device, device_backend, device_memory_bytes
+from shoal.engine.device import check_device, device_backend, device_memory, device_memory_bytes
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.errors import CapacityError, UsageError
@@ -171,3 +171,11 @@ def test_a_device_that_is_not_here_is_lacking(monkeypatch: pytest.MonkeyPatch) -
 def test_the_memory_is_the_devices_own(device: str) -> None:
     """Only a CUDA device has memory of its own."""
     assert (device_memory_bytes(device) is None) == (device != "cuda")
+
+
+def test_too_little_memory_is_a_lack_of_capacity() -> None:
+    """Whatever is wrong besides stays what it is."""
+    with pytest.raises(CapacityError, match="fewer blocks"), device_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="else"), device_memory():
+        raise RuntimeError("something else")
