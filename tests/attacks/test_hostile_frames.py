@@ -15,6 +15,7 @@ from shoal.client.keys import SessionKeys
 from shoal.engine.proof import numbers
 from shoal.errors import ChannelClosed, ShoalError
 from shoal.net.framed import FrameChannel
+from shoal.nn.families import family
 from shoal.server.lifecycle import Server
 from shoal.swarm.records import Acceptance, sign_acceptance
 from shoal.types import Hop, PeerId, Span
@@ -122,7 +123,6 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "blocks backwards": ({"span": Span(4, 2)}, "span"),
     "blocks below zero": ({"span": Span(-1, 2)}, "span"),
     "too many tokens": ({"max_tokens": 1 << 20}, "grant"),
-    "an unproven codec": ({"row_codec": "bf16"}, "unsupported"),
 }
 
 
@@ -137,6 +137,18 @@ async def test_requests_that_cannot_be_met(swarm: Swarm, name: str) -> None:
             assert isinstance(message, Refused)
             assert message.code == code
         assert swarm.servers[0].status().sessions == 0
+
+
+async def test_a_codec_that_is_not_proven_is_refused(swarm_of: SwarmMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that loses too much in 16 bits offers fp32 only."""
+    only_fp32 = msgspec.structs.replace(family("llama"), row_codecs=("fp32",))
+    monkeypatch.setattr("shoal.server.loading.family", lambda model_type: only_fp32)
+    async with swarm_of(Span(0, 6)) as swarm, swarm.client() as client:
+        async with await dial(client, swarm.servers[0]) as channel:
+            await channel.send(request(swarm.servers[0], row_codec="bf16"))
+            message, _ = await channel.receive()
+            assert isinstance(message, Refused)
+            assert message.code == "unsupported"
 
 
 OUT_OF_PLACE: dict[str, AnyMessage] = {
