@@ -4,8 +4,9 @@
 #include "kernels.h"
 
 namespace shoal::SHOAL_ISA {
-constexpr int kAhead = 1024;  // bytes that are asked for ahead of a stream of weights
-}
+constexpr int kAhead = 2048;  // bytes that are asked for ahead of a stream of weights
+constexpr int kSoon = 2;      // panels ahead of the present one whose beginnings are asked for
+}  // namespace shoal::SHOAL_ISA
 #include "arithmetic.h"
 #include "tile.h"
 #include "panel.h"

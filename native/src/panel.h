@@ -42,12 +42,22 @@ inline void unpack(const uint32_t* b, int count, float* out) {
         }
 }
 
+// Asks for the beginning of a panel that some thread will take soon: a stream begins slowly where nothing is on its way
+// yet.
+template <class L>
+inline void announce(const ShoalLinear& linear, int panel) {
+    if (panel >= linear.panels()) return;
+    const char* at = reinterpret_cast<const char*>(panel_words<L>(linear, panel, 0));
+    for (int byte = 0; byte < kAhead; byte += 64) _mm_prefetch(at + byte, _MM_HINT_T1);
+}
+
 // out [m][64] = x · panel, weights without groups; the sums go on from block to block as if there were none.
 template <class L>
 inline void plain_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out,
                         float* buffer) {
     const int rows = linear.rows();
     if (m <= kDirectRows) {
+        announce<L>(linear, panel + kSoon);
         block_rows<L, kDirectRows, true>(x, ldx, m, panel_words<L>(linear, panel, 0), rows, out, false);
         return;
     }
@@ -68,6 +78,7 @@ inline void grouped_panel(const ShoalLinear& linear, int panel, const float* x, 
                           float* buffer) {
     const int rows = linear.rows(), groups = linear.groups();
     float* inner = buffer + static_cast<size_t>(linear.group) * kPanel;
+    if (m <= kDirectRows) announce<L>(linear, panel + kSoon);
     for (int g = 0; g < groups; ++g) {
         const int k = g * linear.group, count = rows - k < linear.group ? rows - k : linear.group;
         const uint32_t* b = panel_words<L>(linear, panel, k);

@@ -10,6 +10,7 @@ constexpr int kFewRows = 16;
 constexpr int kRowBlock = 128;      // rows of one item of a product: weights are unpacked once for so many
 constexpr int kAttentionRows = 16;  // rows of one item of attention
 constexpr int kNormRows = 16;       // rows of one item of a norm
+constexpr int kMostItems = 64;      // pieces of a large product: longer runs of panels are longer streams
 
 size_t padded(int n) {
     return static_cast<size_t>((n + kPanel - 1) / kPanel) * kPanel;
@@ -175,6 +176,7 @@ Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float*
       linear_(linear),
       n_(n),
       row_block_(std::min(n, kRowBlock)),
+      run_(std::max(1, linear.panels() / kMostItems)),
       ld_(padded(linear.k)),
       ldd_(ldd),
       out_(out) {
@@ -192,15 +194,18 @@ Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float*
 }
 
 int Product::begin(int phase) {
-    return phase ? -1 : linear_.panels() * ((n_ + row_block_ - 1) / row_block_);
+    if (phase) return -1;
+    const int row_blocks = (n_ + row_block_ - 1) / row_block_;
+    return (linear_.panels() + run_ - 1) / run_ * row_blocks;
 }
 
 void Product::item(int, int index, Scratch& scratch) {
-    const int panel = index % linear_.panels(), r = index / linear_.panels() * row_block_;
-    const int m = std::min(n_ - r, row_block_);
+    const int runs = (linear_.panels() + run_ - 1) / run_, r = index / runs * row_block_;
+    const int m = std::min(n_ - r, row_block_), first = index % runs * run_;
     float* memory = scratch.floats(kernels_.panel_scratch(m, linear_.group));
-    kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_), false,
-                         memory);
+    for (int panel = first; panel < std::min(linear_.panels(), first + run_); ++panel)
+        kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_),
+                             false, memory);
 }
 
 }  // namespace shoal

@@ -64,7 +64,7 @@ public:
 private:
     const Kernels& kernels_;
     const ShoalLinear& linear_;
-    int n_, row_block_;
+    int n_, row_block_, run_;
     size_t ld_, ldd_;
     float *rows_, *out_;
 };
