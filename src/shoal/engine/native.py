@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ctypes import Array
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +97,7 @@ class NativeBlocks:
         self._blocks = blocks
         self._cache = cache
         self._context = context
+        self._pointers: dict[range, Array[Any]] = {}
         self._ropes: dict[tuple[RopeConfig, int], Rope] = {}
         for block in blocks:
             turning = (block.config.rope, block.config.rotated_dim)
@@ -119,7 +122,7 @@ class NativeBlocks:
         angles = [self._angles(rope, parts) for rope in self._ropes.values()]
         self._context.step(
             self._shape,
-            [self._blocks[block].struct for block in blocks],
+            self._pointers_of(blocks),
             self._pages,
             [self._part(blocks.start, part) for part in parts],
             [cpu.AnglesStruct(cos.data_ptr(), sin.data_ptr()) for cos, sin in angles],
@@ -127,13 +130,14 @@ class NativeBlocks:
         )
         return rows
 
+    def _pointers_of(self, blocks: range) -> Array[Any]:
+        if blocks not in self._pointers:
+            self._pointers[blocks] = cpu.block_pointers([self._blocks[block].struct for block in blocks])
+        return self._pointers[blocks]
+
     def _angles(self, rope: Rope, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
-        each = [
-            rope.angles(
-                torch.arange(part.position, part.position + part.num_rows), self._cache.pages[part.session].max_tokens
-            )
-            for part in parts
-        ]
+        """Cosines and sines for all rows [n, pairs]."""
+        each = [rope.slice(part.position, part.num_rows, self._cache.pages[part.session].max_tokens) for part in parts]
         if len(each) == 1:
             return each[0]
         return torch.cat([cos for cos, _ in each]), torch.cat([sin for _, sin in each])

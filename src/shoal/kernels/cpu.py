@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Array, Structure, c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -156,6 +156,11 @@ def linear_struct(panels: Panels) -> LinearStruct:
     )
 
 
+def block_pointers(blocks: Sequence[BlockStruct]) -> Array[Any]:
+    """Blocks as the kernels take a row of them."""
+    return (POINTER(BlockStruct) * len(blocks))(*map(ctypes.pointer, blocks))
+
+
 class Context:
     """Threads that compute, and their memory. One call at a time; closing twice is harmless."""
 
@@ -190,19 +195,21 @@ class Context:
     def step(
         self,
         shape: ShapeStruct,
-        blocks: Sequence[BlockStruct],
+        blocks: Array[Any],
         cache: CacheStruct,
         parts: Sequence[PartStruct],
         angles: Sequence[AnglesStruct],
         rows: Tensor,
     ) -> None:
-        """Rows [n, hidden] in fp32, contiguous, through blocks, in place. What the structs point to is the caller's to keep."""
-        pointers = (POINTER(BlockStruct) * len(blocks))(*map(ctypes.pointer, blocks))
+        """Rows [n, hidden] in fp32, contiguous, through `blocks` (see `block_pointers`), in place.
+
+        What the structs point to is the caller's to keep.
+        """
         both = (AnglesStruct * 2)(*angles, *([AnglesStruct()] * (2 - len(angles))))
         self._library.shoal_step(
             self._handle,
             shape,
-            pointers,
+            blocks,
             len(blocks),
             cache,
             (PartStruct * len(parts))(*parts),

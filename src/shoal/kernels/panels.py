@@ -80,14 +80,15 @@ def unpacked(panels: Panels) -> Tensor:
 
 def unpacked_columns(panels: Panels, outputs: list[int]) -> Tensor:
     """Some outputs' weights [n, in] in fp32."""
-    index = torch.tensor(outputs)
+    # One output, a decoded token's embedding, is taken by plain slices: several times as fast.
+    index: Tensor | int = torch.tensor(outputs) if len(outputs) != 1 else outputs[0]
     panel, lane = index // PANEL, index % PANEL
-    data = panels.data[panel, :, lane]  # [n, in / step, step or bytes]
+    data = panels.data[panel, :, lane].reshape(len(outputs), -1)
     if panels.kind == Q4:
-        pairs = torch.stack([data & 15, data >> 4], dim=-1).flatten(2).to(torch.int16)
+        pairs = torch.stack([data & 15, data >> 4], dim=-1).flatten(1).to(torch.int16)
         data = torch.where(pairs > 7, pairs - 16, pairs)
-    whole = data.flatten(1).to(torch.float32)
+    whole = data.to(torch.float32)
     if panels.scales is not None:
-        spread = panels.scales[panel, :, lane].to(torch.float32).repeat_interleave(panels.group, 1)
-        whole = whole * spread[:, : whole.shape[1]]
+        scales = panels.scales[panel, :, lane].reshape(len(outputs), -1).to(torch.float32)
+        whole = whole * scales.repeat_interleave(panels.group, 1)[:, : whole.shape[1]]
     return whole[:, : panels.in_features]

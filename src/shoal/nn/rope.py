@@ -109,6 +109,7 @@ class Rope:
         self._config = config
         self._pairs = dim // 2
         self._known: dict[int, NDArray[np.float32]] = {}
+        self._runs: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def _frequency(self, granted_tokens: int) -> NDArray[np.float32]:
         """Frequencies in whole vectors, so that no tail differs."""
@@ -133,9 +134,34 @@ class Rope:
         both = torch.from_numpy(np.stack([cos, sin])[..., : self._pairs]).contiguous().to(positions.device)
         return both[0], both[1]
 
+    def slice(self, position: int, count: int, granted_tokens: int = 0) -> tuple[Tensor, Tensor]:
+        """The same for `count` positions from one on, on the CPU; sessions that decode find theirs computed already."""
+        first, last = position // RUN, (position + count - 1) // RUN
+        runs = [self._run(run, granted_tokens) for run in range(first, last + 1)]
+        if len(runs) > 1:
+            cos, sin = (torch.cat(each) for each in zip(*runs, strict=True))
+        else:
+            cos, sin = runs[0]
+        here = slice(position - first * RUN, position - first * RUN + count)
+        return cos[here], sin[here]
+
+    def _run(self, run: int, granted_tokens: int) -> tuple[Tensor, Tensor]:
+        key = granted_tokens if self._config.by_length else 0, run
+        if key not in self._runs:
+            if len(self._runs) >= MAX_RUNS:
+                self._runs.clear()
+            self._runs[key] = self.angles(torch.arange(run * RUN, (run + 1) * RUN), granted_tokens)
+        return self._runs[key]
+
 
 MAX_KNOWN = 64
 """Granted lengths whose frequencies are kept."""
+
+RUN = 128
+"""Positions whose angles are computed together and kept."""
+
+MAX_RUNS = 512
+"""Of those: at most 64 MB for heads of 128 dimensions."""
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

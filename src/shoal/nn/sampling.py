@@ -85,6 +85,8 @@ def sample(logits: Tensor, params: SamplingParams, seed: int, position: int, his
     given = logits.numpy()
     if not np.isfinite(given).all():
         raise PeerError("hidden states came back not finite: some hop computed something that cannot be")
+    if params.temperature == 0 and params.repetition_penalty == 1:
+        return int(given.argmax())
     scores = penalised(given.astype(np.float64), history, params.repetition_penalty)
     if params.temperature == 0:
         return int(scores.argmax())

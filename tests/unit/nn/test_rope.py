@@ -112,3 +112,15 @@ def test_factors_follow_the_grant_and_never_the_length(kind: str) -> None:
     for granted in range(1, 300):
         rope.angles(positions[:1], granted)
     assert len(rope._known) <= MAX_KNOWN, "what many sessions ask for is bounded"
+
+
+@pytest.mark.parametrize("kind", ["default", "dynamic"])
+def test_a_slice_is_what_the_angles_are(kind: str) -> None:
+    """The same bits, within a run of positions that is kept and across several, whatever was granted."""
+    rope = Rope(RopeConfig(kind=kind, factor=2.0, original_max_positions=100), 20)
+    for granted in (50, 400):
+        for position, count in ((0, 1), (127, 2), (128, 1), (5, 300), (380, 20)):
+            expected = rope.angles(torch.arange(position, position + count), granted)
+            for mine, true in zip(rope.slice(position, count, granted), expected, strict=True):
+                assert torch.equal(mine, true)
+                assert mine.is_contiguous()
