@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -185,8 +186,15 @@ async def test_the_swarm_goes_on_while_a_step_is_under_way(swarm_of: SwarmMaker)
                 expected = await session.step(rows)
         async with swarm.client() as client, client.session(await client.find_model(), options=options) as session:
             step = asyncio.ensure_future(session.step(rows))
-            victim = server_of(swarm, session, 1)
+            await until(lambda: len(session.route) == 3)
+            victim, last = server_of(swarm, session, 1), server_of(swarm, session, 2)
+            gate = (
+                threading.Event()
+            )  # the last hop computes nothing, so that the step cannot end before the server does
+            held = asyncio.ensure_future(last.worker.between_steps(gate.wait))
             await until(lambda: next(iter(victim.sessions)).receiver.position > 10)
             await die(victim)
+            gate.set()
             assert torch.equal(await step, expected)
+            await held
             assert len(session.heals) == 2
