@@ -126,8 +126,13 @@ def _checked(config: ServerConfig, proof: Proof) -> Proof:
 
 def fetch(source: Source, span: Span) -> None:
     """Have a span's weights on this machine's disk. Blocks; raises what is wrong with them or with the network."""
-    if not os.path.exists(source.checkpoint.source):
+    if not is_local(source):
         fetch_blocks(source.checkpoint, source.config, span)
+
+
+def is_local(source: Source) -> bool:
+    """Whether the whole checkpoint lies on this machine."""
+    return os.path.exists(source.checkpoint.source)
 
 
 def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRecord]) -> Span:

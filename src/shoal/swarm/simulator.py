@@ -16,11 +16,14 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from shoal.swarm.agreed import Drafter, Plan, follow, medium
 from shoal.swarm.churn import Newcomer, Population
-from shoal.swarm.moves import GOSSIP_S, MovePlan, Mover, judge
+from shoal.swarm.moves import GOSSIP_S, NOTICE_S, MovePlan, Mover, judge
 from shoal.swarm.placement import Holder, Scene, best_span
+from shoal.swarm.rearrange import best_place
 from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord
 from shoal.swarm.routing import estimate_route, plan_route
+from shoal.swarm.stock import Stock
 from shoal.swarm.tally import Report, Tally
 from shoal.types import ModelSpec, PeerId, Span
 
@@ -33,6 +36,10 @@ LOAD_S = 10.0
 DISK_BYTES_PER_S = 1e9
 BLOCK_BYTES = 1.6e9
 """A block of Llama 3.1 405B at 4 bits."""
+WATCH_S = 15.0
+"""How often the planning server of a medium swarm, and the next one, ask whether the others are alive."""
+SILENCE_S = 10.0
+"""How long they wait for an answer."""
 SERVED = 0.8
 """Blocks that are served, of those that fit into all memories (measured): some join, some hold fewer than they could."""
 SAMPLE_S = 300.0
@@ -42,13 +49,15 @@ ROUTE_CLIENTS = 3
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate. `redundancy`, if given, sets the number of servers: servers that *serve* a block, on average over
-    blocks and time; `serving_per_block` of the report is what came of it."""
+    blocks and time; `serving_per_block` of the report is what came of it. `ahead`: how many blocks of the model a server of a medium swarm
+    keeps on its disk, fetched while its line is idle."""
 
     servers: int = 1000
     blocks: int = 126
     hours: float = 12.0
     seed: int = 0
     redundancy: float | None = None
+    ahead: int = 10_000
     population: Population = Population()
 
     @property
@@ -62,20 +71,37 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 class _Server:
     """A server of the simulation: what it is, what it does, and what it has announced."""
 
-    def __init__(self, peer: PeerId, power: Newcomer, goal: Span) -> None:
+    def __init__(self, peer: PeerId, power: Newcomer, goal: Span, stock: Stock) -> None:
         self.power = power
         self.goal = goal
         self.serves: Span | None = None
         self.joined = False
-        self.disk: set[int] = set()
+        self.stock = stock
+        self.fetching = False
+        self.wanted: Span | None = None
         self.mover = Mover(peer)
+        self.drafter = Drafter()
+
+    @property
+    def block_s(self) -> float:
+        """How long it fetches a block."""
+        return BLOCK_BYTES / self.power.download_bytes_per_s
 
     @property
     def holder(self) -> Holder:
         """Its record, as placement sees it."""
-        moving = self.serves is None or self.mover.plan is not None
-        goal = self.mover.plan.span if self.mover.plan else self.goal
-        return Holder(self.mover.peer, goal, self.serves, moving, self.power.block_rows_per_s, self.power.max_blocks)
+        power, plan = self.power, self.mover.plan
+        return Holder(
+            self.mover.peer,
+            plan.span if plan else self.goal,
+            self.serves,
+            self.serves is None or plan is not None,
+            power.block_rows_per_s,
+            power.max_blocks,
+            self.stock.spans(),
+            self.block_s,
+            not self.joined,
+        )
 
 
 class Simulator:
@@ -84,11 +110,15 @@ class Simulator:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.rng = random.Random(scenario.seed)
+        self.people = random.Random(f"{scenario.seed} people")  # its own, so that every rule meets the same ones
         self.now = 0.0
         self.live: dict[PeerId, _Server] = {}
         self.seen = Scene(scenario.blocks)
         self.tally = Tally(scenario.blocks)
         self._news: dict[PeerId, Holder | None] = {}
+        self._known: dict[PeerId, Holder] = {}
+        self._plan: Plan = ()
+        self._draft: Plan | None = None
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._routes: list[tuple[float, int]] = []
@@ -96,7 +126,7 @@ class Simulator:
     def run(self) -> Report:
         """Simulate; deterministic for a scenario."""
         for _ in range(self.scenario.num_servers):
-            server = self._add(self.scenario.population.newcomer(self.rng, present=True))
+            server = self._add(self.scenario.population.newcomer(self.people, present=True))
             self._tick()
             self._serve(server, server.goal)
             self._tick()
@@ -116,41 +146,93 @@ class Simulator:
 
     def _gap(self) -> float:
         """Seconds to the next arrival; as many come as leave."""
-        return self.rng.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
+        return self.people.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
 
     def _gossip(self) -> None:
         self._tick()
+        self._glance()
         self._at(GOSSIP_S, self._gossip)
 
     def _tick(self) -> None:
         """What was announced since the last tick is known to all."""
+        changed = self._draft is not None
         for peer, holder in self._news.items():
-            if holder is None:
-                self.seen.drop(peer)
-            else:
-                self.seen.put(holder)
+            before = self._known.pop(peer, None)
+            if holder is not None:
+                self._known[peer] = holder
+            changed = changed or _place(before) != _place(holder)
+            if not medium(len(self._known)):
+                self.seen.drop(peer) if holder is None else self.seen.put(holder)
         self._news.clear()
+        if changed and medium(len(self._known)):
+            self._replan()
+
+    def _replan(self) -> None:
+        """Everybody sees the plan that was published, and the planning server, if it is alive, may write another one."""
+        if self._draft is not None:
+            self._plan, self._draft = self._draft, None
+        held = follow(self.scenario.blocks, list(self._known.values()), self._plan)
+        self.seen = Scene(self.scenario.blocks, held)
+        first = self.live.get(min((one.peer for one in held if one.serves), default=PeerId("")))
+        if first is not None:
+            self._draft = first.drafter.draft(self.scenario.blocks, held, first.mover.peer)
 
     def _publish(self, server: _Server) -> None:
         self._news[server.mover.peer] = server.holder
 
+    def _glance(self) -> None:
+        """Servers that the plan moves fetch what they lack, and look when they have it."""
+        for holder in [one for one in self.seen.held.values() if one.planned]:
+            server = self.live.get(holder.peer)
+            if server is None or server.serves is None or server.mover.plan is not None:
+                continue
+            server.wanted = holder.goal
+            if server.stock.lacks(holder.goal):
+                self._fetch(server)
+            else:
+                self._look(server, again=False)
+
+    def _fetch(self, server: _Server) -> None:
+        """Fetch one block after another while there is something to fetch."""
+        if server.fetching or not self._alive(server) or server.serves is None:
+            return
+        block = server.stock.next_block(server.serves, server.wanted)
+        if block is None:
+            return
+        server.fetching = True
+        self._at(server.block_s, lambda: self._fetched(server, block))
+
+    def _fetched(self, server: _Server, block: int) -> None:
+        server.fetching = False
+        server.stock.add([block])
+        if self._alive(server):
+            self._publish(server)
+            self._fetch(server)
+
     def _arrive(self) -> None:
-        server = self._add(self.scenario.population.newcomer(self.rng))
+        server = self._add(self.scenario.population.newcomer(self.people))
         self._at(self._fetch_s(server, server.goal), lambda: self._load(server, server.goal))
         self._at(self._gap(), self._arrive)
 
     def _add(self, power: Newcomer) -> _Server:
         peer = PeerId(f"{self.rng.getrandbits(256):064x}")
-        server = _Server(peer, power, best_span(self.seen, power.max_blocks, power.block_rows_per_s))
+        span = self._choose(peer, power)
+        server = _Server(peer, power, span, Stock(self.scenario.blocks, self.scenario.ahead))
         self.live[peer] = server
         self.tally.population(self.now, 1)
         self._publish(server)
         self._at(power.stays_s, lambda: self._leave(server))
         return server
 
+    def _choose(self, peer: PeerId, power: Newcomer) -> Span:
+        if not medium(len(self.seen.held)):
+            return best_span(self.seen, power.max_blocks, power.block_rows_per_s)
+        first = Span(0, 1)
+        mine = Holder(peer, first, first, False, power.block_rows_per_s, power.max_blocks)
+        return best_place(self.scenario.blocks, list(self.seen.held.values()), mine)[0]
+
     def _fetch_s(self, server: _Server, goal: Span) -> float:
-        fresh = sum(block not in server.disk for block in goal.blocks())
-        return fresh * BLOCK_BYTES / server.power.download_bytes_per_s
+        return len(server.stock.lacks(goal)) * server.block_s
 
     def _alive(self, server: _Server) -> bool:
         return self.live.get(server.mover.peer) is server
@@ -162,12 +244,15 @@ class Simulator:
         if not self._alive(server):
             return
         server.goal = server.serves = goal
-        server.disk.update(goal.blocks())
+        server.stock.add(goal.blocks())
+        server.wanted = None
         self.tally.serve(self.now, goal, server.power.block_rows_per_s, 1)
         if not server.joined:
             server.joined = True
             self.tally.join(self.now, server.power.block_rows_per_s, server.power.max_blocks)
         self._publish(server)
+        if medium(len(self.live)):
+            self._fetch(server)
         self._at(self.rng.uniform(0, LOOK_S), lambda: self._look(server))
 
     def _stop(self, server: _Server) -> None:
@@ -184,33 +269,41 @@ class Simulator:
         self.tally.population(self.now, -1)
         if server.power.crashes:
             lives_s = RECORD_LIFETIME_S - self.rng.uniform(0, RECORD_RENEWAL_S)
+            if medium(len(self.live)):
+                lives_s = SILENCE_S + self.rng.uniform(0, WATCH_S)
             self._at(lives_s, lambda: self._news.__setitem__(peer, None))
         else:
             self._news[peer] = None
 
-    def _look(self, server: _Server) -> None:
+    def _look(self, server: _Server, again: bool = True) -> None:
         """A server asks the rule, and does what it says."""
         if not self._alive(server) or server.serves is None:
             return
-        verdict = judge(self.seen, server.mover, self.now)
-        again_s = LOOK_S if server.mover.plan is None else RETRY_S
+        mover = server.mover
+        verdict = judge(self.seen, mover, self.now)
+        again_s = LOOK_S if mover.plan is None else RETRY_S
         if verdict.action == "announce" and verdict.span is not None:
-            again_s = max(self._fetch_s(server, verdict.span), 2 * GOSSIP_S)
-            server.mover = Mover(server.mover.peer, MovePlan(verdict.span, self.now, self.now + again_s))
+            again_s, again = max(self._fetch_s(server, verdict.span), NOTICE_S), True
+            plan = MovePlan(verdict.span, self.now, self.now + again_s, verdict.agreed)
+            server.mover = Mover(mover.peer, plan)
             self._publish(server)
         elif verdict.action == "withdraw":
-            server.mover = Mover(server.mover.peer, None, self.now + verdict.rest_s)
+            server.mover = Mover(mover.peer, None, self.now + verdict.rest_s)
             again_s = LOOK_S
             self._publish(server)
         elif verdict.action == "go" and verdict.span is not None and self._others_answer(server):
             self._stop(server)
             server.goal = verdict.span
-            server.mover = Mover(server.mover.peer, None, self.now + verdict.rest_s)
+            server.mover = Mover(mover.peer, None, self.now + verdict.rest_s)
             self.tally.moves += 1
             self._publish(server)
             self._load(server, verdict.span)
             return  # and look again when it serves
-        self._at(again_s, lambda: self._look(server))
+        elif mover.plan is None:
+            uneasy = mover.uneasy_since if mover.uneasy_since is not None else self.now
+            server.mover = Mover(mover.peer, None, mover.rests_until, uneasy if verdict.uneasy else None)
+        if again:
+            self._at(again_s, lambda: self._look(server))
 
     def _others_answer(self, server: _Server) -> bool:
         """Whether a server that is alive serves each of its blocks: it dials them."""
@@ -248,3 +341,7 @@ class Simulator:
             decode_rows_per_s=rate,
             prefill_rows_per_s=rate,
         )
+
+
+def _place(holder: Holder | None) -> tuple[Span, Span | None, bool] | None:
+    return (holder.goal, holder.serves, holder.moving) if holder is not None else None
