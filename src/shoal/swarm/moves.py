@@ -131,10 +131,11 @@ def judge(scene: Scene, me: Mover, now: float) -> Verdict:
 def _judge_planned(scene: Scene, mine: Holder, me: Mover, now: float) -> Verdict:
     """A server of a medium swarm does its part of the plan, and moves alone if there is none for too long."""
     if mine.planned:
+        if not _others_stay(scene, mine):
+            return Verdict("wait", why="it is the last one there")
         if not is_gain(scene.num_blocks, list(scene.held.values())):
             return Verdict("wait", why="it does not see the use of the plan")
-        alone = _others_stay(scene, mine)
-        return Verdict("announce", mine.goal, agreed=True) if alone else Verdict("wait", why="it is the last one there")
+        return Verdict("announce", mine.goal, agreed=True)
     goal = None if now < me.rests_until else _alone(scene, mine)
     if goal is None:
         return Verdict("wait")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal.swarm.placement import Counts, Holder, Strengths, strengths
+from shoal.swarm.placement import Counts, Holder, Strengths
 from shoal.types import PeerId, Span
 
 SQUARINGS = 4
@@ -64,10 +64,11 @@ class Search:
     """A state of the swarm that becomes better. `strength`, `holders` [num_blocks] are of the present state."""
 
     def __init__(self, num_blocks: int, held: Sequence[Holder]) -> None:
-        self.strength: Strengths = strengths(num_blocks, held)
+        self.strength: Strengths = np.zeros(num_blocks)
         self.holders: Counts = np.zeros(num_blocks, np.int64)
         for holder in held:
-            self.holders[_slice(holder.goal)] += 1
+            self.strength[holder.goal.start : holder.goal.stop] += holder.share
+            self.holders[holder.goal.start : holder.goal.stop] += 1
         self._moved = 0
         self.scale = max(float(sum(holder.block_rows_per_s for holder in held)) / num_blocks, 1e-12)
         self._trust = np.array([0.0, LONELY, *[1.0] * (len(held) + 1)]) / self.scale

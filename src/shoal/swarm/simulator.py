@@ -49,8 +49,8 @@ ROUTE_CLIENTS = 3
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate. `redundancy`, if given, sets the number of servers: servers that *serve* a block, on average over
-    blocks and time; `serving_per_block` of the report is what came of it. `ahead`: how many blocks of the model a server of a medium swarm
-    keeps on its disk, fetched while its line is idle."""
+    blocks and time; `serving_per_block` of the report is what came of it. `ahead`: how many
+    blocks of the model a server of a medium swarm keeps on its disk, fetched while its line is idle."""
 
     servers: int = 1000
     blocks: int = 126
