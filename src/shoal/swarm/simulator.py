@@ -16,16 +16,17 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from shoal.swarm.agreed import Drafter, Plan, follow, medium
 from shoal.swarm.churn import Newcomer, Population
+from shoal.swarm.commonview import CommonView
+from shoal.swarm.inhabitant import BLOCK_BYTES, Inhabitant
 from shoal.swarm.moves import GOSSIP_S, NOTICE_S, MovePlan, Mover, judge
-from shoal.swarm.placement import Holder, Scene, best_span
+from shoal.swarm.placement import Holder, best_span
 from shoal.swarm.rearrange import best_place
-from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord
+from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S
 from shoal.swarm.routing import estimate_route, plan_route
 from shoal.swarm.stock import Stock
 from shoal.swarm.tally import Report, Tally
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.types import PeerId, Span
 
 LOOK_S = 300.0
 """How often a server thinks about moving."""
@@ -34,8 +35,6 @@ RETRY_S = 5.0
 LOAD_S = 10.0
 """From the last byte on disk to serving, beside reading the blocks."""
 DISK_BYTES_PER_S = 1e9
-BLOCK_BYTES = 1.6e9
-"""A block of Llama 3.1 405B at 4 bits."""
 WATCH_S = 15.0
 """How often the planning server of a medium swarm, and the next one, ask whether the others are alive."""
 SILENCE_S = 10.0
@@ -68,42 +67,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, round(self.redundancy * self.blocks / (self.population.mean_blocks * SERVED)))
 
 
-class _Server:
-    """A server of the simulation: what it is, what it does, and what it has announced."""
-
-    def __init__(self, peer: PeerId, power: Newcomer, goal: Span, stock: Stock) -> None:
-        self.power = power
-        self.goal = goal
-        self.serves: Span | None = None
-        self.joined = False
-        self.stock = stock
-        self.fetching = False
-        self.wanted: Span | None = None
-        self.mover = Mover(peer)
-        self.drafter = Drafter()
-
-    @property
-    def block_s(self) -> float:
-        """How long it fetches a block."""
-        return BLOCK_BYTES / self.power.download_bytes_per_s
-
-    @property
-    def holder(self) -> Holder:
-        """Its record, as placement sees it."""
-        power, plan = self.power, self.mover.plan
-        return Holder(
-            self.mover.peer,
-            plan.span if plan else self.goal,
-            self.serves,
-            self.serves is None or plan is not None,
-            power.block_rows_per_s,
-            power.max_blocks,
-            self.stock.spans(),
-            self.block_s,
-            not self.joined,
-        )
-
-
 class Simulator:
     """One run of a scenario; `run` gives the report."""
 
@@ -112,13 +75,9 @@ class Simulator:
         self.rng = random.Random(scenario.seed)
         self.people = random.Random(f"{scenario.seed} people")  # its own, so that every rule meets the same ones
         self.now = 0.0
-        self.live: dict[PeerId, _Server] = {}
-        self.seen = Scene(scenario.blocks)
+        self.live: dict[PeerId, Inhabitant] = {}
+        self.view = CommonView(scenario.blocks)
         self.tally = Tally(scenario.blocks)
-        self._news: dict[PeerId, Holder | None] = {}
-        self._known: dict[PeerId, Holder] = {}
-        self._plan: Plan = ()
-        self._draft: Plan | None = None
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._routes: list[tuple[float, int]] = []
@@ -127,9 +86,9 @@ class Simulator:
         """Simulate; deterministic for a scenario."""
         for _ in range(self.scenario.num_servers):
             server = self._add(self.scenario.population.newcomer(self.people, present=True))
-            self._tick()
+            self.view.tick(self.live)
             self._serve(server, server.goal)
-            self._tick()
+            self.view.tick(self.live)
         self._at(GOSSIP_S, self._gossip)
         self._at(0.0, self._sample)
         self._at(ROUTE_EVERY_S / 2, self._route)
@@ -149,40 +108,16 @@ class Simulator:
         return self.people.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
 
     def _gossip(self) -> None:
-        self._tick()
+        self.view.tick(self.live)
         self._glance()
         self._at(GOSSIP_S, self._gossip)
 
-    def _tick(self) -> None:
-        """What was announced since the last tick is known to all."""
-        changed = self._draft is not None
-        for peer, holder in self._news.items():
-            before = self._known.pop(peer, None)
-            if holder is not None:
-                self._known[peer] = holder
-            changed = changed or _place(before) != _place(holder)
-            if not medium(len(self._known)):
-                self.seen.drop(peer) if holder is None else self.seen.put(holder)
-        self._news.clear()
-        if changed and medium(len(self._known)):
-            self._replan()
-
-    def _replan(self) -> None:
-        """Everybody sees the plan that was published, and the planning server, if it is alive, may write another one."""
-        if self._draft is not None:
-            self._plan, self._draft = self._draft, None
-        held = follow(self.scenario.blocks, list(self._known.values()), self._plan)
-        self.seen = Scene(self.scenario.blocks, held)
-        first = self.live.get(min((one.peer for one in held if one.serves), default=PeerId("")))
-        if first is not None:
-            self._draft = first.drafter.draft(self.scenario.blocks, held, first.mover.peer)
-
-    def _publish(self, server: _Server) -> None:
-        self._news[server.mover.peer] = server.holder
+    def _publish(self, server: Inhabitant) -> None:
+        self.view.tell(server.mover.peer, server.holder)
 
     def _glance(self) -> None:
         """Servers that the plan moves fetch what they lack, and look when they have it."""
-        for holder in [one for one in self.seen.held.values() if one.planned]:
+        for holder in [one for one in self.view.scene.held.values() if one.planned]:
             server = self.live.get(holder.peer)
             if server is None or server.serves is None or server.mover.plan is not None:
                 continue
@@ -190,9 +125,9 @@ class Simulator:
             if server.stock.lacks(holder.goal):
                 self._fetch(server)
             else:
-                self._look(server, again=False)
+                self._look(server)
 
-    def _fetch(self, server: _Server) -> None:
+    def _fetch(self, server: Inhabitant) -> None:
         """Fetch one block after another while there is something to fetch."""
         if server.fetching or not self._alive(server) or server.serves is None:
             return
@@ -202,7 +137,7 @@ class Simulator:
         server.fetching = True
         self._at(server.block_s, lambda: self._fetched(server, block))
 
-    def _fetched(self, server: _Server, block: int) -> None:
+    def _fetched(self, server: Inhabitant, block: int) -> None:
         server.fetching = False
         server.stock.add([block])
         if self._alive(server):
@@ -211,13 +146,13 @@ class Simulator:
 
     def _arrive(self) -> None:
         server = self._add(self.scenario.population.newcomer(self.people))
-        self._at(self._fetch_s(server, server.goal), lambda: self._load(server, server.goal))
+        self._at(server.fetch_s(server.goal), lambda: self._load(server, server.goal))
         self._at(self._gap(), self._arrive)
 
-    def _add(self, power: Newcomer) -> _Server:
+    def _add(self, power: Newcomer) -> Inhabitant:
         peer = PeerId(f"{self.rng.getrandbits(256):064x}")
         span = self._choose(peer, power)
-        server = _Server(peer, power, span, Stock(self.scenario.blocks, self.scenario.ahead))
+        server = Inhabitant(peer, power, span, Stock(self.scenario.blocks, self.scenario.ahead))
         self.live[peer] = server
         self.tally.population(self.now, 1)
         self._publish(server)
@@ -225,22 +160,19 @@ class Simulator:
         return server
 
     def _choose(self, peer: PeerId, power: Newcomer) -> Span:
-        if not medium(len(self.seen.held)):
-            return best_span(self.seen, power.max_blocks, power.block_rows_per_s)
+        if not self.view.medium:
+            return best_span(self.view.scene, power.max_blocks, power.block_rows_per_s)
         first = Span(0, 1)
         mine = Holder(peer, first, first, False, power.block_rows_per_s, power.max_blocks)
-        return best_place(self.scenario.blocks, list(self.seen.held.values()), mine)[0]
+        return best_place(self.scenario.blocks, list(self.view.scene.held.values()), mine)[0]
 
-    def _fetch_s(self, server: _Server, goal: Span) -> float:
-        return len(server.stock.lacks(goal)) * server.block_s
-
-    def _alive(self, server: _Server) -> bool:
+    def _alive(self, server: Inhabitant) -> bool:
         return self.live.get(server.mover.peer) is server
 
-    def _load(self, server: _Server, goal: Span) -> None:
+    def _load(self, server: Inhabitant, goal: Span) -> None:
         self._at(LOAD_S + len(goal) * BLOCK_BYTES / DISK_BYTES_PER_S, lambda: self._serve(server, goal))
 
-    def _serve(self, server: _Server, goal: Span) -> None:
+    def _serve(self, server: Inhabitant, goal: Span) -> None:
         if not self._alive(server):
             return
         server.goal = server.serves = goal
@@ -251,16 +183,16 @@ class Simulator:
             server.joined = True
             self.tally.join(self.now, server.power.block_rows_per_s, server.power.max_blocks)
         self._publish(server)
-        if medium(len(self.live)):
+        if self.view.medium:
             self._fetch(server)
-        self._at(self.rng.uniform(0, LOOK_S), lambda: self._look(server))
+        self._look_in(self.rng.uniform(0, LOOK_S), server)
 
-    def _stop(self, server: _Server) -> None:
+    def _stop(self, server: Inhabitant) -> None:
         if server.serves is not None:
             self.tally.serve(self.now, server.serves, server.power.block_rows_per_s, -1)
             server.serves = None
 
-    def _leave(self, server: _Server) -> None:
+    def _leave(self, server: Inhabitant) -> None:
         self._stop(server)
         if server.joined:
             self.tally.part(self.now, server.power.block_rows_per_s, server.power.max_blocks)
@@ -269,43 +201,49 @@ class Simulator:
         self.tally.population(self.now, -1)
         if server.power.crashes:
             lives_s = RECORD_LIFETIME_S - self.rng.uniform(0, RECORD_RENEWAL_S)
-            if medium(len(self.live)):
+            if self.view.medium:
                 lives_s = SILENCE_S + self.rng.uniform(0, WATCH_S)
-            self._at(lives_s, lambda: self._news.__setitem__(peer, None))
+            self._at(lives_s, lambda: self.view.tell(peer, None))
         else:
-            self._news[peer] = None
+            self.view.tell(peer, None)
 
-    def _look(self, server: _Server, again: bool = True) -> None:
+    def _look_in(self, delay_s: float, server: Inhabitant) -> None:
+        server.turn += 1
+        turn = server.turn
+        self._at(delay_s, lambda: self._look(server) if server.turn == turn else None)
+
+    def _look(self, server: Inhabitant) -> None:
         """A server asks the rule, and does what it says."""
         if not self._alive(server) or server.serves is None:
             return
         mover = server.mover
-        verdict = judge(self.seen, mover, self.now)
+        verdict = judge(self.view.scene, mover, self.now)
         again_s = LOOK_S if mover.plan is None else RETRY_S
         if verdict.action == "announce" and verdict.span is not None:
-            again_s, again = max(self._fetch_s(server, verdict.span), NOTICE_S), True
-            plan = MovePlan(verdict.span, self.now, self.now + again_s, verdict.agreed)
-            server.mover = Mover(mover.peer, plan)
+            again_s = max(server.fetch_s(verdict.span), NOTICE_S)
+            server.mover = Mover(mover.peer, MovePlan(verdict.span, self.now, self.now + again_s, verdict.agreed))
             self._publish(server)
         elif verdict.action == "withdraw":
             server.mover = Mover(mover.peer, None, self.now + verdict.rest_s)
             again_s = LOOK_S
             self._publish(server)
         elif verdict.action == "go" and verdict.span is not None and self._others_answer(server):
-            self._stop(server)
-            server.goal = verdict.span
-            server.mover = Mover(mover.peer, None, self.now + verdict.rest_s)
-            self.tally.moves += 1
-            self._publish(server)
-            self._load(server, verdict.span)
+            self._go(server, verdict.span, verdict.rest_s)
             return  # and look again when it serves
         elif mover.plan is None:
             uneasy = mover.uneasy_since if mover.uneasy_since is not None else self.now
             server.mover = Mover(mover.peer, None, mover.rests_until, uneasy if verdict.uneasy else None)
-        if again:
-            self._at(again_s, lambda: self._look(server))
+        self._look_in(again_s, server)
 
-    def _others_answer(self, server: _Server) -> bool:
+    def _go(self, server: Inhabitant, goal: Span, rest_s: float) -> None:
+        self._stop(server)
+        server.goal = goal
+        server.mover = Mover(server.mover.peer, None, self.now + rest_s)
+        self.tally.moves += 1
+        self._publish(server)
+        self._load(server, goal)
+
+    def _others_answer(self, server: Inhabitant) -> bool:
         """Whether a server that is alive serves each of its blocks: it dials them."""
         assert server.serves is not None
         return bool((self.tally.holders[server.serves.start : server.serves.stop] > 1).all())
@@ -316,7 +254,9 @@ class Simulator:
 
     def _route(self) -> None:
         """Clients at random places plan a route; its time is an estimate, as theirs would be."""
-        records = [self._record(server) for server in self.live.values() if server.serves is not None]
+        records = [
+            server.record(self.scenario.blocks, self.now) for server in self.live.values() if server.serves is not None
+        ]
         for _ in range(ROUTE_CLIENTS if self.tally.covered() else 0):
             place = np.array([self.rng.random(), self.rng.random()])
             trips = {
@@ -326,22 +266,3 @@ class Simulator:
             route = plan_route(Span(0, self.scenario.blocks), records, measured=trips)
             self._routes.append((estimate_route(route, records, trips).token_s, len(route)))
         self._at(ROUTE_EVERY_S, self._route)
-
-    def _record(self, server: _Server) -> ServerRecord:
-        assert server.serves is not None
-        rate = server.power.block_rows_per_s / len(server.serves)
-        return ServerRecord(
-            peer=server.mover.peer,
-            sequence=1,
-            issued_at=self.now,
-            expires_at=self.now + RECORD_LIFETIME_S,
-            addresses=(),
-            model=ModelSpec("simulated", "", self.scenario.blocks, 1),
-            span=server.serves,
-            decode_rows_per_s=rate,
-            prefill_rows_per_s=rate,
-        )
-
-
-def _place(holder: Holder | None) -> tuple[Span, Span | None, bool] | None:
-    return (holder.goal, holder.serves, holder.moving) if holder is not None else None
