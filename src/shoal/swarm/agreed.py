@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from shoal.swarm.placement import Holder, holders
-from shoal.swarm.rearrange import plan_together, softest
+from shoal.swarm.placement import Holder, choose_span, holders, usual_rate
+from shoal.swarm.rearrange import best_place, plan_together, softest
 from shoal.swarm.records import KEY_DIGITS, ServerRecord
 from shoal.types import PeerId, Span
 
@@ -56,6 +56,16 @@ def follow(num_blocks: int, held: Sequence[Holder], plan: Plan) -> list[Holder]:
 
 def _possible(num_blocks: int, holder: Holder, goal: Span) -> bool:
     return holder.stays and 0 <= goal.start < goal.stop <= num_blocks and len(goal) <= holder.max_blocks
+
+
+def choose_place(num_blocks: int, count: int, records: Iterable[ServerRecord], fewest: int = 1) -> Span:
+    """`choose_span` for a joining server that has not measured itself; in a medium swarm by the measure of its plans."""
+    known = list(records)
+    held = agreed_holders(num_blocks, known)
+    if fewest > 1 or not medium(len(held)):
+        return choose_span(num_blocks, count, known, fewest=fewest)
+    nowhere = Span(0, 1)
+    return best_place(num_blocks, held, Holder(PeerId(""), nowhere, nowhere, False, usual_rate(held), count))[0]
 
 
 def is_gain(num_blocks: int, held: Sequence[Holder]) -> bool:

@@ -6,7 +6,7 @@ import random
 
 import msgspec
 
-from shoal.swarm.agreed import Drafter, agreed_holders, is_gain, medium, planner
+from shoal.swarm.agreed import Drafter, agreed_holders, choose_place, is_gain, medium, planner
 from shoal.swarm.identity import Identity
 from shoal.swarm.moves import TRUST_S, Mover, judge_move
 from shoal.swarm.placement import Holder, holders, strengths
@@ -129,6 +129,13 @@ def test_a_record_with_the_longest_plan_fits() -> None:
         round_trips=tuple((f"{n:064x}", 0.123) for n in range(4)),
     )
     sign_record(record, identity)
+
+
+def test_a_joining_server_helps_where_the_plan_leaves_a_gap() -> None:
+    """The last blocks are held by few; who asks for a number of blocks gets as many."""
+    records = [one for one in a_swarm(30, seed=1) if one.span.stop < NUM_BLOCKS]
+    assert choose_place(NUM_BLOCKS, 4, records).stop == NUM_BLOCKS
+    assert len(choose_place(NUM_BLOCKS, 4, records, fewest=4)) == 4
 
 
 def a_holder(peer: str, span: Span) -> Holder:
