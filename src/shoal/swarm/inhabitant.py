@@ -12,6 +12,9 @@ from shoal.types import ModelSpec, PeerId, Span
 
 BLOCK_BYTES = 1.6e9
 """A block of Llama 3.1 405B at 4 bits."""
+LOAD_S = 10.0
+"""From the last byte on disk to serving, beside reading the blocks."""
+DISK_BYTES_PER_S = 1e9
 
 
 class Inhabitant:
@@ -53,6 +56,10 @@ class Inhabitant:
     def fetch_s(self, goal: Span) -> float:
         """How long it fetches what it lacks of a span."""
         return len(self.stock.lacks(goal)) * self.block_s
+
+    def load_s(self, goal: Span) -> float:
+        """How long it serves nothing before it serves a span that is on its disk."""
+        return LOAD_S + len(goal) * BLOCK_BYTES / DISK_BYTES_PER_S
 
     def record(self, num_blocks: int, now: float) -> ServerRecord:
         """Its record, as routing sees it, while it serves."""

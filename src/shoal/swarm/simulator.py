@@ -14,16 +14,15 @@ import random
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
 from shoal.swarm.churn import Newcomer, Population
 from shoal.swarm.commonview import CommonView
-from shoal.swarm.inhabitant import BLOCK_BYTES, Inhabitant
+from shoal.swarm.inhabitant import Inhabitant
 from shoal.swarm.moves import GOSSIP_S, NOTICE_S, MovePlan, Mover, judge
 from shoal.swarm.placement import Holder, best_span
 from shoal.swarm.rearrange import best_place
 from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S
-from shoal.swarm.routing import estimate_route, plan_route
+from shoal.swarm.routeprobe import probe_routes
 from shoal.swarm.stock import Stock
 from shoal.swarm.tally import Report, Tally
 from shoal.types import PeerId, Span
@@ -32,9 +31,6 @@ LOOK_S = 300.0
 """How often a server thinks about moving."""
 RETRY_S = 5.0
 """How often it looks after a move that it has announced."""
-LOAD_S = 10.0
-"""From the last byte on disk to serving, beside reading the blocks."""
-DISK_BYTES_PER_S = 1e9
 WATCH_S = 15.0
 """How often the planning server of a medium swarm, and the next one, ask whether the others are alive."""
 SILENCE_S = 10.0
@@ -43,7 +39,6 @@ SERVED = 0.8
 """Blocks that are served, of those that fit into all memories (measured): some join, some hold fewer than they could."""
 SAMPLE_S = 300.0
 ROUTE_EVERY_S = 3600.0
-ROUTE_CLIENTS = 3
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +165,7 @@ class Simulator:
         return self.live.get(server.mover.peer) is server
 
     def _load(self, server: Inhabitant, goal: Span) -> None:
-        self._at(LOAD_S + len(goal) * BLOCK_BYTES / DISK_BYTES_PER_S, lambda: self._serve(server, goal))
+        self._at(server.load_s(goal), lambda: self._serve(server, goal))
 
     def _serve(self, server: Inhabitant, goal: Span) -> None:
         if not self._alive(server):
@@ -253,16 +248,7 @@ class Simulator:
         self._at(SAMPLE_S, self._sample)
 
     def _route(self) -> None:
-        """Clients at random places plan a route; its time is an estimate, as theirs would be."""
-        records = [
-            server.record(self.scenario.blocks, self.now) for server in self.live.values() if server.serves is not None
-        ]
-        for _ in range(ROUTE_CLIENTS if self.tally.covered() else 0):
-            place = np.array([self.rng.random(), self.rng.random()])
-            trips = {
-                peer: 0.01 + 0.15 * float(np.linalg.norm(place - server.power.place))
-                for peer, server in self.live.items()
-            }
-            route = plan_route(Span(0, self.scenario.blocks), records, measured=trips)
-            self._routes.append((estimate_route(route, records, trips).token_s, len(route)))
+        servers = [server for server in self.live.values() if server.serves is not None]
+        if self.tally.covered():
+            self._routes += probe_routes(self.rng, self.scenario.blocks, servers, self.now)
         self._at(ROUTE_EVERY_S, self._route)
