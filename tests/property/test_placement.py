@@ -8,7 +8,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.swarm.moves import GOSSIP_S, MovePlan, Mover, judge_move
+from shoal.swarm.agreed import Drafter, agreed_holders
+from shoal.swarm.moves import GOSSIP_S, TRUST_S, MovePlan, Mover, judge_move
 from shoal.swarm.placement import holders, strengths
 from shoal.swarm.records import ServerRecord
 from shoal.types import ModelSpec, PeerId, Span
@@ -48,6 +49,7 @@ class World:
                 )
         self.histories = {server.peer: [(0.0, server)] for server in servers}
         self.movers = {server.peer: Mover(PeerId(server.peer)) for server in servers}
+        self.drafters = {server.peer: Drafter() for server in servers}
         self.arrivals: dict[str, float] = {}
         self.moves = 0
 
@@ -69,15 +71,20 @@ class World:
 
     def act(self, peer: str, now: float, load_s: float) -> str:
         """One server looks around and does what the rule says."""
-        mover = self.movers[peer]
-        verdict = judge_move(self.num_blocks, self.view(peer, now), mover, now)
+        mover, view = self.movers[peer], self.view(peer, now)
+        plan = self.drafters[peer].draft(self.num_blocks, agreed_holders(self.num_blocks, view), mover.peer)
+        if plan is not None:
+            self.publish(peer, now, plan=plan)
+        verdict = judge_move(self.num_blocks, view, mover, now)
         if verdict.action == "announce":
             assert verdict.span is not None
-            self.movers[peer] = Mover(mover.peer, MovePlan(verdict.span, now))
+            self.movers[peer] = Mover(mover.peer, MovePlan(verdict.span, now, agreed=verdict.agreed))
             self.publish(peer, now, next_span=verdict.span)
         elif verdict.action == "withdraw":
             self.movers[peer] = Mover(mover.peer, None, now + verdict.rest_s * self.rng.random())
             self.publish(peer, now, next_span=None)
+        elif verdict.uneasy:
+            self.movers[peer] = msgspec.structs.replace(mover, uneasy_since=now - self.rng.choice([0.0, TRUST_S]))
         elif verdict.action == "go":
             self.movers[peer] = Mover(mover.peer)
             self.publish(peer, now, draining=True)

@@ -30,6 +30,10 @@ def serve(
     model: Annotated[str, typer.Argument(help="Hub id, directory of safetensors, or GGUF file.")],
     blocks: Annotated[str | None, typer.Option(help="Blocks to hold, START:STOP.")] = None,
     num_blocks: Annotated[int | None, typer.Option(help="How many blocks; the swarm's weakest are chosen.")] = None,
+    fetch_ahead: Annotated[
+        int,
+        typer.Option(help="Blocks to have on disk, fetched while the line is idle, in a swarm of 17 to 128 servers."),
+    ] = 0,
     peers: Annotated[list[str] | None, typer.Option(help="Ticket of a member to join; may be repeated.")] = None,
     name: Annotated[str, typer.Option(help="What people call this server.")] = "",
     memory: Annotated[str | None, typer.Option(help="Memory to use, like 6GB; default half of the machine's.")] = None,
@@ -99,6 +103,7 @@ def serve(
         revision=revision,
         blocks=Span.parse(blocks) if blocks is not None else None,
         num_blocks=num_blocks,
+        fetch_ahead=fetch_ahead,
         peers=tuple(peers or ()),
         name=name,
         memory_bytes=megabytes(memory) if memory is not None else None,

@@ -21,6 +21,9 @@ def simulate(
     redundancy: Annotated[
         float | None, typer.Option(help="Servers that serve a block, on average; sets the number of servers.", min=0.1)
     ] = None,
+    fetch_ahead: Annotated[
+        int, typer.Option(help="Blocks that each server of a medium swarm has on its disk in time.", min=0)
+    ] = 126,
     session_hours: Annotated[float, typer.Option(help="How long servers stay, on average.", min=0.1)] = 12.0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the run into this .svg or .png file (needs matplotlib).")
@@ -35,7 +38,13 @@ def simulate(
 
     population = Population(mean_session_s=session_hours * 3600)
     scenario = Scenario(
-        servers=servers, blocks=blocks, hours=hours, seed=seed, redundancy=redundancy, population=population
+        servers=servers,
+        blocks=blocks,
+        hours=hours,
+        seed=seed,
+        redundancy=redundancy,
+        ahead=fetch_ahead,
+        population=population,
     )
     report = Simulator(scenario).run()
     if plot is not None:

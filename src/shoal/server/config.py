@@ -47,6 +47,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     identity: Path | None = None
     private: PrivateSwarm | None = None
     discovery: DiscoveryOptions = DiscoveryOptions()
+    fetch_ahead: int = 0
 
     def __post_init__(self) -> None:
         if self.blocks is not None and self.num_blocks is not None:
@@ -59,6 +60,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if value is not None and value <= 0:
                 raise UsageError(f"{label} must be positive, not {value}")
+        if self.fetch_ahead < 0:
+            raise UsageError(f"--fetch-ahead must not be negative, but is {self.fetch_ahead}")
         if self.kv_dtype not in KV_DTYPES:
             raise UsageError(f"--kv-dtype is one of {', '.join(KV_DTYPES)}, not {self.kv_dtype}")
         if self.memory_bytes is not None and self.memory_bytes < MIN_MEMORY_BYTES:

@@ -61,9 +61,9 @@ class Gossip:
         """Exchange with a few members at once; the others learn it from them."""
         await self._ask_some(self.others(), TOLD_AT_ONCE)
 
-    async def ask(self, fingerprint: str) -> None:
+    async def ask(self, fingerprint: str, count: int = ASKED_AT_ONCE) -> None:
         """Exchange with the servers of a model, or some of them if there are many: who is alive, and what is new?"""
-        await self._ask_some(self.others(fingerprint), ASKED_AT_ONCE)
+        await self._ask_some(self.others(fingerprint), count)
 
     async def _ask_some(self, records: Iterable[ServerRecord], count: int) -> None:
         known = list(records)

@@ -138,6 +138,7 @@ class Server:
             self.moving = Moving(resident, network.gossip, self._notice, self._move_clock)
             self._moves = asyncio.create_task(self.moving.keep())
             self._stack.push_async_callback(_cancelled, self._moves)
+            self._stack.push_async_callback(_cancelled, asyncio.create_task(self.moving.stocking.keep()))
 
     def _notice(self, text: str) -> None:
         self._progress(text, 0, 0)

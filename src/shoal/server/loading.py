@@ -24,7 +24,7 @@ from shoal.nn.block import ModelConfig
 from shoal.nn.families import family, model_config
 from shoal.server.config import JOURNAL_SHARE, PREFIX_SHARE, ServerConfig, default_memory_bytes
 from shoal.server.service import Holding
-from shoal.swarm.placement import choose_span
+from shoal.swarm.agreed import choose_place
 from shoal.swarm.records import ServerRecord
 from shoal.types import ModelSpec, Span
 from shoal.weights.checkpoint import Checkpoint, fingerprint
@@ -126,8 +126,13 @@ def _checked(config: ServerConfig, proof: Proof) -> Proof:
 
 def fetch(source: Source, span: Span) -> None:
     """Have a span's weights on this machine's disk. Blocks; raises what is wrong with them or with the network."""
-    if not os.path.exists(source.checkpoint.source):
+    if not is_local(source):
         fetch_blocks(source.checkpoint, source.config, span)
+
+
+def is_local(source: Source) -> bool:
+    """Whether the whole checkpoint lies on this machine."""
+    return os.path.exists(source.checkpoint.source)
 
 
 def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRecord]) -> Span:
@@ -138,7 +143,7 @@ def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRec
     if config.blocks is not None:
         return config.blocks.check(source.model.num_blocks)
     same = [record for record in held if record.model.fingerprint == source.model.fingerprint]
-    return choose_span(source.model.num_blocks, max_blocks(config, source), same, fewest=config.num_blocks or 1)
+    return choose_place(source.model.num_blocks, max_blocks(config, source), same, fewest=config.num_blocks or 1)
 
 
 def max_blocks(config: ServerConfig, source: Source) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Protocol
 
 from shoal.clock import Clock
 from shoal.errors import ShoalError
 from shoal.server.gossip import Gossip, Notice
+from shoal.server.stocking import Stocking
+from shoal.swarm.agreed import MOST_SERVERS, Drafter, Plan, agreed_holders, medium, planner
 from shoal.swarm.moves import MovePlan, Mover, Verdict, judge_move
+from shoal.swarm.placement import Holder
 from shoal.swarm.records import ServerRecord
+from shoal.swarm.stock import Stock
 from shoal.types import PeerId, Span
 
 JUDGE_S = 60.0
@@ -18,6 +23,11 @@ JUDGE_S = 60.0
 PLANNED_S = 1.0
 """How often while a move is announced."""
 
+GLANCE_S = 3.0
+"""How often a server of a medium swarm looks what the plan is."""
+
+WATCH_S = 15.0
+"""How often the server that plans, and the one that would be next, ask whether the others are alive."""
 
 FAILED_REST_S = 600.0
 """After a move that failed nobody counts on this server's moving for so long: others wait for who is next in a plan."""
@@ -27,6 +37,7 @@ class Host(Protocol):
     """The server that moves; `movable`: others may count on it."""
 
     movable: bool
+    stock: Stock
 
     @property
     def record(self) -> ServerRecord:
@@ -35,6 +46,10 @@ class Host(Protocol):
 
     def announce_goal(self, goal: Span | None) -> None:
         """Say where it will move, or (None) that it will not."""
+        ...
+
+    def announce_plan(self, plan: Plan) -> None:
+        """Say where this server thinks that others should go."""
         ...
 
     async def fetch(self, span: Span) -> None:
@@ -57,13 +72,59 @@ class Moving:
         self._notice = notice
         self._clock = clock
         self._random = random.Random()
+        self._drafter = Drafter()
+        self.stocking = Stocking(host, notice, clock)
+        self._looks_at = self._watches_at = 0.0
 
     async def keep(self) -> None:
         """Judge for ever."""
+        self._looks_at = self._next_look()
         while True:
-            planned = self.me.plan is not None
-            await self._clock.sleep(PLANNED_S if planned else JUDGE_S * self._random.uniform(0.75, 1.25))
+            announced = self.me.plan is not None
+            await self._clock.sleep(PLANNED_S if announced else GLANCE_S)
+            if announced or self._clock.monotonic() >= self._looks_at:
+                await self.look()
+                self._looks_at = self._next_look()
+            else:
+                await self.glance()
+
+    def _next_look(self) -> float:
+        return self._clock.monotonic() + JUDGE_S * self._random.uniform(0.75, 1.25)
+
+    async def glance(self) -> None:
+        """In a medium swarm: watch and plan if it is this server's turn, and do what the plan has for it."""
+        held = self._held()
+        self.stocking.ahead = medium(len(held))
+        if not self.stocking.ahead:
+            return
+        held = await self._watch(held)
+        await self._plan(held)
+        mine = next((holder for holder in held if holder.peer == self.me.peer), None)
+        self.stocking.wanted = mine.goal if mine is not None and mine.planned else None
+        if self.stocking.wanted is not None and not self._host.stock.lacks(self.stocking.wanted):
             await self.look()
+
+    async def _watch(self, held: list[Holder]) -> list[Holder]:
+        """The server that plans, and the next one, see to it that they know who is alive."""
+        serving = sorted(holder.peer for holder in held if holder.serves is not None)
+        if self.me.peer not in serving[:2] or self._clock.monotonic() < self._watches_at:
+            return held
+        await self._gossip.ask(self._host.record.model.fingerprint, MOST_SERVERS)
+        self._watches_at = self._clock.monotonic() + WATCH_S
+        return self._held()
+
+    async def _plan(self, held: list[Holder]) -> None:
+        if planner(held) != self.me.peer:
+            return
+        plan = await asyncio.to_thread(self._drafter.draft, self._host.record.model.num_blocks, held, self.me.peer)
+        if plan is not None:
+            self._host.announce_plan(plan)
+            await self._gossip.tell_some()
+
+    def _held(self) -> list[Holder]:
+        record = self._host.record
+        records = [*self._gossip.others(record.model.fingerprint), record]
+        return agreed_holders(record.model.num_blocks, records)
 
     async def look(self) -> Verdict:
         """Judge once and act on it."""
@@ -76,22 +137,28 @@ class Moving:
             verdict = self._judge()
         if verdict.action == "announce":
             assert verdict.span is not None
-            await self.announce(verdict.span)
+            await self.announce(verdict.span, verdict.agreed)
         elif verdict.action == "withdraw":
             self._withdraw(verdict.why, verdict.rest_s)
         elif verdict.action == "go":
             assert verdict.span is not None
             await self._go(verdict.span, verdict.rest_s)
+        elif self.me.plan is None:
+            self._note_unease(verdict.uneasy)
         return verdict
+
+    def _note_unease(self, uneasy: bool) -> None:
+        since = self.me.uneasy_since if self.me.uneasy_since is not None else self._clock.monotonic()
+        self.me = Mover(self.me.peer, None, self.me.rests_until, since if uneasy else None)
 
     def _judge(self) -> Verdict:
         record = self._host.record
         records = [*self._gossip.others(record.model.fingerprint), record]
         return judge_move(record.model.num_blocks, records, self.me, self._clock.monotonic())
 
-    async def announce(self, goal: Span) -> None:
+    async def announce(self, goal: Span, agreed: bool = False) -> None:
         """Say that it will move there, and have the blocks on this machine before it does."""
-        self.me = Mover(self.me.peer, MovePlan(goal, self._clock.monotonic()))
+        self.me = Mover(self.me.peer, MovePlan(goal, self._clock.monotonic(), agreed=agreed))
         self._notice(f"blocks {goal} need it more than {self._host.record.span}: it will move there")
         self._host.announce_goal(goal)
         await self._gossip.tell_some()

@@ -10,11 +10,13 @@ import msgspec
 
 from shoal.errors import ShoalError
 from shoal.server.config import ServerConfig
-from shoal.server.loading import Source, fetch, load, max_blocks
+from shoal.server.loading import Source, fetch, is_local, load, max_blocks
 from shoal.server.network import Network
 from shoal.server.service import DRAIN_S
 from shoal.server.tenure import Tenure
+from shoal.swarm.agreed import Plan
 from shoal.swarm.records import ServerRecord
+from shoal.swarm.stock import Stock
 from shoal.types import Span
 
 Progress = Callable[[str, int, int], None]
@@ -32,6 +34,10 @@ class Resident:
         self._network = network
         self._progress = progress
         self._goal: Span | None = None
+        self._plan: Plan = ()
+        self.stock = Stock(source.model.num_blocks, config.fetch_ahead)
+        if is_local(source):
+            self.stock.add(range(source.model.num_blocks))
         self.movable = config.blocks is None
         self._max_blocks = max_blocks(config, source) if self.movable else 0
         self._block_rows_per_s = 0.0
@@ -59,6 +65,9 @@ class Resident:
             next_span=self._goal,
             max_blocks=self._max_blocks if self.movable else 0,
             version=importlib.metadata.version("shoal"),
+            on_disk=self.stock.spans(),
+            fetch_s=self.stock.fetch_s,
+            plan=self._plan,
         )
         self.record = self._network.publish(self._with_load(record, self.tenure) if self.tenure is not None else record)
 
@@ -81,9 +90,15 @@ class Resident:
         self._goal = goal
         self.announce()
 
+    def announce_plan(self, plan: Plan) -> None:
+        """Say where this server thinks that others should go."""
+        self._plan = plan
+        self.announce()
+
     async def fetch(self, span: Span) -> None:
         """Get blocks onto this machine's disk; raises ShoalError."""
         await asyncio.to_thread(fetch, self._source, span)
+        self.stock.add(span.blocks())
 
     async def serve(self, span: Span) -> None:
         """Load blocks, say so while it lasts, and serve them. Raises ShoalError."""
@@ -97,6 +112,7 @@ class Resident:
         tenure = Tenure(loaded, network.identity, network.redirector, self._config.max_sessions, network.throttle)
         await tenure.start()
         self.tenure, network.reception.service = tenure, tenure.service
+        self.stock.add(span.blocks())
         self.announce_goal(None)
 
     async def look_around(self) -> None:

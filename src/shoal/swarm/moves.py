@@ -10,13 +10,16 @@ Of servers that would leave the same block to nobody the one with the highest no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from shoal.swarm.placement import Holder, Scene, Strengths, best_span, holders, strengths, worth
+from shoal.swarm.agreed import agreed_holders, is_gain, medium
+from shoal.swarm.beam import plan_moves
+from shoal.swarm.placement import Holder, Scene, best_span, worth
+from shoal.swarm.rearrange import best_place, softest
 from shoal.swarm.records import ServerRecord
 from shoal.types import PeerId, Span
 
@@ -29,48 +32,54 @@ REST_S = 3600.0
 """After a move on its own a server stays for as long."""
 PAUSE_S = 60.0
 """After a planned move in a small swarm, or a withdrawn announcement, it waits for as long."""
+TRUST_S = 180.0
+"""So long a server of a medium swarm waits for a plan to see to what it would move for alone; then it moves alone."""
 
 CLEAR_GAIN = 0.25
 """A move alone is worth it if the weakest of the blocks that it touches becomes stronger by this share."""
-PLAN_GAIN = 0.05
-"""A plan of several moves in a small swarm is worth it if the weakest block becomes stronger by this share."""
-PLAN_MOVES = 4
-PLAN_WIDTH = 64
 PLAN_SERVERS = 16
 """Up to this many servers, moves are planned together."""
 PLAN_BLOCKS = 48
-PLAN_STATES = 40_000
-"""States that are looked at for each further move of a plan; with many choices the beam is narrower for it."""
-
-Moves = tuple[tuple[int, int], ...]
-"""(index of a server, index of its choice), one after another."""
 
 Action = Literal["announce", "wait", "go", "withdraw"]
 
 
 class MovePlan(msgspec.Struct, frozen=True):
-    """A move that has been announced, and when its blocks will be on this server's disk (infinite if that is not known)."""
+    """A move that has been announced, and when its blocks will be on this server's disk (infinite if that is not known).
+
+    `agreed`: it is the swarm's plan, and not this server's own.
+    """
 
     span: Span
     announced_at: float
     ready_at: float = 0.0
+    agreed: bool = False
 
 
 class Mover(msgspec.Struct, frozen=True):
-    """A server that may move: its id, the plan that it has announced, and until when it rests (seconds of its clock)."""
+    """A server that may move: its id, the plan that it has announced, and until when it rests (seconds of its clock).
+
+    `uneasy_since`: since when it has wanted to move alone, and waits for a plan instead.
+    """
 
     peer: PeerId
     plan: MovePlan | None = None
     rests_until: float = 0.0
+    uneasy_since: float | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What to do now. `span` is the goal of "announce" and "go", `rest_s` how long not to ask again; `why` is for people."""
+    """What to do now. `span` is the goal of "announce" and "go", `rest_s` how long not to ask again; `why` is for people.
+
+    `agreed` and `uneasy` are to be remembered in the plan and the mover.
+    """
 
     action: Action
     span: Span | None = None
     rest_s: float = 0.0
     why: str = ""
+    agreed: bool = False
+    uneasy: bool = False
 
 
 def judge_move(num_blocks: int, records: Iterable[ServerRecord], me: Mover, now: float) -> Verdict:
@@ -80,7 +89,7 @@ def judge_move(num_blocks: int, records: Iterable[ServerRecord], me: Mover, now:
     it out), or "go": stop serving at once and say so by draining. `records` must be no older than NOTICE_S, and hold only
     servers that are believed to be alive.
     """
-    return judge(Scene(num_blocks, holders(num_blocks, records)), me, now)
+    return judge(Scene(num_blocks, agreed_holders(num_blocks, records)), me, now)
 
 
 def judge(scene: Scene, me: Mover, now: float) -> Verdict:
@@ -89,6 +98,8 @@ def judge(scene: Scene, me: Mover, now: float) -> Verdict:
     if mine is None or mine.serves is None:
         return Verdict("wait", why="it does not serve")
     if me.plan is None:
+        if medium(len(scene.held)) and not _small(scene):
+            return _judge_planned(scene, mine, me, now)
         goal = None if now < me.rests_until else choose_move(scene, me.peer)
         return Verdict("wait") if goal is None else Verdict("announce", goal)
     leaves_at = max(me.plan.announced_at + NOTICE_S, me.plan.ready_at)
@@ -98,22 +109,54 @@ def judge(scene: Scene, me: Mover, now: float) -> Verdict:
     rivals = [h for h in scene.held.values() if h is not mine and h.moving and h.serves]
     if small and any(rival.peer > me.peer for rival in rivals):
         return Verdict("withdraw", rest_s=PAUSE_S, why="in a small swarm one moves after another")
-    if not _still_wanted(scene, mine, me.plan.span):
+    if not me.plan.agreed and not medium(len(scene.held)) and not _still_wanted(scene, mine, me.plan.span):
         return Verdict("withdraw", rest_s=PAUSE_S, why="it is no gain any more")
     uncovered = [block for block in mine.serves.blocks() if not scene.stayers[block]]
     if not uncovered:
-        return Verdict("go", me.plan.span, PAUSE_S if small else REST_S)
+        return Verdict("go", me.plan.span, 0.0 if me.plan.agreed else PAUSE_S if small else REST_S)
     clash = any(h.peer > me.peer and h.serves and any(block in h.serves for block in uncovered) for h in rivals)
     if clash or now >= leaves_at + PATIENCE_S:
         return Verdict("withdraw", rest_s=PAUSE_S, why=f"nobody else would serve block {uncovered[0]}")
     return Verdict("wait", why=f"nobody else serves block {uncovered[0]} yet")
 
 
+def _judge_planned(scene: Scene, mine: Holder, me: Mover, now: float) -> Verdict:
+    """A server of a medium swarm does its part of the plan, and moves alone if there is none for too long."""
+    if mine.planned:
+        if not _others_stay(scene, mine):
+            return Verdict("wait", why="it is the last one there")
+        if not is_gain(scene.num_blocks, list(scene.held.values())):
+            return Verdict("wait", why="it does not see the use of the plan")
+        return Verdict("announce", mine.goal, agreed=True)
+    goal = None if now < me.rests_until else _alone(scene, mine)
+    if goal is None:
+        return Verdict("wait")
+    if me.uneasy_since is None or now < me.uneasy_since + TRUST_S:
+        return Verdict("wait", why="a plan should see to it", uneasy=True)
+    return Verdict("announce", goal)
+
+
+def _alone(scene: Scene, mine: Holder) -> Span | None:
+    """Where it would be for a clear gain of the whole swarm."""
+    if not mine.stays or not mine.max_blocks or not _others_stay(scene, mine):
+        return None
+    there = [holder for holder in scene.held.values() if not holder.joining]
+    goal, reached = best_place(scene.num_blocks, [holder for holder in there if holder is not mine], mine)
+    return goal if reached > softest(scene.num_blocks, there) * (1 + CLEAR_GAIN) else None
+
+
+def _others_stay(scene: Scene, mine: Holder) -> bool:
+    """Whether each of its blocks has another server that has announced nothing; it counts itself."""
+    assert mine.serves is not None
+    return bool((scene.stayers[mine.serves.start : mine.serves.stop] >= 2).all())
+
+
 def choose_move(scene: Scene, me: PeerId) -> Span | None:
     """Where a server that serves and has no plan should go; None to stay.
 
     In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, the server that comes first in it moves, and
-    the next one when it has gone. In a large one a server moves on its own for a clear gain.
+    the next one when it has gone. In larger ones a server moves on its own for a clear gain; in a medium one only if no plan
+    comes (`judge`).
     """
     mine = scene.held.get(me)
     if mine is None or not mine.stays or not mine.max_blocks:
@@ -124,7 +167,7 @@ def choose_move(scene: Scene, me: PeerId) -> Span | None:
         # nobody moves on its own beside the plan: it would undo what a plan has begun
         plan = plan_moves(scene.num_blocks, list(scene.held.values()))
         return plan[0][1] if plan and plan[0][0] == me else None
-    if (scene.stayers[mine.goal.start : mine.goal.stop] < 2).any():  # it counts itself; all its blocks need another one
+    if not _others_stay(scene, mine):
         return None
     goal = best_span(scene, mine.max_blocks, mine.block_rows_per_s, but=mine)
     return goal if _gain(scene, mine, goal) > CLEAR_GAIN else None
@@ -160,67 +203,3 @@ def _gain(scene: Scene, mine: Holder, goal: Span) -> float:
         return 0.0
     weakest = float(before[touched].min())
     return float(after[touched].min()) / weakest - 1 if weakest > 0 else float(after[touched].min() > 0)
-
-
-def plan_moves(num_blocks: int, held: Sequence[Holder]) -> tuple[tuple[PeerId, Span], ...]:
-    """Up to PLAN_MOVES moves, one after another, after which the weakest block is stronger by PLAN_GAIN; () if none found.
-
-    A beam search over all moves of servers that stay, ordered by the sorted strengths; every state on the way covers every
-    block. Everybody who sees the same records finds the same plan, and after its first move finds the rest of it again.
-    """
-    movers = [holder for holder in held if holder.stays and holder.max_blocks]
-    choices = [_choices(num_blocks, holder) for holder in movers]
-    start = strengths(num_blocks, held)
-    target = start.min() * (1 + PLAN_GAIN)
-    best: Moves = ()
-    beam: list[tuple[Strengths, Moves]] = [(start, ())]
-    width = min(PLAN_WIDTH, max(1, PLAN_STATES // max(1, sum(len(spans) for spans, _ in choices))))
-    for _ in range(PLAN_MOVES):
-        beam = _widen(beam, movers, choices, width)
-        if beam and beam[0][0].min() > target:
-            best, target = beam[0][1], beam[0][0].min() * (1 + PLAN_GAIN)
-    return tuple((movers[at].peer, choices[at][0][choice]) for at, choice in best)
-
-
-def _choices(num_blocks: int, holder: Holder) -> tuple[list[Span], Strengths]:
-    """Where a server could be, and what each choice adds to the strengths: [choices, num_blocks]."""
-    lengths = range(1, min(holder.max_blocks, num_blocks) + 1)
-    spans = [Span(start, start + length) for length in lengths for start in range(num_blocks - length + 1)]
-    blocks = np.arange(num_blocks)
-    starts, stops = np.array([[span.start] for span in spans]), np.array([[span.stop] for span in spans])
-    share = holder.block_rows_per_s / (stops - starts)
-    return spans, np.where((starts <= blocks) & (blocks < stops), share, 0.0)
-
-
-def _widen(
-    beam: Sequence[tuple[Strengths, Moves]],
-    movers: Sequence[Holder],
-    choices: Sequence[tuple[list[Span], Strengths]],
-    width: int,
-) -> list[tuple[Strengths, Moves]]:
-    """The best states that one more move leads to, the best first."""
-    states: list[Strengths] = []
-    origins: list[tuple[int, int, int]] = []
-    for parent, (strength, moves) in enumerate(beam):
-        for at, mover in enumerate(movers):
-            if all(at != moved for moved, _ in moves):
-                rest = strength - choices[at][1][choices[at][0].index(mover.goal)]
-                rest[np.abs(rest) < 1e-9 * mover.share] = 0.0
-                if (rest > 0)[strength > 0].all():  # nobody may be missing while it loads
-                    states.append(rest + choices[at][1])
-                    origins.extend((parent, at, choice) for choice in range(len(choices[at][0])))
-    if not states:
-        return []
-    reached = np.concatenate(states)
-    ranks = np.round(np.sort(reached, axis=1), 9)
-    chosen: list[tuple[Strengths, Moves]] = []
-    seen: set[bytes] = set()
-    for index in np.lexsort(ranks.T[::-1])[::-1]:
-        key = reached[index].round(6).tobytes()
-        if len(chosen) == width:
-            break
-        if key not in seen:
-            seen.add(key)
-            parent, at, choice = origins[index]
-            chosen.append((reached[index], (*beam[parent][1], (at, choice))))
-    return chosen

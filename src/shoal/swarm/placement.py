@@ -34,7 +34,9 @@ WEAKEST_SHARE = 0.01
 class Holder(msgspec.Struct, frozen=True):
     """What placement needs of a record: where a server will be, what it serves now, what it can do.
 
-    `max_blocks` 0: its blocks were chosen by its owner, and it never moves.
+    `max_blocks` 0: its blocks were chosen by its owner, and it never moves. A goal elsewhere without `moving` is a plan's, and
+    not yet announced. `fetch_s`: seconds that a block takes to fetch that is not `on_disk`. `joining`: it has not served
+    yet, and may be long in coming.
     """
 
     peer: PeerId
@@ -43,6 +45,9 @@ class Holder(msgspec.Struct, frozen=True):
     moving: bool
     block_rows_per_s: float
     max_blocks: int
+    on_disk: tuple[Span, ...] = ()
+    fetch_s: float = 0.0
+    joining: bool = False
 
     @property
     def share(self) -> float:
@@ -53,6 +58,11 @@ class Holder(msgspec.Struct, frozen=True):
     def stays(self) -> bool:
         """Whether it serves and has not announced that it will stop."""
         return self.serves is not None and not self.moving
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan has it move, and it has not announced that yet."""
+        return self.stays and self.goal != self.serves
 
 
 def holders(num_blocks: int, records: Iterable[ServerRecord]) -> list[Holder]:
@@ -74,6 +84,9 @@ def holders(num_blocks: int, records: Iterable[ServerRecord]) -> list[Holder]:
             record.next_span is not None,
             rate or usual,
             max(record.max_blocks, len(_goal(record))) if record.max_blocks else 0,
+            record.on_disk,
+            record.fetch_s if 0 <= record.fetch_s < math.inf else 0.0,
+            record.draining and record.next_span == record.span,
         )
         for record, rate in zip(kept, rates, strict=True)
     ]
@@ -121,8 +134,8 @@ class Scene:
         self.holders[blocks] += sign
         self.strength[blocks] += sign * holder.share
         self.strength[blocks] *= self.holders[blocks] > 0  # rounding leaves crumbs: where nobody is, there is nothing
-        if holder.stays:
-            self.stayers[blocks] += sign
+        if holder.stays and holder.serves is not None:
+            self.stayers[holder.serves.start : holder.serves.stop] += sign
 
     def without(self, holder: Holder) -> tuple[Strengths, Counts]:
         """Strengths and numbers of holders if one of them were not there."""

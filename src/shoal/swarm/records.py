@@ -15,6 +15,10 @@ from shoal.wire.messages import Counter, Peer, Secret, Text
 MAX_RECORD_BYTES = 1024
 MAX_ADDRESSES = 8
 MAX_ROUND_TRIPS = 4
+MAX_DISK_SPANS = 4
+MAX_PLANNED = 12
+KEY_DIGITS = 8
+"""How much of a node id names a server in a plan."""
 RECORD_LIFETIME_S = 300.0
 RECORD_RENEWAL_S = 60.0
 ACCEPTANCE_LIFETIME_S = 120.0
@@ -23,6 +27,7 @@ MAX_CLOCK_SKEW_S = 120.0
 _RECORD_LABEL = b"shoal record 1"
 _ACCEPTANCE_LABEL = b"shoal acceptance 1"
 
+Key = Annotated[str, Meta(max_length=KEY_DIGITS)]
 Address = Annotated[str, Meta(max_length=128)]
 
 
@@ -31,7 +36,9 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `numerics` names the arithmetic without the weights. A `draining` server takes no new sessions; `next_span` is where an
     announced move leads. `round_trips` are seconds to likely successors, by node id. `max_blocks` is how many blocks it has
-    memory for (0: its owner chose its blocks, and it never moves).
+    memory for (0: its owner chose its blocks, and it never moves). `on_disk` are blocks that it can load without a network, and
+    `fetch_s` the seconds that another one takes to fetch (0: unknown). `plan` is where it thinks that servers, named by the
+    first KEY_DIGITS digits of their ids, should go.
     """
 
     peer: Peer
@@ -53,6 +60,9 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     round_trips: Annotated[tuple[tuple[Peer, float], ...], Meta(max_length=MAX_ROUND_TRIPS)] = ()
     max_blocks: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     version: Annotated[str, Meta(max_length=32)] = ""
+    on_disk: Annotated[tuple[Span, ...], Meta(max_length=MAX_DISK_SPANS)] = ()
+    fetch_s: float = 0.0
+    plan: Annotated[tuple[tuple[Key, Span], ...], Meta(max_length=MAX_PLANNED)] = ()
 
 
 class Acceptance(msgspec.Struct, frozen=True):

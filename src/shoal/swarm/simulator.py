@@ -14,41 +14,44 @@ import random
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
 from shoal.swarm.churn import Newcomer, Population
-from shoal.swarm.moves import GOSSIP_S, MovePlan, Mover, judge
-from shoal.swarm.placement import Holder, Scene, best_span
-from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S, ServerRecord
-from shoal.swarm.routing import estimate_route, plan_route
+from shoal.swarm.commonview import CommonView
+from shoal.swarm.inhabitant import Inhabitant
+from shoal.swarm.moves import GOSSIP_S, NOTICE_S, MovePlan, Mover, judge
+from shoal.swarm.placement import Holder, best_span
+from shoal.swarm.rearrange import best_place
+from shoal.swarm.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S
+from shoal.swarm.routeprobe import probe_routes
+from shoal.swarm.stock import Stock
 from shoal.swarm.tally import Report, Tally
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.types import PeerId, Span
 
 LOOK_S = 300.0
 """How often a server thinks about moving."""
 RETRY_S = 5.0
 """How often it looks after a move that it has announced."""
-LOAD_S = 10.0
-"""From the last byte on disk to serving, beside reading the blocks."""
-DISK_BYTES_PER_S = 1e9
-BLOCK_BYTES = 1.6e9
-"""A block of Llama 3.1 405B at 4 bits."""
+WATCH_S = 15.0
+"""How often the planning server of a medium swarm, and the next one, ask whether the others are alive."""
+SILENCE_S = 10.0
+"""How long they wait for an answer."""
 SERVED = 0.8
 """Blocks that are served, of those that fit into all memories (measured): some join, some hold fewer than they could."""
 SAMPLE_S = 300.0
 ROUTE_EVERY_S = 3600.0
-ROUTE_CLIENTS = 3
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate. `redundancy`, if given, sets the number of servers: servers that *serve* a block, on average over
-    blocks and time; `serving_per_block` of the report is what came of it."""
+    blocks and time; `serving_per_block` of the report is what came of it. `ahead`: how many
+    blocks of the model a server of a medium swarm keeps on its disk, fetched while its line is idle."""
 
     servers: int = 1000
     blocks: int = 126
     hours: float = 12.0
     seed: int = 0
     redundancy: float | None = None
+    ahead: int = 10_000
     population: Population = Population()
 
     @property
@@ -59,36 +62,17 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, round(self.redundancy * self.blocks / (self.population.mean_blocks * SERVED)))
 
 
-class _Server:
-    """A server of the simulation: what it is, what it does, and what it has announced."""
-
-    def __init__(self, peer: PeerId, power: Newcomer, goal: Span) -> None:
-        self.power = power
-        self.goal = goal
-        self.serves: Span | None = None
-        self.joined = False
-        self.disk: set[int] = set()
-        self.mover = Mover(peer)
-
-    @property
-    def holder(self) -> Holder:
-        """Its record, as placement sees it."""
-        moving = self.serves is None or self.mover.plan is not None
-        goal = self.mover.plan.span if self.mover.plan else self.goal
-        return Holder(self.mover.peer, goal, self.serves, moving, self.power.block_rows_per_s, self.power.max_blocks)
-
-
 class Simulator:
     """One run of a scenario; `run` gives the report."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.rng = random.Random(scenario.seed)
+        self.people = random.Random(f"{scenario.seed} people")  # its own, so that every rule meets the same ones
         self.now = 0.0
-        self.live: dict[PeerId, _Server] = {}
-        self.seen = Scene(scenario.blocks)
+        self.live: dict[PeerId, Inhabitant] = {}
+        self.view = CommonView(scenario.blocks)
         self.tally = Tally(scenario.blocks)
-        self._news: dict[PeerId, Holder | None] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._routes: list[tuple[float, int]] = []
@@ -96,10 +80,10 @@ class Simulator:
     def run(self) -> Report:
         """Simulate; deterministic for a scenario."""
         for _ in range(self.scenario.num_servers):
-            server = self._add(self.scenario.population.newcomer(self.rng, present=True))
-            self._tick()
+            server = self._add(self.scenario.population.newcomer(self.people, present=True))
+            self.view.tick(self.live)
             self._serve(server, server.goal)
-            self._tick()
+            self.view.tick(self.live)
         self._at(GOSSIP_S, self._gossip)
         self._at(0.0, self._sample)
         self._at(ROUTE_EVERY_S / 2, self._route)
@@ -116,66 +100,94 @@ class Simulator:
 
     def _gap(self) -> float:
         """Seconds to the next arrival; as many come as leave."""
-        return self.rng.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
+        return self.people.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
 
     def _gossip(self) -> None:
-        self._tick()
+        self.view.tick(self.live)
+        self._glance()
         self._at(GOSSIP_S, self._gossip)
 
-    def _tick(self) -> None:
-        """What was announced since the last tick is known to all."""
-        for peer, holder in self._news.items():
-            if holder is None:
-                self.seen.drop(peer)
-            else:
-                self.seen.put(holder)
-        self._news.clear()
+    def _publish(self, server: Inhabitant) -> None:
+        self.view.tell(server.mover.peer, server.holder)
 
-    def _publish(self, server: _Server) -> None:
-        self._news[server.mover.peer] = server.holder
+    def _glance(self) -> None:
+        """Servers that the plan moves fetch what they lack, and look when they have it."""
+        for holder in [one for one in self.view.scene.held.values() if one.planned]:
+            server = self.live.get(holder.peer)
+            if server is None or server.serves is None or server.mover.plan is not None:
+                continue
+            server.wanted = holder.goal
+            if server.stock.lacks(holder.goal):
+                self._fetch(server)
+            else:
+                self._look(server)
+
+    def _fetch(self, server: Inhabitant) -> None:
+        """Fetch one block after another while there is something to fetch."""
+        if server.fetching or not self._alive(server) or server.serves is None:
+            return
+        block = server.stock.next_block(server.serves, server.wanted)
+        if block is None:
+            return
+        server.fetching = True
+        self._at(server.block_s, lambda: self._fetched(server, block))
+
+    def _fetched(self, server: Inhabitant, block: int) -> None:
+        server.fetching = False
+        server.stock.add([block])
+        if self._alive(server):
+            self._publish(server)
+            self._fetch(server)
 
     def _arrive(self) -> None:
-        server = self._add(self.scenario.population.newcomer(self.rng))
-        self._at(self._fetch_s(server, server.goal), lambda: self._load(server, server.goal))
+        server = self._add(self.scenario.population.newcomer(self.people))
+        self._at(server.fetch_s(server.goal), lambda: self._load(server, server.goal))
         self._at(self._gap(), self._arrive)
 
-    def _add(self, power: Newcomer) -> _Server:
+    def _add(self, power: Newcomer) -> Inhabitant:
         peer = PeerId(f"{self.rng.getrandbits(256):064x}")
-        server = _Server(peer, power, best_span(self.seen, power.max_blocks, power.block_rows_per_s))
+        span = self._choose(peer, power)
+        server = Inhabitant(peer, power, span, Stock(self.scenario.blocks, self.scenario.ahead))
         self.live[peer] = server
         self.tally.population(self.now, 1)
         self._publish(server)
         self._at(power.stays_s, lambda: self._leave(server))
         return server
 
-    def _fetch_s(self, server: _Server, goal: Span) -> float:
-        fresh = sum(block not in server.disk for block in goal.blocks())
-        return fresh * BLOCK_BYTES / server.power.download_bytes_per_s
+    def _choose(self, peer: PeerId, power: Newcomer) -> Span:
+        if not self.view.medium:
+            return best_span(self.view.scene, power.max_blocks, power.block_rows_per_s)
+        first = Span(0, 1)
+        mine = Holder(peer, first, first, False, power.block_rows_per_s, power.max_blocks)
+        return best_place(self.scenario.blocks, list(self.view.scene.held.values()), mine)[0]
 
-    def _alive(self, server: _Server) -> bool:
+    def _alive(self, server: Inhabitant) -> bool:
         return self.live.get(server.mover.peer) is server
 
-    def _load(self, server: _Server, goal: Span) -> None:
-        self._at(LOAD_S + len(goal) * BLOCK_BYTES / DISK_BYTES_PER_S, lambda: self._serve(server, goal))
+    def _load(self, server: Inhabitant, goal: Span) -> None:
+        self._at(server.load_s(goal), lambda: self._serve(server, goal))
 
-    def _serve(self, server: _Server, goal: Span) -> None:
+    def _serve(self, server: Inhabitant, goal: Span) -> None:
         if not self._alive(server):
             return
         server.goal = server.serves = goal
-        server.disk.update(goal.blocks())
+        server.stock.add(goal.blocks())
+        server.wanted = None
         self.tally.serve(self.now, goal, server.power.block_rows_per_s, 1)
         if not server.joined:
             server.joined = True
             self.tally.join(self.now, server.power.block_rows_per_s, server.power.max_blocks)
         self._publish(server)
-        self._at(self.rng.uniform(0, LOOK_S), lambda: self._look(server))
+        if self.view.medium:
+            self._fetch(server)
+        self._look_in(self.rng.uniform(0, LOOK_S), server)
 
-    def _stop(self, server: _Server) -> None:
+    def _stop(self, server: Inhabitant) -> None:
         if server.serves is not None:
             self.tally.serve(self.now, server.serves, server.power.block_rows_per_s, -1)
             server.serves = None
 
-    def _leave(self, server: _Server) -> None:
+    def _leave(self, server: Inhabitant) -> None:
         self._stop(server)
         if server.joined:
             self.tally.part(self.now, server.power.block_rows_per_s, server.power.max_blocks)
@@ -184,35 +196,49 @@ class Simulator:
         self.tally.population(self.now, -1)
         if server.power.crashes:
             lives_s = RECORD_LIFETIME_S - self.rng.uniform(0, RECORD_RENEWAL_S)
-            self._at(lives_s, lambda: self._news.__setitem__(peer, None))
+            if self.view.medium:
+                lives_s = SILENCE_S + self.rng.uniform(0, WATCH_S)
+            self._at(lives_s, lambda: self.view.tell(peer, None))
         else:
-            self._news[peer] = None
+            self.view.tell(peer, None)
 
-    def _look(self, server: _Server) -> None:
+    def _look_in(self, delay_s: float, server: Inhabitant) -> None:
+        server.turn += 1
+        turn = server.turn
+        self._at(delay_s, lambda: self._look(server) if server.turn == turn else None)
+
+    def _look(self, server: Inhabitant) -> None:
         """A server asks the rule, and does what it says."""
         if not self._alive(server) or server.serves is None:
             return
-        verdict = judge(self.seen, server.mover, self.now)
-        again_s = LOOK_S if server.mover.plan is None else RETRY_S
+        mover = server.mover
+        verdict = judge(self.view.scene, mover, self.now)
+        again_s = LOOK_S if mover.plan is None else RETRY_S
         if verdict.action == "announce" and verdict.span is not None:
-            again_s = max(self._fetch_s(server, verdict.span), 2 * GOSSIP_S)
-            server.mover = Mover(server.mover.peer, MovePlan(verdict.span, self.now, self.now + again_s))
+            again_s = max(server.fetch_s(verdict.span), NOTICE_S)
+            server.mover = Mover(mover.peer, MovePlan(verdict.span, self.now, self.now + again_s, verdict.agreed))
             self._publish(server)
         elif verdict.action == "withdraw":
-            server.mover = Mover(server.mover.peer, None, self.now + verdict.rest_s)
+            server.mover = Mover(mover.peer, None, self.now + verdict.rest_s)
             again_s = LOOK_S
             self._publish(server)
         elif verdict.action == "go" and verdict.span is not None and self._others_answer(server):
-            self._stop(server)
-            server.goal = verdict.span
-            server.mover = Mover(server.mover.peer, None, self.now + verdict.rest_s)
-            self.tally.moves += 1
-            self._publish(server)
-            self._load(server, verdict.span)
+            self._go(server, verdict.span, verdict.rest_s)
             return  # and look again when it serves
-        self._at(again_s, lambda: self._look(server))
+        elif mover.plan is None:
+            uneasy = mover.uneasy_since if mover.uneasy_since is not None else self.now
+            server.mover = Mover(mover.peer, None, mover.rests_until, uneasy if verdict.uneasy else None)
+        self._look_in(again_s, server)
 
-    def _others_answer(self, server: _Server) -> bool:
+    def _go(self, server: Inhabitant, goal: Span, rest_s: float) -> None:
+        self._stop(server)
+        server.goal = goal
+        server.mover = Mover(server.mover.peer, None, self.now + rest_s)
+        self.tally.moves += 1
+        self._publish(server)
+        self._load(server, goal)
+
+    def _others_answer(self, server: Inhabitant) -> bool:
         """Whether a server that is alive serves each of its blocks: it dials them."""
         assert server.serves is not None
         return bool((self.tally.holders[server.serves.start : server.serves.stop] > 1).all())
@@ -222,29 +248,7 @@ class Simulator:
         self._at(SAMPLE_S, self._sample)
 
     def _route(self) -> None:
-        """Clients at random places plan a route; its time is an estimate, as theirs would be."""
-        records = [self._record(server) for server in self.live.values() if server.serves is not None]
-        for _ in range(ROUTE_CLIENTS if self.tally.covered() else 0):
-            place = np.array([self.rng.random(), self.rng.random()])
-            trips = {
-                peer: 0.01 + 0.15 * float(np.linalg.norm(place - server.power.place))
-                for peer, server in self.live.items()
-            }
-            route = plan_route(Span(0, self.scenario.blocks), records, measured=trips)
-            self._routes.append((estimate_route(route, records, trips).token_s, len(route)))
+        servers = [server for server in self.live.values() if server.serves is not None]
+        if self.tally.covered():
+            self._routes += probe_routes(self.rng, self.scenario.blocks, servers, self.now)
         self._at(ROUTE_EVERY_S, self._route)
-
-    def _record(self, server: _Server) -> ServerRecord:
-        assert server.serves is not None
-        rate = server.power.block_rows_per_s / len(server.serves)
-        return ServerRecord(
-            peer=server.mover.peer,
-            sequence=1,
-            issued_at=self.now,
-            expires_at=self.now + RECORD_LIFETIME_S,
-            addresses=(),
-            model=ModelSpec("simulated", "", self.scenario.blocks, 1),
-            span=server.serves,
-            decode_rows_per_s=rate,
-            prefill_rows_per_s=rate,
-        )

@@ -9,8 +9,11 @@ import pytest
 
 from shoal.errors import NetworkError
 from shoal.server.mover import FAILED_REST_S, JUDGE_S, Moving
+from shoal.server.stocking import RETRY_S, Stocking
+from shoal.swarm.agreed import Plan
 from shoal.swarm.moves import NOTICE_S
 from shoal.swarm.records import ServerRecord
+from shoal.swarm.stock import Stock
 from shoal.testing.clock import VirtualClock
 from shoal.types import ModelSpec, Span
 
@@ -30,6 +33,7 @@ class Host:
     def __init__(self, own: ServerRecord) -> None:
         self.record = own
         self.movable = True
+        self.stock = Stock(6, 0)
         self.fails: str | None = None
         self.calls: list[str] = []
 
@@ -38,6 +42,10 @@ class Host:
         self.calls.append(f"goal {goal}")
         max_blocks = 3 if self.movable else 0
         self.record = msgspec.structs.replace(self.record, next_span=goal, max_blocks=max_blocks)
+
+    def announce_plan(self, plan: Plan) -> None:
+        """Host."""
+        self.record = msgspec.structs.replace(self.record, plan=plan)
 
     async def fetch(self, span: Span) -> None:
         """Host."""
@@ -65,7 +73,7 @@ class Gossip:
         """Gossip."""
         return self.records
 
-    async def ask(self, fingerprint: str) -> None:
+    async def ask(self, fingerprint: str, count: int = 32) -> None:
         """Gossip."""
         self.records = [one for one in self.records if one.peer not in self.dead]
 
@@ -145,3 +153,45 @@ async def test_it_judges_about_once_a_minute(host: Host, gossip: Gossip) -> None
     await clock.advance(1.25 * JUDGE_S + NOTICE_S + 2.0)
     keeping.cancel()
     assert host.record.span == SECOND
+
+
+async def test_the_first_server_of_a_medium_swarm_plans(host: Host) -> None:
+    """Nobody serves the second half: it says who should go there, finds itself in the plan or not, and asks who is alive."""
+    names = [f"{n:x}" for n in range(1, 10)] + ["b", "c", "d", "e", "f"]
+    others = [record(name, FIRST) for name in names]
+    more = [msgspec.structs.replace(one, peer=one.peer[:-1] + "x") for one in others[:5]]
+    host = Host(record("0", FIRST, on_disk=(Span(0, 6),)))
+    gossip = Gossip(*others, *more)
+    moving = moving_of(host, gossip, VirtualClock())
+    await moving.glance()
+    assert host.record.plan
+    assert {span.covers(Span(3, 4)) or span.stop > 3 for _, span in host.record.plan} == {True}
+    assert moving.stocking.ahead
+
+
+async def test_blocks_are_fetched_while_the_line_is_idle(host: Host) -> None:
+    """First what is wanted, then, where that is allowed, what is near; a failure is not the end."""
+    clock = VirtualClock()
+    notices: list[str] = []
+    host.stock = Stock(6, 5)
+    stocking = Stocking(host, notices.append, clock)
+
+    async def fetch(span: Span) -> None:
+        host.calls.append(f"fetch {span}")
+        if host.fails:
+            raise NetworkError("the hub does not answer")
+        host.stock.add(span.blocks())
+
+    host.fetch = fetch  # type: ignore[method-assign]  # with a stock
+    host.stock.add(FIRST.blocks())
+    stocking.wanted = Span(4, 5)
+    host.fails = "fetch"
+    keeping = asyncio.ensure_future(stocking.keep())
+    await clock.advance(1.0)
+    host.fails = None
+    await clock.advance(RETRY_S)
+    stocking.ahead = True
+    await clock.advance(10.0)
+    keeping.cancel()
+    assert host.calls == ["fetch 4:5", "fetch 4:5", "fetch 3:4"]
+    assert len(notices) == 1
