@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
+import weakref
 from collections.abc import Callable
 from typing import cast
 
@@ -39,7 +41,7 @@ class _Plain(asyncio.Protocol):
 
 
 ACCEPTING_ROUNDS = 5
-"""Turns of the event loop in which a connection that was accepted just before the end is made, turned away and closed."""
+"""Turns of the event loop in which a connection that was made just before the end is turned away and closed."""
 
 
 class TlsTransport:
@@ -55,6 +57,7 @@ class TlsTransport:
         self._dialling_context = client_context()
         self._server: asyncio.Server | None = None
         self._channels: set[TlsChannel] = set()
+        self._plain: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._tasks = InboundTasks()
         self._closed = False
         self.addresses: tuple[str, ...] = ()
@@ -65,6 +68,7 @@ class TlsTransport:
         context = server_context(self._key)
 
         def accepted(raw: asyncio.Transport) -> None:
+            self._plain.add(raw)
             if self._tasks.full or self._closed:
                 raw.abort()
                 return
@@ -118,7 +122,7 @@ class TlsTransport:
         if self._closed:
             raise UsageError("the TLS transport is closed")
         try:
-            raw, _ = await asyncio.get_running_loop().create_connection(lambda: _Plain(_ignore), host, port)
+            raw, _ = await asyncio.get_running_loop().create_connection(lambda: _Plain(self._dialled), host, port)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             raise DialError(f"{address} does not answer: {error}") from error
         channel = self._channel(raw)
@@ -131,6 +135,11 @@ class TlsTransport:
             if not channel.peer:
                 channel.abort()
         return channel
+
+    def _dialled(self, raw: asyncio.Transport) -> None:
+        self._plain.add(raw)
+        if self._closed:  # its dialler may not be there to see it
+            raw.abort()
 
     async def _authenticate(self, channel: TlsChannel, peer: PeerId) -> None:
         found = certified_peer(channel.certificate())
@@ -145,14 +154,16 @@ class TlsTransport:
         self._closed = True
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            await _stop(server)
         await self._tasks.close()
         channels = list(self._channels)
         for channel in channels:
             channel.abort()
         for channel in channels:
             await channel.wait_ended()
-        for _ in range(ACCEPTING_ROUNDS if server is not None else 0):
+        for raw in list(self._plain):  # those that are no channels yet
+            raw.abort()
+        for _ in range(ACCEPTING_ROUNDS):
             await asyncio.sleep(0)
 
 
@@ -161,5 +172,15 @@ def statement(nonce: bytes, acceptor: bytes, dialler: bytes) -> bytes:
     return _LABEL + nonce + acceptor + dialler
 
 
-def _ignore(raw: asyncio.Transport) -> None:
-    """For a connection that its dialler waits for anyway."""
+async def _stop(server: asyncio.Server) -> None:
+    """Close a server after those whom it has accepted have become connections, which are then turned away.
+
+    asyncio up to Python 3.11 loses the socket of one that was accepted, but is no connection yet when its server closes.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        with contextlib.suppress(NotImplementedError):  # not on Windows' loop
+            loop.remove_reader(listening.fileno())
+    for _ in range(ACCEPTING_ROUNDS):
+        await asyncio.sleep(0)
+    server.close()
