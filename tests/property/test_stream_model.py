@@ -254,7 +254,7 @@ class RowStream(RuleBasedStateMachine):
         assert follower is not None
         if caught_up:
             self.connect(FOLLOWING)
-            for _ in range(2 + len(self.written)):
+            for _ in range(2 + len(self.source(FOLLOWING))):  # which may not know of a rewind yet
                 self.pump(FOLLOWING, 4)
                 self.drain(FOLLOWING)
             assert follower.rows[: len(self.source(FOLLOWING))] == self.source(FOLLOWING)
