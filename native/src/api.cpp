@@ -57,7 +57,7 @@ SHOAL_API void shoal_step(ShoalContext* context, const ShoalShape* shape, const 
                           const ShoalAngles* angles, float* x, int32_t n) {
     shoal::Step step(context->kernels,
                      {shape, blocks, num_blocks, cache, parts, num_parts, {angles[0], angles[1]}, x, n},
-                     context->shared);
+                     context->pool.threads(), context->shared);
     context->pool.run(step);
 }
 
@@ -66,7 +66,7 @@ SHOAL_API void shoal_step(ShoalContext* context, const ShoalShape* shape, const 
 SHOAL_API void shoal_linear(ShoalContext* context, const ShoalLinear* linear, const float* norm_weight, float eps,
                             const float* x, int32_t n, float* out, int64_t ldd) {
     shoal::Product product(context->kernels, *linear, norm_weight, eps, x, n, out, static_cast<size_t>(ldd),
-                           context->shared);
+                           context->pool.threads(), context->shared);
     context->pool.run(product);
 }
 

@@ -116,9 +116,9 @@ void Pool::wait_change(uint64_t serial, bool caller) {
     };
     const auto until = std::chrono::steady_clock::now() + kSpin;
     do {
-        for (int turn = 0; turn < 32; ++turn) {
+        // No pause instructions: a hypervisor takes a core away from whoever executes many of them.
+        for (int turn = 0; turn < 256; ++turn) {
             if (changed()) return;
-            _mm_pause();
         }
     } while (std::chrono::steady_clock::now() < until);
     std::unique_lock lock(mutex_);

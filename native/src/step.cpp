@@ -10,7 +10,6 @@ constexpr int kFewRows = 16;
 constexpr int kRowBlock = 128;      // rows of one item of a product: weights are unpacked once for so many
 constexpr int kAttentionRows = 16;  // rows of one item of attention
 constexpr int kNormRows = 16;       // rows of one item of a norm
-constexpr int kMostItems = 64;      // pieces of a large product: longer runs of panels are longer streams
 
 size_t padded(int n) {
     return static_cast<size_t>((n + kPanel - 1) / kPanel) * kPanel;
@@ -24,7 +23,15 @@ float* take(float*& at, size_t count) {
 
 }  // namespace
 
-Step::Step(const Kernels& kernels, const StepInput& input, Scratch& shared)
+Runs::Runs(int panels, int threads, bool long_first) {
+    // Long runs first, since a long stream of weights is read faster, and single panels at the end, since nobody should
+    // wait.
+    for (int at = 0; at < panels; at += std::max(1, long_first ? (panels - at) / (2 * threads) : 1))
+        starts_.push_back(at);
+    starts_.push_back(panels);
+}
+
+Step::Step(const Kernels& kernels, const StepInput& input, int threads, Scratch& shared)
     : kernels_(kernels), in_(input), shape_(*input.shape), few_(input.n <= kFewRows) {
     alone_ = true;
     for (int p = 0; p < in_.num_parts; ++p) {
@@ -33,6 +40,9 @@ Step::Step(const Kernels& kernels, const StepInput& input, Scratch& shared)
         for (int r = 0; r < rows; r += kAttentionRows) chunks_.push_back({p, r, std::min(rows, r + kAttentionRows)});
     }
     row_block_ = std::min(in_.n, kRowBlock);
+    const ShoalBlock& first = *in_.blocks[0];
+    for (const ShoalLinear* linear : {&first.qkv, &first.output, &first.gate, &first.down})
+        runs_.emplace_back(linear->panels(), threads, few_);
     hidden_ld_ = padded(shape_.hidden);
     qkv_ld_ = padded((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim);
     attended_ld_ = padded(shape_.heads * shape_.head_dim);
@@ -64,17 +74,17 @@ int Step::begin(int phase) {
             return 0;
         }
         case kQkv:
-            return panel_items(b.qkv);
+            return runs_[0].count() * rows_items();
         case kWrite:
             return alone_ ? 0 : static_cast<int>(chunks_.size());
         case kAttend:
             return static_cast<int>(chunks_.size()) * shape_.kv_heads;
         case kOutput:
-            return panel_items(b.output);
+            return runs_[1].count() * rows_items();
         case kGateUp:
-            return panel_items(b.gate);
+            return runs_[2].count() * rows_items();
         default:
-            return panel_items(b.down);
+            return runs_[3].count() * rows_items();
     }
 }
 
@@ -88,7 +98,8 @@ void Step::item(int phase, int index, Scratch& scratch) {
             norm_rows(stage, index * kNormRows, std::min(in_.n, (index + 1) * kNormRows));
             break;
         case kQkv:
-            product(b.qkv, index, normed_, hidden_ld_, qkv_, qkv_ld_, static_cast<int>(qkv_ld_), false, scratch);
+            product(b.qkv, runs_[0], index, normed_, hidden_ld_, qkv_, qkv_ld_, static_cast<int>(qkv_ld_), false,
+                    scratch);
             break;
         case kWrite:
             write(index);
@@ -104,17 +115,21 @@ void Step::item(int phase, int index, Scratch& scratch) {
             const bool post = output ? b.post_attention_norm : b.post_mlp_norm;
             const ShoalLinear& linear = output ? b.output : b.down;
             if (post)
-                product(linear, index, from, ld, delta_, hidden_ld_, static_cast<int>(hidden_ld_), false, scratch);
+                product(linear, output ? runs_[1] : runs_[3], index, from, ld, delta_, hidden_ld_,
+                        static_cast<int>(hidden_ld_), false, scratch);
             else
-                product(linear, index, from, ld, in_.x, shape_.hidden, shape_.hidden, true, scratch);
+                product(linear, output ? runs_[1] : runs_[3], index, from, ld, in_.x, shape_.hidden, shape_.hidden,
+                        true, scratch);
             break;
         }
         default: {
-            const int panel = index % b.gate.panels(), r = index / b.gate.panels() * row_block_;
+            const Runs& runs = runs_[2];
+            const int run = index % runs.count(), r = index / runs.count() * row_block_;
             const int m = std::min(in_.n - r, row_block_);
             float* memory = scratch.floats(kernels_.panel_scratch(m, std::max(b.gate.group, b.up.group)));
-            kernels_.gated_item(b.gate, b.up, panel, normed_ + r * hidden_ld_, hidden_ld_, m, inner_ + r * inner_ld_,
-                                inner_ld_, b.activation, memory);
+            for (int panel = runs.start(run); panel < runs.start(run + 1); ++panel)
+                kernels_.gated_item(b.gate, b.up, panel, normed_ + r * hidden_ld_, hidden_ld_, m,
+                                    inner_ + r * inner_ld_, inner_ld_, b.activation, memory);
         }
     }
 }
@@ -141,12 +156,13 @@ void Step::norm_rows(Stage stage, int first, int last) {
     }
 }
 
-void Step::product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd,
-                   int columns, bool add, Scratch& scratch) {
-    const int panel = index % linear.panels(), r = index / linear.panels() * row_block_;
+void Step::product(const ShoalLinear& linear, const Runs& runs, int index, const float* x, size_t ldx, float* dst,
+                   size_t ldd, int columns, bool add, Scratch& scratch) {
+    const int run = index % runs.count(), r = index / runs.count() * row_block_;
     const int m = std::min(in_.n - r, row_block_);
     float* memory = scratch.floats(kernels_.panel_scratch(m, linear.group));
-    kernels_.linear_item(linear, panel, x + r * ldx, ldx, m, dst + r * ldd, ldd, columns, add, memory);
+    for (int panel = runs.start(run); panel < runs.start(run + 1); ++panel)
+        kernels_.linear_item(linear, panel, x + r * ldx, ldx, m, dst + r * ldd, ldd, columns, add, memory);
 }
 
 void Step::write(int index) {
@@ -171,12 +187,12 @@ void Step::attend(int index, Scratch& scratch) {
 }
 
 Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x,
-                 int n, float* out, size_t ldd, Scratch& shared)
+                 int n, float* out, size_t ldd, int threads, Scratch& shared)
     : kernels_(kernels),
       linear_(linear),
       n_(n),
       row_block_(std::min(n, kRowBlock)),
-      run_(std::max(1, linear.panels() / kMostItems)),
+      runs_(linear.panels(), threads, true),
       ld_(padded(linear.k)),
       ldd_(ldd),
       out_(out) {
@@ -194,16 +210,14 @@ Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float*
 }
 
 int Product::begin(int phase) {
-    if (phase) return -1;
-    const int row_blocks = (n_ + row_block_ - 1) / row_block_;
-    return (linear_.panels() + run_ - 1) / run_ * row_blocks;
+    return phase ? -1 : runs_.count() * ((n_ + row_block_ - 1) / row_block_);
 }
 
 void Product::item(int, int index, Scratch& scratch) {
-    const int runs = (linear_.panels() + run_ - 1) / run_, r = index / runs * row_block_;
-    const int m = std::min(n_ - r, row_block_), first = index % runs * run_;
+    const int run = index % runs_.count(), r = index / runs_.count() * row_block_;
+    const int m = std::min(n_ - r, row_block_);
     float* memory = scratch.floats(kernels_.panel_scratch(m, linear_.group));
-    for (int panel = first; panel < std::min(linear_.panels(), first + run_); ++panel)
+    for (int panel = runs_.start(run); panel < runs_.start(run + 1); ++panel)
         kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_),
                              false, memory);
 }

@@ -19,9 +19,20 @@ struct StepInput {
     int n;
 };
 
+// How the panels of a product are dealt out: item i has those from start(i) to start(i + 1).
+class Runs {
+public:
+    Runs(int panels, int threads, bool long_first);
+    int count() const { return static_cast<int>(starts_.size()) - 1; }
+    int start(int run) const { return starts_[run]; }
+
+private:
+    std::vector<int> starts_;
+};
+
 class Step final : public Job {
 public:
-    Step(const Kernels& kernels, const StepInput& input, Scratch& shared);
+    Step(const Kernels& kernels, const StepInput& input, int threads, Scratch& shared);
     int begin(int phase) override;
     void item(int phase, int index, Scratch& scratch) override;
 
@@ -32,10 +43,9 @@ private:
     };
 
     int rows_items() const { return (in_.n + row_block_ - 1) / row_block_; }
-    int panel_items(const ShoalLinear& linear) const { return linear.panels() * rows_items(); }
     void norm_rows(Stage stage, int first, int last);
-    void product(const ShoalLinear& linear, int index, const float* x, size_t ldx, float* dst, size_t ldd, int columns,
-                 bool add, Scratch& scratch);
+    void product(const ShoalLinear& linear, const Runs& runs, int index, const float* x, size_t ldx, float* dst,
+                 size_t ldd, int columns, bool add, Scratch& scratch);
     void attend(int index, Scratch& scratch);
     void write(int index);
     const ShoalBlock& block() const { return *in_.blocks[block_]; }
@@ -44,6 +54,7 @@ private:
     const Kernels& kernels_;
     const StepInput in_;
     const ShoalShape& shape_;
+    std::vector<Runs> runs_;     // of qkv, output, gate (and up), down: the same for every block
     std::vector<Chunk> chunks_;  // pieces of parts whose attention is one item
     bool alone_;                 // every part is one chunk, so that an item may write its keys itself
     bool few_;                   // few rows: what goes along whole rows is done between phases
@@ -57,14 +68,15 @@ private:
 class Product final : public Job {
 public:
     Product(const Kernels& kernels, const ShoalLinear& linear, const float* norm_weight, float eps, const float* x,
-            int n, float* out, size_t ldd, Scratch& shared);
+            int n, float* out, size_t ldd, int threads, Scratch& shared);
     int begin(int phase) override;
     void item(int phase, int index, Scratch& scratch) override;
 
 private:
     const Kernels& kernels_;
     const ShoalLinear& linear_;
-    int n_, row_block_, run_;
+    int n_, row_block_;
+    Runs runs_;
     size_t ld_, ldd_;
     float *rows_, *out_;
 };
