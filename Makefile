@@ -47,7 +47,11 @@ check: install
 	! grep -rnE '\b(pickle|marshal|shelve|torch\.load|dill)\b' src --include='*.py' | grep -v '"""'
 
 bench: install
+	$(BIN)/shoal bench engine
 	$(BIN)/shoal bench decode
+	$(BIN)/shoal bench batch
+	$(BIN)/shoal bench prefix
+	$(BIN)/shoal bench kv
 	$(BIN)/shoal bench hops
 	$(BIN)/shoal bench batch
 	$(BIN)/shoal bench longcontext
