@@ -53,7 +53,6 @@ bench: install
 	$(BIN)/shoal bench prefix
 	$(BIN)/shoal bench kv
 	$(BIN)/shoal bench hops
-	$(BIN)/shoal bench batch
 	$(BIN)/shoal bench longcontext
 	$(BIN)/shoal bench heal
 	$(BIN)/shoal bench placement
