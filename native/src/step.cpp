@@ -76,7 +76,7 @@ int Step::begin(int phase) {
         case kQkv:
             return runs_[0].count() * rows_items();
         case kWrite:
-            return alone_ ? 0 : static_cast<int>(chunks_.size());
+            return alone_ ? 0 : in_.num_parts * shape_.kv_heads;
         case kAttend:
             return static_cast<int>(chunks_.size()) * shape_.kv_heads;
         case kOutput:
@@ -166,11 +166,10 @@ void Step::product(const ShoalLinear& linear, const Runs& runs, int index, const
 }
 
 void Step::write(int index) {
-    const Chunk& chunk = chunks_[index];
-    const ShoalPart& part = in_.parts[chunk.part];
-    for (int head = 0; head < shape_.kv_heads; ++head)
-        kernels_.write_item(shape_, block(), *in_.cache, part, table(part), head, chunk.first, chunk.last, qkv_,
-                            qkv_ld_, in_.angles[block().angles]);
+    // A part's tokens are one item for each head: in a 4-bit cache two tokens of a head share a byte.
+    const ShoalPart& part = in_.parts[index / shape_.kv_heads];
+    kernels_.write_item(shape_, block(), *in_.cache, part, table(part), index % shape_.kv_heads, 0, part.rows, qkv_,
+                        qkv_ld_, in_.angles[block().angles]);
 }
 
 void Step::attend(int index, Scratch& scratch) {

@@ -101,6 +101,17 @@ def test_every_cache_is_read_and_written_as_torch_does(kv_dtype: str) -> None:
     assert (bits - expected).norm() < 0.01 * expected.norm()
 
 
+def test_tokens_that_share_a_byte_of_the_cache_are_written_one_after_the_other() -> None:
+    """Two threads never change one byte: a prompt's rows come out the same a hundred times."""
+    config = FORMS["biases"]
+    runner = native_runner(config, parameters(config), cpu.Context(2), "int4")
+    rows = numbers(5, ROWS, config.hidden_size)
+    first = in_one_go(runner, rows)
+    for _ in range(200):
+        runner.close("whole")
+        assert torch.equal(in_one_go(runner, rows), first)
+
+
 @pytest.mark.parametrize("int8_rows", [False, True])
 @pytest.mark.parametrize("bits_per_code", [8, 4])
 def test_quantized_blocks_are_exact_too(bits_per_code: int, int8_rows: bool) -> None:
