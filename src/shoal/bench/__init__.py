@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
-    `write` is the page of docs that a bench writes, if it has one.
+    `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
+    None.
     """
 
     tokens: int = 256
     runs: int | None = None
     seed: int = 1
     write: Path | None = None
+    model: Path | None = None
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def _prefix(size: Size) -> dict[str, Any]:
 def _engine(size: Size) -> dict[str, Any]:
     from shoal.bench.engine import run
 
-    return run(size.tokens, size.runs or 5)
+    return run(size.tokens, size.runs or 5, size.model)
 
 
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+from pathlib import Path
 from typing import Any
 
 from shoal.bench.report import report
@@ -16,10 +17,11 @@ PROMPT = "The history of the sea begins with"
 MEMORY_BYTES = 3 << 30
 
 
-def run(tokens: int, pairs: int = PAIRS, model: str = "") -> dict[str, Any]:
+def run(tokens: int, pairs: int = PAIRS, model: Path | None = None) -> dict[str, Any]:
     """Medians over interleaved rounds: tokens per second, and shares of what the machine reads from memory meanwhile.
 
-    `tokens` are decoded in all by each side. Every side has all cores.
+    `tokens` are decoded in all by each side. Every side has all cores. `model` is a GGUF file, since llama.cpp reads no
+    other; without one it is SmolLM2-135M.
     """
     import torch
 
@@ -30,7 +32,8 @@ def run(tokens: int, pairs: int = PAIRS, model: str = "") -> dict[str, Any]:
     from shoal.weights.source import open_checkpoint
     from shoal.weights.tokenizer import load_tokenizer
 
-    path, threads, count = model or str(demo_model_path()), os.cpu_count() or 1, max(16, tokens // pairs)
+    file = model or demo_model_path()
+    path, threads, count = str(file), os.cpu_count() or 1, max(16, tokens // pairs)
     torch.set_num_threads(threads)
     forms = {
         "fp32": EngineForm(),
@@ -39,7 +42,7 @@ def run(tokens: int, pairs: int = PAIRS, model: str = "") -> dict[str, Any]:
         "q4_int8": EngineForm("float32", "int8", 4, int8_rows=True),
     }
     ours = {name: Engine(path, form, threads, MEMORY_BYTES) for name, form in forms.items()}
-    transformers, llama, bandwidth = Transformers(_path(path)), _llama(path, threads), Bandwidth(threads)
+    transformers, llama, bandwidth = Transformers(file), _llama(file, threads), Bandwidth(threads)
     tokenizer = load_tokenizer(open_checkpoint(path))
     prompt = tokenizer.encode(PROMPT)
     rounds = []
@@ -64,6 +67,7 @@ def run(tokens: int, pairs: int = PAIRS, model: str = "") -> dict[str, Any]:
         q4_ratio=rates["q4"] / rates["llama_cpp"] if llama else None,
         q4_int8_ratio=rates["q4_int8"] / rates["llama_cpp"] if llama else None,
         prefill_ratio=rates["fp32_prefill"] / rates["transformers_prefill"],
+        model=file.name,
         bandwidth_bytes_per_s=limit,
         bandwidth_share={name: {"of bandwidth": rates[name] * ours[name].token_bytes / limit} for name in ours},
         tokens_per_s={name: {"tokens/s": rate} for name, rate in rates.items()},
@@ -74,17 +78,11 @@ def run(tokens: int, pairs: int = PAIRS, model: str = "") -> dict[str, Any]:
     )
 
 
-def _path(path: str) -> Any:
-    from pathlib import Path
-
-    return Path(path)
-
-
-def _llama(path: str, threads: int) -> Any:
+def _llama(path: Path, threads: int) -> Any:
     from shoal.bench.peers import LlamaCpp
 
     try:
-        return LlamaCpp(_path(path), threads)
+        return LlamaCpp(path, threads)
     except ImportError:
         return None
 

@@ -35,6 +35,9 @@ def bench(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn, opening and moves.", min=0)] = 1,
     write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -43,7 +46,7 @@ def bench(
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
-    result = BENCHES[name](Size(tokens, runs, seed, write))
+    result = BENCHES[name](Size(tokens, runs, seed, write, model))
     if as_json:
         print_json(result)
         return
