@@ -31,8 +31,8 @@ that this page says what ran.
 """
 TAIL = """
 Each family is known by its `model_type` in transformers' config.json. Options of a family that are not certified are refused by
-name. Weights are read as floats from safetensors, those of gpt-oss in MXFP4 as well, and from GGUF in the types that the `gguf`
-package dequantizes; other ways of packing (FP8, GPTQ, AWQ) are refused, and with them DeepSeek V3's own files.
+name. Weights are read as floats from safetensors, in MXFP4 (gpt-oss) and in FP8 with a scale for each block (DeepSeek V3)
+as well, and from GGUF in the types that the `gguf` package dequantizes; other ways of packing (GPTQ, AWQ) are refused.
 
 Two real checkpoints go through three servers beside transformers: SmolLM2-135M (Q4_1) and Gemma-3-270m (Q4_K_M, beyond its
 window; `make gemma`). How to add a family: [adding-a-family.md](adding-a-family.md).

@@ -12,6 +12,7 @@ from typing import Any
 from shoal.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from shoal.weights.bytesource import LocalFile
 from shoal.weights.checkpoint import Checkpoint
+from shoal.weights.fp8 import Fp8Checkpoint, fp8_block
 from shoal.weights.gguf import GgufCheckpoint
 from shoal.weights.mxfp4 import Mxfp4Checkpoint, is_mxfp4
 from shoal.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
@@ -76,13 +77,17 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises UnsupportedModel for a way of packing that is not read.
     """
-    given = checkpoint.config.get("quantization_config")
+    given, block = checkpoint.config.get("quantization_config"), fp8_block(checkpoint.config)
     if given is None:
         return checkpoint
-    if not is_mxfp4(checkpoint.config):
-        method = given.get("quant_method") if isinstance(given, Mapping) else given
-        raise UnsupportedModel(f"{checkpoint.source}: weights quantized by {method!r} are not read (mxfp4 is)")
-    return Mxfp4Checkpoint(checkpoint)
+    if is_mxfp4(checkpoint.config):
+        return Mxfp4Checkpoint(checkpoint)
+    if block is not None:
+        return Fp8Checkpoint(checkpoint, block)
+    method = given.get("quant_method") if isinstance(given, Mapping) else given
+    raise UnsupportedModel(
+        f"{checkpoint.source}: weights quantized by {method!r} are not read (mxfp4 is, and fp8 e4m3 with weight_block_size)"
+    )
 
 
 def _indexed(path: Path, files: list[Path]) -> list[Path]:
