@@ -101,6 +101,26 @@ async def test_another_client_goes_on_where_the_first_stopped(
         await until(lambda: all(server.status().sessions == 0 for server in swarm.servers))
 
 
+async def test_a_client_may_stop_before_its_first_row(swarm_of: SwarmMaker, tmp_path: Path) -> None:
+    """What it kept then has no rows yet, whatever servers have got since."""
+    path = tmp_path / "reply"
+    async with swarm_of(*THIRDS) as swarm:
+        expected = await undisturbed(swarm, GREEDY)
+        async with opened(swarm) as old, opened(swarm) as new:
+            reply = await begin(old, GREEDY, path)
+            pieces = stream(reply)
+            await advance(pieces, reply, 1)
+            saved = read_saved(path)
+            session = msgspec.structs.replace(saved.session, position=0)
+            write_saved(path, msgspec.structs.replace(saved, token_ids=[], text="", session=session))
+            result, text, _ = await finish(path, new)
+            assert (result.token_ids, text) == (expected.token_ids, expected.text)
+            with pytest.raises(SessionFenced):
+                async for _ in pieces:
+                    pass
+            await pieces.aclose()
+
+
 async def test_a_server_that_is_gone_by_then_is_replaced(swarm_of: SwarmMaker, tmp_path: Path) -> None:
     """Only its blocks are computed again."""
     path = tmp_path / "reply"

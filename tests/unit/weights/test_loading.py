@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from shoal.client.model import head_form
+from shoal.engine.backend import choose_linears
 from shoal.errors import CheckpointError, SpanError, UsageError
 from shoal.nn.families import family, model_config
 from shoal.testing.families import CASES, save_checkpoint
@@ -204,6 +206,16 @@ def test_a_prefix_that_the_files_lack(tmp_path: Path) -> None:
     bare.held = {name.removeprefix("transformer."): whole.read(name) for name in whole.tensors}
     config = config_of(whole)
     assert block_digests(load_blocks(bare, config, Span(1, 3))) == block_digests(load_blocks(whole, config, Span(1, 3)))
+
+
+@pytest.mark.parametrize("head", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_no_tokens_have_no_rows(tied: bool, head: str) -> None:
+    """Whatever form the head has that they would be taken from."""
+    held, form = Memory(tie_word_embeddings=tied), head_form(head)
+    ends = load_ends(held, config_of(held), form, choose_linears(form))
+    assert ends.embed([]).shape == (0, 32)
+    assert ends.embed([1, 2]).shape == (2, 32)
 
 
 def test_an_unknown_token_is_a_mistake(checkpoint: Memory) -> None:
