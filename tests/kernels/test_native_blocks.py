@@ -102,7 +102,7 @@ def test_every_cache_is_read_and_written_as_torch_does(kv_dtype: str) -> None:
 
 
 def test_tokens_that_share_a_byte_of_the_cache_are_written_one_after_the_other() -> None:
-    """Two threads never change one byte: a prompt's rows come out the same a hundred times."""
+    """Two threads never change one byte: a prompt's rows come out the same every time."""
     config = FORMS["biases"]
     runner = native_runner(config, parameters(config), cpu.Context(2), "int4")
     rows = numbers(5, ROWS, config.hidden_size)

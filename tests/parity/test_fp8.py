@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UnsupportedModel
@@ -17,6 +16,7 @@ from shoal.testing.families import CASES, save_checkpoint
 from shoal.types import Span
 from shoal.weights.loading import block_digests, load_blocks
 from shoal.weights.source import open_checkpoint
+from tests.parity.packed import write
 
 DEEPSEEK = next(case for case in CASES if case.model_type == "deepseek_v3")
 BLOCK = (16, 32)
@@ -47,13 +47,6 @@ def packed(tmp_path: Path) -> Path:
     assert MATRIX in tensors
     write(directory, tensors, FP8)
     return directory
-
-
-def write(directory: Path, tensors: dict[str, Tensor], quantization: object) -> None:
-    """The files of a checkpoint anew."""
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def plain_of(packed: Path) -> Path:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from shoal.errors import CheckpointError, UnsupportedModel
 from shoal.nn.families import model_config
@@ -17,6 +15,7 @@ from shoal.testing.families import CASES, save_checkpoint
 from shoal.types import Span
 from shoal.weights.loading import block_digests, load_blocks
 from shoal.weights.source import open_checkpoint
+from tests.parity.packed import write
 
 GPT_OSS = next(case for case in CASES if case.model_type == "gpt_oss")
 WIDE = GPT_OSS._replace(fields={**GPT_OSS.fields, "hidden_size": 64, "intermediate_size": 96})
@@ -35,13 +34,6 @@ def packed(tmp_path: Path) -> Path:
         tensors[f"{name}_scales"] = torch.randint(122, 125, shape, generator=generator).to(torch.uint8)
     write(directory, tensors, {"quant_method": "mxfp4"})
     return directory
-
-
-def write(directory: Path, tensors: dict[str, Tensor], quantization: object) -> None:
-    """The files of a checkpoint anew."""
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_logits_are_those_of_transformers(packed: Path) -> None:

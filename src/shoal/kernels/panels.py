@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,15 +80,18 @@ def unpacked(panels: Panels) -> Tensor:
 
 def unpacked_columns(panels: Panels, outputs: list[int]) -> Tensor:
     """Some outputs' weights [n, in] in fp32."""
-    # One output, a decoded token's embedding, is taken by plain slices: several times as fast.
-    index: Tensor | int = torch.tensor(outputs) if len(outputs) != 1 else outputs[0]
-    panel, lane = index // PANEL, index % PANEL
-    data = panels.data[panel, :, lane].reshape(len(outputs), -1)
+    if len(outputs) == 1:  # a decoded token's embedding is taken by plain slices: several times as fast
+        first, lane = outputs[0] // PANEL, outputs[0] % PANEL
+        where: tuple[Any, ...] = (slice(first, first + 1), slice(None), lane)
+    else:
+        index = torch.tensor(outputs, dtype=torch.long)
+        where = (index // PANEL, slice(None), index % PANEL)
+    data = panels.data[where].flatten(1)
     if panels.kind == Q4:
         pairs = torch.stack([data & 15, data >> 4], dim=-1).flatten(1).to(torch.int16)
         data = torch.where(pairs > 7, pairs - 16, pairs)
     whole = data.to(torch.float32)
     if panels.scales is not None:
-        scales = panels.scales[panel, :, lane].reshape(len(outputs), -1).to(torch.float32)
+        scales = panels.scales[where].flatten(1).to(torch.float32)
         whole = whole * scales.repeat_interleave(panels.group, 1)[:, : whole.shape[1]]
     return whole[:, : panels.in_features]

@@ -252,8 +252,6 @@ class Ends:
         for token in token_ids:
             if not 0 <= token < self._config.vocab_size:
                 raise UsageError(f"token id {token} is not in the model's vocabulary of {self._config.vocab_size}")
-        if not token_ids:  # of a session that was saved before its first row
-            return torch.empty(0, self._config.block.hidden_size)
         if self._embedding is None:
             rows = self.head.columns(token_ids)
         else:
