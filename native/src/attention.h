@@ -18,16 +18,20 @@ struct Queries {
     float *most, *total, *fade;  // [count]
 };
 
-inline void score_page(const Queries& all_, int head_dim, int width, const float* keys) {
+// Scores of the page's first `tokens` tokens, and of some more: whole vectors.
+inline void score_page(const Queries& all_, int head_dim, int width, const float* keys, int tokens) {
+    const int vectors = (tokens + W - 1) / W;
     row_tiles<6>(all_.count, [&]<int R>(int r) {
-        constexpr int N = span_of<F32, R>();
-        for (int v = 0; v < NV; v += N) {
+        const auto score = [&]<int N>(int v) {
             Sums<R, N> sums;
             sums.clear();
-            accumulate<F32, R, N, false>(all_.q + static_cast<size_t>(r) * width, width,
-                                         reinterpret_cast<const uint32_t*>(keys) + v * W, kPageTokens, head_dim, sums);
+            accumulate<F32, R, N>(all_.q + static_cast<size_t>(r) * width, width,
+                                        reinterpret_cast<const uint32_t*>(keys) + v * W, kPageTokens, head_dim, sums);
             sums.store_to(all_.scores + static_cast<size_t>(r) * kPanel + v * W, kPanel);
-        }
+            return v + N;
+        };
+        for (int v = 0; v < vectors;)
+            v = vectors - v == 1 ? score.template operator()<1>(v) : score.template operator()<span_of<F32, R>()>(v);
     });
 }
 
@@ -63,7 +67,7 @@ inline void add_values(const Queries& q, int from, int count, int width, const f
             sums.load_from(product, width);
             for (int t = 0; t < R; ++t)
                 for (int v = 0; v < N; ++v) sums.at[t][v] = mul(sums.at[t][v], all(q.fade[i + t]));
-            accumulate<F32, R, N, false>(
+            accumulate<F32, R, N>(
                 q.scores + static_cast<size_t>(i) * kPanel + first, kPanel,
                 reinterpret_cast<const uint32_t*>(values) + static_cast<size_t>(first) * width + d, width, last - first,
                 sums);
@@ -133,7 +137,7 @@ inline void attention_item(const ShoalShape& shape, const ShoalBlock& block, con
         const size_t tokens = first_slot(shape, table[page], kv_head);
         const float* keys = page_floats(cache, cache.keys, cache.key_scales, tokens, true, key_buffer);
         const float* values = page_floats(cache, cache.values, cache.value_scales, tokens, false, value_buffer);
-        score_page(q, shape.head_dim, width, keys);
+        score_page(q, shape.head_dim, width, keys, std::min(latest - page * kPageTokens + 1, kPageTokens));
         const auto seen = [&](int r, int& from, int& to) {  // the page's tokens that a row sees
             const int at = part.position + r - page * kPageTokens;
             to = at >= kPageTokens ? kPageTokens : at + 1;

@@ -77,7 +77,7 @@ inline void integer_panel(const ShoalLinear& linear, int panel, const float* x, 
     const int rows = linear.rows(), groups = linear.groups(), group = linear.group;
     IntegerRows in{nullptr, buffer, reinterpret_cast<int32_t*>(buffer + m)};
     in.codes = reinterpret_cast<int8_t*>(buffer + 2 * m);
-    if (m <= kDirectRows) announce<typename C::L>(linear, panel + kSoon);
+    announce<typename C::L>(linear, panel + kSoon);
     for (int g = 0; g < groups; ++g) {
         const int k = g * group, count = rows - k < group ? rows - k : group;
         for (int r = 0; r < m; ++r)

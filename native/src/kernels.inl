@@ -1,4 +1,5 @@
 // Compiled once per instruction set: SHOAL_ISA names the namespace, SHOAL_TABLE the table.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels.h"

@@ -5,8 +5,8 @@ namespace shoal::SHOAL_ISA {
 
 // Floats of scratch that `panel_product` and what is built on it need for m rows.
 inline size_t panel_scratch(int m, int group) {
-    const int unpacked = group > kBlockRows ? group : kBlockRows;
-    return static_cast<size_t>(unpacked + 3 * m) * kPanel;
+    const int sums = kPanel, codes = 2 + (group + 3) / 4;  // of one row: `grouped_panel` needs the one, `integer_panel` the other
+    return static_cast<size_t>(m) * (2 * kPanel + (sums > codes ? sums : codes)) + 16;
 }
 
 // out [m][64] = x · panel + bias
@@ -14,10 +14,10 @@ inline void panel_product(const ShoalLinear& linear, int panel, const float* x, 
                           float* buffer) {
     switch (linear.kind) {
         case kF32:
-            plain_panel<F32>(linear, panel, x, ldx, m, out, buffer);
+            plain_panel<F32>(linear, panel, x, ldx, m, out);
             break;
         case kBf16:
-            plain_panel<Bf16>(linear, panel, x, ldx, m, out, buffer);
+            plain_panel<Bf16>(linear, panel, x, ldx, m, out);
             break;
         case kQ4:
             if (linear.int8_rows)

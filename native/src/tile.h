@@ -74,16 +74,14 @@ template <class L, int R, int N, int J>
 }
 
 // `steps` steps of L::kStep rows; `b` is the first word of the columns, `ldb` the words of a step.
-template <class L, int R, int N, bool Streams>
+template <class L, int R, int N>
 [[gnu::always_inline]] inline void accumulate(const float* x, size_t ldx, const uint32_t* b, size_t ldb, int steps,
                                               Sums<R, N>& sums) {
     for (int s = 0; s < steps; ++s) {
         typename L::Word w[N];
         for (int v = 0; v < N; ++v) w[v] = L::word(b + v * W);
-        if constexpr (Streams) {  // weights come from memory once: ask for them early
-            for (int line = 0; line < N * W; line += 16)
-                _mm_prefetch(reinterpret_cast<const char*>(b + line) + kAhead, _MM_HINT_T0);
-        }
+        for (int line = 0; line < N * W; line += 16)  // weights and pages come from memory once: ask for them early
+            _mm_prefetch(reinterpret_cast<const char*>(b + line) + kAhead, _MM_HINT_T0);
         [&]<int... J>(std::integer_sequence<int, J...>) {
             (add_row<L, R, N, J>(x, ldx, w, sums), ...);
         }(std::make_integer_sequence<int, L::kStep>{});
@@ -99,14 +97,17 @@ constexpr int span_of() {
     return R == 1 ? 8 : R == 2 ? 4 : 2;
 }
 
-// Calls body.template operator()<R>(first row) for tiles of at most MOST rows.
+// Calls body.template operator()<R>(first row) for tiles of at most MOST rows, as even as they can be: a tile of two rows
+// loads as many weights as one of six.
 template <int MOST, class Body>
 [[gnu::always_inline]] inline void row_tiles(int m, Body body) {
-    int r = 0;
-    for (; r + MOST <= m; r += MOST) body.template operator()<MOST>(r);
-    [&]<int... R>(std::integer_sequence<int, R...>) {
-        ((m - r == R + 1 ? (body.template operator()<R + 1>(r), void()) : void()), ...);
-    }(std::make_integer_sequence<int, MOST - 1>{});
+    for (int r = 0, tiles = (m + MOST - 1) / MOST; tiles > 0; --tiles) {
+        const int rows = (m - r + tiles - 1) / tiles;
+        [&]<int... R>(std::integer_sequence<int, R...>) {
+            ((rows == R + 1 ? (body.template operator()<R + 1>(r), void()) : void()), ...);
+        }(std::make_integer_sequence<int, MOST>{});
+        r += rows;
+    }
 }
 
 }  // namespace shoal::SHOAL_ISA

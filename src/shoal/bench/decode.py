@@ -42,7 +42,7 @@ def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
         connect(peers=[swarm.ticket], head=DTYPE) as model,
     ):
         engine = Engine(str(demo_model_path()), EngineForm(DTYPE, DTYPE), THREADS, MEMORY_BYTES)
-        reference = Transformers(demo_model_path())
+        reference = Transformers(demo_model_path(), THREADS)
         identical = _same(model, engine, count)  # and everything is warm
         for _ in range(pairs):
             rows.append(

@@ -23,8 +23,6 @@ def run(tokens: int, pairs: int = PAIRS, model: Path | None = None) -> dict[str,
     `tokens` are decoded in all by each side. Every side has all cores. `model` is a GGUF file, since llama.cpp reads no
     other; without one it is SmolLM2-135M.
     """
-    import torch
-
     from shoal.bench.bandwidth import Bandwidth
     from shoal.bench.crowd import long_prompt
     from shoal.bench.inprocess import Engine, EngineForm
@@ -34,7 +32,6 @@ def run(tokens: int, pairs: int = PAIRS, model: Path | None = None) -> dict[str,
 
     file = model or demo_model_path()
     path, threads, count = str(file), os.cpu_count() or 1, max(16, tokens // pairs)
-    torch.set_num_threads(threads)
     forms = {
         "fp32": EngineForm(),
         "bf16": EngineForm("bfloat16", "bfloat16"),
@@ -42,7 +39,7 @@ def run(tokens: int, pairs: int = PAIRS, model: Path | None = None) -> dict[str,
         "q4_int8": EngineForm("float32", "int8", 4, int8_rows=True),
     }
     ours = {name: Engine(path, form, threads, MEMORY_BYTES) for name, form in forms.items()}
-    transformers, llama, bandwidth = Transformers(file), _llama(file, threads), Bandwidth(threads)
+    transformers, llama, bandwidth = Transformers(file, threads), _llama(file, threads), Bandwidth(threads)
     tokenizer = load_tokenizer(open_checkpoint(path))
     prompt = tokenizer.encode(PROMPT)
     rounds = []

@@ -47,6 +47,7 @@ class Engine:
         source = open_source(config)
         self.span = Span(0, source.model.num_blocks)
         self._runner = load(config, source, self.span, lambda what, done, total: None).runner
+        self._torch_threads = torch.get_num_threads()  # as a server's would be; peers in this process want others
         shape, head = model_config(source.checkpoint.config), head_form(form.head)
         self._ends = load_ends(source.checkpoint, shape, head, choose_linears(head, threads, form.int8_rows))
         self._tile = prove_ends(self._ends, shape.block).tile
@@ -65,6 +66,7 @@ class Engine:
 
     def _reply(self, prompt_ids: Sequence[int], count: int) -> tuple[list[int], float, float]:
         """Tokens, seconds until the first, and seconds for the others."""
+        torch.set_num_threads(self._torch_threads)
         self._runner.open("bench", self.span, len(prompt_ids) + count)
         try:
             began_at = time.perf_counter()

@@ -9,12 +9,13 @@ from typing import Any
 
 
 class Transformers:
-    """transformers in fp32, in this process, with torch's present thread count."""
+    """transformers in fp32, in this process, with so many of torch's threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
+        self._threads = threads
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=torch.float32
         ).eval()
@@ -23,6 +24,7 @@ class Transformers:
         """Tokens per second after the first, greedy."""
         import torch
 
+        torch.set_num_threads(self._threads)
         with torch.inference_mode():
             out = self._model(torch.tensor([list(prompt_ids)]), use_cache=True, logits_to_keep=1)
             token = out.logits[:, -1:].argmax(-1)
@@ -36,6 +38,7 @@ class Transformers:
         """Seconds until the logits of the last token."""
         import torch
 
+        torch.set_num_threads(self._threads)
         with torch.inference_mode():
             started_at = time.perf_counter()
             self._model(torch.tensor([list(prompt_ids)]), use_cache=True, logits_to_keep=1)

@@ -264,7 +264,9 @@ class Ends:
     def logits(self, rows: Tensor, tile: int) -> Tensor:
         """Rows [n, hidden] → logits [n, vocab] in fp32, row-exact."""
         slabs = [self._slab(pad_rows(slab, tile)) for slab in torch.split(rows, HEAD_ROWS)]
-        return torch.cat(slabs)[: rows.shape[0], : self._config.vocab_size]
+        # One slab is not copied: a row's logits are several times what its hidden state is.
+        whole = slabs[0] if len(slabs) == 1 else torch.cat(slabs)
+        return whole[: rows.shape[0], : self._config.vocab_size]
 
     def _slab(self, rows: Tensor) -> Tensor:
         logits = self.head(self._norm(rows))
