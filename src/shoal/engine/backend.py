@@ -77,8 +77,8 @@ class NativeBackend:
         return NativeBlock(config, weights, self._int8_rows)
 
     def prove(self, blocks: Sequence[HeldBlock], model: ModelConfig) -> Proof:
-        """See `Backend`; leaves torch one thread: its others would wait for work by spinning, on cores that the kernels' need."""
-        torch.set_num_threads(1)
+        """See `Backend`; sets torch's thread count."""
+        torch.set_num_threads(1)  # its others would wait for work by spinning, on cores that the kernels' threads need
         exact, probe = prove_native(cast(Sequence[NativeBlock], blocks), model, self._context)
         return Proof(kernel_name(self._int8_rows), 1, self._context.threads, exact, probe)
 
