@@ -28,6 +28,13 @@ PREFILL_TOKENS = 4096
 QUIET_TOKENS = 32
 """Tokens of each of the others before the prefill begins: the steps without it."""
 
+OTHERS_TOKENS = 2560
+"""Tokens that each of the others may make: more than they come to while the prefill lasts. All must fit in the server's cache, or
+some would wait for room for ever."""
+
+CACHE_MEMORY = "4GB"
+"""Of the server, weights included: seven such sessions and the prefill, in fp32."""
+
 
 def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
     """Tokens per second of eight sessions together ÷ of one alone; medians over interleaved pairs."""
@@ -52,7 +59,9 @@ def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
 
 
 def _swarm(*options: str) -> LocalSwarm:
-    return LocalSwarm(str(demo_model_path()), 1, threads=THREADS, options=("--dtype", DTYPE, *options))
+    return LocalSwarm(
+        str(demo_model_path()), 1, threads=THREADS, options=("--dtype", DTYPE, "--memory", CACHE_MEMORY, *options)
+    )
 
 
 async def _measure(ticket: str, tokens: int, pairs: int) -> dict[str, Any]:
@@ -143,8 +152,7 @@ async def _beside_prefill(model: RemoteModel, pairs: int) -> dict[str, Any]:
 
 async def _disturbed(model: RemoteModel, prompt: Sequence[int]) -> tuple[float, float]:
     """The others' 95th percentile of a step beside the prefill ÷ before it, and how long the prefill took."""
-    room = model.config.max_positions - 512
-    others = [Timed(model, own, room) for own in prompts(model, SESSIONS - 1)]
+    others = [Timed(model, own, OTHERS_TOKENS) for own in prompts(model, SESSIONS - 1)]
     tasks = [asyncio.ensure_future(other.run()) for other in others]
     try:
         for other in others:
