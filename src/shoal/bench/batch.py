@@ -29,7 +29,7 @@ QUIET_TOKENS = 32
 """Tokens of each of the others before the prefill begins: the steps without it."""
 
 OTHERS_TOKENS = 2560
-"""Tokens that each of the others may make: more than they come to while the prefill lasts. All must fit in the server's cache, or
+"""Tokens that each of the others may make: more than they come to while the prefill lasts. All must fit in the server's cache:
 some would wait for room for ever."""
 
 CACHE_MEMORY = "4GB"
