@@ -21,13 +21,15 @@ from tests.kernels.natively import (
     torch_runner,
 )
 
+from shoal.engine.backend import NativeBackend
 from shoal.engine.native import supports
+from shoal.engine.nativeproof import canned
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows
 from shoal.kernels import cpu
 from shoal.kernels.quantized import quantize
 from shoal.kv.storage import KV_DTYPES
-from shoal.nn.block import BlockConfig
+from shoal.nn.block import BlockConfig, ModelConfig
 from shoal.nn.parameters import Parameters
 from shoal.nn.rope import RopeConfig
 from shoal.testing.tiny import SMOLLM2
@@ -187,3 +189,20 @@ def test_contexts_do_not_disturb_each_other() -> None:
         thread.join(60)
     assert not wrong
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_torch_keeps_one_thread_beside_the_kernels() -> None:
+    """Its others wait for work by spinning, on the cores that the kernels' threads need: two threads were as slow as one."""
+    config, before = FORMS["biases"], torch.get_num_threads()
+    context = cpu.Context(2)
+    backend = NativeBackend(context)
+    try:
+        torch.set_num_threads(2)
+        proof = backend.prove(
+            [backend.build(config, canned(config))], ModelConfig("llama", 1, 131, 512, (), True, config)
+        )
+        assert proof.exact
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+        context.close()
