@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from shoal.nn.attention import PLAIN, AttentionForm, paged_attention
 
@@ -116,6 +115,8 @@ def _by_flash(flash: Flash, query: Tensor, keys: Tensor, values: Tensor, form: A
 
 def _chunk(query: Tensor, keys: Tensor, values: Tensor, form: AttentionForm) -> Tensor:
     """Several rows as flash kernels take them: query heads beside each other, the mask as a shape and not as a matrix."""
+    from torch.nn.attention.bias import causal_lower_right  # loads torch's compiler: 76 MB and seconds, at every start
+
     found = F.scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         keys[None],
