@@ -26,7 +26,7 @@ inline void score_page(const Queries& all_, int head_dim, int width, const float
             Sums<R, N> sums;
             sums.clear();
             accumulate<F32, R, N>(all_.q + static_cast<size_t>(r) * width, width,
-                                        reinterpret_cast<const uint32_t*>(keys) + v * W, kPageTokens, head_dim, sums);
+                                  reinterpret_cast<const uint32_t*>(keys) + v * W, kPageTokens, head_dim, sums);
             sums.store_to(all_.scores + static_cast<size_t>(r) * kPanel + v * W, kPanel);
             return v + N;
         };

@@ -21,7 +21,7 @@ from tests.kernels.natively import (
     torch_runner,
 )
 
-from shoal.engine.backend import NativeBackend
+from shoal.engine.backend import NativeBackend, choose_backend
 from shoal.engine.native import supports
 from shoal.engine.nativeproof import canned
 from shoal.engine.proof import numbers
@@ -33,6 +33,7 @@ from shoal.nn.block import BlockConfig, ModelConfig
 from shoal.nn.parameters import Parameters
 from shoal.nn.rope import RopeConfig
 from shoal.testing.tiny import SMOLLM2
+from shoal.weights.loading import weight_form
 
 pytestmark = needs_kernels
 
@@ -206,3 +207,17 @@ def test_torch_keeps_one_thread_beside_the_kernels() -> None:
     finally:
         torch.set_num_threads(before)
         context.close()
+
+
+def test_a_second_span_gets_as_many_threads_as_the_first() -> None:
+    """A server that moves loads again, when the first proof has left torch one thread."""
+    config, before = FORMS["biases"], torch.get_num_threads()
+    model = ModelConfig("llama", 1, 131, 512, (), True, config)
+    try:
+        threads = []
+        for _ in range(2):
+            backend = choose_backend(model, weight_form("float32"))
+            threads.append(backend.prove([backend.build(config, canned(config))], model).threads)
+        assert threads[0] == threads[1]
+    finally:
+        torch.set_num_threads(before)

@@ -24,6 +24,11 @@ NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 """Floats that the compiled kernels read; float16 is for plain torch."""
 
 
+THREADS = torch.get_num_threads()
+"""What torch has before anybody changes it: of a server that is not told how many. One that moves loads a second time, when
+torch has one thread left."""
+
+
 class Backend(Protocol):
     """Builds blocks from their weights, proves their arithmetic, and puts them to work over a cache."""
 
@@ -98,7 +103,7 @@ def choose_backend(
     """The fastest backend that this machine's processor has for a model's blocks in this form."""
     if not _native(form):
         return TorchBackend()
-    context = cpu.Context(threads or torch.get_num_threads())
+    context = cpu.Context(threads or THREADS)
     kinds = model.kinds or (model.block,)
     if all(map(supports, kinds)) and len({(kind.rope, kind.rotated_dim) for kind in kinds}) <= MAX_TURNINGS:
         return NativeBackend(context, int8_rows)
