@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UnsupportedModel
-from shoal.nn.families import model_config
 from shoal.testing.certify import load, logits, prompt
 from shoal.testing.families import CASES, save_checkpoint
 from shoal.types import Span
 from shoal.weights.loading import block_digests, load_blocks
 from shoal.weights.source import open_checkpoint
-from tests.parity.packed import write
+from tests.parity.packed import block_costs_its_bytes, write, write_plain
 
 DEEPSEEK = next(case for case in CASES if case.model_type == "deepseek_v3")
 BLOCK = (16, 32)
@@ -56,11 +55,7 @@ def plain_of(packed: Path) -> Path:
         scales, codes = tensors.pop(f"{name}_scale_inv"), tensors[name]
         whole = (blocks_of(codes) * scales[:, :, None, None]).transpose(1, 2).flatten(2).flatten(0, 1)
         tensors[name] = whole[: codes.shape[0], : codes.shape[1]].contiguous()
-    plain = packed.parent / f"{packed.name}-plain"
-    plain.mkdir()
-    (plain / "config.json").write_text((packed / "config.json").read_text())
-    write(plain, tensors, None)
-    return plain
+    return write_plain(packed, tensors)
 
 
 def test_logits_are_those_of_transformers_on_the_same_numbers(packed: Path) -> None:
@@ -81,11 +76,7 @@ def test_logits_are_those_of_transformers_on_the_same_numbers(packed: Path) -> N
 
 def test_a_block_costs_its_packed_bytes(packed: Path) -> None:
     """Counted: a byte for each number of a matrix, and its scales."""
-    checkpoint = open_checkpoint(str(packed))
-    config, before = model_config(checkpoint.config), checkpoint.bytes_read
-    load_blocks(checkpoint, config, Span(1, 2))
-    tensors = {name: one for name, one in load_file(packed / "model.safetensors").items() if "layers.1." in name}
-    assert checkpoint.bytes_read - before == sum(tensor.nbytes for tensor in tensors.values())
+    assert block_costs_its_bytes(packed)
 
 
 @pytest.mark.parametrize("lie", ["no scales", "whole scales", "fewer scales", "a vector"])

@@ -9,13 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from shoal.errors import CheckpointError, UnsupportedModel
-from shoal.nn.families import model_config
 from shoal.testing.certify import load, logits, prompt
 from shoal.testing.families import CASES, save_checkpoint
 from shoal.types import Span
 from shoal.weights.loading import block_digests, load_blocks
 from shoal.weights.source import open_checkpoint
-from tests.parity.packed import write
+from tests.parity.packed import block_costs_its_bytes, write, write_plain
 
 GPT_OSS = next(case for case in CASES if case.model_type == "gpt_oss")
 WIDE = GPT_OSS._replace(fields={**GPT_OSS.fields, "hidden_size": 64, "intermediate_size": 96})
@@ -45,10 +44,7 @@ def test_logits_are_those_of_transformers(packed: Path) -> None:
     for name in [name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")]:
         pair = tensors.pop(f"{name}_blocks"), tensors.pop(f"{name}_scales")
         tensors[name] = convert_moe_packed_tensors(*pair, dtype=torch.float32).contiguous()
-    plain = packed.parent / f"{packed.name}-plain"
-    plain.mkdir()
-    (plain / "config.json").write_text((packed / "config.json").read_text())
-    write(plain, tensors, None)
+    plain = write_plain(packed, tensors)
     loaded = load(plain)
     checkpoint = open_checkpoint(str(packed))
     blocks = load_blocks(checkpoint, loaded.config, Span(0, 3))
@@ -62,11 +58,7 @@ def test_logits_are_those_of_transformers(packed: Path) -> None:
 
 def test_a_block_costs_its_packed_bytes(packed: Path) -> None:
     """Counted: four bits and a bit more for each number of the experts, and each stacked tensor once."""
-    checkpoint = open_checkpoint(str(packed))
-    config, before = model_config(checkpoint.config), checkpoint.bytes_read
-    load_blocks(checkpoint, config, Span(1, 2))
-    tensors = {name: info for name, info in load_file(packed / "model.safetensors").items() if "layers.1." in name}
-    assert checkpoint.bytes_read - before == sum(tensor.nbytes for tensor in tensors.values())
+    assert block_costs_its_bytes(packed)
 
 
 @pytest.mark.parametrize("lie", ["no scales", "floats", "15 bytes", "fewer scales"])
