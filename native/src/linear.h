@@ -6,7 +6,7 @@ namespace shoal::SHOAL_ISA {
 // Floats of scratch that `panel_product` and what is built on it need for m rows.
 inline size_t panel_scratch(int m, int group) {
     const int sums = kPanel, codes = 2 + (group + 3) / 4;  // of a row, for `grouped_panel` and for `integer_panel`
-    return static_cast<size_t>(m) * (2 * kPanel + (sums > codes ? sums : codes)) + 16;
+    return static_cast<size_t>(m) * (2 * kPanel + std::max(sums, codes)) + 16;
 }
 
 // out [m][64] = x · panel + bias
