@@ -66,7 +66,7 @@ template <class C, int R, int N>
                 sums[r][v] = C::add(sums[r][v], w, inputs);
             }
         }
-        _mm_prefetch(reinterpret_cast<const char*>(b) + kAhead, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(b) + kAhead, hint_of<R>());
     }
 }
 

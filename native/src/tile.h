@@ -73,6 +73,13 @@ template <class L, int R, int N, int J>
     }
 }
 
+// What few rows read is read once in a step, and should not throw the program that runs next out of the caches. More than
+// two may be one of several tiles, which read the same again.
+template <int R>
+constexpr _mm_hint hint_of() {
+    return R <= 2 ? _MM_HINT_NTA : _MM_HINT_T0;
+}
+
 // `steps` steps of L::kStep rows; `b` is the first word of the columns, `ldb` the words of a step.
 template <class L, int R, int N>
 [[gnu::always_inline]] inline void accumulate(const float* x, size_t ldx, const uint32_t* b, size_t ldb, int steps,
@@ -81,7 +88,7 @@ template <class L, int R, int N>
         typename L::Word w[N];
         for (int v = 0; v < N; ++v) w[v] = L::word(b + v * W);
         for (int line = 0; line < N * W; line += 16)  // weights and pages come from memory once: ask for them early
-            _mm_prefetch(reinterpret_cast<const char*>(b + line) + kAhead, _MM_HINT_T0);
+            _mm_prefetch(reinterpret_cast<const char*>(b + line) + kAhead, hint_of<R>());
         [&]<int... J>(std::integer_sequence<int, J...>) {
             (add_row<L, R, N, J>(x, ldx, w, sums), ...);
         }(std::make_integer_sequence<int, L::kStep>{});
