@@ -18,6 +18,7 @@ from shoal.client.options import SessionOptions
 from shoal.engine.backend import choose_linears
 from shoal.engine.proof import prove_ends
 from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError, UsageError
+from shoal.kernels.nativelinear import NativeLinear
 from shoal.nn.block import Ends, ModelConfig
 from shoal.nn.families import model_config
 from shoal.nn.sampling import SamplingParams, sample
@@ -56,7 +57,15 @@ class RemoteModel:
         self._ends = ends
         self._tile = prove_ends(ends, config.block).tile
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shoal-head")
-        self.head = BatchedHead(lambda rows: self._ends.logits(rows, self._tile), self._thread)
+        self._computing = 0
+        self.head = BatchedHead(self._logits, self._thread, free=self._is_free)
+
+    def _logits(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._ends.logits(rows, self._tile)
+
+    def _is_free(self) -> bool:
+        """Whether arithmetic may run in the event loop: torch would keep a set of threads for every thread that calls it."""
+        return self._computing == 0 and isinstance(self._ends.head, NativeLinear)
 
     async def embed(self, token_ids: list[int]) -> torch.Tensor:
         """Token ids [n] → rows [n, hidden]."""
@@ -80,14 +89,18 @@ class RemoteModel:
 
     async def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Rows [n, hidden] → logits [n, vocab] in fp32."""
-        return await self._compute(lambda: self._ends.logits(hidden_states, self._tile))
+        return await self._compute(lambda: self._logits(hidden_states))
 
     async def _compute(self, work: Callable[[], T]) -> T:
         def quiet() -> T:
             with torch.inference_mode():
                 return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, quiet)
+        self._computing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, quiet)
+        finally:
+            self._computing -= 1
 
     def session_options(self, num_tokens: int) -> SessionOptions:
         """Options for a session that will hold at most so many tokens, within what the model can."""

@@ -82,6 +82,13 @@ async def _next(stream: AsyncIterator[T]) -> T:
     return await anext(stream)
 
 
+async def _joined(pieces: AsyncIterator[str]) -> str:
+    try:
+        return "".join([piece async for piece in pieces])
+    finally:
+        await _close(pieces)
+
+
 async def _close(stream: AsyncIterator[Any]) -> None:
     close = getattr(stream, "aclose", None)
     if close is not None:
@@ -150,14 +157,32 @@ class Model:
         `sampling` are the fields of SamplingParams. `last` is the reply with its tokens, times and traces. With `save` the
         reply is kept in a file from which `resume` goes on, in another process too; servers hold its session for `keep_s`.
         """
-        params = SamplingParams(**sampling)
+        yield from self._iterate(self._begin(prompt, raw, wait_s, save, keep_s, SamplingParams(**sampling)))
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        raw: bool = True,
+        wait_s: float = ROUTE_WAIT_S,
+        save: Path | None = None,
+        keep_s: float = KEEP_S,
+        **sampling: Any,
+    ) -> str:
+        """The whole reply at once; options as for `stream`. No token waits until another thread has seen the one before."""
+        pieces = self._begin(prompt, raw, wait_s, save, keep_s, SamplingParams(**sampling))
+        return self._run(_joined(pieces))
+
+    def _begin(
+        self, prompt: str, raw: bool, wait_s: float, save: Path | None, keep_s: float, params: SamplingParams
+    ) -> AsyncIterator[str]:
         tokenizer = self.remote.tokenizer
         prompt_ids = tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
         options = self.remote.session_options(len(prompt_ids) + params.max_tokens)
         if save is not None:
             options = msgspec.structs.replace(options, keep_s=keep_s)
         self.reply = Reply(self.remote, start(prompt_ids, params), params, save)
-        yield from self._iterate(self.reply.stream(options, wait_s))
+        return self.reply.stream(options, wait_s)
 
     def resume(self, saved: SavedReply, save: Path | None = None, *, wait_s: float = ROUTE_WAIT_S) -> Iterator[str]:
         """Go on with a reply that `read_saved` has read; streams its text from the beginning.
@@ -188,10 +213,6 @@ class Model:
     def last_heals(self) -> list[Heal]:
         """What was repaired in its session; the first entry is the opening."""
         return self.reply.session.heals if self.reply is not None and self.reply.session is not None else []
-
-    def generate(self, prompt: str, **options: Any) -> str:
-        """The whole reply at once; options as for `stream`."""
-        return "".join(self.stream(prompt, **options))
 
     def chat(self, system: str | None = None, *, max_tokens: int = 4096, wait_s: float = ROUTE_WAIT_S) -> Chat:
         """A conversation of up to `max_tokens` tokens in one session."""

@@ -26,7 +26,12 @@ class Part(NamedTuple):
 
 
 class Blocks(Protocol):
-    """Computes rows through consecutive blocks, row-exact, and writes their keys and values into the cache."""
+    """Computes rows through consecutive blocks, row-exact, and writes their keys and values into the cache.
+
+    `any_thread`: threads may take turns at calling it.
+    """
+
+    any_thread: bool
 
     @property
     def hidden_size(self) -> int:
@@ -45,6 +50,8 @@ class Blocks(Protocol):
 
 class TorchBlocks:
     """Blocks in plain torch: the truth and the fallback. `start` is the model's index of the first block."""
+
+    any_thread = False  # OpenMP would keep a set of threads for each that calls
 
     def __init__(
         self,

@@ -32,14 +32,15 @@ class Gathering:
     """Knows when each member of a step left it, how long it took to come back the last time, and how far behind the first.
 
     Times are in seconds of one clock that the caller chooses. A member that did not come back when it was due is not
-    waited for again until it has come back once more: whoever is left alone waits once for each that left.
+    waited for again until it has come back once more: whoever is left alone waits once for each that left. `step_s` is the
+    moving average of what steps took.
     """
 
     def __init__(self) -> None:
         self._away: dict[Hashable, float] = {}
         self._usual: dict[Hashable, _Usual] = {}
         self._first_back_at: dict[float, float] = {}
-        self._step_s = 0.0
+        self.step_s = 0.0
 
     def left(self, members: Iterable[Hashable], step_s: float, now: float) -> None:
         """A step that took `step_s` has ended for these."""
@@ -50,7 +51,7 @@ class Gathering:
         self._first_back_at = {left_at: back_at for left_at, back_at in self._first_back_at.items() if left_at in away}
         for member in members:
             self._away[member] = now
-        self._step_s = step_s if self._step_s == 0 else self._step_s + WEIGHT * (step_s - self._step_s)
+        self.step_s = step_s if self.step_s == 0 else self.step_s + WEIGHT * (step_s - self.step_s)
 
     def arrived(self, member: Hashable, now: float) -> None:
         """A member has come (back)."""
@@ -67,7 +68,7 @@ class Gathering:
     @property
     def limit_s(self) -> float:
         """The longest wait."""
-        return min(SHARE * self._step_s, MAX_HOLD_S)
+        return min(SHARE * self.step_s, MAX_HOLD_S)
 
     def hold_s(self, since: float, now: float) -> float:
         """How much longer to wait for members that are due, when a step could have begun at `since`; 0 for not at all."""

@@ -89,6 +89,8 @@ def _vectors(config: BlockConfig, weights: Parameters) -> Iterator[tuple[str, Te
 class NativeBlocks:
     """See `engine.blocks.Blocks`. `start` is the model's index of the first block. Not for two threads at once."""
 
+    any_thread = True
+
     def __init__(
         self, config: BlockConfig, start: int, blocks: Sequence[NativeBlock], cache: KVCache, context: cpu.Context
     ) -> None:
@@ -144,5 +146,7 @@ class NativeBlocks:
 
     def _part(self, block: int, part: Part) -> cpu.PartStruct:
         pages = self._cache.pages[part.session]
-        row = pages.table[self._start + block - pages.span.start :]
-        return cpu.PartStruct(row.ctypes.data, row.shape[1], part.position, part.first, part.num_rows, 0)
+        pages_granted = pages.table.shape[1]
+        return cpu.PartStruct(
+            pages.address_of(self._start + block), pages_granted, part.position, part.first, part.num_rows, 0
+        )

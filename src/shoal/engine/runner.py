@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 
 
 class Runner:
-    """Computes blocks `span` for many sessions at once. Not thread-safe: one thread calls everything.
+    """Computes blocks `span` for many sessions at once. One thread at a time calls it, always the same unless `any_thread`.
 
     With `prefixes` (over the pages of the same cache) rows that were computed before are found there; `found_rows` counts those
     of the last step.
@@ -41,6 +41,11 @@ class Runner:
         self.found_rows = 0
         self._blocks = blocks
         self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, (), device=cache.device)
+
+    @property
+    def any_thread(self) -> bool:
+        """Whether threads may take turns at calling it."""
+        return self._blocks.any_thread
 
     def open(self, session: str, span: Span, max_tokens: int, client: str = "") -> None:
         """Room for a session of a client; raises ServerFull when there is none, SpanError for blocks not held."""
@@ -90,7 +95,9 @@ class Runner:
         return outputs
 
     def _through(self, batch: Sequence[Rows]) -> list[Tensor]:
-        hidden = [rows.hidden_states.to(self.cache.device) for rows in batch]
+        hidden = [rows.hidden_states for rows in batch]
+        if self.cache.device != "cpu":
+            hidden = [rows.to(self.cache.device) for rows in hidden]
         for blocks, active in self._segments(batch):
             self._run(blocks, [batch[index] for index in active], hidden, active)
         for rows, output in zip(batch, hidden, strict=True):
@@ -121,8 +128,11 @@ class Runner:
         if rows.position + rows.hidden_states.shape[0] > pages.max_tokens:
             raise GrantExceeded(f"more rows than the {pages.max_tokens} granted")
 
-    def _segments(self, batch: Sequence[Rows]) -> list[tuple[range, tuple[int, ...]]]:
+    @staticmethod
+    def _segments(batch: Sequence[Rows]) -> list[tuple[range, tuple[int, ...]]]:
         """Runs of blocks through which the same entries go."""
+        if len(batch) == 1:
+            return [(batch[0].span.blocks(), (0,))]
         borders = sorted({border for rows in batch for border in (rows.span.start, rows.span.stop)})
         segments = []
         for start, stop in itertools.pairwise(borders):
@@ -137,6 +147,9 @@ class Runner:
             parts.append(Part(rows.session, rows.position, first, rows.hidden_states.shape[0]))
             first += rows.hidden_states.shape[0]
         local = range(blocks.start - self.span.start, blocks.stop - self.span.start)
+        if len(parts) == 1:
+            hidden[active[0]] = self._blocks.run(local, hidden[active[0]], parts)
+            return
         outputs = self._blocks.run(local, torch.cat([hidden[index] for index in active]), parts)
         for part, index in zip(parts, active, strict=True):
             hidden[index] = outputs[part.first : part.first + part.num_rows]

@@ -121,6 +121,11 @@ class Scheduler:
         """How much longer a step that could have begun at `since` should wait for sessions that are due; 0: begin."""
         return self.gathering.hold_s(since, now)
 
+    def decodes_alone(self, session: str, now: float) -> bool:
+        """Whether a session that waits has a step of decoding to itself: nobody else waits or is about to come back."""
+        alone = len(self._waiting) == 1 and self._waiting.get(session, DECODE_ROWS + 1) <= DECODE_ROWS
+        return alone and not self.gathering.anybody_away(now)
+
     def done(self, takes: Sequence[Take], began_at: float, now: float, held_s: float = 0.0, whole: bool = True) -> None:
         """A step of these rows has ended; it was held back for `held_s` before it began.
 

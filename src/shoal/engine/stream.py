@@ -72,11 +72,13 @@ class Stream:
         while num_rows:
             chunk = self.chunks[0]
             count = min(chunk.stop - chunk.start, num_rows)
-            pieces.append(Piece(chunk.start, chunk.rows[:count], chunk))
             num_rows -= count
-            chunk.rows, chunk.start = chunk.rows[count:], chunk.start + count
-            if chunk.start == chunk.stop:
+            if count == chunk.stop - chunk.start:
+                pieces.append(Piece(chunk.start, chunk.rows, chunk))
                 self.chunks.popleft()
+            else:
+                pieces.append(Piece(chunk.start, chunk.rows[:count], chunk))
+                chunk.rows, chunk.start = chunk.rows[count:], chunk.start + count
         self.pieces += pieces
         return pieces
 

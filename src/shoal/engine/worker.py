@@ -1,8 +1,9 @@
 """The one compute thread of a device, with an asyncio face.
 
 The thread picks its next batch itself, under a lock, so that no step waits for the event loop; the loop gets results in
-batches of callbacks. The caches belong to the thread: opening, truncating and closing are orders that it carries out
-between steps.
+batches of callbacks. The caches belong to whoever makes a step: opening, truncating and closing are orders that the thread
+carries out between steps. Short steps of a session that is alone are made in the loop while the thread rests: to wake it and
+to be woken by it takes longer than what the loop could do meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from shoal.engine.deliveries import Deliveries
 from shoal.engine.runner import Rows
 from shoal.engine.scheduler import DECODE_ROWS, Scheduler, Take
 from shoal.engine.stats import WorkerStats
@@ -28,11 +30,17 @@ from shoal.types import Span
 
 __all__ = ["StepOutput", "StepRunner", "Worker"]
 
+PROMPT_S = 0.005
+"""Steps that take no longer may be made in the event loop; everything else that it has to do waits for that time."""
+
 
 class StepRunner(Protocol):
-    """What the thread runs; see `runner.Runner`."""
+    """What the thread runs; see `runner.Runner`. `any_thread`: several may call it, one at a time."""
 
     found_rows: int
+
+    @property
+    def any_thread(self) -> bool: ...
 
     def open(self, session: str, span: Span, max_tokens: int, client: str) -> None: ...
 
@@ -57,13 +65,15 @@ class Worker:
         self._changed = threading.Condition()
         self._orders: deque[_Order] = deque()
         self._streams: dict[str, Stream] = {}
-        self._finished: deque[Callable[[], None]] = deque()
+        self._resting = False  # the thread waits for something to do
+        self._here = False  # a step is made, or about to be, in the event loop
         self._closing = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="shoal-compute", daemon=True)
 
     async def __aenter__(self) -> Worker:
         self._loop = asyncio.get_running_loop()
+        self._deliveries = Deliveries(self._loop)
         self._thread.start()
         return self
 
@@ -128,7 +138,36 @@ class Worker:
             stream.chunks.append(Chunk(position, hidden_states, tag))
             stream.position += hidden_states.shape[0]
             self.stats.queued_rows = self._scheduler.queued_rows
-            self._changed.notify()
+            if self._resting and not self._here and self._is_prompt(session):
+                self._here = True
+                self._loop.call_soon(self._step_here)  # after what else has arrived, which may be company
+            elif not self._here:
+                self._changed.notify()
+
+    def _is_prompt(self, session: str) -> bool:
+        """Whether a session's next step is short, and its own."""
+        return (
+            self._runner.any_thread
+            and 0 < self._scheduler.quantum.decode_s <= PROMPT_S
+            and self._scheduler.decodes_alone(session, self._now())
+        )
+
+    def _step_here(self) -> None:
+        """In the loop: make a step while the thread rests, unless it has something else to do first."""
+        try:
+            with self._changed:
+                jobs = [] if self._orders or self._closing or self._stopped else self._pick()
+            if jobs:
+                self._step(jobs)
+        except BaseException as error:
+            self._die(error)
+            raise
+        finally:
+            self._deliveries.deliver()
+            with self._changed:
+                self._here = False
+                if self._orders or self._closing or self._stopped or self._scheduler.queued_rows:
+                    self._changed.notify()
 
     def to_front(self, session: str) -> None:
         """A session's rows are urgent from now on."""
@@ -194,18 +233,8 @@ class Worker:
         self.stats.queued_rows = self._scheduler.queued_rows
 
     def _post(self, callback: Callable[[], None]) -> None:
-        """From the thread: run something in the event loop, together with what else is due there."""
-        self._finished.append(callback)
-        if len(self._finished) == 1:  # else somebody is on the way, and goes on until nothing is left
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        while self._finished:
-            callback = self._finished.popleft()
-            try:
-                callback()
-            except Exception as error:  # one owner's mistake keeps nothing from the others
-                self._loop.call_exception_handler({"message": "a worker's callback failed", "exception": error})
+        """Run something in the event loop, together with what else is due there."""
+        self._deliveries.post(callback, wake=not self._here)
 
     def _hand_over(self, stream: Stream, piece: Piece, output: StepOutput) -> None:
         """In the loop: deliver what was not taken back meanwhile."""
@@ -246,19 +275,31 @@ class Worker:
     def _next(self) -> Callable[[], None] | None:
         """What to do now: the oldest order, else a step; None when it is time to stop."""
         with self._changed:
-            while not (self._orders or self._closing) and (wait_s := self._until_step_s()) != 0:
+            while (wait_s := self._rest_s()) != 0:
+                self._resting = wait_s is None
                 self._changed.wait(wait_s)
+                self._resting = False
             # Orders come first: what was truncated before rows came must be gone from the cache when they are computed.
             if self._orders:
                 return self._carry_out
-            if self._closing:
+            if self._closing or self._stopped:
                 self._stopped = True
                 return None
-            now = self._now()
-            jobs = [self._job(take) for take in self._scheduler.pick(now)]
-            self._held_s, self._could_begin_at = now - (self._could_begin_at or now), None
-            self.stats.queued_rows = self._scheduler.queued_rows
-        return partial(self._step, jobs)
+            return partial(self._step, self._pick())
+
+    def _pick(self) -> list[_Job]:
+        """The next step's rows, off the queue."""
+        now = self._now()
+        jobs = [self._job(take) for take in self._scheduler.pick(now)]
+        self._held_s, self._could_begin_at = now - (self._could_begin_at or now), None
+        self.stats.queued_rows = self._scheduler.queued_rows
+        return jobs
+
+    def _rest_s(self) -> float | None:
+        """How long the thread has nothing to do; None: until it is told."""
+        if self._here:
+            return None
+        return 0.0 if self._orders or self._closing or self._stopped else self._until_step_s()
 
     def _until_step_s(self) -> float | None:
         """How long to wait for company before a step; None as long as no rows wait."""

@@ -34,6 +34,11 @@ class SessionPages:
         self.num_tokens = 0
         self.table: NDArray[np.int32] = np.full((len(span), pages_for(max_tokens)), -1, dtype=np.int32)
         self.shared: list[bytes | None] = []
+        self._address = self.table.ctypes.data  # numpy takes microseconds to say it
+
+    def address_of(self, block: int) -> int:
+        """Where one block's row of `table` begins in memory."""
+        return self._address + (block - self.span.start) * self.table.strides[0]
 
     @property
     def num_pages(self) -> int:
@@ -120,6 +125,9 @@ class PageAllocator:
         if num_tokens > pages.max_tokens:
             raise GrantExceeded(f"{num_tokens} tokens are more than the {pages.max_tokens} granted")
         first, last = pages.num_pages, max(pages.num_pages, pages_for(num_tokens))
+        if first == last:
+            pages.num_tokens = max(pages.num_tokens, num_tokens)
+            return []
         fresh = self._take(len(pages.span) * (last - first))
         pages.table[:, first:last] = np.array(fresh, dtype=np.int32).reshape(len(pages.span), last - first)
         pages.shared += [None] * (last - first)

@@ -90,3 +90,54 @@ async def test_a_head_that_fails_tells_everybody() -> None:
         await head.choose(torch.zeros(1, 1), lambda _: 0)
     broken = False
     assert await head.choose(torch.zeros(1, 1), lambda _: 5) == 5
+
+
+class Ticking:
+    """A clock that each batch moves by a millisecond, and each look at it by a little."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+
+    def monotonic(self) -> float:
+        """Clock."""
+        self.time_s += 0.0001
+        return self.time_s
+
+    def wall(self) -> float:
+        """Clock."""
+        return self.time_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Clock: nobody sleeps here."""
+        raise AssertionError
+
+
+async def test_one_reply_alone_is_computed_in_the_loop() -> None:
+    """From the second token on, if a batch is short and the thread is free; never while another reply is under way."""
+    clock, threads, free = Ticking(), [], True
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        threads.append(threading.current_thread() is threading.main_thread())
+        clock.time_s += 0.001
+        return rows
+
+    head = BatchedHead(logits, ThreadPoolExecutor(1), clock, lambda: free)
+
+    async def choose(whose: str, number: float = 5.0) -> int:
+        return await head.choose(torch.tensor([[number]]), lambda row: int(row[0]), whose)
+
+    assert [await choose("a", number) for number in range(3)] == [0, 1, 2]
+    assert threads == [False, True, True]
+    free = False
+    await choose("a")
+    assert threads[3:] == [False]
+    free = True
+    for whose in "ababab":
+        clock.time_s += 0.1  # so late that nobody waits for the other
+        await choose(whose)
+    assert threads[-2:] == [False, False]
+    clock.time_s += 9.0  # the other one has gone
+    with pytest.raises(ValueError, match="NaN"):
+        await choose("a", float("nan"))
+    assert await choose("a") == 5
+    assert threads[-1] is True

@@ -28,6 +28,8 @@ class FakeRunner:
         self.lengths: dict[str, int] = {}
         self.poison = -1.0
         self.found_rows = 0
+        self.any_thread = False
+        self.threads: list[str] = []
 
     def open(self, session: str, span: Span, max_tokens: int, client: str) -> None:
         """Room for three sessions."""
@@ -47,6 +49,7 @@ class FakeRunner:
 
     def step(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
         """Wait for the gate, then double; a poisoned number fails the whole step."""
+        self.threads.append(threading.current_thread().name)
         self.started.set()
         assert self.gate.wait(10)
         if any((rows.hidden_states == self.poison).any() for rows in batch):
@@ -457,3 +460,141 @@ async def test_a_full_queue_refuses_early_and_says_when() -> None:
         desk.worker.submit("b", 0, rows(0, 3))
         await desk.settle()
     assert desk.got("b") == [0, 2, 4]
+
+
+class PromptDesk(Desk):
+    """Steps take a millisecond of the worker's clock, in any thread, and the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner.any_thread = True
+        self.runner.gate.set()
+        self.step_s = 0.001
+        step = self.runner.step
+
+        def timed(batch: Sequence[Rows]) -> list[torch.Tensor]:
+            outputs = step(batch)
+            self.time_s += self.step_s
+            return outputs
+
+        self.runner.step = timed  # type: ignore[method-assign]  # the desk's own clock
+
+    async def decode(self, session: str, position: int) -> None:
+        """One row through, and the thread at rest again."""
+        count = len(self.outputs)
+        self.worker.submit(session, position, rows(position, 1))
+        while len(self.outputs) == count:
+            await asyncio.sleep(0.001)
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Until the thread waits to be told."""
+        while not self.worker._resting:
+            await asyncio.sleep(0.001)
+
+
+HERE = threading.main_thread().name
+
+
+async def test_short_steps_of_a_session_that_is_alone_are_made_in_the_loop() -> None:
+    """From the second on, when the first has shown how long they take; the rows and their order are the same."""
+    desk = PromptDesk()
+    async with desk.worker:
+        await desk.open("a")
+        for position in range(4):
+            await desk.decode("a", position)
+        assert desk.runner.threads == ["shoal-compute", HERE, HERE, HERE]
+        assert desk.got("a") == [0, 2, 4, 6]
+        await desk.worker.close("a")
+        assert "a" not in desk.runner.lengths
+
+
+async def test_long_steps_and_prefills_are_the_threads() -> None:
+    """What would keep the loop from its other work is not made there."""
+    desk = PromptDesk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.decode("a", 0)
+        desk.worker.submit("a", 1, rows(1, 20))
+        await desk.settle()
+        await desk.rest()
+        desk.step_s = 1.0
+        for position in range(21, 24):
+            await desk.decode("a", position)
+        assert desk.runner.threads == ["shoal-compute", "shoal-compute", HERE, "shoal-compute", "shoal-compute"]
+
+
+async def test_a_runner_that_wants_one_thread_gets_one() -> None:
+    """However short its steps are."""
+    desk = PromptDesk()
+    desk.runner.any_thread = False
+    async with desk.worker:
+        await desk.open("a")
+        for position in range(3):
+            await desk.decode("a", position)
+        assert set(desk.runner.threads) == {"shoal-compute"}
+
+
+async def test_sessions_that_decode_together_are_the_threads() -> None:
+    """While it computes for one, the loop reads what the other has sent."""
+    desk = PromptDesk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        for position in range(3):
+            await desk.decode("a", position)
+            await desk.decode("b", position)
+        # "a" was away for the first time when "b" came, and nobody knew yet that it would come back.
+        assert desk.runner.threads[3:] == ["shoal-compute"] * 3
+
+
+async def test_what_comes_before_a_step_in_the_loop_goes_before_it() -> None:
+    """Rows that were taken back are not computed, company is, and an order is carried out first."""
+    desk = PromptDesk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.decode("a", 0)
+        desk.worker.submit("a", 1, rows(1, 1))
+        desk.worker.rewind("a", 1)
+        desk.worker.submit("a", 1, rows(7, 1))
+        desk.worker.submit("b", 0, rows(0, 1))
+        await desk.settle()
+        assert desk.got("a") == [0, 14]
+        assert desk.got("b") == [0]
+        assert desk.runner.lengths == {"a": 2, "b": 1}
+
+
+async def test_a_failure_in_the_loop_is_its_sessions() -> None:
+    """It is closed and told, as in the thread; others go on."""
+    desk = PromptDesk()
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.decode("a", 0)
+        desk.runner.poison = 1.0
+        desk.worker.submit("a", 1, rows(1, 1))
+        await desk.settle()
+        assert desk.failures == ["a"]
+        desk.runner.poison = -1.0
+        await desk.decode("b", 0)
+        assert desk.got("b") == [0]
+
+
+async def test_the_end_of_arithmetic_in_the_loop_is_not_silent() -> None:
+    """What no step may raise ends the thread too, and everybody is told."""
+    desk = PromptDesk()
+    mistakes: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context["exception"]))
+
+    def broken(batch: Sequence[Rows]) -> list[torch.Tensor]:
+        raise GeneratorExit("torch is gone")
+
+    async with desk.worker:
+        await desk.open("a", "b")
+        await desk.decode("a", 0)
+        desk.runner.step = broken  # type: ignore[method-assign]  # nothing raises this by itself
+        desk.worker.submit("a", 1, rows(1, 1))
+        while len(desk.failures) < 2:
+            await asyncio.sleep(0.001)
+        with pytest.raises(ShoalError, match="has stopped"):
+            desk.worker.submit("b", 0, rows(0, 1))
+    assert sorted(desk.failures) == ["a", "b"]
+    assert [str(mistake) for mistake in mistakes] == ["torch is gone"]
