@@ -66,7 +66,7 @@ class Worker:
         self._orders: deque[_Order] = deque()
         self._streams: dict[str, Stream] = {}
         self._resting = False  # the thread waits for something to do
-        self._here = False  # a step is made, or about to be, in the event loop
+        self._here = False  # a step is made in the event loop
         self._closing = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="shoal-compute", daemon=True)
@@ -138,11 +138,13 @@ class Worker:
             stream.chunks.append(Chunk(position, hidden_states, tag))
             stream.position += hidden_states.shape[0]
             self.stats.queued_rows = self._scheduler.queued_rows
-            if self._resting and not self._here and self._is_prompt(session):
+            prompt = self._resting and not self._here and not self._orders and self._is_prompt(session)
+            if prompt:
                 self._here = True
-                self._loop.call_soon(self._step_here)  # after what else has arrived, which may be company
             elif not self._here:
                 self._changed.notify()
+        if prompt:
+            self._step_here()
 
     def _is_prompt(self, session: str) -> bool:
         """Whether a session's next step is short, and its own."""
@@ -153,12 +155,9 @@ class Worker:
         )
 
     def _step_here(self) -> None:
-        """In the loop: make a step while the thread rests, unless it has something else to do first."""
+        """In the loop: make a step while the thread rests."""
         try:
-            with self._changed:
-                jobs = [] if self._orders or self._closing or self._stopped else self._pick()
-            if jobs:
-                self._step(jobs)
+            self._step(self._pick())
         except BaseException as error:
             self._die(error)
             raise
@@ -244,7 +243,8 @@ class Worker:
         if count == 0:
             return
         try:
-            stream.on_output(output._replace(hidden_states=output.hidden_states[:count]))
+            whole = count == output.hidden_states.shape[0]
+            stream.on_output(output if whole else output._replace(hidden_states=output.hidden_states[:count]))
         except Exception as error:
             if self._streams.get(output.session) is stream:
                 self._forget(output.session)
@@ -343,19 +343,29 @@ class Worker:
             self._isolate(jobs, error)
             return
         elapsed_s = time.perf_counter() - started_at
-        found = self._runner.found_rows
+        ended_at, found = self._now(), self._runner.found_rows
         takes = [Take(job.rows.session, job.rows.hidden_states.shape[0]) for job in jobs]
-        with self._changed:
-            self._scheduler.done(takes, began_at, self._now(), self._held_s, whole=not found)
         num_rows = sum(take.num_rows for take in takes)
+        if self._here:  # nothing can come back before this returns: the rows go first
+            self._hand_out(jobs, outputs, started_at, elapsed_s, num_rows)
+            self._deliveries.deliver()
+        with self._changed:
+            self._scheduler.done(takes, began_at, ended_at, self._held_s, whole=not found)
         self.stats.count(len(jobs), num_rows, elapsed_s, decoding=num_rows <= DECODE_ROWS * len(jobs), found_rows=found)
+        if not self._here:
+            self._hand_out(jobs, outputs, started_at, elapsed_s, num_rows)
+
+    def _hand_out(
+        self, jobs: list[_Job], outputs: list[Tensor], started_at: float, elapsed_s: float, num_rows: int
+    ) -> None:
         for job, output in zip(jobs, outputs, strict=True):
             for piece in job.pieces:
                 first = piece.start - job.rows.position
+                rows = output if len(job.pieces) == 1 else output[first : first + piece.rows.shape[0]]
                 done = StepOutput(
                     job.rows.session,
                     piece.start,
-                    output[first : first + piece.rows.shape[0]],
+                    rows,
                     started_at - piece.queued_at,
                     elapsed_s,
                     len(jobs),
