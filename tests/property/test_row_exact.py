@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -129,7 +130,9 @@ class Plan(NamedTuple):
 
     sessions: list[tuple[int, Span]]
     steps: list[dict[int, int]]
-    """Rows for each session in a step; those left over at the end go in a last one."""
+    """Rows for each session in a step; those left over at the end go in the last ones."""
+    pauses: list[int | None]
+    """Where, in turn, rows of these steps pause, to go on the next time that their session has some."""
 
     earlier: list[tuple[int, bool]]
     threads: int
@@ -141,6 +144,7 @@ plans = st.builds(
     Plan,
     st.lists(st.tuples(st.integers(1, MOST_ROWS), spans), min_size=1, max_size=4),
     st.lists(st.dictionaries(st.integers(0, 3), st.sampled_from([1, 1, 2, 3, 7, 50, 64, 130])), max_size=6),
+    st.lists(st.sampled_from([None, 0, 1]), min_size=1, max_size=5),
     st.lists(st.tuples(st.integers(1, 3 * 64), st.booleans()), max_size=5),
     st.sampled_from(THREADS),
     st.sampled_from(KV_DTYPES),
@@ -181,22 +185,28 @@ def worn_runner(model: Model, plan: Plan) -> Runner:
 @settings(max_examples=15, deadline=None)
 @given(plan=plans)
 def test_a_rows_bits_are_its_sessions_own(model: Model, plan: Plan) -> None:
-    """Any batches, chunks, pages, threads and sub-spans give what each session gives alone."""
+    """Any batches, chunks, pauses between blocks, pages, threads and sub-spans give what each session gives alone."""
     expected = expected_rows(model, plan)
     torch.set_num_threads(plan.threads)
     runner, width = worn_runner(model, plan), model.config.hidden_size
     inputs = [session_rows(index, count, width) for index, (count, _) in enumerate(plan.sessions)]
     for index, (count, span) in enumerate(plan.sessions):
         runner.open(str(index), span, count)
-    done = [0] * len(inputs)
+    done, under_way, pauses = [0] * len(inputs), dict[int, Rows](), itertools.cycle(plan.pauses)
     everything = dict.fromkeys(range(len(inputs)), MOST_ROWS)
-    for step in (*plan.steps, everything):
-        batch = [
-            Rows(str(index), done[index], plan.sessions[index][1], inputs[index][done[index] : done[index] + count])
-            for index, count in step.items()
-            if index < len(inputs) and done[index] < inputs[index].shape[0]
-        ]
+    for step in (*plan.steps, everything, everything):
+        batch = []
+        for index, count in step.items():
+            if index < len(inputs) and done[index] < inputs[index].shape[0]:
+                here = slice(done[index], done[index] + count)
+                rows = under_way.pop(index, None) or Rows(
+                    str(index), here.start, plan.sessions[index][1], inputs[index][here]
+                )
+                batch.append(rows._replace(upto=None if step is everything else next(pauses)))
         for rows, output in zip(batch, runner.step(batch), strict=True):
+            if output.shape[0] == 0:
+                under_way[int(rows.session)] = rows
+                continue
             index, stop = int(rows.session), rows.position + output.shape[0]
             assert torch.equal(output, expected[index][rows.position : stop])
             done[index] = stop

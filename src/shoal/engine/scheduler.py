@@ -4,7 +4,7 @@ Sarathi, arXiv:2308.16369)."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from shoal.engine.gathering import Gathering
@@ -26,6 +26,10 @@ MAX_QUEUED_ROWS = 65_536
 
 BACKGROUND_ROWS = 8
 """Rows in a step of sessions in the background, while others have rows too: beside them they cost next to nothing."""
+
+PLAIN_STEP_EVERY = 16
+"""Of the steps that decode beside a prefill, each of so many goes without it: decoding slows down as sessions grow, which would
+be taken for what the prefill costs."""
 
 RETRY_AFTER_S = 1.0
 """The advice of a full queue whose speed nobody has measured yet."""
@@ -54,10 +58,14 @@ class Scheduler:
 
     Sessions in the `background` (they stand by for a failure) get a few rows beside the others', or the whole step.
 
+    A chunk of prefill beside decoding goes through some of the `depth` blocks in a step (`blocks`); no other is picked while it
+    is under way.
+
     Raises UsageError for limits that leave no room for either.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, depth: int = 1) -> None:
+        self.depth = depth
         self.limits = limits or Limits()
         if self.limits.prefill_chunk_rows < 1 or self.limits.max_step_rows < 2 or self.limits.max_queued_rows < 1:
             raise UsageError(f"{self.limits}: a step has a row of prefill and one of decode, and a queue a row")
@@ -66,6 +74,9 @@ class Scheduler:
         self.quantum = Quantum()
         self.gathering = Gathering()
         self._decoding: set[str] = set()
+        self._prefilling: set[str] = set()
+        self._rationed = False
+        self._rationed_steps = 0
         self._waiting: dict[str, int] = {}
         # Whoever was not served for longest stands first, in both.
         self._turns: deque[str] = deque()
@@ -126,36 +137,68 @@ class Scheduler:
         alone = len(self._waiting) == 1 and self._waiting.get(session, DECODE_ROWS + 1) <= DECODE_ROWS
         return alone and not self.gathering.anybody_away(now)
 
-    def done(self, takes: Sequence[Take], began_at: float, now: float, held_s: float = 0.0, whole: bool = True) -> None:
+    def done(
+        self,
+        takes: Sequence[Take],
+        began_at: float,
+        now: float,
+        held_s: float = 0.0,
+        whole: bool = True,
+        share: float = 1.0,
+    ) -> None:
         """A step of these rows has ended; it was held back for `held_s` before it began.
 
-        `whole`: all rows were computed and none found, so that its time says what rows cost.
+        `whole`: all rows were computed and none found, so that its time says what rows cost. `share`: the part of the blocks
+        that rows of prefill went through.
         """
         decoding = [take for take in takes if take.session in self._decoding]
         rows = sum(take.num_rows for take in decoding)
         if whole:
-            self.quantum.measured(rows, sum(take.num_rows for take in takes) - rows, now - began_at, held_s)
+            others = sum(take.num_rows for take in takes) - rows
+            self.quantum.measured(rows, share * others, now - began_at, held_s)
         if decoding:
             self.gathering.left([take.session for take in decoding], now - began_at, now)
 
-    def _prefill_rows(self, decoding: bool, now: float) -> int:
-        """Rows of prefill in the next step."""
-        whole = self.limits.prefill_chunk_rows
-        return self.quantum.rows(whole) if decoding or self.gathering.anybody_away(now) else whole
+    def prefills(self, session: str) -> bool:
+        """Whether what was picked last of a session is prefill, which may go through the blocks in several steps."""
+        return session in self._prefilling
 
-    def pick(self, now: float = 0.0) -> list[Take]:
-        """The next step's rows, taken off the queue; empty when nothing waits."""
-        everybody = self._in_turn()
+    def blocks(self, num_rows: int) -> int:
+        """How many blocks rows of prefill under way go through in the step that was picked last; 0: it goes without them."""
+        if self._goes_plain():
+            return 0
+        return self.quantum.blocks(num_rows, self.depth) if self._rationed else self.depth
+
+    def _chunk_rows(self, decoding: bool, mixed: bool, now: float) -> int:
+        """Rows of prefill that may be picked; `mixed`: there are some, or some under way, beside decoding ones."""
+        self._rationed = decoding or self.gathering.anybody_away(now)
+        self._rationed_steps = self._rationed_steps + 1 if mixed else 0
+        whole = self.limits.prefill_chunk_rows
+        return self.quantum.rows(whole, self.depth) if self._rationed else whole
+
+    def _goes_plain(self) -> bool:
+        return self._rationed and bool(self._decoding) and self._rationed_steps % PLAIN_STEP_EVERY == 0
+
+    def pick(self, now: float = 0.0, under_way: Collection[str] = ()) -> list[Take]:
+        """The next step's rows, taken off the queue; empty when nothing waits.
+
+        Sessions whose rows are `under_way` are left out, and so is all prefill if there are any.
+        """
+        everybody = [session for session in self._in_turn() if session not in under_way]
         order = [session for session in everybody if session not in self.background]
         decoding = [session for session in order if self._waiting[session] <= DECODE_ROWS]
         prefilling = [session for session in order if self._waiting[session] > DECODE_ROWS]
-        chunk, most = self._prefill_rows(bool(decoding), now), self.limits.max_step_rows
+        mixed = bool(decoding and (under_way or prefilling))
+        prefilling = [] if under_way else prefilling
+        chunk, most = self._chunk_rows(bool(decoding), mixed, now), self.limits.max_step_rows
         takes = self._fill(decoding, most - (min(chunk, most // 2) if prefilling else 0))
         takes += self._share(prefilling, min(chunk, most - sum(take.num_rows for take in takes)))
-        self._decoding = set(decoding)
+        self._decoding, self._prefilling = set(decoding), set(prefilling)
         beside = [session for session in everybody if session in self.background]
         room = most - sum(take.num_rows for take in takes)
-        takes += self._share(beside, min(room, BACKGROUND_ROWS if takes else self.limits.prefill_chunk_rows))
+        takes += self._share(
+            beside, min(room, BACKGROUND_ROWS if takes or under_way else self.limits.prefill_chunk_rows)
+        )
         served = {self._client[take.session]: 0 for take in takes}
         for take in takes:
             served[self._client[take.session]] += take.num_rows

@@ -26,10 +26,14 @@ class WorkerStats:
         """The most sessions that shared a step."""
         return max(self.batch_sessions, default=0)
 
-    def count(self, num_sessions: int, num_rows: int, elapsed_s: float, decoding: bool, found_rows: int = 0) -> None:
-        """One step was made. Rows that were found in the prefix cache say nothing about how fast others are computed."""
+    def count(
+        self, num_sessions: int, num_rows: float, done_rows: int, elapsed_s: float, decoding: bool, found_rows: int = 0
+    ) -> None:
+        """One step was made, after which `done_rows` have their outputs. Of `num_rows` those that went through a part of the
+        blocks count as that part. Rows that were found in the prefix cache say nothing about how fast others are computed.
+        """
         self.steps += 1
-        self.rows += num_rows
+        self.rows += done_rows
         self.found_rows += found_rows
         self.batch_sessions[num_sessions] += 1
         if found_rows == num_rows:

@@ -65,6 +65,7 @@ class Worker:
         self._changed = threading.Condition()
         self._orders: deque[_Order] = deque()
         self._streams: dict[str, Stream] = {}
+        self._under_way: list[_Job] = []  # rows of prefill that have gone through a part of the blocks
         self._resting = False  # the thread waits for something to do
         self._here = False  # a step is made in the event loop
         self._closing = False
@@ -150,6 +151,7 @@ class Worker:
         """Whether a session's next step is short, and its own."""
         return (
             self._runner.any_thread
+            and not self._under_way
             and 0 < self._scheduler.quantum.decode_s <= PROMPT_S
             and self._scheduler.decodes_alone(session, self._now())
         )
@@ -288,9 +290,16 @@ class Worker:
             return partial(self._step, self._pick())
 
     def _pick(self) -> list[_Job]:
-        """The next step's rows, off the queue."""
+        """The next step's rows: those under way, and others off the queue."""
         now = self._now()
-        jobs = [self._job(take) for take in self._scheduler.pick(now)]
+        under_way = [job for job in map(self._still_wanted, self._under_way) if job is not None]
+        jobs = [self._job(take) for take in self._scheduler.pick(now, [job.rows.session for job in under_way])]
+        prefill = under_way + [job for job in jobs if self._scheduler.prefills(job.rows.session)]
+        jobs = [job for job in jobs if not self._scheduler.prefills(job.rows.session)]
+        blocks = self._scheduler.blocks(sum(job.num_rows for job in prefill)) if prefill else 0
+        self._under_way = [] if blocks else prefill
+        if blocks:
+            jobs += [job.onwards(blocks, self._scheduler.depth) for job in prefill]
         self._held_s, self._could_begin_at = now - (self._could_begin_at or now), None
         self.stats.queued_rows = self._scheduler.queued_rows
         return jobs
@@ -303,7 +312,7 @@ class Worker:
 
     def _until_step_s(self) -> float | None:
         """How long to wait for company before a step; None as long as no rows wait."""
-        if not self._scheduler.queued_rows:
+        if not (self._scheduler.queued_rows or self._under_way):
             self._could_begin_at = None
             return None
         now = self._now()
@@ -335,39 +344,56 @@ class Worker:
         rows = pieces[0].rows if len(pieces) == 1 else torch.cat([piece.rows for piece in pieces])
         return _Job(stream, pieces, Rows(take.session, pieces[0].start, stream.span, rows))
 
+    def _still_wanted(self, job: _Job) -> _Job | None:
+        """A job under way without the rows that were taken back, which begins anew then; None when nothing is left."""
+        if self._streams.get(job.rows.session) is not job.stream:
+            return None
+        num_rows = max(piece.stop for piece in job.pieces) - job.rows.position
+        if num_rows == job.num_rows:
+            return job
+        rows = job.rows._replace(hidden_states=job.rows.hidden_states[:num_rows])
+        return job._replace(rows=rows, blocks=0) if num_rows > 0 else None
+
     def _step(self, jobs: list[_Job]) -> None:
         started_at, began_at = time.perf_counter(), self._now()
         try:
             outputs = self._runner.step([job.rows for job in jobs])
         except Exception as error:
-            self._isolate(jobs, error)
+            self._isolate([job.whole() for job in jobs], error)
             return
-        elapsed_s = time.perf_counter() - started_at
-        ended_at, found = self._now(), self._runner.found_rows
-        takes = [Take(job.rows.session, job.rows.hidden_states.shape[0]) for job in jobs]
-        num_rows = sum(take.num_rows for take in takes)
+        ended_at, elapsed_s = self._now(), time.perf_counter() - started_at
+        jobs = [job._replace(spent_s=job.spent_s + elapsed_s) for job in jobs]
+        self._under_way += [job for job, output in zip(jobs, outputs, strict=True) if not output.shape[0]]
         if self._here:  # nothing can come back before this returns: the rows go first
-            self._hand_out(jobs, outputs, started_at, elapsed_s, num_rows)
+            self._hand_out(jobs, outputs, started_at + elapsed_s)
             self._deliveries.deliver()
-        with self._changed:
-            self._scheduler.done(takes, began_at, ended_at, self._held_s, whole=not found)
-        self.stats.count(len(jobs), num_rows, elapsed_s, decoding=num_rows <= DECODE_ROWS * len(jobs), found_rows=found)
+        self._count(jobs, outputs, began_at, ended_at, elapsed_s)
         if not self._here:
-            self._hand_out(jobs, outputs, started_at, elapsed_s, num_rows)
+            self._hand_out(jobs, outputs, started_at + elapsed_s)
 
-    def _hand_out(
-        self, jobs: list[_Job], outputs: list[Tensor], started_at: float, elapsed_s: float, num_rows: int
+    def _count(
+        self, jobs: list[_Job], outputs: list[Tensor], began_at: float, ended_at: float, elapsed_s: float
     ) -> None:
+        takes = [Take(job.rows.session, job.num_rows) for job in jobs]
+        found, share = self._runner.found_rows, min(job.share for job in jobs)
+        with self._changed:
+            self._scheduler.done(takes, began_at, ended_at, self._held_s, whole=not found, share=share)
+        num_rows, done_rows = sum(job.share * job.num_rows for job in jobs), sum(output.shape[0] for output in outputs)
+        decoding = num_rows <= DECODE_ROWS * len(jobs)
+        self.stats.count(len(jobs), num_rows, done_rows, elapsed_s, decoding, found_rows=found)
+
+    def _hand_out(self, jobs: list[_Job], outputs: list[Tensor], ended_at: float) -> None:
+        num_rows = sum(job.num_rows for job in jobs)
         for job, output in zip(jobs, outputs, strict=True):
-            for piece in job.pieces:
+            for piece in job.pieces if output.shape[0] else ():
                 first = piece.start - job.rows.position
                 rows = output if len(job.pieces) == 1 else output[first : first + piece.rows.shape[0]]
                 done = StepOutput(
                     job.rows.session,
                     piece.start,
                     rows,
-                    started_at - piece.queued_at,
-                    elapsed_s,
+                    ended_at - job.spent_s - piece.queued_at,
+                    job.spent_s,
                     len(jobs),
                     num_rows,
                     piece.tag,
@@ -407,11 +433,29 @@ class _Order(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """One session's part in a step."""
+    """One session's part in a step, after which its rows have gone through `blocks`; `share` is what this step does of all, and
+    `spent_s` what steps took so far."""
 
     stream: Stream
     pieces: list[Piece]
     rows: Rows
+    blocks: int = 0
+    share: float = 1.0
+    spent_s: float = 0.0
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.hidden_states.shape[0]
+
+    def onwards(self, blocks: int, depth: int) -> _Job:
+        """Its next step, through so many more of all blocks."""
+        upto = min(self.blocks + blocks, depth)
+        rows = self.rows._replace(upto=upto if upto < depth else None)
+        return self._replace(rows=rows, blocks=upto, share=(upto - self.blocks) / depth)
+
+    def whole(self) -> _Job:
+        """A step from the first block to the last."""
+        return self._replace(rows=self.rows._replace(upto=None), share=1.0)
 
 
 def _finish(done: asyncio.Future[None], error: Exception | None) -> None:

@@ -28,7 +28,7 @@ class Tenure:
     ) -> None:
         self.holding = loaded.holding
         self.bits_per_weight = loaded.bits_per_weight
-        self.worker = Worker(loaded.runner, Scheduler())
+        self.worker = Worker(loaded.runner, Scheduler(depth=len(loaded.runner.span)))
         self.sessions = SessionTable(self.worker, loaded.runner.cache.pages, redirector.clock, max_sessions)
         self.service = Service(identity, loaded.holding, self.sessions, self.worker, redirector)
         self.service.throttle = throttle

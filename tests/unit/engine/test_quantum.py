@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.engine.quantum import SLOWEST, STRETCH, Quantum
-from shoal.engine.scheduler import Scheduler
+from shoal.engine.quantum import SLICED_ROWS, SLOWEST, STRETCH, Quantum
+from shoal.engine.scheduler import Scheduler, Take
 
 MOST = 128
 
@@ -70,9 +70,40 @@ def test_rows_that_cost_more_beside_others_are_fewer() -> None:
     assert found[1] < found[0]
 
 
-def taught() -> Scheduler:
+@pytest.mark.parametrize("depth", [2, 10, 80])
+@pytest.mark.parametrize("row_s", [1e-5, 1e-4, 1e-3, 1e-2])
+def test_a_chunk_through_some_of_the_blocks_costs_what_few_rows_through_all_would(depth: int, row_s: float) -> None:
+    """Within a block; it is no less than SLICED_ROWS high unless one block of that is too much already."""
+    quantum, decode_s = learnt(0.02, row_s), 0.02
+    rows = quantum.rows(MOST, depth)
+    blocks = quantum.blocks(rows, depth)
+    assert 1 <= blocks <= depth
+    assert rows >= SLICED_ROWS or blocks == 1
+    wanted, least = (STRETCH - 1) * decode_s / row_s, decode_s / ((SLOWEST - 1) * row_s)
+    cost = rows * blocks / depth
+    assert (rows, blocks) == (MOST, depth) or cost <= max(wanted, least + rows / depth) * 1.001 or cost * depth <= 1
+    assert cost >= min(least, MOST) * 0.999 or blocks == depth
+
+
+def test_decoding_that_slows_down_by_itself_is_noticed() -> None:
+    """Now and then a step goes without the prefill that is under way, and tells what decoding takes now."""
+    scheduler, plain, now = taught(depth=10), 0, 1.03
+    scheduler.add("long", "a", 5000, now=now)
+    for _ in range(64):
+        scheduler.add("decode", "b", 1, now=now)
+        takes = dict(scheduler.pick(now, ["long"] if now > 1.03 else []))
+        blocks = scheduler.blocks(32)
+        plain += blocks == 0
+        assert takes["decode"] == 1
+        scheduler.done([Take("decode", 1)] + ([Take("long", 32)] if blocks else []), now, now + 0.04, share=blocks / 10)
+        now += 0.05
+    assert plain == 4
+    assert scheduler.quantum.decode_s > 0.03
+
+
+def taught(depth: int = 1) -> Scheduler:
     """A scheduler that has measured both kinds of steps; the session "decode" has left at 1.02."""
-    scheduler = Scheduler()
+    scheduler = Scheduler(depth=depth)
     scheduler.add("long", "a", 128, now=0.0)
     scheduler.done(scheduler.pick(0.0), 0.0, 0.128)
     for began_at in (0.5, 1.0):
@@ -82,18 +113,18 @@ def taught() -> Scheduler:
 
 
 def test_prefill_beside_decoding_is_rationed() -> None:
-    """Six rows of a millisecond each: with five the prefill would take more than 4.5 times its time alone."""
+    """Seven rows of a millisecond each make a step of 20 ms a third longer."""
     scheduler = taught()
     scheduler.add("long", "a", 500, now=1.03)
     scheduler.add("decode", "b", 1, now=1.03)
-    assert dict(scheduler.pick(1.03)) == {"decode": 1, "long": 6}
+    assert dict(scheduler.pick(1.03)) == {"decode": 1, "long": 7}
 
 
 def test_prefill_is_rationed_while_somebody_is_about_to_come_back() -> None:
     """A whole chunk would make the one wait that is between two tokens."""
     scheduler = taught()
     scheduler.add("long", "a", 500, now=1.03)
-    assert dict(scheduler.pick(1.03)) == {"long": 6}
+    assert dict(scheduler.pick(1.03)) == {"long": 7}
 
 
 def test_prefill_alone_gets_whole_chunks() -> None:

@@ -165,3 +165,57 @@ def test_angles_that_follow_the_grant_are_shared_only_among_equal_grants() -> No
         assert torch.equal(outputs, alone.step([Rows(session, 0, SPAN, INPUTS)])[0])
         if session in "bc":
             runner.close(session)
+
+
+def test_rows_pause_between_blocks_while_others_go_through(runner: Runner) -> None:
+    """They have no outputs before the last block; theirs and everybody's are what they would be without pauses."""
+    runner.open("whole", SPAN, 30)
+    (whole,) = runner.step([Rows("whole", 0, SPAN, INPUTS[:30])])
+    runner.close("whole")
+    runner.open("a", SPAN, 30)
+    runner.open("b", SPAN, 30)
+    first = Rows("a", 0, SPAN, INPUTS[:20], upto=1)
+    for position, rows in enumerate(
+        [first, first, first._replace(upto=2)]
+    ):  # the second goes no further than the first
+        nothing, other = runner.step([rows, Rows("b", position, SPAN, INPUTS[position : position + 1])])
+        assert nothing.shape == (0, 40)
+        assert torch.equal(other, whole[position : position + 1])
+    through, other = runner.step([first._replace(upto=None), Rows("b", 3, SPAN, INPUTS[3:4])])
+    assert torch.equal(through, whole[:20])
+    assert torch.equal(other, whole[3:4])
+    assert torch.equal(runner.step([Rows("a", 20, SPAN, INPUTS[20:30])])[0], whole[20:])
+
+
+def test_what_is_taken_back_of_rows_under_way_takes_all_of_them(runner: Runner) -> None:
+    """They begin anew; what comes after them may go, and closing leaves nothing."""
+    runner.open("a", SPAN, 40)
+    (whole,) = runner.step([Rows("a", 0, SPAN, INPUTS[:40])])
+    runner.truncate("a", 5)
+    under_way = Rows("a", 5, SPAN, INPUTS[5:25], upto=1)
+    runner.step([under_way])
+    runner.truncate("a", 25)  # nothing of it
+    with pytest.raises(ValueError, match="15 rows do not go on where 20 paused"):
+        runner.step([under_way._replace(hidden_states=INPUTS[5:20])])
+    runner.step([under_way])  # the mistake has taken them back too
+    runner.truncate("a", 20)
+    assert torch.equal(runner.step([Rows("a", 5, SPAN, INPUTS[5:20])])[0], whole[5:20])
+    runner.step([Rows("a", 20, SPAN, INPUTS[20:40], upto=2)])
+    runner.close("a")
+    runner.open("a", SPAN, 40)
+    assert torch.equal(runner.step([Rows("a", 0, SPAN, INPUTS[:40])])[0], whole)
+
+
+def test_rows_under_way_are_found_and_kept_like_others() -> None:
+    """The pages before them are taken from the cache when they begin, theirs are shared when they are through."""
+    cache = KVCache(CONFIG, 24, max_shared=4)
+    prefixes = PrefixCache(cache.pages, 40, (CONFIG.rope,))
+    runner = torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), cache, 4, prefixes)
+    runner.open("a", SPAN, 100)
+    (whole,) = runner.step([Rows("a", 0, SPAN, INPUTS)])
+    runner.open("b", SPAN, 100)
+    rows = Rows("b", 0, SPAN, INPUTS, upto=1)
+    assert runner.step([rows])[0].shape[0] == 0
+    assert runner.found_rows == 64
+    assert torch.equal(runner.step([rows._replace(upto=None)])[0], whole)
+    assert runner.found_rows == 0

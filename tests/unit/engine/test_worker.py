@@ -598,3 +598,183 @@ async def test_the_end_of_arithmetic_in_the_loop_is_not_silent() -> None:
         with pytest.raises(ShoalError, match="has stopped"):
             desk.worker.submit("b", 0, rows(0, 1))
     assert sorted(desk.failures) == ["a", "b"]
+
+
+DEPTH = 4
+
+
+class SlicedRunner(FakeRunner):
+    """Rows may pause between its four blocks; `slices` says which rows went from where to where, step by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: dict[str, int] = {}
+        self.hold_before = -1  # the slice of "a" before which the thread stands still until `go`
+        self.held, self.go = threading.Event(), threading.Event()
+        self.slices: list[list[tuple[str, int, int, int, int]]] = []
+
+    def truncate(self, session: str, num_tokens: int) -> None:
+        """Rows under way begin anew."""
+        self.at.pop(session, None)
+        super().truncate(session, num_tokens)
+
+    def close(self, session: str) -> None:
+        """Forget those under way too."""
+        self.at.pop(session, None)
+        super().close(session)
+
+    def step(self, batch: Sequence[Rows]) -> list[torch.Tensor]:
+        """As before, but nothing comes of rows that pause."""
+        if "a" in [rows.session for rows in batch]:
+            self.hold_before -= 1
+            if self.hold_before == -1:
+                self.held.set()
+                assert self.go.wait(10)
+        if any((rows.hidden_states == self.poison).any() for rows in batch):
+            for rows in batch:
+                self.truncate(rows.session, rows.position)
+            raise RuntimeError("poisoned")
+        outputs, slices = [], []
+        for rows in batch:
+            assert self.lengths[rows.session] == rows.position
+            count, start = rows.hidden_states.shape[0], self.at.pop(rows.session, 0)
+            stop = DEPTH if rows.upto is None else rows.upto
+            slices.append((rows.session, rows.position, count, start, stop))
+            if stop < DEPTH:
+                self.at[rows.session] = stop
+            else:
+                self.lengths[rows.session] += count
+            outputs.append(2 * rows.hidden_states[: count if stop == DEPTH else 0])
+        self.slices.append(slices)
+        return outputs
+
+
+class SlicedDesk(Desk):
+    """There is time for one block of 32 rows at a time, beside a session that decodes: "b", whose rows come back at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner: SlicedRunner = SlicedRunner()  # type: ignore[assignment]  # one that can pause
+        self.scheduler = Scheduler(depth=DEPTH)
+        self.worker = Worker(self.runner, self.scheduler, self.now)
+        quantum = self.scheduler.quantum
+        quantum.decode_s, quantum.alone_s, quantum.beside_s = 0.001, 4e-5, 4e-5
+        quantum.measured = lambda *_: None  # type: ignore[method-assign]  # it has learnt enough
+        self.left = 0
+
+    def now(self) -> float:
+        """A clock that moves a little whenever somebody looks."""
+        self.time_s += 1e-5
+        return self.time_s
+
+    async def decode(self, count: int) -> None:
+        """Open "b" and let it decode so many rows, one after the other; the first few before this returns."""
+        self.left = count
+        await self.worker.open("b", "b", SPAN, 99, self.again, lambda error: self.failures.append("b"))
+        self.worker.submit("b", 0, rows(0, 1))
+        while len(self.outputs) < 4:
+            await asyncio.sleep(0)
+
+    def again(self, output: StepOutput) -> None:
+        """The next row of "b"."""
+        self.outputs.append(output)
+        self.left -= 1
+        if self.left:
+            position = output.position + 1
+            self.worker.submit("b", position, rows(position, 1))
+
+    async def in_slice(self, number: int, count: int, first: int = 0) -> None:
+        """Submit so many rows of "a", numbered from `first`, and wait until the thread stands still in one of their slices."""
+        self.runner.hold_before = number
+        self.worker.submit("a", 0, rows(first, count))
+        await asyncio.to_thread(self.runner.held.wait, 10)
+
+    async def finish(self) -> None:
+        """Let everything be computed."""
+        self.runner.go.set()
+        while self.left or self.worker.stats.queued_rows or self.worker._under_way:
+            await asyncio.sleep(0.001)
+        await self.worker.between_steps(lambda: None)
+
+    def of(self, session: str) -> list[tuple[int, int, int, int]]:
+        """A session's slices."""
+        return [(at, *rest) for step in self.runner.slices for name, at, *rest in step if name == session]  # type: ignore[misc]
+
+
+async def test_a_prefill_beside_decoding_goes_through_the_blocks_in_slices() -> None:
+    """Chunks of 32 rows, a block in a step, one chunk after the other; whoever decodes is in every step."""
+    desk = SlicedDesk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.decode(40)
+        desk.worker.submit("a", 0, rows(0, 70), "prompt")
+        await desk.finish()
+    assert desk.got("a") == [2 * at for at in range(70)]
+    assert desk.got("b") == [2 * at for at in range(40)]
+    assert desk.of("a")[:8] == [(at, 32, block, block + 1) for at in (0, 32) for block in range(DEPTH)]
+    assert desk.worker.stats.rows == 110
+    assert sum(len(step) == 1 and step[0][0] == "b" for step in desk.runner.slices) >= 40 - 12
+
+
+async def test_a_prefill_that_is_left_alone_goes_on_in_one_step() -> None:
+    """When nobody decodes any more the rest of the blocks is one step."""
+    desk = SlicedDesk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.decode(60)
+        await desk.in_slice(1, 40)
+        closing = asyncio.ensure_future(desk.worker.close("b"))
+        await asyncio.sleep(0)
+        desk.left = 0
+        await desk.finish()
+        await closing
+    assert desk.got("a") == [2 * at for at in range(40)]
+    assert desk.of("a") == [(0, 32, 0, 1), (0, 32, 1, 2), (0, 32, 2, DEPTH), (32, 8, 0, DEPTH)]
+
+
+async def test_rows_under_way_are_taken_back() -> None:
+    """What was before them begins anew, and what comes in their place follows it."""
+    desk = SlicedDesk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.decode(40)
+        await desk.in_slice(2, 32)
+        desk.worker.rewind("a", 10)
+        desk.worker.submit("a", 10, rows(50, 20))
+        await desk.finish()
+    assert desk.got("a") == [2 * at for at in (*range(10), *range(50, 70))]
+    assert desk.got("b") == [2 * at for at in range(40)]
+
+
+async def test_a_session_that_is_closed_with_rows_under_way_leaves_nothing() -> None:
+    """The other one goes on, and so does another prefill."""
+    desk = SlicedDesk()
+    async with desk.worker:
+        await desk.open("a", "c")
+        await desk.decode(60)
+        await desk.in_slice(2, 32)
+        closing = asyncio.ensure_future(desk.worker.close("a"))
+        await asyncio.sleep(0)
+        desk.worker.submit("c", 0, rows(0, 32))
+        await desk.finish()
+        await closing
+    assert desk.got("a") == []
+    assert desk.got("c") == [2 * at for at in range(32)]
+    assert desk.runner.lengths == {"b": 60, "c": 32}
+
+
+async def test_a_failure_with_rows_under_way_is_its_owners_alone() -> None:
+    """The step is tried for each session by itself, from the first block on."""
+    desk = SlicedDesk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.decode(30)
+        await desk.in_slice(2, 32, first=100)
+        desk.runner.poison = float(desk.runner.lengths["b"] + 1)  # the row that "b" sends next
+        desk.runner.go.set()
+        while not desk.failures:
+            await asyncio.sleep(0.001)
+        desk.left = 0
+        await desk.finish()
+    assert desk.failures == ["b"]
+    assert desk.got("a") == [2 * at for at in range(100, 132)]
