@@ -26,7 +26,8 @@ DTYPE = "bfloat16"
 PAIRS = 5
 PREFILL_TOKENS = 4096
 QUIET_TOKENS = 32
-"""Tokens of each of the others before the prefill begins: the steps without it."""
+"""Tokens of each of the others before the prefill begins, and again after it has ended: the steps without it. Sessions grow
+meanwhile, and steps with them, so that those before would be too short and those after too long a measure."""
 
 OTHERS_TOKENS = 2560
 """Tokens that each of the others may make: more than they come to while the prefill lasts. All must fit in the server's cache:
@@ -151,7 +152,7 @@ async def _beside_prefill(model: RemoteModel, pairs: int) -> dict[str, Any]:
 
 
 async def _disturbed(model: RemoteModel, prompt: Sequence[int]) -> tuple[float, float]:
-    """The others' 95th percentile of a step beside the prefill ÷ before it, and how long the prefill took."""
+    """The others' 95th percentile of a step beside the prefill ÷ without it, and how long the prefill took."""
     others = [Timed(model, own, OTHERS_TOKENS) for own in prompts(model, SESSIONS - 1)]
     tasks = [asyncio.ensure_future(other.run()) for other in others]
     try:
@@ -160,11 +161,14 @@ async def _disturbed(model: RemoteModel, prompt: Sequence[int]) -> tuple[float, 
         settled, began = max(other.times[QUIET_TOKENS // 4] for other in others), time.time()
         long = await _alone(model, prompt, 1)
         ended = time.time()
+        for other, count in [(other, len(other.times)) for other in others]:
+            await other.until(count + QUIET_TOKENS)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    quiet = [gap for other in others for gap in other.gaps_s(settled, began)]
+    windows = ((settled, began), (ended, float("inf")))
+    quiet = [gap for other in others for window in windows for gap in other.gaps_s(*window)]
     beside = [gap for other in others for gap in other.gaps_s(began, ended)]
     return percentile(beside, 0.95) / percentile(quiet, 0.95), long.result.prefill_s
 
