@@ -21,8 +21,8 @@ SERVERS = 3
 FIT_TOKENS = (4096, 8192)
 LONG_TOKENS = 32_000
 REPLY_TOKENS = 16
-RUNS = 3
-"""Prefills of each of the lengths that the curve is fitted at; of the long one there is one."""
+RUNS = 5
+"""Prefills of each length, in turns: a fit through single ones says more of the machine's moods than of the curve."""
 
 ALLOWED_BYTES = 300 << 20
 """What a server may take beside its keys, values and journals: the interpreter, torch, weights, buffers."""
@@ -80,13 +80,12 @@ async def _measure(folder: str, swarm: LocalSwarm, runs: int) -> dict[str, Any]:
         await _prefill_s(model, FIT_TOKENS[0])
         warm = [_memory_bytes(server.process.pid, "VmHWM") for server in swarm.servers]
         # The long one comes first, and memory is read right after it: servers keep the pages of prompts that are over.
-        prefill_s = await _prefill_s(model, LONG_TOKENS)
+        times: dict[int, list[float]] = {LONG_TOKENS: [await _prefill_s(model, LONG_TOKENS)]}
         peaks = [_memory_bytes(server.process.pid, "VmHWM") for server in swarm.servers]
-        fitted: list[list[float]] = [[], []]
-        for _ in range(runs):
-            for times, num_tokens in zip(fitted, FIT_TOKENS, strict=True):
-                times.append(await _prefill_s(model, num_tokens))
-        short_s, middle_s = (statistics.median(times) for times in fitted)
+        for run in range(runs):
+            for num_tokens in (*FIT_TOKENS, *((LONG_TOKENS,) if run else ())):
+                times.setdefault(num_tokens, []).append(await _prefill_s(model, num_tokens))
+        prefill_s, short_s, middle_s = (statistics.median(times[length]) for length in (LONG_TOKENS, *FIT_TOKENS))
         config, held = model.config.block, LONG_TOKENS + REPLY_TOKENS
         return {
             "prefill_s": prefill_s,

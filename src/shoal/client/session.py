@@ -130,7 +130,8 @@ class Session:
         finally:
             self.chain.watch.end(done)
         self.last_trace = self._traces[-1] if self._traces else None
-        return torch.cat([tensor for _, tensor in self._outputs])[-reply:]
+        outputs = [tensor for _, tensor in self._outputs]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[-reply:]
 
     def _has(self, stop: int) -> bool:
         receiver = self._inlet.receiver
@@ -183,7 +184,7 @@ class Session:
     def _keep(self, rows: Rows, payload: bytes, skip: int) -> None:
         arrived_at = self._clock.wall()
         tensor = decode_rows(payload, rows.count - rows.elided, self.model.hidden_size, self.options.row_codec)
-        kept = tensor[max(0, skip - rows.elided) :]
+        kept = tensor[skip - rows.elided :] if skip > rows.elided else tensor
         self._outputs.append((rows.position + rows.count - kept.shape[0], kept))
         self.chain.progressed()
         sent_at = self._frame_times.get(rows.position)

@@ -187,8 +187,10 @@ def _segments(runs: Sequence[range]) -> list[tuple[range, tuple[int, ...]]]:
 
 
 def _finite(rows: Tensor) -> bool:
-    # numpy takes a third of torch's time for a row.
-    return bool(np.isfinite(rows.numpy()).all() if rows.device.type == "cpu" else torch.isfinite(rows).all())
+    # numpy takes a third of torch's time for a row, and its reduction a half of its own method's.
+    if rows.device.type == "cpu":
+        return bool(np.logical_and.reduce(np.isfinite(rows.numpy()), axis=None))
+    return bool(torch.isfinite(rows).all())
 
 
 def _without(rows: Rows, count: int) -> Rows:

@@ -17,8 +17,9 @@ def row_bytes(codec: RowCodec, hidden_size: int) -> int:
 
 def encode_rows(hidden_states: torch.Tensor, codec: RowCodec = "fp32") -> bytes:
     """Rows [n, hidden] of any float dtype as bytes of the codec."""
-    rows = hidden_states.detach() if hidden_states.requires_grad else hidden_states
-    rows = rows.to(device="cpu", dtype=_DTYPES[codec])
+    rows, dtype = hidden_states.detach() if hidden_states.requires_grad else hidden_states, _DTYPES[codec]
+    if rows.dtype is not dtype or rows.device.type != "cpu":
+        rows = rows.to(device="cpu", dtype=dtype)
     if codec == "bf16":  # numpy has no such type
         rows = rows.view(torch.int16)
     return rows.numpy().tobytes()  # row by row, however they lie in memory
@@ -37,4 +38,4 @@ def decode_rows(payload: bytes, count: int, hidden_size: int, codec: RowCodec = 
     if count == 0:
         return torch.empty(0, hidden_size)
     rows = torch.frombuffer(bytearray(payload), dtype=_DTYPES[codec]).view(count, hidden_size)
-    return rows.to(torch.float32)
+    return rows if codec == "fp32" else rows.to(torch.float32)
