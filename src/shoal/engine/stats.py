@@ -36,7 +36,7 @@ class WorkerStats:
         self.rows += done_rows
         self.found_rows += found_rows
         self.batch_sessions[num_sessions] += 1
-        if found_rows == num_rows:
+        if found_rows >= num_rows:
             return
         self.step_s = _average(self.step_s, elapsed_s)
         rate = (num_rows - found_rows) / max(elapsed_s, 1e-9)

@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from shoal.engine.deliveries import Deliveries
+from shoal.engine.job import Job, Order
 from shoal.engine.runner import Rows
 from shoal.engine.scheduler import DECODE_ROWS, Scheduler, Take
 from shoal.engine.stats import WorkerStats
@@ -63,9 +64,9 @@ class Worker:
         self._could_begin_at: float | None = None
         self._held_s = 0.0
         self._changed = threading.Condition()
-        self._orders: deque[_Order] = deque()
+        self._orders: deque[Order] = deque()
         self._streams: dict[str, Stream] = {}
-        self._under_way: list[_Job] = []  # rows of prefill that have gone through a part of the blocks
+        self._under_way: list[Job] = []  # rows of prefill that have gone through a part of the blocks
         self._resting = False  # the thread waits for something to do
         self._here = False  # a step is made in the event loop
         self._closing = False
@@ -117,7 +118,7 @@ class Worker:
         try:
             await self._order(work)
         except asyncio.CancelledError:
-            self._give(_Order(undo))  # what was ordered is done all the same
+            self._give(Order(undo))  # what was ordered is done all the same
             raise
         self._streams[session] = Stream(client, span, on_output, on_failure)
         if background:
@@ -159,7 +160,9 @@ class Worker:
     def _step_here(self) -> None:
         """In the loop: make a step while the thread rests."""
         try:
-            self._step(self._pick())
+            with self._changed:
+                jobs = self._pick()
+            self._step(jobs)
         except BaseException as error:
             self._die(error)
             raise
@@ -187,7 +190,7 @@ class Worker:
             stream = self._streams.get(session)
             if stream is not None and not self._stopped:
                 self._void(session, stream, position)
-                self._give(_Order(partial(self._truncate, session, stream, position)))
+                self._give(Order(partial(self._truncate, session, stream, position)))
 
     async def close(self, session: str) -> None:
         """Forget a session and free its cache; closing twice is harmless."""
@@ -204,10 +207,10 @@ class Worker:
         done: asyncio.Future[None] = self._loop.create_future()
         with self._changed:
             self._check_running()
-            self._give(_Order(work, done))
+            self._give(Order(work, done))
         return done
 
-    def _give(self, order: _Order) -> None:
+    def _give(self, order: Order) -> None:
         with self._changed:
             self._orders.append(order)
             self._changed.notify()
@@ -224,7 +227,7 @@ class Worker:
                 self._void(session, stream, 0)
             self._scheduler.forget(session)
             if not self._stopped:
-                self._give(_Order(partial(self._runner.close, session), done))
+                self._give(Order(partial(self._runner.close, session), done))
             elif done is not None:
                 done.set_result(None)
 
@@ -269,7 +272,7 @@ class Worker:
         told.__cause__ = error
         for order in orders:
             if order.done is not None:
-                self._post(partial(_finish, order.done, told))
+                self._post(partial(order.finish, told))
         for stream in streams:
             stream.truncate(0)
             self._post(partial(stream.on_failure, told))
@@ -289,8 +292,8 @@ class Worker:
                 return None
             return partial(self._step, self._pick())
 
-    def _pick(self) -> list[_Job]:
-        """The next step's rows: those under way, and others off the queue."""
+    def _pick(self) -> list[Job]:
+        """The next step's rows: those under way, and others off the queue; none if all those were taken back."""
         now = self._now()
         under_way = [job for job in map(self._still_wanted, self._under_way) if job is not None]
         jobs = [self._job(take) for take in self._scheduler.pick(now, [job.rows.session for job in under_way])]
@@ -330,7 +333,7 @@ class Worker:
             error = caught
         self._orders.popleft()
         if order.done is not None:
-            self._post(partial(_finish, order.done, error))
+            self._post(partial(order.finish, error))
 
     def _truncate(self, session: str, stream: Stream, position: int) -> None:
         try:
@@ -338,23 +341,19 @@ class Worker:
         except Exception as error:
             self._fail(session, stream, error)
 
-    def _job(self, take: Take) -> _Job:
+    def _job(self, take: Take) -> Job:
         stream = self._streams[take.session]
         pieces = stream.take(take.num_rows)
         rows = pieces[0].rows if len(pieces) == 1 else torch.cat([piece.rows for piece in pieces])
-        return _Job(stream, pieces, Rows(take.session, pieces[0].start, stream.span, rows))
+        return Job(stream, pieces, Rows(take.session, pieces[0].start, stream.span, rows))
 
-    def _still_wanted(self, job: _Job) -> _Job | None:
-        """A job under way without the rows that were taken back, which begins anew then; None when nothing is left."""
-        if self._streams.get(job.rows.session) is not job.stream:
-            return None
-        num_rows = max(piece.stop for piece in job.pieces) - job.rows.position
-        if num_rows == job.num_rows:
-            return job
-        rows = job.rows._replace(hidden_states=job.rows.hidden_states[:num_rows])
-        return job._replace(rows=rows, blocks=0) if num_rows > 0 else None
+    def _still_wanted(self, job: Job) -> Job | None:
+        """A job under way without the rows that were taken back; None when nothing is left."""
+        return job.remaining() if self._streams.get(job.rows.session) is job.stream else None
 
-    def _step(self, jobs: list[_Job]) -> None:
+    def _step(self, jobs: list[Job]) -> None:
+        if not jobs:
+            return
         started_at, began_at = time.perf_counter(), self._now()
         try:
             outputs = self._runner.step([job.rows for job in jobs])
@@ -372,7 +371,7 @@ class Worker:
             self._hand_out(jobs, outputs, started_at + elapsed_s)
 
     def _count(
-        self, jobs: list[_Job], outputs: list[Tensor], began_at: float, ended_at: float, elapsed_s: float
+        self, jobs: list[Job], outputs: list[Tensor], began_at: float, ended_at: float, elapsed_s: float
     ) -> None:
         takes = [Take(job.rows.session, job.num_rows) for job in jobs]
         found, share = self._runner.found_rows, min(job.share for job in jobs)
@@ -382,7 +381,7 @@ class Worker:
         decoding = num_rows <= DECODE_ROWS * len(jobs)
         self.stats.count(len(jobs), num_rows, done_rows, elapsed_s, decoding, found_rows=found)
 
-    def _hand_out(self, jobs: list[_Job], outputs: list[Tensor], ended_at: float) -> None:
+    def _hand_out(self, jobs: list[Job], outputs: list[Tensor], ended_at: float) -> None:
         num_rows = sum(job.num_rows for job in jobs)
         for job, output in zip(jobs, outputs, strict=True):
             for piece in job.pieces if output.shape[0] else ():
@@ -400,7 +399,7 @@ class Worker:
                 )
                 self._post(partial(self._hand_over, job.stream, piece, done))
 
-    def _isolate(self, jobs: list[_Job], error: Exception) -> None:
+    def _isolate(self, jobs: list[Job], error: Exception) -> None:
         """A step failed: find out whose rows it was, so that the others go on."""
         if len(jobs) > 1:
             for job in jobs:
@@ -423,45 +422,3 @@ class Worker:
             self._scheduler.forget(session)
         self._runner.close(session)
         self._post(partial(stream.on_failure, error))
-
-
-class _Order(NamedTuple):
-    """Something that the thread does between two steps; the future is for whoever waits."""
-
-    work: Callable[[], object]
-    done: asyncio.Future[None] | None = None
-
-
-class _Job(NamedTuple):
-    """One session's part in a step, after which its rows have gone through `blocks`; `share` is what this step does of all, and
-    `spent_s` what steps took so far."""
-
-    stream: Stream
-    pieces: list[Piece]
-    rows: Rows
-    blocks: int = 0
-    share: float = 1.0
-    spent_s: float = 0.0
-
-    @property
-    def num_rows(self) -> int:
-        return self.rows.hidden_states.shape[0]
-
-    def onwards(self, blocks: int, depth: int) -> _Job:
-        """Its next step, through so many more of all blocks."""
-        upto = min(self.blocks + blocks, depth)
-        rows = self.rows._replace(upto=upto if upto < depth else None)
-        return self._replace(rows=rows, blocks=upto, share=(upto - self.blocks) / depth)
-
-    def whole(self) -> _Job:
-        """A step from the first block to the last."""
-        return self._replace(rows=self.rows._replace(upto=None), share=1.0)
-
-
-def _finish(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)

@@ -778,3 +778,22 @@ async def test_a_failure_with_rows_under_way_is_its_owners_alone() -> None:
         await desk.finish()
     assert desk.failures == ["b"]
     assert desk.got("a") == [2 * at for at in range(100, 132)]
+
+
+async def test_when_nobody_is_left_the_thread_rests() -> None:
+    """Both sessions are closed, one with rows under way: the thread takes new ones as before."""
+    desk = SlicedDesk()
+    async with desk.worker:
+        await desk.open("a")
+        await desk.decode(60)
+        await desk.in_slice(2, 32)
+        closing = [asyncio.ensure_future(desk.worker.close(session)) for session in "ab"]
+        await asyncio.sleep(0)
+        desk.left = 0
+        await desk.finish()
+        await asyncio.gather(*closing)
+        await desk.open("c")
+        desk.worker.submit("c", 0, rows(0, 3))
+        await desk.finish()
+    assert desk.got("c") == [0, 2, 4]
+    assert desk.worker.failure is None
