@@ -191,7 +191,8 @@ class Scheduler:
         mixed = bool(decoding and (under_way or prefilling))
         prefilling = [] if under_way else prefilling
         chunk, most = self._chunk_rows(bool(decoding), mixed, now), self.limits.max_step_rows
-        takes = self._fill(decoding, most - (min(chunk, most // 2) if prefilling else 0))
+        kept_free = chunk if prefilling else self.limits.prefill_chunk_rows if under_way else 0
+        takes = self._fill(decoding, most - min(kept_free, most // 2))
         takes += self._share(prefilling, min(chunk, most - sum(take.num_rows for take in takes)))
         self._decoding, self._prefilling = set(decoding), set(prefilling)
         beside = [session for session in everybody if session in self.background]

@@ -116,3 +116,19 @@ def test_what_cannot_be_is_refused() -> None:
     for limits in (Limits(0), Limits(1, 1), Limits(1, 2, 0)):
         with pytest.raises(UsageError):
             Scheduler(limits)
+
+
+def test_rows_under_way_leave_out_their_session_and_all_prefill() -> None:
+    """Room is kept for a chunk of them; whoever decodes is picked as ever."""
+    scheduler = Scheduler(Limits(prefill_chunk_rows=16, max_step_rows=24), depth=4)
+    for name in ("prompt", "other"):
+        scheduler.add(name, name, 40)
+    assert scheduler.pick() == [Take("prompt", 8), Take("other", 8)]
+    assert scheduler.prefills("prompt")
+    assert scheduler.blocks(16) == 4  # nobody decodes
+    for number in range(6):
+        scheduler.add(f"decode {number}", f"client {number}", 4)
+    takes = scheduler.pick(under_way=["prompt", "other"])
+    assert all(take.session.startswith("decode") for take in takes)
+    assert sum(take.num_rows for take in takes) == 12
+    assert not scheduler.prefills("prompt")
