@@ -57,9 +57,9 @@ class Quantum:
     def rows(self, most: int, depth: int = 1) -> int:
         """Rows of a chunk for steps that decode too, through `depth` blocks in all, from 1 to `most`; `most` while nothing is
         known."""
-        wanted, least = self._bounds()
-        rows = max(int(wanted), ceil(least)) if max(wanted, least) < most else most
-        if rows < SLICED_ROWS and depth > 1:
+        wanted, least = (min(most, bound) for bound in self._bounds())
+        rows = max(int(wanted), ceil(least))
+        if rows < min(SLICED_ROWS, most) and depth > 1:
             rows = min(SLICED_ROWS, max(int(wanted * depth), ceil(least * depth)))
         return min(most, max(1, rows))
 
