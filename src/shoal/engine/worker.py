@@ -270,12 +270,12 @@ class Worker:
             self._streams.clear()
         told = ShoalError(f"the compute thread died: {type(error).__name__}: {error}")
         told.__cause__ = error
-        for order in orders:
-            if order.done is not None:
-                self._post(partial(order.finish, told))
         for stream in streams:
             stream.truncate(0)
             self._post(partial(stream.on_failure, told))
+        for order in orders:
+            if order.done is not None:
+                self._post(partial(order.finish, told))
 
     def _next(self) -> Callable[[], None] | None:
         """What to do now: the oldest order, else a step; None when it is time to stop."""
