@@ -23,9 +23,6 @@ from shoal.nn.block import HEAD_ROWS
 Logits = Callable[[Tensor], Tensor]
 """Rows [n, hidden] → logits [n, vocab], row-exact."""
 
-PROMPT_S = 0.005
-"""Batches that take no longer may be computed in the event loop, which does nothing else meanwhile."""
-
 Pick = Callable[[Tensor], int]
 """Logits [vocab] → the token."""
 
@@ -84,16 +81,12 @@ class BatchedHead:
         batch, self._waiting = self._waiting[:HEAD_ROWS], self._waiting[HEAD_ROWS:]
         self._since = None
         self.batch_rows[len(batch)] += 1
-        if self._is_prompt(batch, now):
+        if len(batch) == 1 and self._gathering.is_prompt(now) and self._free():
             self._settle(batch, self._compute(batch), now)
             return
         working = loop.run_in_executor(self._thread, self._compute, batch)
         self._busy = True
         working.add_done_callback(lambda done: self._finish(batch, done, now))
-
-    def _is_prompt(self, batch: Sequence[_Wish], now: float) -> bool:
-        alone = len(batch) == 1 and not self._gathering.anybody_away(now)
-        return alone and 0 < self._gathering.step_s <= PROMPT_S and self._free()
 
     def _compute(self, batch: Sequence[_Wish]) -> list[int | Exception]:
         try:

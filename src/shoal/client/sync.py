@@ -157,26 +157,22 @@ class Model:
         `sampling` are the fields of SamplingParams. `last` is the reply with its tokens, times and traces. With `save` the
         reply is kept in a file from which `resume` goes on, in another process too; servers hold its session for `keep_s`.
         """
-        yield from self._iterate(self._begin(prompt, raw, wait_s, save, keep_s, SamplingParams(**sampling)))
+        yield from self._iterate(self._begin(prompt, raw, wait_s, save, keep_s, **sampling))
 
-    def generate(
+    def generate(self, prompt: str, **options: Any) -> str:
+        """The whole reply at once; options as for `stream`. No token waits until another thread has seen the one before."""
+        return self._run(_joined(self._begin(prompt, **options)))
+
+    def _begin(
         self,
         prompt: str,
-        *,
         raw: bool = True,
         wait_s: float = ROUTE_WAIT_S,
         save: Path | None = None,
         keep_s: float = KEEP_S,
         **sampling: Any,
-    ) -> str:
-        """The whole reply at once; options as for `stream`. No token waits until another thread has seen the one before."""
-        pieces = self._begin(prompt, raw, wait_s, save, keep_s, SamplingParams(**sampling))
-        return self._run(_joined(pieces))
-
-    def _begin(
-        self, prompt: str, raw: bool, wait_s: float, save: Path | None, keep_s: float, params: SamplingParams
     ) -> AsyncIterator[str]:
-        tokenizer = self.remote.tokenizer
+        params, tokenizer = SamplingParams(**sampling), self.remote.tokenizer
         prompt_ids = tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
         options = self.remote.session_options(len(prompt_ids) + params.max_tokens)
         if save is not None:

@@ -76,7 +76,7 @@ class Scheduler:
         self._decoding: set[str] = set()
         self._prefilling: set[str] = set()
         self._rationed = False
-        self._rationed_steps = 0
+        self._mixed_steps = 0
         self._waiting: dict[str, int] = {}
         # Whoever was not served for longest stands first, in both.
         self._turns: deque[str] = deque()
@@ -132,10 +132,9 @@ class Scheduler:
         """How much longer a step that could have begun at `since` should wait for sessions that are due; 0: begin."""
         return self.gathering.hold_s(since, now)
 
-    def decodes_alone(self, session: str, now: float) -> bool:
-        """Whether a session that waits has a step of decoding to itself: nobody else waits or is about to come back."""
-        alone = len(self._waiting) == 1 and self._waiting.get(session, DECODE_ROWS + 1) <= DECODE_ROWS
-        return alone and not self.gathering.anybody_away(now)
+    def is_prompt(self, now: float) -> bool:
+        """Whether the next step is short, and one session's that decodes: nobody else waits or is about to come back."""
+        return len(self._waiting) == 1 and self.queued_rows <= DECODE_ROWS and self.gathering.is_prompt(now)
 
     def done(
         self,
@@ -165,19 +164,16 @@ class Scheduler:
 
     def blocks(self, num_rows: int) -> int:
         """How many blocks rows of prefill under way go through in the step that was picked last; 0: it goes without them."""
-        if self._goes_plain():
+        if self._mixed_steps and self._mixed_steps % PLAIN_STEP_EVERY == 0:
             return 0
         return self.quantum.blocks(num_rows, self.depth) if self._rationed else self.depth
 
     def _chunk_rows(self, decoding: bool, mixed: bool, now: float) -> int:
         """Rows of prefill that may be picked; `mixed`: there are some, or some under way, beside decoding ones."""
         self._rationed = decoding or self.gathering.anybody_away(now)
-        self._rationed_steps = self._rationed_steps + 1 if mixed else 0
+        self._mixed_steps = self._mixed_steps + 1 if mixed else 0
         whole = self.limits.prefill_chunk_rows
         return self.quantum.rows(whole, self.depth) if self._rationed else whole
-
-    def _goes_plain(self) -> bool:
-        return self._rationed and bool(self._decoding) and self._rationed_steps % PLAIN_STEP_EVERY == 0
 
     def pick(self, now: float = 0.0, under_way: Collection[str] = ()) -> list[Take]:
         """The next step's rows, taken off the queue; empty when nothing waits.

@@ -31,9 +31,6 @@ from shoal.types import Span
 
 __all__ = ["StepOutput", "StepRunner", "Worker"]
 
-PROMPT_S = 0.005
-"""Steps that take no longer may be made in the event loop; everything else that it has to do waits for that time."""
-
 
 class StepRunner(Protocol):
     """What the thread runs; see `runner.Runner`. `any_thread`: several may call it, one at a time."""
@@ -140,7 +137,7 @@ class Worker:
             stream.chunks.append(Chunk(position, hidden_states, tag))
             stream.position += hidden_states.shape[0]
             self.stats.queued_rows = self._scheduler.queued_rows
-            prompt = self._resting and not self._here and not self._orders and self._is_prompt(session)
+            prompt = self._resting and not self._here and not self._orders and self._is_prompt()
             if prompt:
                 self._here = True
             elif not self._here:
@@ -148,14 +145,9 @@ class Worker:
         if prompt:
             self._step_here()
 
-    def _is_prompt(self, session: str) -> bool:
-        """Whether a session's next step is short, and its own."""
-        return (
-            self._runner.any_thread
-            and not self._under_way
-            and 0 < self._scheduler.quantum.decode_s <= PROMPT_S
-            and self._scheduler.decodes_alone(session, self._now())
-        )
+    def _is_prompt(self) -> bool:
+        """Whether the next step may be made in the loop."""
+        return self._runner.any_thread and not self._under_way and self._scheduler.is_prompt(self._now())
 
     def _step_here(self) -> None:
         """In the loop: make a step while the thread rests."""

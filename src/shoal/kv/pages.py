@@ -125,13 +125,12 @@ class PageAllocator:
         if num_tokens > pages.max_tokens:
             raise GrantExceeded(f"{num_tokens} tokens are more than the {pages.max_tokens} granted")
         first, last = pages.num_pages, max(pages.num_pages, pages_for(num_tokens))
+        pages.num_tokens = max(pages.num_tokens, num_tokens)
         if first == last:
-            pages.num_tokens = max(pages.num_tokens, num_tokens)
             return []
         fresh = self._take(len(pages.span) * (last - first))
         pages.table[:, first:last] = np.array(fresh, dtype=np.int32).reshape(len(pages.span), last - first)
         pages.shared += [None] * (last - first)
-        pages.num_tokens = max(pages.num_tokens, num_tokens)
         return fresh
 
     def truncate(self, session: str, num_tokens: int) -> list[tuple[int, int]]:
