@@ -13,7 +13,7 @@ from shoal.client.client import AsyncClient
 from shoal.client.options import SessionOptions
 from shoal.client.session import Session
 from shoal.engine.proof import numbers
-from shoal.errors import NoRoute, ServerFull
+from shoal.errors import NoRoute, ServerFull, ShoalError
 from shoal.server.lifecycle import Server
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
@@ -89,6 +89,30 @@ async def test_several_substitutes_for_one_span(swarm_of: SwarmMaker) -> None:
         output, session = await disturbed(swarm, 25, replace)
         assert torch.equal(output, expected)
         assert [hop.span for hop in session.route] == [Span(0, 1), Span(1, 4), Span(4, 6)]
+
+
+async def test_a_server_that_computes_no_more_is_waited_out(swarm_of: SwarmMaker) -> None:
+    """It still answers, and refuses; that ends no session as long as somebody else may come."""
+    async with swarm_of(*THIRDS) as swarm:
+        expected = await undisturbed(swarm)
+
+        def fatal() -> None:
+            raise KeyboardInterrupt
+
+        async def stop_computing(session: Session) -> None:
+            with pytest.raises(ShoalError, match="KeyboardInterrupt"):
+                await swarm.servers[1].worker.between_steps(fatal)
+
+            async def join_later() -> None:
+                await until(lambda: "2:4" in session.waiting)
+                await swarm.join(Span(2, 4))
+
+            joining.append(asyncio.ensure_future(join_later()))
+
+        joining: list[asyncio.Task[None]] = []
+        output, _ = await disturbed(swarm, 25, stop_computing)
+        await asyncio.gather(*joining)
+        assert torch.equal(output, expected)
 
 
 async def test_without_cover_a_step_waits_then_says_what_is_missing(swarm_of: SwarmMaker) -> None:

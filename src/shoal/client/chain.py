@@ -109,7 +109,7 @@ class Chain:
 
     def retry(self) -> None:
         """Try again after the patience ran out."""
-        if not isinstance(self.stuck, SessionFenced):
+        if self.stuck is not None and not isinstance(self.stuck, SessionFenced):
             self.stuck = None
             self.stir()
 

@@ -14,9 +14,10 @@ from shoal.errors import ServerFull, UsageError
 DECODE_ROWS = 8
 """A session with at most so many rows waiting is decoding (or verifying a draft); more are a prefill."""
 
-PREFILL_CHUNK_ROWS = 128
-"""Rows of prefill in one step, of all sessions together, when nobody decodes; beside decoding it is at most this. Larger
-steps were no faster per row where it was measured (two cores, one and two threads)."""
+PREFILL_CHUNK_ROWS = 64
+"""Rows of prefill in one step, of all sessions together, when nobody decodes; beside decoding it is at most this. As many as a
+client sends in a frame: a hop that computes two frames at once keeps the next hop waiting for both, and is no faster per row
+where it was measured (two cores, one and two threads)."""
 
 MAX_STEP_ROWS = 512
 """Rows in one step."""

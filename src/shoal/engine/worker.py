@@ -23,10 +23,10 @@ from torch import Tensor
 from shoal.engine.deliveries import Deliveries
 from shoal.engine.job import Job, Order
 from shoal.engine.runner import Rows
-from shoal.engine.scheduler import DECODE_ROWS, Scheduler, Take
+from shoal.engine.scheduler import DECODE_ROWS, RETRY_AFTER_S, Scheduler, Take
 from shoal.engine.stats import WorkerStats
 from shoal.engine.stream import Chunk, OnFailure, OnOutput, Piece, StepOutput, Stream
-from shoal.errors import ProtocolError, ShoalError
+from shoal.errors import ProtocolError, ServerFull, ShoalError
 from shoal.types import Span
 
 __all__ = ["StepOutput", "StepRunner", "Worker"]
@@ -95,7 +95,7 @@ class Worker:
         on_failure: OnFailure,
         background: bool = False,
     ) -> None:
-        """Room for a session; raises ServerFull, or ValueError for a session that is open.
+        """Room for a session; raises ServerFull, also when the thread has stopped, or ValueError for a session that is open.
 
         The rows of one in the `background` are computed beside those of others, until `to_front`.
 
@@ -112,6 +112,8 @@ class Worker:
             if opened:
                 self._runner.close(session)
 
+        if not self._running:
+            raise ServerFull("this server computes no more", RETRY_AFTER_S)  # others do: whoever asks may wait for one
         try:
             await self._order(work)
         except asyncio.CancelledError:
@@ -207,8 +209,12 @@ class Worker:
             self._orders.append(order)
             self._changed.notify()
 
+    @property
+    def _running(self) -> bool:
+        return not (self._closing or self._stopped)
+
     def _check_running(self) -> None:
-        if self._closing or self._stopped:
+        if not self._running:
             raise ShoalError("the compute thread has stopped")
 
     def _forget(self, session: str, done: asyncio.Future[None] | None = None) -> None:

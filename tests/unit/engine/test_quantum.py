@@ -104,8 +104,8 @@ def test_decoding_that_slows_down_by_itself_is_noticed() -> None:
 def taught(depth: int = 1) -> Scheduler:
     """A scheduler that has measured both kinds of steps; the session "decode" has left at 1.02."""
     scheduler = Scheduler(depth=depth)
-    scheduler.add("long", "a", 128, now=0.0)
-    scheduler.done(scheduler.pick(0.0), 0.0, 0.128)
+    scheduler.add("long", "a", 64, now=0.0)
+    scheduler.done(scheduler.pick(0.0), 0.0, 0.064)
     for began_at in (0.5, 1.0):
         scheduler.add("decode", "b", 1, now=began_at)
         scheduler.done(scheduler.pick(began_at), began_at, began_at + 0.02)
@@ -133,4 +133,4 @@ def test_prefill_alone_gets_whole_chunks() -> None:
     closed.forget("decode")
     for scheduler, now in ((closed, 1.03), (silent, 5.0)):
         scheduler.add("long", "a", 500, now=now)
-        assert dict(scheduler.pick(now)) == {"long": 128}
+        assert dict(scheduler.pick(now)) == {"long": 64}

@@ -24,11 +24,11 @@ def test_decode_goes_first_and_prefill_gets_its_chunk() -> None:
 def test_a_prefill_alone_is_cut_as_well() -> None:
     """Whoever decodes is between two tokens and comes back before a whole prompt is through."""
     scheduler = Scheduler()
-    scheduler.add("long", "a", 300)
+    scheduler.add("long", "a", 150)
     assert [scheduler.pick() for _ in range(4)] == [
-        [Take("long", 128)],
-        [Take("long", 128)],
-        [Take("long", 44)],
+        [Take("long", 64)],
+        [Take("long", 64)],
+        [Take("long", 22)],
         [],
     ]
 
@@ -48,7 +48,7 @@ def test_many_sessions_get_no_more_than_one() -> None:
 
 def test_short_prompts_share_a_step() -> None:
     """What one session does not need goes to the next, of the same client too."""
-    scheduler = Scheduler()
+    scheduler = Scheduler(Limits(prefill_chunk_rows=128))
     for index in range(6):
         scheduler.add(f"short {index}", "gateway", 20)
     scheduler.add("long", "other", 500)
@@ -62,7 +62,7 @@ def test_what_a_short_prompt_leaves_goes_to_a_long_one() -> None:
     scheduler = Scheduler()
     scheduler.add("long", "a", 500)
     scheduler.add("short", "b", 20)
-    assert dict(scheduler.pick()) == {"short": 20, "long": 108}
+    assert dict(scheduler.pick()) == {"short": 20, "long": 44}
 
 
 def test_a_clients_prefills_take_turns() -> None:
