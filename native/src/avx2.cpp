@@ -1,5 +1,6 @@
 #define SHOAL_ISA avx2
 #define SHOAL_TABLE kAvx2
+#define SHOAL_PAST_CACHES false
 #include <cstdint>
 
 #include "vec_avx2.h"

@@ -7,6 +7,7 @@
 namespace shoal {
 
 struct Kernels {
+    int32_t isa;  // 2: AVX2, 5: AVX-512
     float (*read)(const float* data, size_t count);
     size_t (*panel_scratch)(int m, int group);
     size_t (*attention_scratch)(const ShoalShape&, const ShoalCache&, int rows);
@@ -22,7 +23,8 @@ struct Kernels {
                            const ShoalAngles&, float* out, size_t ldo, float* scratch);
 };
 
-extern const Kernels kAvx2, kAvx512;
+// `Past`: they read past the caches what they read once. The bits are the same.
+extern const Kernels kAvx2, kAvx2Past, kAvx512, kAvx512Past;
 
 // The best that this processor runs, or `limit` (2: AVX2, 5: AVX-512) if that is less; null where there is none.
 const Kernels* choose_kernels(int limit);

@@ -1,11 +1,13 @@
-// Compiled once per instruction set: SHOAL_ISA names the namespace, SHOAL_TABLE the table.
+// Compiled once per instruction set and way to read ahead: SHOAL_ISA names the namespace, SHOAL_TABLE the table,
+// SHOAL_PAST_CACHES says whether what is read once is asked for past the caches.
 #include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
 
 namespace shoal::SHOAL_ISA {
-constexpr int kAhead = 2048;  // bytes that are asked for ahead of a stream of weights
+constexpr bool kPastCaches = SHOAL_PAST_CACHES;
+constexpr int kAhead = kPastCaches ? 2048 : 4096;  // bytes that are asked for ahead of a stream of weights
 constexpr int kSoon = 2;      // panels ahead of the present one whose beginnings are asked for
 }  // namespace shoal::SHOAL_ISA
 #include "arithmetic.h"
@@ -18,7 +20,7 @@ constexpr int kSoon = 2;      // panels ahead of the present one whose beginning
 
 namespace shoal {
 const Kernels SHOAL_TABLE = {
-    SHOAL_ISA::read,        SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,
+    SHOAL_ISA::W == 16 ? 5 : 2,        SHOAL_ISA::read,       SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,
     SHOAL_ISA::linear_item, SHOAL_ISA::gated_item,    SHOAL_ISA::write_item,        SHOAL_ISA::attention_item,
 };
 }

@@ -73,11 +73,11 @@ template <class L, int R, int N, int J>
     }
 }
 
-// What few rows read is read once in a step, and should not throw the program that runs next out of the caches. More than
-// two may be one of several tiles, which read the same again.
+// What few rows read is read once in a step, and should not throw the program that runs next out of the caches, where the
+// processor can do that as fast. More than two may be one of several tiles, which read the same again.
 template <int R>
 constexpr _mm_hint hint_of() {
-    return R <= 2 ? _MM_HINT_NTA : _MM_HINT_T0;
+    return kPastCaches && R <= 2 ? _MM_HINT_NTA : _MM_HINT_T0;
 }
 
 // `steps` steps of L::kStep rows; `b` is the first word of the columns, `ldb` the words of a step.
