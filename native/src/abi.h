@@ -10,7 +10,7 @@
 #define SHOAL_API extern "C" __attribute__((visibility("default")))
 #endif
 
-constexpr int32_t kAbi = 1;
+constexpr int32_t kAbi = 2;
 constexpr int kPanel = 64;       // output columns that lie together
 constexpr int kPageTokens = 64;  // tokens of one cache page
 

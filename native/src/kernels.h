@@ -27,6 +27,7 @@ struct Kernels {
 extern const Kernels kAvx2, kAvx2Past, kAvx512, kAvx512Past;
 
 // The best that this processor runs, or `limit` (2: AVX2, 5: AVX-512) if that is less; null where there is none.
-const Kernels* choose_kernels(int limit);
+// `past`: 0 or 1, or −1 for what suits the processor.
+const Kernels* choose_kernels(int limit, int past = -1);
 
 }  // namespace shoal

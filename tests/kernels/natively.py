@@ -32,10 +32,10 @@ def instruction_sets() -> list[int]:
 
 
 def contexts() -> Iterator[cpu.Context]:
-    """Every instruction set, with one, two and five threads."""
+    """Every instruction set, with one, two and five threads, and both ways to read ahead."""
     for limit in instruction_sets():
-        for threads in (1, 2, 5):
-            context = cpu.Context(threads, limit)
+        for threads, past_caches in ((1, False), (2, True), (5, None)):
+            context = cpu.Context(threads, limit, past_caches)
             yield context
             context.close()
 

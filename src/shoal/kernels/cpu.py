@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shoal.kernels.panels import Panels
 
-ABI = 1
+ABI = 2
 AVX2, AVX512 = 2, 5
 """Instruction sets, by the kernels' numbers."""
 
@@ -162,15 +162,20 @@ def block_pointers(blocks: Sequence[BlockStruct]) -> Array[Any]:
 
 
 class Context:
-    """Threads that compute, and their memory. One call at a time; closing twice is harmless."""
+    """Threads that compute, and their memory. One call at a time; closing twice is harmless.
 
-    def __init__(self, threads: int, limit: int | None = None) -> None:
+    `past_caches`: weights that are read once are asked for past the caches; None: where that suits the processor. The bits
+    are the same.
+    """
+
+    def __init__(self, threads: int, limit: int | None = None, past_caches: bool | None = None) -> None:
         found = library()
         if found is None:
             raise RuntimeError("the compiled kernels are not available")
         self.threads = threads
         self._library = found
-        self._handle: Any = found.shoal_open(c_int32(threads), c_int32(_limit(limit)))
+        past = -1 if past_caches is None else int(past_caches)
+        self._handle: Any = found.shoal_open(c_int32(threads), c_int32(_limit(limit)), c_int32(past))
 
     def close(self) -> None:
         """End the threads."""
