@@ -12,8 +12,8 @@ namespace shoal {
 const Kernels* choose_kernels(int limit, int past) {
 #if defined(__GNUC__)
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    // Where it was measured, non-temporal prefetches are as fast as others on AMD's processors (Zen 5) and half as fast on
-    // Intel's (Sapphire Rapids: nothing else fetches ahead for them).
+    // Where it was measured, non-temporal prefetches are as fast as others on AMD's processors (Zen 5) and half as fast
+    // on Intel's (Sapphire Rapids: nothing else fetches ahead for them).
     if (past < 0) past = __builtin_cpu_is("amd") ? 1 : 0;
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -8,7 +8,7 @@
 namespace shoal::SHOAL_ISA {
 constexpr bool kPastCaches = SHOAL_PAST_CACHES;
 constexpr int kAhead = kPastCaches ? 2048 : 4096;  // bytes that are asked for ahead of a stream of weights
-constexpr int kSoon = 2;      // panels ahead of the present one whose beginnings are asked for
+constexpr int kSoon = 2;                           // panels ahead of the present one whose beginnings are asked for
 }  // namespace shoal::SHOAL_ISA
 #include "arithmetic.h"
 #include "tile.h"
@@ -20,7 +20,8 @@ constexpr int kSoon = 2;      // panels ahead of the present one whose beginning
 
 namespace shoal {
 const Kernels SHOAL_TABLE = {
-    SHOAL_ISA::W == 16 ? 5 : 2,        SHOAL_ISA::read,       SHOAL_ISA::panel_scratch, SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,
-    SHOAL_ISA::linear_item, SHOAL_ISA::gated_item,    SHOAL_ISA::write_item,        SHOAL_ISA::attention_item,
+    SHOAL_ISA::W == 16 ? 5 : 2,   SHOAL_ISA::read,       SHOAL_ISA::panel_scratch,
+    SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,   SHOAL_ISA::linear_item,
+    SHOAL_ISA::gated_item,        SHOAL_ISA::write_item, SHOAL_ISA::attention_item,
 };
 }

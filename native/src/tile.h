@@ -73,8 +73,8 @@ template <class L, int R, int N, int J>
     }
 }
 
-// What few rows read is read once in a step, and should not throw the program that runs next out of the caches, where the
-// processor can do that as fast. More than two may be one of several tiles, which read the same again.
+// What few rows read is read once in a step, and should not throw the program that runs next out of the caches, where
+// the processor can do that as fast. More than two may be one of several tiles, which read the same again.
 template <int R>
 constexpr _mm_hint hint_of() {
     return kPastCaches && R <= 2 ? _MM_HINT_NTA : _MM_HINT_T0;
@@ -104,8 +104,8 @@ constexpr int span_of() {
     return R == 1 ? 8 : R == 2 ? 4 : 2;
 }
 
-// Calls body.template operator()<R>(first row) for tiles of at most MOST rows, as even as they can be: a tile of two rows
-// loads as many weights as one of six.
+// Calls body.template operator()<R>(first row) for tiles of at most MOST rows, as even as they can be: a tile of two
+// rows loads as many weights as one of six.
 template <int MOST, class Body>
 [[gnu::always_inline]] inline void row_tiles(int m, Body body) {
     for (int r = 0, tiles = (m + MOST - 1) / MOST; tiles > 0; --tiles) {
