@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
 from shoal.errors import UsageError
 from shoal.swarm.routing import RouteOptions
 from shoal.wire.messages import MAX_POSITION, RowCodec
-
-PREFILL_CHUNK_ROWS = 64
-"""Rows of one frame of a prefill, so that all hops of a route work at once."""
 
 PATIENCE_S = 60.0
 """How long a session waits by default for servers of blocks that have none."""
@@ -19,6 +17,7 @@ class SessionOptions(msgspec.Struct, frozen=True):
     """What a caller may ask of a session.
 
     `keep_s`: how long servers keep it without its client. `patience_s`: how long a step waits while blocks have no server.
+    `prefill_chunk_rows`: rows of one frame of a prefill; small, so that all hops of a route work at once.
     `exact`: wait rather than go on with arithmetic that gives other bits. `redundancy` 2: servers stand by for every hop.
     `route`: which servers to use and to avoid; its `num_tokens`, `numerics` and `broken_links` are the session's own affair.
     """

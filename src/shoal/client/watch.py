@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from shoal.client.hop import HopControl
+from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
 from shoal.errors import NetworkError, ShoalError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Watch:
             self._break((before, None, False))
 
     def _frame_s(self) -> float:
-        return 64 * self._chain.terms.row_bytes / SLOW_BYTES_PER_S
+        return PREFILL_CHUNK_ROWS * self._chain.terms.row_bytes / SLOW_BYTES_PER_S
 
     def _hedge(self) -> None:
         """A late decoding step at a hop that has somebody standing by goes on there at once."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from shoal.engine.deliveries import Deliveries
 from shoal.engine.job import Job, Order
 from shoal.engine.runner import Rows
-from shoal.engine.scheduler import DECODE_ROWS, RETRY_AFTER_S, Scheduler, Take
+from shoal.engine.scheduler import DECODE_ROWS, Scheduler, Take
 from shoal.engine.stats import WorkerStats
 from shoal.engine.stream import Chunk, OnFailure, OnOutput, Piece, StepOutput, Stream
 from shoal.errors import ProtocolError, ServerFull, ShoalError
@@ -112,8 +112,6 @@ class Worker:
             if opened:
                 self._runner.close(session)
 
-        if not self._running:
-            raise ServerFull("this server computes no more", RETRY_AFTER_S)  # others do: whoever asks may wait for one
         try:
             await self._order(work)
         except asyncio.CancelledError:
@@ -130,7 +128,8 @@ class Worker:
         Raises ProtocolError when they do not, ServerFull when the queue is full, ShoalError when the thread has stopped.
         """
         with self._changed:
-            self._check_running()
+            if self._closing or self._stopped:
+                raise ShoalError("the compute thread has stopped")
             stream = self._streams.get(session)
             if stream is None or position != stream.position:
                 raise ProtocolError(f"rows at {position} do not follow what session {session[:8]} has sent")
@@ -194,13 +193,14 @@ class Worker:
             await done
 
     async def between_steps(self, work: Callable[[], object]) -> None:
-        """Have the thread do something between two steps; raises what the work raises."""
+        """Have the thread do something between two steps; raises what the work raises, ServerFull when it has stopped."""
         await self._order(work)
 
     def _order(self, work: Callable[[], object]) -> asyncio.Future[None]:
         done: asyncio.Future[None] = self._loop.create_future()
         with self._changed:
-            self._check_running()
+            if self._closing or self._stopped:
+                raise ServerFull("this server computes no more")  # others do: whoever asks may wait for one
             self._give(Order(work, done))
         return done
 
@@ -208,14 +208,6 @@ class Worker:
         with self._changed:
             self._orders.append(order)
             self._changed.notify()
-
-    @property
-    def _running(self) -> bool:
-        return not (self._closing or self._stopped)
-
-    def _check_running(self) -> None:
-        if not self._running:
-            raise ShoalError("the compute thread has stopped")
 
     def _forget(self, session: str, done: asyncio.Future[None] | None = None) -> None:
         """Void an open session's rows and have its cache freed; `done` is set then."""
