@@ -40,22 +40,22 @@ chaos: install
 	SHOAL_CHAOS_RUNS=$${SHOAL_CHAOS_RUNS:-110} $(BIN)/python -m pytest tests/chaos
 
 check: install
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src bench simulator tests
+	$(BIN)/ruff check src bench simulator tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	! grep -rnE '\b(pickle|marshal|shelve|torch\.load|dill)\b' src --include='*.py' | grep -v '"""'
 
 bench: install
-	$(BIN)/shoal bench engine
-	$(BIN)/shoal bench decode
-	$(BIN)/shoal bench batch
-	$(BIN)/shoal bench prefix
-	$(BIN)/shoal bench kv
-	$(BIN)/shoal bench hops
-	$(BIN)/shoal bench longcontext
-	$(BIN)/shoal bench heal
-	$(BIN)/shoal bench placement
+	$(BIN)/python -m bench engine
+	$(BIN)/python -m bench decode
+	$(BIN)/python -m bench batch
+	$(BIN)/python -m bench prefix
+	$(BIN)/python -m bench kv
+	$(BIN)/python -m bench hops
+	$(BIN)/python -m bench longcontext
+	$(BIN)/python -m bench heal
+	$(BIN)/python -m bench placement
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.kernels.strict import strict_mode_environment
+from shoal.model.kernels.strict import strict_mode_environment
 
 strict_mode_environment()
 

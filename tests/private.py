@@ -10,12 +10,12 @@ from pathlib import Path
 
 from shoal.client.client import AsyncClient
 from shoal.clock import SYSTEM_CLOCK
-from shoal.server.config import ServerConfig
-from shoal.server.lifecycle import Server
+from shoal.server.server import Server
+from shoal.server.server_config import ServerConfig
 from shoal.swarm.discovery.ticket import Ticket
-from shoal.swarm.membership.folder import PrivateSwarm, SwarmFolder
+from shoal.swarm.membership.credentials import Invite, sign_invite
 from shoal.swarm.membership.owner import Owner
-from shoal.swarm.membership.statements import Invite, sign_invite
+from shoal.swarm.membership.storage import PrivateSwarm, SwarmFolder
 from shoal.types import Span
 
 NAME = "home"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord, SignedRecord, sign_record
 from shoal.swarm.identity import Identity
-from shoal.swarm.records import RECORD_LIFETIME_S, ServerRecord, SignedRecord, sign_record
 from shoal.types import ModelSpec, Span
 
 FINGERPRINT = "f0" * 16

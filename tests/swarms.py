@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shoal.client.client import AsyncClient
-from shoal.server.config import ServerConfig
-from shoal.server.lifecycle import Server
-from shoal.testing.tiny import tiny_llama, tiny_tokenizer
+from shoal.server.server import Server
+from shoal.server.server_config import ServerConfig
 from shoal.types import Span
+from tests.support.tiny_models import tiny_llama, tiny_tokenizer
 
 NUM_BLOCKS = 6
 

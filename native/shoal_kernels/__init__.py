@@ -1,4 +1,4 @@
-"""Where the compiled library lies. It knows nothing of Python: `shoal.kernels.cpu` calls it through ctypes."""
+"""Where the compiled library lies. It knows nothing of Python: `shoal.model.kernels.cpu` calls it through ctypes."""
 
 from pathlib import Path
 

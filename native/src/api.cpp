@@ -9,20 +9,20 @@
 
 namespace shoal {
 
-const Kernels* choose_kernels(int limit, int past) {
+const Kernels* choose_kernels(int limit, int non_temporal) {
 #if defined(__GNUC__)
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     // Where it was measured, non-temporal prefetches are as fast as others on AMD's processors (Zen 5) and half as fast
     // on Intel's (Sapphire Rapids: nothing else fetches ahead for them).
-    if (past < 0) past = __builtin_cpu_is("amd") ? 1 : 0;
+    if (non_temporal < 0) non_temporal = __builtin_cpu_is("amd") ? 1 : 0;
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni");
 #else
     const bool avx2 = false, avx512 = false;
 #endif
-    if (avx512 && limit >= 5) return past ? &kAvx512Past : &kAvx512;
-    if (avx2 && limit >= 2) return past ? &kAvx2Past : &kAvx2;
+    if (avx512 && limit >= 5) return non_temporal ? &kAvx512NonTemporal : &kAvx512;
+    if (avx2 && limit >= 2) return non_temporal ? &kAvx2NonTemporal : &kAvx2;
     return nullptr;
 }
 
@@ -45,8 +45,8 @@ SHOAL_API int32_t shoal_isa(int32_t limit) {
     return kernels ? kernels->isa : 0;
 }
 
-SHOAL_API ShoalContext* shoal_open(int32_t threads, int32_t limit, int32_t past) {
-    const shoal::Kernels* kernels = shoal::choose_kernels(limit, past);
+SHOAL_API ShoalContext* shoal_open(int32_t threads, int32_t limit, int32_t non_temporal) {
+    const shoal::Kernels* kernels = shoal::choose_kernels(limit, non_temporal);
     return kernels ? new ShoalContext(threads, *kernels) : nullptr;
 }
 

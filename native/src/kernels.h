@@ -23,11 +23,11 @@ struct Kernels {
                            const ShoalAngles&, float* out, size_t ldo, float* scratch);
 };
 
-// `Past`: they read past the caches what they read once. The bits are the same.
-extern const Kernels kAvx2, kAvx2Past, kAvx512, kAvx512Past;
+// `NonTemporal`: they read past the caches what they read once. The bits are the same.
+extern const Kernels kAvx2, kAvx2NonTemporal, kAvx512, kAvx512NonTemporal;
 
 // The best that this processor runs, or `limit` (2: AVX2, 5: AVX-512) if that is less; null where there is none.
-// `past`: 0 or 1, or −1 for what suits the processor.
-const Kernels* choose_kernels(int limit, int past = -1);
+// `non_temporal`: 0 or 1, or −1 for what suits the processor.
+const Kernels* choose_kernels(int limit, int non_temporal = -1);
 
 }  // namespace shoal

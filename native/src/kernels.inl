@@ -1,13 +1,13 @@
 // Compiled once per instruction set and way to read ahead: SHOAL_ISA names the namespace, SHOAL_TABLE the table,
-// SHOAL_PAST_CACHES says whether what is read once is asked for past the caches.
+// SHOAL_NON_TEMPORAL says whether what is read once is asked for past the caches.
 #include <algorithm>
 #include <cstring>
 
 #include "kernels.h"
 
 namespace shoal::SHOAL_ISA {
-constexpr bool kPastCaches = SHOAL_PAST_CACHES;
-constexpr int kAhead = kPastCaches ? 2048 : 4096;  // bytes that are asked for ahead of a stream of weights
+constexpr bool kNonTemporal = SHOAL_NON_TEMPORAL;
+constexpr int kAhead = kNonTemporal ? 2048 : 4096;  // bytes that are asked for ahead of a stream of weights
 constexpr int kSoon = 2;                           // panels ahead of the present one whose beginnings are asked for
 }  // namespace shoal::SHOAL_ISA
 #include "arithmetic.h"

@@ -77,7 +77,7 @@ template <class L, int R, int N, int J>
 // the processor can do that as fast. More than two may be one of several tiles, which read the same again.
 template <int R>
 constexpr _mm_hint hint_of() {
-    return kPastCaches && R <= 2 ? _MM_HINT_NTA : _MM_HINT_T0;
+    return kNonTemporal && R <= 2 ? _MM_HINT_NTA : _MM_HINT_T0;
 }
 
 // `steps` steps of L::kStep rows; `b` is the first word of the columns, `ldb` the words of a step.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.client.client import AsyncClient
     from shoal.client.options import SessionOptions
-    from shoal.client.session import Session
+    from shoal.client.session.session import Session
     from shoal.client.sync import Chat, Model, connect
-    from shoal.nn.sampling import SamplingParams
+    from shoal.model.nn.sampling import SamplingParams
     from shoal.types import Hop, ModelSpec, Span
 
 _HOMES = {
@@ -23,8 +23,8 @@ _HOMES = {
     "Hop": "shoal.types",
     "Model": "shoal.client.sync",
     "ModelSpec": "shoal.types",
-    "SamplingParams": "shoal.nn.sampling",
-    "Session": "shoal.client.session",
+    "SamplingParams": "shoal.model.nn.sampling",
+    "Session": "shoal.client.session.session",
     "SessionOptions": "shoal.client.options",
     "Span": "shoal.types",
     "connect": "shoal.client.sync",

@@ -10,32 +10,32 @@ import msgspec
 import pytest
 
 from shoal.client.client import AsyncClient
-from shoal.client.hop import HopControl
-from shoal.client.keys import SessionKeys
+from shoal.client.session.hop_client import HopClient
+from shoal.client.session.session_credentials import SessionCredentials
 from shoal.engine.proof import numbers
 from shoal.errors import ChannelClosed, ShoalError
-from shoal.net.framed import FrameChannel
-from shoal.nn.families import family
-from shoal.server.lifecycle import Server
-from shoal.swarm.records import Acceptance, sign_acceptance
-from shoal.types import Hop, PeerId, Span
-from shoal.wire.frames import MAGIC, encode_frame
-from shoal.wire.messages import (
+from shoal.model.families import family
+from shoal.protocol.frames import MAGIC, encode_frame
+from shoal.protocol.messages import (
     AnyMessage,
     Attach,
     Describe,
-    Digest,
-    Have,
     LinkGrant,
     Open,
     Ping,
+    ReceivedUpTo,
+    RecordDigest,
     Redirect,
-    Refused,
+    Refusal,
     Rewind,
-    Rows,
+    RowsFrame,
     Status,
 )
-from shoal.wire.stream import Sender
+from shoal.protocol.row_stream import Sender
+from shoal.server.server import Server
+from shoal.swarm.directory.records import Acceptance, sign_acceptance
+from shoal.transport.frame_channel import FrameChannel
+from shoal.types import Hop, PeerId, Span
 from tests.swarms import Swarm, SwarmMaker, until
 
 ROW = 48 * 4
@@ -134,7 +134,7 @@ async def test_requests_that_cannot_be_met(swarm: Swarm, name: str) -> None:
         async with await dial(client, swarm.servers[0]) as channel:
             await channel.send(request(swarm.servers[0], **changes))
             message, _ = await channel.receive()
-            assert isinstance(message, Refused)
+            assert isinstance(message, Refusal)
             assert message.code == code
         assert swarm.servers[0].status().sessions == 0
 
@@ -142,20 +142,20 @@ async def test_requests_that_cannot_be_met(swarm: Swarm, name: str) -> None:
 async def test_a_codec_that_is_not_proven_is_refused(swarm_of: SwarmMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family that loses too much in 16 bits offers fp32 only."""
     only_fp32 = msgspec.structs.replace(family("llama"), row_codecs=("fp32",))
-    monkeypatch.setattr("shoal.server.loading.family", lambda model_type: only_fp32)
+    monkeypatch.setattr("shoal.server.hosting.span_loading.family", lambda model_type: only_fp32)
     async with swarm_of(Span(0, 6)) as swarm, swarm.client() as client:
         async with await dial(client, swarm.servers[0]) as channel:
             await channel.send(request(swarm.servers[0], row_codec="bf16"))
             message, _ = await channel.receive()
-            assert isinstance(message, Refused)
+            assert isinstance(message, Refusal)
             assert message.code == "unsupported"
 
 
 OUT_OF_PLACE: dict[str, AnyMessage] = {
     "ping": Ping(1),
-    "rows": Rows(0, 0, 1, 0),
+    "rows": RowsFrame(0, 0, 1, 0),
     "status": Status(0, 0, 0, 0, 0, 0.0, 0.0, 0.0),
-    "have": Have(0, 0),
+    "have": ReceivedUpTo(0, 0),
     "no such session": Attach("control", b"x" * 16, 0, b"k" * 16),
     "no such link": Attach("send", b"x" * 16, 0, b"k" * 16),
     "another model's description": Describe("f" * 32),
@@ -168,16 +168,16 @@ async def test_messages_out_of_place(swarm: Swarm, name: str) -> None:
     async with swarm.client() as client, await dial(client, swarm.servers[0]) as channel:
         await channel.send(OUT_OF_PLACE[name])
         message, _ = await channel.receive()
-        assert isinstance(message, Refused)
+        assert isinstance(message, Refusal)
 
 
 @pytest.mark.parametrize("digest", [b"x", b"x" * 41, b"\0" * 40 * 5000])
 async def test_broken_digests(swarm: Swarm, digest: bytes) -> None:
     """A digest that is cut off or too long is refused."""
     async with swarm.client() as client, await dial(client, swarm.servers[0]) as channel:
-        await channel.send(Digest(), digest)
+        await channel.send(RecordDigest(), digest)
         message, _ = await channel.receive()
-        assert isinstance(message, Refused)
+        assert isinstance(message, Refusal)
 
 
 async def linked(client: AsyncClient, server: Server) -> tuple[FrameChannel, FrameChannel]:
@@ -188,16 +188,16 @@ async def linked(client: AsyncClient, server: Server) -> tuple[FrameChannel, Fra
     link = await dial(client, server)
     await link.send(Attach("send", b"s" * 16, 0, b"t" * 16, 1))
     message, _ = await link.receive()
-    assert message == Have(0, 0)
+    assert message == ReceivedUpTo(0, 0)
     return control, link
 
 
-BAD_ROWS: dict[str, tuple[Rows, bytes]] = {
-    "bytes missing": (Rows(0, 0, 2, 0), b"\0" * ROW),
-    "bytes too many": (Rows(0, 0, 1, 0), b"\0" * 2 * ROW),
-    "another dtype": (Rows(0, 0, 1, 0), b"\0" * (ROW // 2)),
-    "beyond the grant": (Rows(0, 0, 17, 0), b"\0" * 17 * ROW),
-    "elided on the way in": (Rows(0, 0, 2, 0, elided=1), b"\0" * ROW),
+BAD_ROWS: dict[str, tuple[RowsFrame, bytes]] = {
+    "bytes missing": (RowsFrame(0, 0, 2, 0), b"\0" * ROW),
+    "bytes too many": (RowsFrame(0, 0, 1, 0), b"\0" * 2 * ROW),
+    "another dtype": (RowsFrame(0, 0, 1, 0), b"\0" * (ROW // 2)),
+    "beyond the grant": (RowsFrame(0, 0, 17, 0), b"\0" * 17 * ROW),
+    "elided on the way in": (RowsFrame(0, 0, 2, 0, elided=1), b"\0" * ROW),
 }
 
 
@@ -210,11 +210,11 @@ async def test_rows_that_cannot_be(swarm: Swarm, name: str) -> None:
         control, link = await linked(client, server)
         await link.send(rows, payload)
         message, _ = await link.receive()
-        assert isinstance(message, Refused)
+        assert isinstance(message, Refusal)
         await link.close()
         async with await dial(client, server) as again:
             await again.send(Attach("send", b"s" * 16, 0, b"t" * 16, 1))
-            assert (await again.receive())[0] == Have(0, 0)
+            assert (await again.receive())[0] == ReceivedUpTo(0, 0)
         await control.close()
 
 
@@ -222,12 +222,12 @@ async def test_rows_from_the_future_are_asked_for(swarm: Swarm) -> None:
     """A gap is answered with the position wanted; epochs that nobody announced too."""
     async with swarm.client() as client:
         control, link = await linked(client, swarm.servers[0])
-        await link.send(Rows(0, 5, 1, 0), b"\0" * ROW)
-        await link.send(Rows(7, 0, 1, 6), b"\0" * ROW)
-        await link.send(Rows(0, 0, 1, 0), b"\0" * ROW)
+        await link.send(RowsFrame(0, 5, 1, 0), b"\0" * ROW)
+        await link.send(RowsFrame(7, 0, 1, 6), b"\0" * ROW)
+        await link.send(RowsFrame(0, 0, 1, 0), b"\0" * ROW)
         await until(lambda: next(iter(swarm.servers[0].sessions)).receiver.position == 1)
-        await link.send(Rows(0, 9, 1, 0), b"\0" * ROW)
-        assert (await link.receive())[0] == Have(0, 1)
+        await link.send(RowsFrame(0, 9, 1, 0), b"\0" * ROW)
+        assert (await link.receive())[0] == ReceivedUpTo(0, 1)
         await link.close()
         await control.close()
 
@@ -249,11 +249,11 @@ async def test_links_of_others(swarm: Swarm, attach: Attach) -> None:
         for attacker in (stranger, client):
             async with await dial(attacker, swarm.servers[0]) as channel:
                 await channel.send(attach)
-                assert isinstance((await channel.receive())[0], Refused)
+                assert isinstance((await channel.receive())[0], Refusal)
         async with await dial(stranger, swarm.servers[0]) as channel:
             await channel.send(Attach("send", b"s" * 16, 0, b"t" * 16, 1))  # right in all but the node
-            assert isinstance((await channel.receive())[0], Refused)
-        await link.send(Rows(0, 0, 1, 0), b"\0" * ROW)
+            assert isinstance((await channel.receive())[0], Refusal)
+        await link.send(RowsFrame(0, 0, 1, 0), b"\0" * ROW)
         await until(lambda: next(iter(swarm.servers[0].sessions)).receiver.position == 1)
         await link.close()
         await control.close()
@@ -281,7 +281,7 @@ async def test_a_redirect_needs_the_targets_word(swarm: Swarm) -> None:
             control, link = await linked(client, server)
             await link.close()
             await control.send(Redirect(LinkGrant(1, server.record.peer, b"u" * 16), record, acceptance))
-            assert isinstance((await control.receive())[0], Refused)
+            assert isinstance((await control.receive())[0], Refusal)
             await control.close()
 
 
@@ -289,13 +289,13 @@ async def test_orders_that_make_no_sense(swarm: Swarm) -> None:
     """Rewinds that are old or from nowhere change nothing; other messages end the control channel."""
     async with swarm.client() as client:
         control, link = await linked(client, swarm.servers[0])
-        await link.send(Rows(0, 0, 4, 0), b"\0" * 4 * ROW)
+        await link.send(RowsFrame(0, 0, 4, 0), b"\0" * 4 * ROW)
         held = next(iter(swarm.servers[0].sessions))
         await until(lambda: held.receiver.position == 4)
         await control.send(Rewind(0, 0, 0))
         await control.send(Rewind(9, 0, 8))
-        await control.send(Have(0, 0))
-        assert isinstance((await control.receive())[0], Refused)
+        await control.send(ReceivedUpTo(0, 0))
+        assert isinstance((await control.receive())[0], Refusal)
         assert (held.receiver.epoch, held.receiver.position) == (0, 4)
         await link.close()
         await control.close()
@@ -308,13 +308,13 @@ async def test_a_session_is_not_opened_twice_by_others(swarm: Swarm) -> None:
         control, link = await linked(client, server)
         async with await dial(thief, server) as channel:
             await channel.send(request(server, secret=b"z" * 16))
-            assert isinstance((await channel.receive())[0], Refused)
-        keys = SessionKeys(b"s" * 16, b"k" * 16)
+            assert isinstance((await channel.receive())[0], Refusal)
+        keys = SessionCredentials(b"s" * 16, b"k" * 16)
         record = thief.directory.get(PeerId(server.record.peer))
         assert record is not None
-        hop = HopControl(Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock)
+        hop = HopClient(Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock)
         await hop.open(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)), Sender())
-        assert hop.pulse.progress.position == 0
+        assert hop.heartbeat.progress.position == 0
         await hop.close()
         await link.close()
         control.abort()

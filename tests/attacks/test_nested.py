@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from shoal.errors import RecordError
-from shoal.swarm.records import parse_record, verify_acceptance
+from shoal.swarm.directory.records import parse_record, verify_acceptance
 
 NESTED = bytes(64) + b"\x81\xa1x" + b"\x91" * 950 + b"\xc0"
 """A map with an unknown key, whose value is 950 lists in each other; it has the size of a record."""

@@ -9,10 +9,10 @@ from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.prefix import PrefixCache
-from shoal.nn.block import BlockConfig
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import random_blocks, torch_runner
+from shoal.model.nn.block import BlockConfig
+from shoal.model.nn.rope import RopeConfig, cache_positions
 from shoal.types import Span
+from tests.support.tiny_models import random_blocks, torch_runner
 
 CONFIG = BlockConfig(33, 3, 1, 10, 40, 1e-5, RopeConfig())
 SPAN = Span(0, 2)
@@ -21,8 +21,10 @@ ROWS = numbers(1, 192, 33)
 
 def make(between_clients: bool = True) -> Runner:
     """A runner that shares as much as it can."""
-    cache = KVCache(CONFIG, 60, max_shared=20)
-    prefixes = PrefixCache(cache.pages, CONFIG.hidden_size, (CONFIG.rope,), between_clients=between_clients)
+    cache = KVCache(CONFIG.cache_shape, 60, max_shared=20)
+    prefixes = PrefixCache(
+        cache.pages, CONFIG.hidden_size, cache_positions((CONFIG.rope,)), between_clients=between_clients
+    )
     return torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 2), cache, 4, prefixes)
 
 

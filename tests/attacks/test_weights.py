@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import CheckpointError
-from shoal.weights.bytesource import LocalFile
-from shoal.weights.gguf import GgufCheckpoint
-from shoal.weights.safetensors import SafetensorsFile
+from shoal.model.weights.byte_source import LocalFile
+from shoal.model.weights.gguf import GgufCheckpoint
+from shoal.model.weights.safetensors import SafetensorsFile
 
 
 def safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.bench.disturbed import KINDS, perform
-from shoal.bench.heal import BARE_KINDS
+from bench.fault_runs import KINDS, perform
+from bench.heal import BARE_KINDS
 
 SEED = int(os.environ.get("SHOAL_CHAOS_SEED", "1"))
 RUNS = int(os.environ.get("SHOAL_CHAOS_RUNS", "0"))

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from shoal.client.options import SessionOptions
-from shoal.client.session import Session
+from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
-from shoal.server.sessions import HopSession
+from shoal.protocol.messages import LinkState
+from shoal.server.sessions.hop_session import HopSession
 from shoal.types import Span
-from shoal.wire.messages import LinkState
 from tests.swarms import Swarm, SwarmMaker, until
 
 THIRDS = (Span(0, 2), Span(2, 4), Span(4, 6))
@@ -99,10 +99,12 @@ async def test_rows_that_a_journal_dropped_are_computed_again(swarm_of: SwarmMak
         async with client.session(await client.find_model(), max_tokens=64) as session:
             first = await session.step(rows[:40])
             (generation,) = [
-                w.generation for pair, w in session.chain.wiring.wires.items() if pair[0] is session.chain.controls[1]
+                w.generation
+                for pair, w in session.supervisor.link_table.links_up.items()
+                if pair[0] is session.supervisor.controls[1]
             ]
             hops(swarm)[1].report(LinkState(generation, "gone", "", 7))
-            await until(lambda: len(session.heals) == 2)
+            await until(lambda: len(session.failovers) == 2)
             rest = await session.step(rows[40:])
             assert session.exact
             assert swarm.servers[0].worker.stats.rows == 60
@@ -132,9 +134,9 @@ async def test_a_cut_without_journals(swarm_of: SwarmMaker, name: str) -> None:
 
 def vanish(session: Session) -> None:
     """What is left of a client that was killed: its connections end, and nobody says goodbye."""
-    for task in list(session.chain._tasks):
+    for task in list(session.supervisor._tasks):
         task.cancel()
-    for control in session.chain.controls:
+    for control in session.supervisor.controls:
         control.detach()
 
 

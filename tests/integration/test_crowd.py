@@ -7,8 +7,8 @@ import threading
 
 import torch
 
-from shoal.bench.crowd import Timed
-from shoal.client.model import RemoteModel, open_model
+from bench.concurrent import Timed
+from shoal.client.remote_model import RemoteModel, open_model
 from shoal.types import Span
 from tests.swarms import SwarmMaker
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cli.swarm import LocalServer
 from shoal.client.client import AsyncClient
 from shoal.errors import NetworkError, UsageError
-from shoal.server.config import ServerConfig
-from shoal.server.lifecycle import Server
-from shoal.swarm.discovery.options import Discoveries, DiscoveryOptions
-from shoal.swarm.discovery.torrent import Engine
-from shoal.testing.dht import local_dht, node_host
+from shoal.local_cluster import LocalServer
+from shoal.server.server import Server
+from shoal.server.server_config import ServerConfig
+from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
+from shoal.swarm.discovery.libtorrent_session import LibtorrentSession
 from shoal.types import Span
 from tests.integration.test_processes import run
+from tests.support.local_dht import local_dht, node_host
 from tests.swarms import SwarmMaker, until
 
 NODES = 20
@@ -30,7 +30,7 @@ FAR = node_host(200)
 
 
 @contextlib.asynccontextmanager
-async def strangers(engine: Engine, name: str) -> AsyncIterator[None]:
+async def strangers(engine: LibtorrentSession, name: str) -> AsyncIterator[None]:
     """Peers in the DHT that claim to be members: one is silent, one says nonsense, and at one nobody is there."""
     pytest.importorskip("libtorrent")
     from shoal.swarm.discovery.dht import DhtDiscovery

@@ -9,12 +9,12 @@ import torch
 
 from shoal.client.options import SessionOptions
 from shoal.errors import Refused
-from shoal.kernels import cpu
-from shoal.nn.families import family
-from shoal.testing.certify import load, opened, prompt, through
-from shoal.testing.families import CASES, save_checkpoint
+from shoal.model.families import family
+from shoal.model.kernels import cpu
+from shoal.protocol.messages import RowCodec
 from shoal.types import Span
-from shoal.wire.messages import RowCodec
+from tests.support.certify import load, opened, prompt, through
+from tests.support.family_cases import CASES, save_checkpoint
 from tests.swarms import Swarm, SwarmMaker
 
 SPANS = (Span(0, 1), Span(1, 3))
@@ -38,7 +38,7 @@ async def hidden_states(swarm: Swarm, rows: torch.Tensor, codec: RowCodec = "fp3
 @pytest.fixture
 def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers without the compiled kernels, whose bits are their own."""
-    monkeypatch.setattr("shoal.kernels.cpu.available", lambda: False)
+    monkeypatch.setattr("shoal.model.kernels.cpu.available", lambda: False)
 
 
 @pytest.mark.usefixtures("plain_torch")

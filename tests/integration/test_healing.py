@@ -11,10 +11,10 @@ import torch
 
 from shoal.client.client import AsyncClient
 from shoal.client.options import SessionOptions
-from shoal.client.session import Session
+from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from shoal.errors import NoRoute, ServerFull, ShoalError
-from shoal.server.lifecycle import Server
+from shoal.server.server import Server
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
 
@@ -69,7 +69,7 @@ async def test_a_substitute_computes_only_what_was_lost(swarm_of: SwarmMaker, in
         output, session = await disturbed(swarm, 30, kill)
         assert torch.equal(output, expected)
         assert session.exact
-        assert len(session.heals) == 2
+        assert len(session.failovers) == 2
         for server in swarm.servers:
             computed = server.worker.stats.rows - before[server.identity.peer]
             in_route = server.identity.peer in {hop.peer for hop in session.route}
@@ -139,14 +139,14 @@ async def test_who_stands_by_has_the_rows_already(swarm_of: SwarmMaker) -> None:
         before = sum(server.worker.stats.rows for server in swarm.servers)
 
         async def kill(session: Session) -> None:
-            await until(lambda: all(stage.ready for stage in session.chain.stages))
+            await until(lambda: all(stage.ready for stage in session.supervisor.stages))
             await until(lambda: sum(server.worker.stats.rows for server in swarm.servers) - before == 6 * 30)
             await die(server_of(swarm, session, 1))
 
         output, session = await disturbed(swarm, 30, kill, redundancy=2)
         assert torch.equal(output, expected)
         assert sum(server.worker.stats.rows for server in swarm.servers) - before <= 6 * 40
-        assert sum(heal.replayed_rows for heal in session.heals) == 0
+        assert sum(heal.replayed_rows for heal in session.failovers) == 0
 
 
 async def test_who_stands_by_out_of_reach_is_fed_through_the_client(swarm_of: SwarmMaker) -> None:
@@ -155,21 +155,21 @@ async def test_who_stands_by_out_of_reach_is_fed_through_the_client(swarm_of: Sw
         expected = await undisturbed(swarm)
 
         async def split(session: Session) -> None:
-            chain = session.chain
-            await until(lambda: all(stage.ready for stage in chain.stages))
-            first, second = chain.stages[:2]
-            pair = (first.control, second.standby[0], True)
-            await until(lambda: pair in chain.wiring.wires)
-            chain.wiring.break_(pair)
-            chain.stir()
-            await until(lambda: pair in chain.wiring.wires and chain.wiring.wires[pair].bridged)
-            await until(lambda: pair[1].pulse.progress.computed >= 25)
+            supervisor = session.supervisor
+            await until(lambda: all(stage.ready for stage in supervisor.stages))
+            first, second = supervisor.stages[:2]
+            pair = (first.control, second.standbys[0], True)
+            await until(lambda: pair in supervisor.link_table.links_up)
+            supervisor.link_table.break_(pair)
+            supervisor.stir()
+            await until(lambda: pair in supervisor.link_table.links_up and supervisor.link_table.links_up[pair].bridged)
+            await until(lambda: pair[1].heartbeat.progress.computed >= 25)
             await die(server_of(swarm, session, 1))
 
         output, session = await disturbed(swarm, 30, split, redundancy=2)
         assert torch.equal(output, expected)
-        assert sum(heal.replayed_rows for heal in session.heals) == 0
-        assert len([heal for heal in session.heals if heal.lost]) <= 1
+        assert sum(heal.replayed_rows for heal in session.failovers) == 0
+        assert len([heal for heal in session.failovers if heal.lost]) <= 1
 
 
 async def test_a_server_that_drains_loses_nothing(swarm_of: SwarmMaker) -> None:
@@ -187,7 +187,7 @@ async def test_a_server_that_drains_loses_nothing(swarm_of: SwarmMaker) -> None:
         output, session = await disturbed(swarm, 30, drain)
         assert left == [0]
         assert torch.equal(output, expected)
-        assert sum(heal.replayed_rows for heal in session.heals) == 0
+        assert sum(heal.replayed_rows for heal in session.failovers) == 0
 
 
 async def test_a_draining_server_takes_no_new_session(swarm_of: SwarmMaker) -> None:
@@ -218,4 +218,4 @@ async def test_the_swarm_goes_on_while_a_step_is_under_way(swarm_of: SwarmMaker)
             gate.set()
             assert torch.equal(torch.cat([begun, await step]), expected)
             await held
-            assert len(session.heals) == 2
+            assert len(session.failovers) == 2

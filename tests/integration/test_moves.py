@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from shoal.errors import CheckpointError
-from shoal.server import resident
-from shoal.server.config import ServerConfig
-from shoal.server.lifecycle import Server
-from shoal.testing.clock import FastClock
+from shoal.server.hosting import span_host
+from shoal.server.server import Server
+from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 from tests.integration.test_healing import ROWS, die, disturbed, server_of, undisturbed
+from tests.support.virtual_clock import FastClock
 from tests.swarms import NUM_BLOCKS, SwarmMaker, until
 
 FIRST, SECOND = Span(0, 3), Span(3, 6)
@@ -60,13 +60,13 @@ async def test_a_session_goes_on_while_its_server_moves(swarm_of: SwarmMaker) ->
 
         async def move(session: object) -> None:
             server = server_of(swarm, session, 0)  # type: ignore[arg-type]  # the session
-            moves.append(asyncio.ensure_future(server.resident.move(SECOND)))
+            moves.append(asyncio.ensure_future(server.span_host.move(SECOND)))
             await until(lambda: not server.serving)
 
         outputs, session = await disturbed(swarm, 25, move)
         assert torch.equal(outputs, expected)
         assert await moves[0]
-        assert not any(heal.lost for heal in session.heals)
+        assert not any(heal.lost for heal in session.failovers)
         assert sorted(str(server.record.span) for server in swarm.servers) == ["0:3", "3:6", "3:6"]
         assert torch.equal(await undisturbed(swarm), expected)
 
@@ -77,11 +77,11 @@ async def test_a_server_whose_sessions_cannot_leave_stays(swarm_of: SwarmMaker) 
         expected = await undisturbed(swarm)
 
         async def move(session: object) -> None:
-            assert not await swarm.servers[0].resident.move(SECOND, deadline_s=0.3)
+            assert not await swarm.servers[0].span_host.move(SECOND, deadline_s=0.3)
 
         outputs, session = await disturbed(swarm, 25, move)
         assert torch.equal(outputs, expected)
-        assert len(session.heals) == 1
+        assert len(session.failovers) == 1
         assert swarm.servers[0].serving
         assert swarm.servers[0].record.next_span is None
         assert torch.equal(await undisturbed(swarm), expected)
@@ -89,7 +89,7 @@ async def test_a_server_whose_sessions_cannot_leave_stays(swarm_of: SwarmMaker) 
 
 async def test_blocks_that_cannot_be_loaded(swarm_of: SwarmMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server serves again what it served before; when that fails too it says so, and leaves."""
-    load, broken = resident.load, [SECOND]
+    load, broken = span_host.load, [SECOND]
 
     def failing(config: ServerConfig, source: object, span: Span, progress: object) -> object:
         if span in broken:
@@ -98,14 +98,14 @@ async def test_blocks_that_cannot_be_loaded(swarm_of: SwarmMaker, monkeypatch: p
 
     async with swarm_of(FIRST, SECOND) as swarm:
         expected = await undisturbed(swarm)
-        monkeypatch.setattr(resident, "load", failing)
-        assert not await swarm.servers[0].resident.move(SECOND)
+        monkeypatch.setattr(span_host, "load", failing)
+        assert not await swarm.servers[0].span_host.move(SECOND)
         assert swarm.servers[0].serving
         assert swarm.servers[0].record.span == FIRST
         assert torch.equal(await undisturbed(swarm), expected)
         broken.append(FIRST)
         with pytest.raises(CheckpointError, match="0:3 are damaged"):
-            await swarm.servers[0].resident.move(SECOND)
+            await swarm.servers[0].span_host.move(SECOND)
         assert swarm.servers[0].ordered_to_leave.is_set()
         assert isinstance(swarm.servers[0].failure, CheckpointError)
 
@@ -119,7 +119,7 @@ async def test_a_pinned_server_never_moves(swarm_of: SwarmMaker) -> None:
 async def test_the_last_server_of_some_blocks_dies(swarm_of: SwarmMaker, tiny_model: Path) -> None:
     """A server moves there, though the dead one's record says that it lives; the blocks that it leaves stay served."""
     async with swarm_of(FIRST, SECOND) as swarm, freely(tiny_model, *swarm.servers) as free:
-        await free.resident.move(FIRST)
+        await free.span_host.move(FIRST)
         expected = await undisturbed(swarm)
         await die(swarm.servers.pop(1))
         live = [swarm.servers[0], free]
@@ -135,7 +135,7 @@ async def test_the_last_two_holders_want_to_move_at_once(swarm_of: SwarmMaker, t
     async with swarm_of(SECOND) as swarm:
         async with freely(tiny_model, swarm.servers[0]) as one, freely(tiny_model, swarm.servers[0], one) as other:
             for server in (one, other):
-                await server.resident.move(FIRST)
+                await server.span_host.move(FIRST)
             await die(swarm.servers[0])
             assert one.moving is not None
             assert other.moving is not None
@@ -179,8 +179,8 @@ async def test_neighbours_are_measured(swarm_of: SwarmMaker) -> None:
     async with swarm_of(FIRST, SECOND, SECOND) as swarm:
         first = swarm.servers[0]
         await until(lambda: len(first.directory.records()) == 3)
-        await first.resident.look_around()
-        first.resident.announce()
+        await first.span_host.look_around()
+        first.span_host.announce()
         told = dict(first.record.round_trips)
         assert set(told) == {server.identity.peer for server in swarm.servers[1:]}
         assert all(0 < seconds < 3 for seconds in told.values())
@@ -194,7 +194,7 @@ async def test_a_client_whose_records_are_old(swarm_of: SwarmMaker) -> None:
             spec = await client.find_model()
             newer = await swarm.join(FIRST)
             assert newer.identity.peer not in {record.peer for record in client.records()}
-            assert await swarm.servers[0].resident.move(SECOND)
+            assert await swarm.servers[0].span_host.move(SECOND)
             async with client.session(spec, max_tokens=64) as session:
                 assert torch.equal(await session.step(ROWS), expected)
                 assert session.route[0].peer == newer.identity.peer

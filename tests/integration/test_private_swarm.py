@@ -18,9 +18,9 @@ from shoal.clock import SYSTEM_CLOCK, SystemClock
 from shoal.engine.proof import numbers
 from shoal.errors import InviteError, NetworkError, NotAMember, ShoalError, UsageError
 from shoal.swarm.discovery.ticket import Ticket
-from shoal.swarm.membership.folder import Kept, PrivateSwarm, SwarmFolder
+from shoal.swarm.membership.credentials import CERTIFICATE_LIFETIME_S, Certificate, sign_certificate
 from shoal.swarm.membership.owner import Owner
-from shoal.swarm.membership.statements import CERTIFICATE_LIFETIME_S, Certificate, sign_certificate
+from shoal.swarm.membership.storage import PrivateSwarm, StoredMembership, SwarmFolder
 from shoal.types import Span
 from tests.private import NAME, PrivateServers, private_swarm
 from tests.swarms import until
@@ -66,7 +66,7 @@ def expire(swarm: PrivateServers, node: str) -> None:
     assert kept is not None
     peer = folder.identity().peer
     old = Certificate(swarm.swarm, peer, swarm.swarm, now - 2 * CERTIFICATE_LIFETIME_S, now - CERTIFICATE_LIFETIME_S)
-    folder.keep(Kept(kept.swarm, sign_certificate(old, swarm.owner), kept.peers))
+    folder.keep(StoredMembership(kept.swarm, sign_certificate(old, swarm.owner), kept.peers))
 
 
 async def test_an_invite_opens_the_swarm_and_is_needed_once(swarm: PrivateServers) -> None:
@@ -214,13 +214,13 @@ async def test_a_machine_that_was_off_comes_back(tiny_model: Path, tmp_path: Pat
         folder = SwarmFolder(NAME, tmp_path / "guest").node("client")
         kept = folder.kept()
         assert kept is not None
-        from shoal.swarm.membership.statements import Certificate, sign_certificate
+        from shoal.swarm.membership.credentials import Certificate, sign_certificate
 
         now = time.time()
         old = Certificate(
             swarm.swarm, peer, swarm.swarm, now - 2 * CERTIFICATE_LIFETIME_S, now - CERTIFICATE_LIFETIME_S
         )
-        folder.keep(Kept(kept.swarm, sign_certificate(old, swarm.owner), kept.peers))
+        folder.keep(StoredMembership(kept.swarm, sign_certificate(old, swarm.owner), kept.peers))
         async with swarm.client("guest", invite="") as client:
             assert await answer(client)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.cli.swarm import LocalServer
+from shoal.local_cluster import LocalServer
 from tests.swarms import until
 
 pytestmark = pytest.mark.timeout(180)
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 PARENT = """
 import sys, json
-from shoal.cli.swarm import LocalSwarm
+from shoal.local_cluster import LocalSwarm
 with LocalSwarm(sys.argv[1], 2, transport="tls") as swarm:
     print(json.dumps({"ticket": swarm.ticket, "pids": [server.process.pid for server in swarm.servers]}), flush=True)
     sys.stdin.read()

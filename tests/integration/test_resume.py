@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shoal.client.generate import Generation, start
-from shoal.client.model import RemoteModel, open_model
+from shoal.client.generation import Generation, start
 from shoal.client.options import SessionOptions
+from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply import Reply
-from shoal.client.saved import SavedReply, read_saved, write_saved
+from shoal.client.saved_reply import SavedReply, read_saved, write_saved
 from shoal.errors import FingerprintMismatch, NoRoute, SessionFenced, UsageError
-from shoal.nn.sampling import SamplingParams
+from shoal.model.nn.sampling import SamplingParams
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from shoal.client.client import AsyncClient
-from shoal.client.generate import Conversation, Generation, start
-from shoal.client.model import RemoteModel, open_model
+from shoal.client.generation import Conversation, Generation, start
 from shoal.client.options import SessionOptions
+from shoal.client.remote_model import RemoteModel, open_model
 from shoal.engine.proof import numbers
 from shoal.errors import GrantExceeded, NoRoute, ServerFull, UsageError
-from shoal.nn.sampling import SamplingParams
-from shoal.server.lifecycle import Server
+from shoal.model.nn.sampling import SamplingParams
+from shoal.server.server import Server
 from shoal.types import Span
 from tests.swarms import NUM_BLOCKS, Swarm, SwarmMaker, until
 

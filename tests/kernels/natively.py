@@ -10,15 +10,15 @@ from torch import Tensor
 
 from shoal.engine.blocks import Blocks, TorchBlocks
 from shoal.engine.native import NativeBlock, NativeBlocks
-from shoal.engine.nativeproof import canned
+from shoal.engine.native_proof import canned
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
-from shoal.kernels import cpu
 from shoal.kv.cache import KVCache
-from shoal.nn.block import Block, BlockConfig
-from shoal.nn.parameters import Parameters
-from shoal.testing.tiny import fill_with_garbage
+from shoal.model.kernels import cpu
+from shoal.model.nn.block import Block, BlockConfig
+from shoal.model.nn.block_weights import BlockWeights
 from shoal.types import Span
+from tests.support.tiny_models import fill_with_garbage
 
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason="the compiled kernels are not built here")
 
@@ -34,28 +34,28 @@ def instruction_sets() -> list[int]:
 def contexts() -> Iterator[cpu.Context]:
     """Every instruction set, with one, two and five threads, and both ways to read ahead."""
     for limit in instruction_sets():
-        for threads, past_caches in ((1, False), (2, True), (5, None)):
-            context = cpu.Context(threads, limit, past_caches)
+        for threads, non_temporal in ((1, False), (2, True), (5, None)):
+            context = cpu.Context(threads, limit, non_temporal)
             yield context
             context.close()
 
 
 def native_runner(
-    config: BlockConfig, weights: Sequence[Parameters], context: cpu.Context, kv_dtype: str = "float32", **form: bool
+    config: BlockConfig, weights: Sequence[BlockWeights], context: cpu.Context, kv_dtype: str = "float32", **form: bool
 ) -> Runner:
     """A runner on the compiled kernels, over a cache full of garbage."""
     blocks = [NativeBlock(config, each, **form) for each in weights]
     return _runner(config, kv_dtype, lambda cache: NativeBlocks(config, SPAN.start, blocks, cache, context))
 
 
-def torch_runner(config: BlockConfig, weights: Sequence[Parameters], kv_dtype: str = "float32") -> Runner:
+def torch_runner(config: BlockConfig, weights: Sequence[BlockWeights], kv_dtype: str = "float32") -> Runner:
     """The truth."""
     blocks = [Block(config, each) for each in weights]
     return _runner(config, kv_dtype, lambda cache: TorchBlocks(config, SPAN.start, blocks, cache, 4))
 
 
 def _runner(config: BlockConfig, kv_dtype: str, make: Callable[[KVCache], Blocks]) -> Runner:
-    cache = KVCache(config, 24, kv_dtype)
+    cache = KVCache(config.cache_shape, 24, kv_dtype)
     fill_with_garbage(cache)
     return Runner(SPAN, make(cache), cache)
 
@@ -81,6 +81,6 @@ def in_company(runner: Runner, rows: Tensor, cuts: Sequence[int]) -> Tensor:
     return torch.cat(outputs)
 
 
-def parameters(config: BlockConfig) -> list[Parameters]:
+def parameters(config: BlockConfig) -> list[BlockWeights]:
     """Seeded weights for the span's blocks."""
     return [canned(config, seed) for seed in range(len(SPAN))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.kernels.strict import VARIABLE
+from shoal.model.kernels.strict import VARIABLE
 
 # torch comes first, so that the test configuration finds it too late to ask for strict mode.
 SCRIPT = "import sys, torch, pytest; sys.exit(pytest.main(sys.argv[1:]))"

@@ -8,6 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from shoal.engine.backends import NativeBackend, choose_backend
+from shoal.engine.native import supports
+from shoal.engine.native_proof import canned
+from shoal.engine.proof import numbers
+from shoal.engine.runner import Rows
+from shoal.kv.cache_storage import KV_DTYPES
+from shoal.model.kernels import cpu
+from shoal.model.kernels.quantized import quantize
+from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block_weights import BlockWeights
+from shoal.model.nn.rope import RopeConfig
+from shoal.model.weights.block_loading import weight_format
 from tests.kernels.natively import (
     ROWS,
     SPAN,
@@ -20,20 +33,7 @@ from tests.kernels.natively import (
     parameters,
     torch_runner,
 )
-
-from shoal.engine.backend import NativeBackend, choose_backend
-from shoal.engine.native import supports
-from shoal.engine.nativeproof import canned
-from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows
-from shoal.kernels import cpu
-from shoal.kernels.quantized import quantize
-from shoal.kv.storage import KV_DTYPES
-from shoal.nn.block import BlockConfig, ModelConfig
-from shoal.nn.parameters import Parameters
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import SMOLLM2
-from shoal.weights.loading import weight_form
+from tests.support.tiny_models import SMOLLM2
 
 pytestmark = needs_kernels
 
@@ -59,10 +59,10 @@ FORMS = {
 CUTS = (1, 2, 5, 30, 7, 1, 20)
 
 
-def quantized(weights: list[Parameters], bits: int) -> list[Parameters]:
+def quantized(weights: list[BlockWeights], bits: int) -> list[BlockWeights]:
     """The same blocks with their matrices as codes."""
     return [
-        Parameters({role: quantize(one, bits) for role, one in each.matrices.items()}, each.vectors)  # type: ignore[arg-type]
+        BlockWeights({role: quantize(one, bits) for role, one in each.matrices.items()}, each.vectors)  # type: ignore[arg-type]
         for each in weights
     ]
 
@@ -216,7 +216,7 @@ def test_a_second_span_gets_as_many_threads_as_the_first() -> None:
     try:
         threads = []
         for _ in range(2):
-            backend = choose_backend(model, weight_form("float32"))
+            backend = choose_backend(model, weight_format("float32"))
             threads.append(backend.prove([backend.build(config, canned(config))], model).threads)
         assert threads[0] == threads[1]
     finally:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.kernels.natively import contexts, instruction_sets, needs_kernels
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.kernels import cpu, reference
-from shoal.kernels.linears import torch_linear
-from shoal.kernels.nativelinear import NativeLinear
-from shoal.kernels.panels import Panels, pack, unpacked
-from shoal.kernels.quantized import Matrix, Quantized, quantize
+from shoal.model.kernels import cpu
+from shoal.model.kernels.linears import torch_linear
+from shoal.model.kernels.native_linear import NativeLinear
+from shoal.model.kernels.panels import Panels, pack, unpacked
+from shoal.model.kernels.quantized import Matrix, Quantized, quantize
+from tests.kernels.natively import contexts, instruction_sets, needs_kernels
+from tests.support import reference_kernels as reference
 
 pytestmark = needs_kernels
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.kernels import reference
-from shoal.kernels.linears import RowLinear
-from shoal.kernels.tiles import (
+from shoal.kv.pages import PAGE_TOKENS
+from shoal.model.kernels.linears import RowLinear
+from shoal.model.kernels.tiles import (
     SLAB,
     exp_,
     gelu_,
@@ -25,12 +25,13 @@ from shoal.kernels.tiles import (
     softcap_,
     tree_sum,
 )
-from shoal.nn.alibi import alibi_slopes
-from shoal.nn.attention import GROUP_PAGES, PAGE_TOKENS, AttentionForm, paged_attention
-from shoal.nn.block import BlockConfig
-from shoal.nn.layers import LayerNorm, RmsNorm
-from shoal.nn.rope import RopeConfig, rotate
-from shoal.testing.tiny import SMOLLM2, random_blocks, shared_tile
+from shoal.model.nn.alibi import alibi_slopes
+from shoal.model.nn.attention import GROUP_PAGES, AttentionForm, paged_attention
+from shoal.model.nn.block import BlockConfig
+from shoal.model.nn.layers import LayerNorm, RmsNorm
+from shoal.model.nn.rope import RopeConfig, rotate
+from tests.support import reference_kernels as reference
+from tests.support.tiny_models import SMOLLM2, random_blocks, shared_tile
 
 THREADS = (1, 2, 3, 5)
 SHAPES = [(576, 960), (576, 3072), (1536, 576), (576, 576), (64, 33), (90, 100), (1537, 33), (33, 1537)]

@@ -8,10 +8,10 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shoal.nn.families import model_config
+from shoal.model.families import model_config
+from shoal.model.weights.block_loading import load_blocks
+from shoal.model.weights.model_source import open_checkpoint
 from shoal.types import Span
-from shoal.weights.loading import load_blocks
-from shoal.weights.source import open_checkpoint
 
 
 def write(directory: Path, tensors: dict[str, Tensor], quantization: object) -> None:

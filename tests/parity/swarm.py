@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from shoal.client.client import AsyncClient
-from shoal.client.generate import Conversation, start
-from shoal.client.model import RemoteModel, open_model
+from shoal.client.generation import Conversation, start
 from shoal.client.options import SessionOptions
-from shoal.nn.sampling import SamplingParams
-from shoal.server.config import ServerConfig
-from shoal.server.lifecycle import Server
+from shoal.client.remote_model import RemoteModel, open_model
+from shoal.model.nn.sampling import SamplingParams
+from shoal.server.server import Server
+from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 
 NEAR_TIE = 1e-3

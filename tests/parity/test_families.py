@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.bench.families import PAGE, page, verdicts
-from shoal.nn.families import FAMILIES
-from shoal.testing.certify import PROPERTIES, Loaded, Property, load, logits, prompt, reference_logits, required
-from shoal.testing.families import CASES, Case, save_checkpoint
+from bench.families import PAGE, page, verdicts
+from shoal.model.families import FAMILIES
+from shoal.model.weights.block_loading import load_blocks
+from shoal.model.weights.model_source import open_checkpoint
 from shoal.types import Span
-from shoal.weights.loading import load_blocks
-from shoal.weights.source import open_checkpoint
+from tests.support.certify import PROPERTIES, Loaded, Property, load, logits, prompt, reference_logits, required
+from tests.support.family_cases import CASES, Case, save_checkpoint
 
 MEASURED: dict[str, dict[str, float]] = {}
 """The worst number of each family's variants, as the tests below leave it."""
@@ -61,7 +61,7 @@ def test_the_page_says_what_ran() -> None:
     """docs/families.md is what the tests above measured: all families, all properties, nothing else."""
     if len(RAN) < len(CASES) * len(PROPERTIES):
         pytest.skip("only a part of the table ran")
-    assert PAGE.read_text() == page(verdicts(MEASURED)), "run: shoal bench families --write docs/families.md"
+    assert PAGE.read_text() == page(verdicts(MEASURED)), "run: python -m bench families --write docs/families.md"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UnsupportedModel
-from shoal.testing.certify import load, logits, prompt
-from shoal.testing.families import CASES, save_checkpoint
+from shoal.model.weights.block_loading import block_digests, load_blocks
+from shoal.model.weights.model_source import open_checkpoint
 from shoal.types import Span
-from shoal.weights.loading import block_digests, load_blocks
-from shoal.weights.source import open_checkpoint
 from tests.parity.packed import block_costs_its_bytes, write, write_plain
+from tests.support.certify import load, logits, prompt
+from tests.support.family_cases import CASES, save_checkpoint
 
 DEEPSEEK = next(case for case in CASES if case.model_type == "deepseek_v3")
 BLOCK = (16, 32)

@@ -9,11 +9,11 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from shoal.errors import ModelNotFound
-from shoal.testing.gemma import assemble
+from shoal.model.weights.byte_source import LocalFile
+from shoal.model.weights.gguf_file import GgufFile
 from shoal.types import Span
-from shoal.weights.bytesource import LocalFile
-from shoal.weights.gguffile import GgufFile
 from tests.parity.swarm import NEAR_TIE, greedy, swarm
+from tests.support.gemma import assemble
 
 pytestmark = pytest.mark.timeout(600)
 

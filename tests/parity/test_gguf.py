@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.nn.families import FAMILIES
-from shoal.testing.certify import from_gguf, load, logits, prompt
-from shoal.testing.families import CASES, WINDOWED, Case
-from shoal.testing.families import save_checkpoint as save
-from shoal.testing.ggufs import architecture_of, write_gguf
-from shoal.weights.ggufmodels import ARCHITECTURES
+from shoal.model.families import FAMILIES
+from shoal.model.weights.gguf_models import ARCHITECTURES
+from tests.support.certify import from_gguf, load, logits, prompt
+from tests.support.family_cases import CASES, WINDOWED, Case
+from tests.support.family_cases import save_checkpoint as save
+from tests.support.gguf_files import architecture_of, write_gguf
 
 GEMMA = {"query_pre_attn_scalar": 256, "head_dim": 256, "sliding_window": 40}
 READ = [

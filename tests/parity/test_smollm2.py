@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from shoal.errors import ModelNotFound
+from shoal.model.weights.model_source import demo_model_path
 from shoal.types import Span
-from shoal.weights.source import demo_model_path
 from tests.parity.swarm import NEAR_TIE, greedy, swarm
 
 pytestmark = pytest.mark.timeout(300)

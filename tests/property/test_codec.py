@@ -6,21 +6,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.errors import CorruptFrame, ProtocolError
-from shoal.swarm.directory import pack_records, unpack_records
-from shoal.types import PeerId, Span
-from shoal.wire.frames import FrameDecoder, encode_frame
-from shoal.wire.messages import (
+from shoal.protocol.frames import FrameDecoder, encode_frame
+from shoal.protocol.messages import (
     AnyMessage,
     Attach,
     HopTrace,
     LinkGrant,
     Open,
-    Refused,
+    Refusal,
     Rewind,
-    Rows,
+    RowsFrame,
     decode_message,
     encode_message,
 )
+from shoal.swarm.directory.directory import pack_records, unpack_records
+from shoal.types import PeerId, Span
 
 counters = st.integers(0, 1 << 48)
 positions = st.integers(0, 1 << 24)
@@ -29,10 +29,10 @@ times = st.floats(0, 1e9)
 traces = st.lists(st.builds(HopTrace, times, times, times, st.integers(0, 9), st.integers(0, 9)), max_size=5)
 links = st.builds(LinkGrant, counters, st.just("ab" * 32), secrets)
 messages: st.SearchStrategy[AnyMessage] = st.one_of(
-    st.builds(Rows, counters, positions, st.integers(1, 4096), counters, trace=traces.map(tuple)),
+    st.builds(RowsFrame, counters, positions, st.integers(1, 4096), counters, trace=traces.map(tuple)),
     st.builds(Rewind, counters, positions, counters),
     st.builds(Attach, st.sampled_from(["control", "send", "receive"]), secrets, counters, secrets),
-    st.builds(Refused, st.sampled_from(["full", "span"]), st.text(max_size=512), st.floats(0, 100)),
+    st.builds(Refusal, st.sampled_from(["full", "span"]), st.text(max_size=512), st.floats(0, 100)),
     st.builds(Open, secrets, counters, secrets, st.text(max_size=99), st.builds(Span, counters, counters),
               st.integers(1, 1 << 24), links),
 )  # fmt: skip

@@ -8,17 +8,17 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.net.linkplan import Link, LinkPlan
-from shoal.net.links import LinkedTransport
-from shoal.net.memory import MemoryNetwork, MemoryTransport
-from shoal.net.transport import Channel
-from shoal.testing.clock import VirtualClock
+from shoal.transport.channel import Channel
+from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
+from tests.support.emulated_links import LinkedTransport
+from tests.support.link_plan import EmulatedLink, LinkPlan
+from tests.support.virtual_clock import VirtualClock
 
 A, B = PeerId("a" * 64), PeerId("b" * 64)
 
 links = st.builds(
-    Link,
+    EmulatedLink,
     delay_s=st.sampled_from([0.0, 0.01, 0.3]),
     jitter_s=st.sampled_from([0.0, 0.1]),
     rate_bytes_s=st.sampled_from([1e4, 1e6, float("inf")]),
@@ -70,9 +70,9 @@ async def play(steps: list[tuple[str, object]], seed: int) -> None:
             assert isinstance(value, float)
             await clock.advance(value)
         else:
-            assert isinstance(value, Link)
+            assert isinstance(value, EmulatedLink)
             plan.set(A, B, value)
-    plan.set(A, B, Link())
+    plan.set(A, B, EmulatedLink())
     await clock.run(channel.close())
     await clock.advance(10.0)
     assert arrived == sent

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shoal.errors import GrantExceeded, ServerFull
-from shoal.kv.pages import PageAllocator, pages_for
-from shoal.nn.attention import PAGE_TOKENS
+from shoal.kv.pages import PAGE_TOKENS, PageAllocator, pages_for
 from shoal.types import Span
 
 CAPACITY = 40

@@ -8,10 +8,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.swarm.agreed import Drafter, agreed_holders
-from shoal.swarm.moves import GOSSIP_S, TRUST_S, MovePlan, Mover, judge_move
-from shoal.swarm.placement import holders, strengths
-from shoal.swarm.records import ServerRecord
+from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.placement.rebalancer import GOSSIP_S, TRUST_S, MovePlan, Rebalancer, judge_move
+from shoal.swarm.placement.shared_plan import PlanAuthor, agreed_holders
+from shoal.swarm.placement.swarm_load import holders, strengths
 from shoal.types import ModelSpec, PeerId, Span
 
 
@@ -48,8 +48,8 @@ class World:
                     msgspec.structs.replace(a_server(rng, 90 + block, self.num_blocks, 1), span=Span(block, block + 1))
                 )
         self.histories = {server.peer: [(0.0, server)] for server in servers}
-        self.movers = {server.peer: Mover(PeerId(server.peer)) for server in servers}
-        self.drafters = {server.peer: Drafter() for server in servers}
+        self.movers = {server.peer: Rebalancer(PeerId(server.peer)) for server in servers}
+        self.drafters = {server.peer: PlanAuthor() for server in servers}
         self.arrivals: dict[str, float] = {}
         self.moves = 0
 
@@ -78,15 +78,15 @@ class World:
         verdict = judge_move(self.num_blocks, view, mover, now)
         if verdict.action == "announce":
             assert verdict.span is not None
-            self.movers[peer] = Mover(mover.peer, MovePlan(verdict.span, now, agreed=verdict.agreed))
+            self.movers[peer] = Rebalancer(mover.peer, MovePlan(verdict.span, now, agreed=verdict.agreed))
             self.publish(peer, now, next_span=verdict.span)
         elif verdict.action == "withdraw":
-            self.movers[peer] = Mover(mover.peer, None, now + verdict.rest_s * self.rng.random())
+            self.movers[peer] = Rebalancer(mover.peer, None, now + verdict.rest_s * self.rng.random())
             self.publish(peer, now, next_span=None)
         elif verdict.uneasy:
             self.movers[peer] = msgspec.structs.replace(mover, uneasy_since=now - self.rng.choice([0.0, TRUST_S]))
         elif verdict.action == "go":
-            self.movers[peer] = Mover(mover.peer)
+            self.movers[peer] = Rebalancer(mover.peer)
             self.publish(peer, now, draining=True)
             self.arrivals[peer] = now + load_s
             self.moves += 1

@@ -13,12 +13,12 @@ from torch import Tensor
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
+from shoal.kv.cache_storage import KV_DTYPES
 from shoal.kv.prefix import PrefixCache
-from shoal.kv.storage import KV_DTYPES
-from shoal.nn.block import Block, BlockConfig
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import fill_with_garbage, random_blocks, shared_tile, torch_runner
+from shoal.model.nn.block import Block, BlockConfig
+from shoal.model.nn.rope import RopeConfig, cache_positions
 from shoal.types import Span
+from tests.support.tiny_models import fill_with_garbage, random_blocks, shared_tile, torch_runner
 
 SPAN = Span(4, 6)
 SPANS = (SPAN, SPAN, SPAN, Span(4, 5))
@@ -52,9 +52,14 @@ class Twin:
     """A runner that shares pages and one that does not, which must never differ."""
 
     def __init__(self, blocks: list[Block], tile: int, dtype: str, max_shared: int, between_clients: bool) -> None:
-        sharing, plain = KVCache(CONFIG, PAGES, dtype, max_shared=max_shared), KVCache(CONFIG, PAGES, dtype)
+        sharing, plain = (
+            KVCache(CONFIG.cache_shape, PAGES, dtype, max_shared=max_shared),
+            KVCache(CONFIG.cache_shape, PAGES, dtype),
+        )
         fill_with_garbage(sharing)
-        prefixes = PrefixCache(sharing.pages, CONFIG.hidden_size, (CONFIG.rope,), between_clients=between_clients)
+        prefixes = PrefixCache(
+            sharing.pages, CONFIG.hidden_size, cache_positions((CONFIG.rope,)), between_clients=between_clients
+        )
         self.runners: list[Runner] = [
             torch_runner(CONFIG, SPAN, blocks, sharing, tile, prefixes),
             torch_runner(CONFIG, SPAN, blocks, plain, tile),

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import NoRoute
-from shoal.swarm.hopcosts import CLIENT, RoundTrips
-from shoal.swarm.records import ServerRecord
-from shoal.swarm.routing import RouteOptions, estimate_route, plan_route
+from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.routing.hop_costs import CLIENT, RoundTrips
+from shoal.swarm.routing.route_planner import RouteOptions, estimate_route, plan_route
 from shoal.types import Hop, ModelSpec, PeerId, Route, Span
 
 MODEL = ModelSpec("tiny", "f" * 32, 6, 48)

@@ -15,13 +15,13 @@ from torch import Tensor
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
-from shoal.kv.storage import KV_DTYPES
-from shoal.nn.block import Block, BlockConfig
-from shoal.nn.mla import LatentConfig
-from shoal.nn.moe import MoeConfig
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import SMOLLM2, fill_with_garbage, random_blocks, shared_tile, torch_runner
+from shoal.kv.cache_storage import KV_DTYPES
+from shoal.model.nn.block import Block, BlockConfig
+from shoal.model.nn.mla import LatentConfig
+from shoal.model.nn.moe import MoeConfig
+from shoal.model.nn.rope import RopeConfig
 from shoal.types import Span
+from tests.support.tiny_models import SMOLLM2, fill_with_garbage, random_blocks, shared_tile, torch_runner
 
 THREADS = (1, 2, 3, 5)
 MOST_ROWS = 150
@@ -161,7 +161,9 @@ def expected_rows(model: Model, plan: Plan) -> list[Tensor]:
     torch.set_num_threads(1)
     outputs = []
     for index, (count, span) in enumerate(plan.sessions):
-        runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config, 6, plan.dtype), model.tile)
+        runner = torch_runner(
+            model.config, SPAN, model.blocks, KVCache(model.config.cache_shape, 6, plan.dtype), model.tile
+        )
         runner.open("alone", span, count)
         rows = session_rows(index, count, model.config.hidden_size)
         outputs.append(runner.step([Rows("alone", 0, span, rows)])[0])
@@ -170,7 +172,7 @@ def expected_rows(model: Model, plan: Plan) -> list[Tensor]:
 
 def worn_runner(model: Model, plan: Plan) -> Runner:
     """A runner whose cache other sessions have used and left in pieces, full of garbage."""
-    cache = KVCache(model.config, 64, plan.dtype)
+    cache = KVCache(model.config.cache_shape, 64, plan.dtype)
     fill_with_garbage(cache)
     runner = torch_runner(model.config, SPAN, model.blocks, cache, model.tile)
     for index, (count, _) in enumerate(plan.earlier):
@@ -223,7 +225,7 @@ def test_what_was_truncated_leaves_no_trace(model: Model, cuts: list[int], threa
     """After rewinds to anywhere, other rows in between, the same rows give the same bits."""
     width, count = model.config.hidden_size, 140
     rows = session_rows(7, count, width)
-    runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config, 8, dtype), model.tile)
+    runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config.cache_shape, 8, dtype), model.tile)
     runner.open("one", SPAN, 200)
     torch.set_num_threads(1)
     expected = runner.step([Rows("one", 0, SPAN, rows)])[0]

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shoal.wire.messages import From, Have, Rewind, Rows
-from shoal.wire.stream import Cursor, Receiver, Sender, Taken
+from shoal.protocol.messages import ReceivedUpTo, ResumeFrom, Rewind, RowsFrame
+from shoal.protocol.row_stream import Cursor, Receiver, Sender, Taken
 
 LINKS = 3
 FOLLOWING = LINKS
@@ -158,7 +158,7 @@ class RowStream(RuleBasedStateMachine):
             count = min(limit, sender.end - position)
             after = cursor.sent(count)
             rows = self.source(link)[position : position + count]
-            self.post(link, True, Rows(sender.epoch, position, count, after), rows)
+            self.post(link, True, RowsFrame(sender.epoch, position, count, after), rows)
 
     @precondition(lambda self: any(self.wires))
     @rule(data=st.data(), reorder=st.booleans(), repeat=st.booleans(), lose=st.booleans())
@@ -175,11 +175,11 @@ class RowStream(RuleBasedStateMachine):
         if generation != self.generation[link]:
             return
         party = self.receiver(link)
-        if isinstance(message, Have):
+        if isinstance(message, ReceivedUpTo):
             self.cursor(link).on_have(message)
-        elif isinstance(message, From):
+        elif isinstance(message, ResumeFrom):
             party.truncate(party.receiver.on_from(message))
-        elif isinstance(message, Rows):
+        elif isinstance(message, RowsFrame):
             verdict = party.receiver.on_rows(message)
             if isinstance(verdict, Taken):
                 party.take(verdict, rows)

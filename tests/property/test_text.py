@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.client.text import REPLACEMENT, TextStream
+from shoal.client.text_stream import REPLACEMENT, TextStream
 
 WORDS = ["a", "b", "ab", "ba", "€", "🐟", "魚", " ", "ü", "aab"]
 words = st.lists(st.sampled_from(WORDS), max_size=30).map("".join)

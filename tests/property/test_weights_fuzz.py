@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import CheckpointError, ShoalError
-from shoal.nn.families import model_config
-from shoal.weights.bytesource import LocalFile
-from shoal.weights.gguf import GgufCheckpoint
-from shoal.weights.safetensors import SafetensorsFile
-from shoal.weights.source import index_files, parse_config
+from shoal.model.families import model_config
+from shoal.model.weights.byte_source import LocalFile
+from shoal.model.weights.checkpoint_files import index_files, parse_config
+from shoal.model.weights.gguf import GgufCheckpoint
+from shoal.model.weights.safetensors import SafetensorsFile
 
 fuzz = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

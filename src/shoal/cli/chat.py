@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import discovery
-from shoal.cli import sampling as options
+from shoal.cli import discovery_flags as discovery
+from shoal.cli import sampling_flags as options
 from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 

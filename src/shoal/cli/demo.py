@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli import sampling as options
+from shoal.cli import sampling_flags as options
 from shoal.cli.output import AsJson, Transport, console, print_json
 
 if TYPE_CHECKING:
-    from shoal.cli.swarm import LocalSwarm
     from shoal.client.sync import Model
+    from shoal.local_cluster import LocalCluster
 
 PROMPT = "Explain in a short paragraph why fish swim in schools."
 
@@ -29,12 +29,12 @@ def demo(
 ) -> None:
     """Start servers in processes of their own, stream an answer through a real model, and kill one of them meanwhile."""
     from shoal.cli.generate import result, show_times
-    from shoal.cli.swarm import LocalSwarm
     from shoal.client.sync import connect
-    from shoal.weights.source import demo_model_path
+    from shoal.local_cluster import LocalCluster
+    from shoal.model.weights.model_source import demo_model_path
 
     model = str(demo_model_path())
-    with LocalSwarm(model, servers, threads=threads, transport=transport, spares=1) as swarm:
+    with LocalCluster(model, servers, threads=threads, transport=transport, spares=1) as swarm:
         if not as_json:
             console.print(f"{servers} servers and a spare on this machine, joined by one ticket:")
             console.print(swarm.ticket, soft_wrap=True)
@@ -56,13 +56,15 @@ def demo(
                 console.print(f"asked again, with nobody dying: {same} answer, token for token")
 
 
-def _disturbed(model: Model, swarm: LocalSwarm, prompt: str, raw: bool, max_tokens: int, quiet: bool) -> dict[str, Any]:
+def _disturbed(
+    model: Model, swarm: LocalCluster, prompt: str, raw: bool, max_tokens: int, quiet: bool
+) -> dict[str, Any]:
     """Stream an answer and kill the middle server after a third of it; says what that cost."""
     story: dict[str, Any] = {}
     last_at, killed_at = time.monotonic(), None
     for piece in model.stream(prompt, raw=raw, max_tokens=max_tokens):
         now = time.monotonic()
-        if killed_at is not None and model.last_heals[1:] and "pause_s" not in story:
+        if killed_at is not None and model.last_failovers[1:] and "pause_s" not in story:
             story["pause_s"] = now - last_at
         last_at = now
         if not quiet:
@@ -77,9 +79,9 @@ def _disturbed(model: Model, swarm: LocalSwarm, prompt: str, raw: bool, max_toke
                 console.print(f" [bold red]✗ {story['killed']} was killed[/] ", end="")
     if not quiet:
         sys.stdout.write("\n")
-    heals = model.last_heals[1:]
-    story["replaced_by"] = [name for heal in heals for name in heal.found]
-    story["replayed_rows"] = sum(heal.replayed_rows for heal in heals)
+    failovers = model.last_failovers[1:]
+    story["replaced_by"] = [name for heal in failovers for name in heal.found]
+    story["replayed_rows"] = sum(heal.replayed_rows for heal in failovers)
     return story
 
 

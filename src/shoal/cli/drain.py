@@ -12,9 +12,9 @@ import typer
 from shoal.cli.output import AsJson, SwarmName, Transport, console, print_json, private
 
 if TYPE_CHECKING:
-    from shoal.net.transport import Transport as Carrier
     from shoal.swarm.identity import Identity
-    from shoal.swarm.membership.folder import PrivateSwarm
+    from shoal.swarm.membership.storage import PrivateSwarm
+    from shoal.transport.channel import Transport as Carrier
 
 
 def drain(
@@ -45,13 +45,13 @@ def drain(
 async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, transport: str | None) -> float:
     from shoal.clock import SYSTEM_CLOCK
     from shoal.errors import UsageError
-    from shoal.net.dial import Dialler
-    from shoal.net.framed import FrameChannel
-    from shoal.net.node import make_transports
+    from shoal.protocol.messages import Leave, Leaving
     from shoal.swarm.discovery.ticket import Ticket
     from shoal.swarm.membership.member import Member
+    from shoal.transport.dialler import Dialler
+    from shoal.transport.frame_channel import FrameChannel
+    from shoal.transport.local_node import make_transports
     from shoal.types import PeerId
-    from shoal.wire.messages import Leave, Leaving
 
     ticket = Ticket.parse(text)
     member = Member(swarm, "server", SYSTEM_CLOCK, key) if swarm is not None else None

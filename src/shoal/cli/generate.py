@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli import discovery
-from shoal.cli import sampling as options
+from shoal.cli import discovery_flags as discovery
+from shoal.cli import sampling_flags as options
 from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def result(model: Model) -> dict[str, Any]:
         ],
         "prefill_tokens_per_s": reply.prefill_tokens_per_s,
         "decode_tokens_per_s": reply.decode_tokens_per_s,
-        "heals": model.last_heals[1:],
+        "heals": model.last_failovers[1:],
         "trace": reply.traces,
     }
 

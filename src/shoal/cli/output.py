@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -10,9 +11,10 @@ import typer
 from rich.console import Console
 
 from shoal.errors import ServerFull, ShoalError
+from shoal.model.kernels.strict import strict_mode_environment
 
 if TYPE_CHECKING:
-    from shoal.swarm.membership.folder import PrivateSwarm
+    from shoal.swarm.membership.storage import PrivateSwarm
 
 console = Console(stderr=True, highlight=False)
 """Everything but results goes to standard error, so that results can be piped."""
@@ -31,7 +33,7 @@ Transport = Annotated[str | None, typer.Option(help="Use only this transport: tl
 
 def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | None:
     """The private swarm that a command's options mean, if they mean one."""
-    from shoal.swarm.membership.folder import PrivateSwarm
+    from shoal.swarm.membership.storage import PrivateSwarm
 
     if not (swarm or invite or delegation):
         return None
@@ -49,6 +51,19 @@ def report(error: ShoalError) -> None:
     console.print(f"[bold red]error[/] ({error.party}): {error}", soft_wrap=True)
     if isinstance(error, ServerFull):
         console.print(f"try again in {error.retry_after:.0f} s")
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Run a command line: strict arithmetic is asked for before anything imports torch, an error becomes one line.
+
+    Ends the process with code 1 after an error of ours.
+    """
+    strict_mode_environment()
+    try:
+        command()
+    except ShoalError as error:
+        report(error)
+        sys.exit(1)
 
 
 def megabytes(text: str) -> int:

@@ -23,7 +23,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a reply from its file: from what the servers still hold, else from its tokens. The file is kept up to date."""
-    from shoal.client.saved import read_saved
+    from shoal.client.saved_reply import read_saved
     from shoal.client.sync import connect
 
     saved = read_saved(file)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli import discovery
+from shoal.cli import discovery_flags as discovery
 from shoal.cli.output import AsJson, Invite, SwarmName, Transport, console, megabytes, print_json, private
 from shoal.errors import ShoalError
-from shoal.net.address import host_port
+from shoal.transport.address import host_port
 from shoal.types import Span
 
 if TYPE_CHECKING:
-    from shoal.server.config import ServerConfig
-    from shoal.server.lifecycle import Server
-    from shoal.server.resident import Progress
+    from shoal.server.hosting.span_host import Progress
+    from shoal.server.server import Server
+    from shoal.server.server_config import ServerConfig
 
 STATUS_S = 2.0
 FORCED_EXIT_S = 10.0
@@ -85,8 +85,8 @@ def serve(
 
     Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
     """
-    from shoal.server.config import ServerConfig
-    from shoal.swarm.discovery.options import DiscoveryOptions
+    from shoal.server.server_config import ServerConfig
+    from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 
     found = DiscoveryOptions(
         lan=lan,
@@ -128,7 +128,7 @@ def serve(
 
 
 async def _serve(config: ServerConfig, as_json: bool, watch_stdin: bool) -> None:
-    from shoal.server.lifecycle import Server
+    from shoal.server.server import Server
 
     stop, at_once = asyncio.Event(), asyncio.Event()
     _stop_on_signals(stop, at_once)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli import discovery
+from shoal.cli import discovery_flags as discovery
 from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
 from shoal.types import Span, missing_spans
 

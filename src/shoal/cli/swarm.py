@@ -1,145 +1,193 @@
-"""Servers in processes of their own on this machine's loopback, gone when this process is."""
+"""`shoal swarm`: a private swarm's owner at work."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Any
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated
 
-from shoal.errors import ShoalError
-from shoal.types import Span
+import typer
 
-STOP_S = 10.0
-MEMORY = "2GB"
+from shoal.cli.output import AsJson, Transport, console, print_json
+
+if TYPE_CHECKING:
+    from shoal.swarm.membership.owner import Owner
+
+Name = Annotated[str, typer.Argument(help="The swarm's name on this machine.")]
+Expires = Annotated[str, typer.Option(help="How long it is good for: 30m, 12h, 7d.")]
+
+UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-class LocalServer:
-    """One `shoal serve` process. Its standard input is a pipe: when this process dies, however, the server leaves."""
+def make_app() -> typer.Typer:
+    """The commands of `shoal swarm`."""
+    app = typer.Typer(help="Make a private swarm, invite to it, revoke.", no_args_is_help=True)
+    for command in (create, invite, delegate, revoke, show):
+        app.command(command.__name__)(command)
+    return app
 
-    def __init__(self, model: str, *options: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "shoal.cli.main", "serve", model, "--json", "--watch-stdin", *options]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, who then closes the pipes
-            env={**os.environ, **(env or {})},
+
+def create(name: Name, as_json: AsJson = False) -> None:
+    """Make a private swarm: its owner's key, on this machine."""
+    from shoal.swarm.membership.storage import SwarmFolder
+
+    folder = SwarmFolder(name)
+    key = folder.create_owner()
+    if as_json:
+        print_json({"name": name, "swarm": key.peer, "folder": str(folder.path)})
+        return
+    console.print(f"swarm    {key.peer}", soft_wrap=True)
+    console.print(f"key      {folder.path / 'owner.key'}  (whoever has it owns the swarm: keep a copy)", soft_wrap=True)
+    console.print("next     start its first server, on an address that others reach:", soft_wrap=True)
+    console.print(f"           shoal serve MODEL --swarm {name} --listen HOST:PORT", soft_wrap=True)
+    console.print("         then let others in, one invite for each server or client:", soft_wrap=True)
+    console.print(f"           shoal swarm invite {name} --expires 7d", soft_wrap=True)
+
+
+def invite(
+    name: Name,
+    expires: Expires = "7d",
+    redeemer: Annotated[
+        str | None, typer.Option(help="Ticket of the delegate that shall redeem it; default: the owner's server.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print one invite: it lets one node in, once. Send it like a password."""
+    from shoal.swarm.discovery.ticket import Ticket
+    from shoal.swarm.membership.credentials import parse_invite
+
+    text = _owner(name).invite(_seconds(expires), Ticket.parse(redeemer) if redeemer is not None else None)
+    made = parse_invite(text)[0]
+    if as_json:
+        print_json({"invite": text, "id": made.id.hex(), "expires_at": made.expires_at, "redeemer": made.redeemer})
+        return
+    console.print(f"invite {made.id.hex()}, until {_date(made.expires_at)}, for one node", soft_wrap=True)
+    print(text)
+
+
+def delegate(
+    name: Name,
+    node: Annotated[str, typer.Argument(help="The server's node id or ticket.")],
+    expires: Expires = "30d",
+    as_json: AsJson = False,
+) -> None:
+    """Print a delegation: with it (shoal serve --delegation) a server redeems invites that name it, and renews."""
+    text = _owner(name).delegate(node, _seconds(expires))
+    if as_json:
+        print_json({"delegation": text})
+    else:
+        print(text)
+
+
+def revoke(
+    name: Name,
+    what: Annotated[str, typer.Argument(help="Node id or invite id, whole or its beginning.")],
+    peers: Annotated[
+        list[str] | None, typer.Option(help="Tell this member now; a running server of the owner does so anyway.")
+    ] = None,
+    transport: Transport = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a node, or an invite and whoever came by it, out of the swarm."""
+    revocations = _owner(name).revoke(what)
+    if peers:
+        asyncio.run(_tell(name, peers, transport))
+    if as_json:
+        print_json(
+            {
+                "number": revocations.number,
+                "nodes": sorted(revocations.nodes),
+                "invites": sorted(invite.hex() for invite in revocations.invites),
+            }
         )
-        self.ready: dict[str, Any] = {}
-
-    def wait_ready(self) -> dict[str, Any]:
-        """Its first words when it serves: ticket, peer, span. Raises ShoalError with what it said when it could not."""
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        for line in self.process.stdout:
-            event: dict[str, Any] = json.loads(line)
-            if event["event"] == "ready":
-                self.ready = event
-                return event
-        raise ShoalError(f"a server did not start: {self.process.stderr.read().decode(errors='replace').strip()}")
-
-    def kill(self) -> None:
-        """End it at once, as a power cut does."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        """Ask it to leave, and insist after a while. Stopping twice is harmless."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
-            if pipe is not None:
-                pipe.close()
+        return
+    console.print(f"list {revocations.number}; out: nodes {len(revocations.nodes)}, invites {len(revocations.invites)}")
+    if not peers:
+        console.print(f"a running server of the owner (--swarm {name}) spreads it; else give --peers", soft_wrap=True)
 
 
-class LocalSwarm:
-    """A model's blocks divided evenly between servers. Use with `with`; `ticket` reaches the first.
+async def _tell(name: str, peers: list[str], transport: str | None) -> None:
+    from shoal.client.client import AsyncClient
+    from shoal.swarm.membership.storage import PrivateSwarm
 
-    `spares`: that many of the spans, from the middle one on, have a second server. `options`: more of `shoal serve`'s.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        count: int,
-        threads: int = 1,
-        transport: str | None = None,
-        spares: int = 0,
-        options: Sequence[str] = (),
-    ) -> None:
-        self._model = model
-        self._count = count
-        self._spares = spares
-        self._options = ["--threads", str(threads), "--memory", MEMORY]
-        self._options += ["--transport", transport] if transport else []
-        self._options += options
-        self.servers: list[LocalServer] = []
-        self.ticket = ""
-
-    def __enter__(self) -> LocalSwarm:
-        try:
-            spans = divide(num_blocks(self._model), self._count)
-            middle = (self._count - 1) // 2
-            doubled = [spans[(middle + index) % self._count] for index in range(self._spares)]
-            for index, span in enumerate([*spans, *doubled]):
-                # The first one's ticket is all that the others know; they load at the same time.
-                joining = ["--peers", self.ticket] if self.ticket else []
-                options = ["--blocks", str(span), "--name", _name(index, self._count), *self._options, *joining]
-                self.servers.append(LocalServer(self._model, *options))
-                if index == 0:
-                    self.ticket = self.servers[0].wait_ready()["ticket"]
-            for server in self.servers[1:]:
-                server.wait_ready()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def of(self, peer: str) -> LocalServer:
-        """The server with this node id."""
-        return next(server for server in self.servers if server.ready.get("peer") == peer)
-
-    def close(self) -> None:
-        """Stop all servers at once. Closing twice is harmless."""
-        for server in self.servers:
-            assert server.process.stdin is not None
-            with contextlib.suppress(OSError):
-                server.process.stdin.close()
-        for server in self.servers:
-            server.stop()
+    async with AsyncClient(peers, invite=PrivateSwarm(name=name), only=transport) as client:
+        await client.refresh()  # the first time a member is met, this side learns that it lacks the list
 
 
-def _name(index: int, count: int) -> str:
-    return f"server {index + 1}" if index < count else f"spare {index - count + 1}"
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Say what is known of a private swarm on this machine."""
+    from shoal.swarm.membership.storage import SwarmFolder
+
+    folder = SwarmFolder(name)
+    if folder.owner() is None:
+        _show_member(name, as_json)
+        return
+    owner = _owner(name)
+    issued, revocations = owner.issued(), owner.revocations()
+    if as_json:
+        print_json(
+            {
+                "swarm": owner.key.peer,
+                "owner": True,
+                "invites": [
+                    {"id": one.invite.id.hex(), "expires_at": one.invite.expires_at, "node": one.node} for one in issued
+                ],
+                "number": revocations.number,
+                "revoked_nodes": sorted(revocations.nodes),
+                "revoked_invites": sorted(invite.hex() for invite in revocations.invites),
+            }
+        )
+        return
+    console.print(f"swarm    {owner.key.peer} (owned here)", soft_wrap=True)
+    for one in issued:
+        out = one.invite.id in revocations.invites or one.node in revocations.nodes
+        state = "revoked" if out else "used" if one.node else _until(one.invite.expires_at)
+        console.print(f"invite   {one.invite.id.hex()}  {state}  {one.node or ''}", soft_wrap=True)
+    for node in sorted(revocations.nodes):
+        console.print(f"out      {node}", soft_wrap=True)
+    console.print(f"list     {revocations.number}")
 
 
-def num_blocks(model: str) -> int:
-    """How many blocks a checkpoint has."""
-    from shoal.nn.families import model_config
-    from shoal.weights.source import open_checkpoint
+def _show_member(name: str, as_json: bool) -> None:
+    from shoal.errors import UsageError
+    from shoal.swarm.membership.credentials import verify_certificate
+    from shoal.swarm.membership.storage import Role, SwarmFolder
 
-    return model_config(open_checkpoint(model).config).num_blocks
+    folder, found = SwarmFolder(name), []
+    roles: tuple[Role, ...] = ("server", "client")
+    for role in roles:
+        kept = folder.node(role).kept()
+        if kept is not None:
+            certificate = verify_certificate(kept.certificate, kept.swarm, time.time(), late_s=float("inf"))
+            found.append({"role": role, "swarm": kept.swarm, "node": certificate.peer, "until": certificate.expires_at})
+    if not found:
+        raise UsageError(f"there is no private swarm {name!r} here")
+    if as_json:
+        print_json({"owner": False, "nodes": found})
+        return
+    for one in found:
+        console.print(f"swarm    {one['swarm']}", soft_wrap=True)
+        console.print(f"{one['role']:8} {one['node']}, certificate {_until(float(str(one['until'])))}", soft_wrap=True)
 
 
-def divide(blocks: int, count: int) -> list[Span]:
-    """0:blocks in `count` spans, as even as possible."""
-    bounds = [index * blocks // count for index in range(count + 1)]
-    return [Span(start, stop) for start, stop in itertools.pairwise(bounds)]
+def _owner(name: str) -> Owner:
+    from shoal.clock import SYSTEM_CLOCK
+    from shoal.swarm.membership.owner import Owner
+    from shoal.swarm.membership.storage import SwarmFolder
+
+    return Owner(SwarmFolder(name), SYSTEM_CLOCK)
+
+
+def _seconds(text: str) -> float:
+    number, unit = text.strip()[:-1], text.strip()[-1:]
+    if unit not in UNITS_S or not number.isdecimal() or not 0 < int(number) <= 36_500:
+        raise typer.BadParameter(f"{text!r} is not a time like 30m, 12h or 7d")
+    return int(number) * UNITS_S[unit]
+
+
+def _until(expires_at: float) -> str:
+    return f"{'until' if expires_at > time.time() else 'expired'} {_date(expires_at)}"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

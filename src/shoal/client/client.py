@@ -13,27 +13,27 @@ import msgspec
 import torch
 
 from shoal.client.options import SessionOptions
-from shoal.client.planner import Terms
-from shoal.client.saved import SavedSession
-from shoal.client.session import Session
-from shoal.client.survey import ANSWER_S, FRESH_S, Survey
+from shoal.client.saved_reply import SavedSession
+from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
+from shoal.client.session.planner import SessionSpec
+from shoal.client.session.session import Session
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
-from shoal.net.dial import Dialler
-from shoal.net.framed import FrameChannel
-from shoal.net.node import LOOPBACK, make_transports
-from shoal.net.transport import Transport
-from shoal.swarm import exchange
-from shoal.swarm.directory import Directory
-from shoal.swarm.discovery.options import Discoveries, DiscoveryOptions
+from shoal.protocol.messages import Describe, Description, Status
+from shoal.swarm.directory import exchange
+from shoal.swarm.directory.directory import Directory
+from shoal.swarm.directory.records import ServerRecord, SignedRecord
+from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
-from shoal.swarm.membership.folder import PrivateSwarm
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
-from shoal.swarm.records import ServerRecord, SignedRecord
-from shoal.swarm.routing import RouteOptions, same_model
+from shoal.swarm.membership.storage import PrivateSwarm
+from shoal.swarm.routing.route_planner import RouteOptions, same_model
+from shoal.transport.channel import Transport
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.local_node import LOOPBACK, make_transports
 from shoal.types import Hop, ModelSpec, PeerId, Span
-from shoal.wire.messages import Describe, Description, Status
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
@@ -95,7 +95,7 @@ class AsyncClient:
             if self._member is not None:
                 await self._enter(self._member)
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
-            self._survey = Survey(self.directory, self._dialler, self.clock)
+            self._survey = ServerProbe(self.directory, self._dialler, self.clock)
             self._finder = self._discoveries.finder(self.directory, self._dialler)
             await self.refresh()
             if self._member is not None:
@@ -268,7 +268,7 @@ class AsyncClient:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
         await asyncio.gather(self._survey.look(model, span), self._hear())
-        session = Session(Terms(model, span, self.identity.peer, options), self, self.clock)
+        session = Session(SessionSpec(model, span, self.identity.peer, options), self, self.clock)
         try:
             await session.open(wait_s)
         except BaseException:
@@ -281,7 +281,7 @@ class AsyncClient:
 
         Raises what `session` raises on entering, and SessionFenced when a later process has it; it may be tried again.
         """
-        terms = Terms(saved.model, saved.span, self.identity.peer, saved.options, saved.resumed)
+        terms = SessionSpec(saved.model, saved.span, self.identity.peer, saved.options, saved.resumed)
         session = Session(terms, self, self.clock)
         try:
             await session.resume(saved, hidden_states, wait_s)

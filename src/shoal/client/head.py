@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.engine.gathering import Gathering
-from shoal.nn.block import HEAD_ROWS
+from shoal.engine.batch_delay import BatchDelay
+from shoal.model.nn.block import HEAD_ROWS
 
 Logits = Callable[[Tensor], Tensor]
 """Rows [n, hidden] → logits [n, vocab], row-exact."""
@@ -50,7 +50,7 @@ class BatchedHead:
         self._busy = False
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._gathering = Gathering()
+        self._gathering = BatchDelay()
 
     async def choose(self, row: Tensor, pick: Pick, whose: Hashable = None) -> int:
         """The token that `pick` takes from the logits of a row [1, hidden]; raises what it raises.

@@ -6,8 +6,8 @@ import msgspec
 
 from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
 from shoal.errors import UsageError
-from shoal.swarm.routing import RouteOptions
-from shoal.wire.messages import MAX_POSITION, RowCodec
+from shoal.protocol.messages import MAX_POSITION, RowCodec
+from shoal.swarm.routing.route_planner import RouteOptions
 
 PATIENCE_S = 60.0
 """How long a session waits by default for servers of blocks that have none."""

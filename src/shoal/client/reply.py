@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from shoal.client.generate import Conversation, Generation
-from shoal.client.model import RemoteModel
+from shoal.client.generation import Conversation, Generation
 from shoal.client.options import SessionOptions
-from shoal.client.saved import SavedReply, read_saved, take_up, write_saved
-from shoal.client.session import Session
+from shoal.client.remote_model import RemoteModel
+from shoal.client.saved_reply import SavedReply, read_saved, take_up, write_saved
+from shoal.client.session.session import Session
 from shoal.errors import FingerprintMismatch, SessionFenced
-from shoal.nn.sampling import SamplingParams
+from shoal.model.nn.sampling import SamplingParams
 
 
 class Reply:
@@ -67,7 +67,7 @@ class Reply:
         if self._path is None or self.session is None:
             return
         overwritten = self._written not in (None, _state(self._path))
-        if overwritten and read_saved(self._path).session.resumed > self.session.chain.terms.resumed:
+        if overwritten and read_saved(self._path).session.resumed > self.session.supervisor.terms.resumed:
             raise SessionFenced(f"another process goes on with the reply in {self._path}")
         reply, remote = self.generation, self._model
         write_saved(

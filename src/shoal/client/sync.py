@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from shoal.client.client import ROUTE_WAIT_S, AsyncClient
-from shoal.client.generate import Conversation, Generation, start
-from shoal.client.model import RemoteModel, open_model
-from shoal.client.repair import Heal
+from shoal.client.generation import Conversation, Generation, start
+from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply import Reply
-from shoal.client.saved import SavedReply
+from shoal.client.saved_reply import SavedReply
+from shoal.client.session.failover import FailoverEvent
 from shoal.errors import UsageError
-from shoal.nn.sampling import SamplingParams
-from shoal.swarm.discovery.options import Discoveries
-from shoal.swarm.membership.folder import PrivateSwarm
+from shoal.model.nn.sampling import SamplingParams
+from shoal.swarm.discovery.discovery_options import Discoveries
+from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.types import Route
 
 T = TypeVar("T")
@@ -206,9 +206,9 @@ class Model:
         return self.reply.session.hop_names if self.reply is not None and self.reply.session is not None else ()
 
     @property
-    def last_heals(self) -> list[Heal]:
+    def last_failovers(self) -> list[FailoverEvent]:
         """What was repaired in its session; the first entry is the opening."""
-        return self.reply.session.heals if self.reply is not None and self.reply.session is not None else []
+        return self.reply.session.failovers if self.reply is not None and self.reply.session is not None else []
 
     def chat(self, system: str | None = None, *, max_tokens: int = 4096, wait_s: float = ROUTE_WAIT_S) -> Chat:
         """A conversation of up to `max_tokens` tokens in one session."""

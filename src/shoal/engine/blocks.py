@@ -8,12 +8,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from shoal.kernels.tiles import pad_rows
 from shoal.kv.cache import KVCache
-from shoal.nn.attention import AttentionForm, paged_attention
-from shoal.nn.block import Attend, Block, BlockConfig
-from shoal.nn.rope import Rope, RopeConfig
-from shoal.nn.sdpa import Attention
+from shoal.model.kernels.tiles import pad_rows
+from shoal.model.nn.attention import AttentionForm, paged_attention
+from shoal.model.nn.block import Attend, Block, BlockConfig
+from shoal.model.nn.rope import Rope, RopeConfig
+from shoal.model.nn.sdpa import Attention
 
 
 class Part(NamedTuple):

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import torch
 
-from shoal.engine.backend import TorchBackend
-from shoal.engine.proof import Setting
+from shoal.engine.backends import TorchBackend
+from shoal.engine.proof import ExecutionEnv
 from shoal.errors import CapacityError, UsageError
-from shoal.kernels.linears import device_linears
-from shoal.nn.sdpa import DeviceAttention, find_flash
+from shoal.model.kernels.linears import device_linears
+from shoal.model.nn.sdpa import DeviceAttention, find_flash
 
 DEVICES = ("cpu", "cuda", "mps")
 """Kinds of device, as torch calls them; AMD's are "cuda" there too."""
@@ -71,11 +71,11 @@ def device_backend(name: str, dtype: torch.dtype, kv_dtype: torch.dtype, exact: 
     """
     kind = torch.device(name).type
     if exact:
-        return TorchBackend(Setting(name, kv_dtype=kv_dtype), kernel=f"torch-{kind}")
+        return TorchBackend(ExecutionEnv(name, kv_dtype=kv_dtype), kernel=f"torch-{kind}")
     if kind == "cuda":
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     attention = DeviceAttention(find_flash() if kind == "cuda" else None)
     return TorchBackend(
-        Setting(name, attention, kv_dtype), device_linears(dtype), kernel=f"torch-{kind}-{attention.name}"
+        ExecutionEnv(name, attention, kv_dtype), device_linears(dtype), kernel=f"torch-{kind}-{attention.name}"
     )

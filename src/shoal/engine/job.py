@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shoal.engine.runner import Rows
-from shoal.engine.stream import Piece, Stream
+from shoal.engine.session_rows import Piece, Stream
 
 
 class Order(NamedTuple):

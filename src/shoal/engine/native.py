@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from shoal.engine.blocks import Part
-from shoal.kernels import cpu
-from shoal.kernels.panels import Panels, pack
-from shoal.kernels.quantized import concatenated
-from shoal.kernels.tiles import padded
 from shoal.kv.cache import KVCache
-from shoal.nn.block import BlockConfig
-from shoal.nn.parameters import Parameters
-from shoal.nn.rope import Rope, RopeConfig
+from shoal.model.kernels import cpu
+from shoal.model.kernels.panels import Panels, pack
+from shoal.model.kernels.quantized import concatenated
+from shoal.model.kernels.tiles import padded
+from shoal.model.nn.block import BlockConfig
+from shoal.model.nn.block_weights import BlockWeights
+from shoal.model.nn.rope import Rope, RopeConfig
 
 ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
 CACHE_KINDS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
@@ -46,7 +46,7 @@ def supports(config: BlockConfig) -> bool:
 class NativeBlock:
     """A block's packed matrices, norms and sinks; see `Panels.int8_rows`."""
 
-    def __init__(self, config: BlockConfig, weights: Parameters, int8_rows: bool = False) -> None:
+    def __init__(self, config: BlockConfig, weights: BlockWeights, int8_rows: bool = False) -> None:
         self.config = config
         self.digest = ""
         self._panels = dict(_packed(weights, int8_rows))
@@ -69,7 +69,7 @@ class NativeBlock:
         return sum(panels.size_bytes for panels in self._panels.values())
 
 
-def _packed(weights: Parameters, int8_rows: bool) -> Iterator[tuple[str, Panels]]:
+def _packed(weights: BlockWeights, int8_rows: bool) -> Iterator[tuple[str, Panels]]:
     biases = [bias for role in "qkv" if (bias := weights.bias(role)) is not None]
     qkv = concatenated([weights.matrix(role) for role in "qkv"])
     yield "qkv", pack(qkv, torch.cat(biases) if biases else None, int8_rows)
@@ -77,7 +77,7 @@ def _packed(weights: Parameters, int8_rows: bool) -> Iterator[tuple[str, Panels]
         yield name, pack(weights.matrix(role), weights.bias(role), int8_rows)
 
 
-def _vectors(config: BlockConfig, weights: Parameters) -> Iterator[tuple[str, Tensor]]:
+def _vectors(config: BlockConfig, weights: BlockWeights) -> Iterator[tuple[str, Tensor]]:
     for name in NORMS:
         weight = weights.vectors.get(f"{_ROLES.get(name, name)}.weight")
         if weight is not None:

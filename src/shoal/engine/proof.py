@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.kernels.linears import RowLinear
-from shoal.kernels.nativelinear import NativeLinear
-from shoal.kernels.tiles import exp_, pad_rows, padded, row_sum, softcap_
-from shoal.nn.alibi import alibi_slopes
-from shoal.nn.attention import PAGE_TOKENS, AttentionForm, paged_attention
-from shoal.nn.block import HEAD_ROWS, Block, BlockConfig, Ends, ModelConfig
-from shoal.nn.layers import ACTIVATIONS
-from shoal.nn.moe import Experts
-from shoal.nn.rope import Rope
-from shoal.nn.sdpa import Attention, may_be_exact
+from shoal.kv.pages import PAGE_TOKENS
+from shoal.model.kernels.linears import RowLinear
+from shoal.model.kernels.native_linear import NativeLinear
+from shoal.model.kernels.tiles import exp_, pad_rows, padded, row_sum, softcap_
+from shoal.model.nn.alibi import alibi_slopes
+from shoal.model.nn.attention import AttentionForm, paged_attention
+from shoal.model.nn.block import HEAD_ROWS, Block, BlockConfig, EmbeddingAndHead, ModelConfig
+from shoal.model.nn.layers import ACTIVATIONS
+from shoal.model.nn.moe import Experts
+from shoal.model.nn.rope import Rope
+from shoal.model.nn.sdpa import Attention, may_be_exact
 
 TILES = (4, 8, 16, 32, 64)
 HEIGHTS = (1, 2, 3, 5, 8, 13, 31, 64, 100, 129, 513)
@@ -53,7 +54,7 @@ class Proof(msgspec.Struct, frozen=True):
     probe: str
 
 
-class Setting(NamedTuple):
+class ExecutionEnv(NamedTuple):
     """What blocks run in: a device, what attends there, and the floats in which it finds keys and values."""
 
     device: str = "cpu"
@@ -61,7 +62,7 @@ class Setting(NamedTuple):
     kv_dtype: torch.dtype = torch.float32
 
 
-CPU = Setting()
+CPU = ExecutionEnv()
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -71,7 +72,7 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.from_numpy((centred / 2**20).astype(np.float32).reshape(shape))
 
 
-def prove(blocks: Sequence[Block], model: ModelConfig, setting: Setting = CPU) -> Proof:
+def prove(blocks: Sequence[Block], model: ModelConfig, setting: ExecutionEnv = CPU) -> Proof:
     """Find the smallest tile that keeps rows exact in one block of each kind, with the present threads, else with one thread.
 
     The thread count that was found is set. If nothing holds, the result says `exact=False`, with one thread and the
@@ -83,7 +84,7 @@ def prove(blocks: Sequence[Block], model: ModelConfig, setting: Setting = CPU) -
     return _search(lambda tile, threads: all(block_holds(one, tile, threads, setting) for one in each), kinds, setting)
 
 
-def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
+def prove_ends(ends: EmbeddingAndHead, config: BlockConfig) -> Proof:
     """The same for the final norm and the head."""
 
     def holds(tile: int, threads: int) -> bool:
@@ -97,7 +98,7 @@ def prove_ends(ends: Ends, config: BlockConfig) -> Proof:
 def _search(
     holds: Callable[[int, int], bool],
     kinds: Sequence[BlockConfig],
-    setting: Setting = CPU,
+    setting: ExecutionEnv = CPU,
     tiles: Sequence[int] = TILES,
 ) -> Proof:
     here = torch.get_num_threads()
@@ -111,7 +112,7 @@ def _search(
         return Proof("torch", last_tile, fewest, False, probe(kinds, last_tile, setting))
 
 
-def block_holds(block: Block, tile: int, threads: int, setting: Setting = CPU) -> bool:
+def block_holds(block: Block, tile: int, threads: int, setting: ExecutionEnv = CPU) -> bool:
     """Whether rows come out the same alone and in company, at any place, with one thread and with `threads`."""
     config = block.config
 
@@ -150,7 +151,7 @@ def _rows_hold(compute: Compute, rows: Tensor, tile: int, threads: int, heights:
     return True
 
 
-def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, threads: int, setting: Setting) -> bool:
+def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, threads: int, setting: ExecutionEnv) -> bool:
     """Whether the attention that will be used keeps rows exact."""
     pages = 3
     tokens, width = (pages - 1) * PAGE_TOKENS + 9, padded(config.head_dim)
@@ -171,7 +172,7 @@ def _attention_holds(config: BlockConfig, form: AttentionForm, tile: int, thread
     return may_be_exact(setting.attention, form, setting.kv_dtype, config.head_dim)
 
 
-def probe(kinds: Sequence[BlockConfig], tile: int, setting: Setting = CPU) -> str:
+def probe(kinds: Sequence[BlockConfig], tile: int, setting: ExecutionEnv = CPU) -> str:
     """32 hexadecimal digits over canned arithmetic on the blocks' widths: equal where machines give equal bits."""
     digest = hashlib.blake2b(digest_size=16)
     for config in kinds:
@@ -189,7 +190,7 @@ def _widths(config: BlockConfig) -> Iterator[int]:
         yield from (config.latent.query_rank, config.latent.rank, config.latent.plain_dim)
 
 
-def _canned(config: BlockConfig, tile: int, setting: Setting) -> Iterator[Tensor]:
+def _canned(config: BlockConfig, tile: int, setting: ExecutionEnv) -> Iterator[Tensor]:
     """Products, sums, transcendentals, attention and angles."""
     device = setting.device
     for width in dict.fromkeys(width for width in _widths(config) if width):

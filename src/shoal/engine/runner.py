@@ -13,7 +13,7 @@ from torch import Tensor
 from shoal.engine.blocks import Blocks, Part
 from shoal.errors import GrantExceeded, SpanError
 from shoal.kv.cache import KVCache
-from shoal.kv.prefix import Ahead, PrefixCache
+from shoal.kv.prefix import PrefixCache, PrefixMatch
 from shoal.types import Span
 
 
@@ -35,7 +35,7 @@ class _UnderWay:
     """Rows that have come as far as block `at`, on their way to `stop`: `hidden` is what they are there, `ahead` what was found
     of those before them."""
 
-    def __init__(self, rows: Rows, ahead: Ahead, device: str) -> None:
+    def __init__(self, rows: Rows, ahead: PrefixMatch, device: str) -> None:
         self.rows = rows
         self.ahead = ahead
         self.rest = _without(rows, ahead.outputs.shape[0])
@@ -58,7 +58,7 @@ class Runner:
         self.found_rows = 0
         self._blocks = blocks
         self._paused: dict[str, _UnderWay] = {}
-        self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, (), device=cache.device)
+        self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, device=cache.device)
 
     @property
     def any_thread(self) -> bool:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from shoal.engine.gathering import Gathering
-from shoal.engine.quantum import Quantum
+from shoal.engine.batch_delay import BatchDelay
+from shoal.engine.prefill_budget import PrefillBudget
 from shoal.errors import ServerFull, UsageError
 
 DECODE_ROWS = 8
@@ -72,8 +72,8 @@ class Scheduler:
             raise UsageError(f"{self.limits}: a step has a row of prefill and one of decode, and a queue a row")
         self.queued_rows = 0
         self.background: set[str] = set()
-        self.quantum = Quantum()
-        self.gathering = Gathering()
+        self.quantum = PrefillBudget()
+        self.gathering = BatchDelay()
         self._decoding: set[str] = set()
         self._prefilling: set[str] = set()
         self._rationed = False

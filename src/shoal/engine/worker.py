@@ -24,8 +24,8 @@ from shoal.engine.deliveries import Deliveries
 from shoal.engine.job import Job, Order
 from shoal.engine.runner import Rows
 from shoal.engine.scheduler import DECODE_ROWS, Scheduler, Take
-from shoal.engine.stats import WorkerStats
-from shoal.engine.stream import Chunk, OnFailure, OnOutput, Piece, StepOutput, Stream
+from shoal.engine.session_rows import Chunk, OnFailure, OnOutput, Piece, StepOutput, Stream
+from shoal.engine.worker_stats import WorkerStats
 from shoal.errors import ProtocolError, ServerFull, ShoalError
 from shoal.types import Span
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from shoal.kv.pages import PageAllocator
-from shoal.kv.storage import copy_pages, make_storage
-from shoal.nn.attention import PAGE_TOKENS
-from shoal.nn.block import BlockConfig
+from shoal.kv.cache_storage import CacheShape, copy_pages, make_storage
+from shoal.kv.pages import PAGE_TOKENS, PageAllocator
 from shoal.types import Span
 
 
@@ -18,12 +16,12 @@ class KVCache:
     """
 
     def __init__(
-        self, config: BlockConfig, num_pages: int, dtype: str = "float32", device: str = "cpu", max_shared: int = 0
+        self, shape: CacheShape, num_pages: int, dtype: str = "float32", device: str = "cpu", max_shared: int = 0
     ) -> None:
         self.dtype = dtype
         self.device = device
         self.pages = PageAllocator(num_pages, max_shared)
-        self.storage = make_storage(config, num_pages, dtype, device)
+        self.storage = make_storage(shape, num_pages, dtype, device)
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Grant a session its pages; raises ServerFull."""

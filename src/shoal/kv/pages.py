@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.errors import GrantExceeded, ServerFull
-from shoal.nn.attention import PAGE_TOKENS
 from shoal.types import Span
+
+PAGE_TOKENS = 64
+"""Tokens of one page. Attention walks pages of this width, so another value gives other bits."""
 
 RETRY_AFTER_S = 2.0
 

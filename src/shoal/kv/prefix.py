@@ -15,10 +15,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from shoal.kv.pages import PageAllocator
-from shoal.kv.storage import zeros
-from shoal.nn.attention import PAGE_TOKENS
-from shoal.nn.rope import RopeConfig
+from shoal.kv.cache_storage import zeros
+from shoal.kv.pages import PAGE_TOKENS, PageAllocator
 from shoal.types import Span
 
 KEY_BYTES = 16
@@ -29,19 +27,29 @@ def output_page_bytes(hidden_size: int) -> int:
     return 4 * PAGE_TOKENS * hidden_size
 
 
+class Positions(NamedTuple):
+    """How blocks treat positions: `encoded` differs where that differs; `by_length`: it depends on the tokens granted."""
+
+    encoded: bytes = b""
+    by_length: bool = False
+
+
+NO_POSITIONS = Positions()
+
+
 class Scope(msgspec.Struct, frozen=True):
     """What two sessions must have in common, beside their rows, to share a page. `sharer`: the client, or empty for all;
-    `granted_tokens`: 0 unless angles depend on them."""
+    `positions`: how positions enter attention; `granted_tokens`: 0 unless that depends on them."""
 
     sharer: str
     span: Span
     numerics: str
-    ropes: tuple[RopeConfig, ...]
+    positions: bytes
     granted_tokens: int = 0
     adapter: str = ""
 
 
-class Trail(NamedTuple):
+class PrefixHash(NamedTuple):
     """How a session's input rows hash: `keys` of its full pages (before them the scope's), `states` of the page that is being
     filled after 0, 1, 2 … of its rows; None where the session went back into a page whose states are gone."""
 
@@ -49,7 +57,7 @@ class Trail(NamedTuple):
     states: tuple[hashlib.blake2b, ...] | None
 
     @classmethod
-    def begin(cls, scope: Scope) -> Trail:
+    def begin(cls, scope: Scope) -> PrefixHash:
         """Before the first row."""
         key = hashlib.blake2b(msgspec.msgpack.encode(scope), digest_size=KEY_BYTES).digest()
         return cls((key,), (_after(key),))
@@ -59,7 +67,7 @@ class Trail(NamedTuple):
         """How many rows were hashed, where that is known."""
         return None if self.states is None else (len(self.keys) - 1) * PAGE_TOKENS + len(self.states) - 1
 
-    def extended(self, rows: Tensor) -> tuple[Trail, dict[int, bytes]]:
+    def extended(self, rows: Tensor) -> tuple[PrefixHash, dict[int, bytes]]:
         """The trail after more rows [n, hidden] in fp32, and the keys of the pages that they complete, by their number."""
         if self.states is None:
             return self, {}
@@ -76,30 +84,31 @@ class Trail(NamedTuple):
             state.update(row.tobytes())
             states.append(state)
         first = len(self.keys) - 1
-        return Trail(tuple(keys), tuple(states)), dict(enumerate(keys[first + 1 :], first))
+        return PrefixHash(tuple(keys), tuple(states)), dict(enumerate(keys[first + 1 :], first))
 
-    def truncated(self, position: int) -> Trail:
+    def truncated(self, position: int) -> PrefixHash:
         """The trail without the rows from `position` on."""
         page, rows = divmod(position, PAGE_TOKENS)
         last = len(self.keys) - 1
         if page > last:
             return self
         if page == last and self.states is not None:
-            return Trail(self.keys, self.states[: rows + 1])
-        return Trail(self.keys[: page + 1], (_after(self.keys[page]),) if rows == 0 else None)
+            return PrefixHash(self.keys, self.states[: rows + 1])
+        return PrefixHash(self.keys[: page + 1], (_after(self.keys[page]),) if rows == 0 else None)
 
 
-class Ahead(NamedTuple):
+class PrefixMatch(NamedTuple):
     """What is known about rows before they are computed: `outputs` [k · PAGE_TOKENS, hidden] of the first k pages, the trail
     after all of them, and the keys of the pages that remain, by their number."""
 
     outputs: Tensor
-    trail: Trail
+    trail: PrefixHash
     keys: dict[int, bytes]
 
 
 class PrefixCache:
-    """Finds and keeps full pages of a KV cache, together with the output rows of each. `ropes` are those of all blocks.
+    """Finds and keeps full pages of a KV cache, together with the output rows of each. `positions` is what all blocks
+    do with positions.
 
     The sessions of one client share; those of different clients only `between_clients`, since a hit shows in its time.
     """
@@ -108,25 +117,25 @@ class PrefixCache:
         self,
         pages: PageAllocator,
         hidden_size: int,
-        ropes: tuple[RopeConfig, ...],
+        positions: Positions = NO_POSITIONS,
         numerics: str = "",
         between_clients: bool = False,
         device: str = "cpu",
     ) -> None:
         self._pages = pages
-        self._scope = Scope("", Span(0, 0), numerics, ropes)
-        self._by_length = any(rope.by_length for rope in ropes)
+        self._scope = Scope("", Span(0, 0), numerics, positions.encoded)
+        self._by_length = positions.by_length
         self._between_clients = between_clients
         self._outputs = zeros((pages.max_shared, PAGE_TOKENS, hidden_size), torch.float32, device)
         self._nothing = self._outputs.new_empty((0, hidden_size))
-        self._sessions: dict[str, _Filling] = {}
+        self._sessions: dict[str, _OpenPage] = {}
 
     def open(self, session: str, span: Span, client: str) -> None:
         """Begin a session that the allocator has opened."""
         sharer = "" if self._between_clients else client
         granted_tokens = self._pages[session].max_tokens if self._by_length else 0
         scope = msgspec.structs.replace(self._scope, sharer=sharer, span=span, granted_tokens=granted_tokens)
-        self._sessions[session] = _Filling(Trail.begin(scope), self._outputs)
+        self._sessions[session] = _OpenPage(PrefixHash.begin(scope), self._outputs)
 
     def close(self, session: str) -> None:
         """Forget a session; closing twice is harmless."""
@@ -136,7 +145,7 @@ class PrefixCache:
         """Forget a session's rows from `position` on."""
         self._sessions[session].truncate(position)
 
-    def find(self, session: str, rows: Tensor) -> Ahead:
+    def find(self, session: str, rows: Tensor) -> PrefixMatch:
         """Look up a session's next rows [n, hidden] in fp32. Whole pages that are known become the session's own next ones, if
         it stands at the border of a page; the rows after them are to be computed, and then given to `keep`.
 
@@ -144,7 +153,7 @@ class PrefixCache:
         """
         filling = self._sessions[session]
         if not self._pages.max_shared:
-            return Ahead(self._nothing, filling.trail, {})
+            return PrefixMatch(self._nothing, filling.trail, {})
         num_tokens = self._pages[session].num_tokens
         if filling.trail.position not in (None, num_tokens):
             raise ValueError(f"session {session} has {num_tokens} tokens, and {filling.trail.position} were hashed")
@@ -155,9 +164,9 @@ class PrefixCache:
                 places.append(place)
                 del keys[page]
                 page += 1
-        return Ahead(self._outputs[places].flatten(0, 1) if places else self._nothing, trail, keys)
+        return PrefixMatch(self._outputs[places].flatten(0, 1) if places else self._nothing, trail, keys)
 
-    def keep(self, session: str, position: int, outputs: Tensor, ahead: Ahead) -> None:
+    def keep(self, session: str, position: int, outputs: Tensor, ahead: PrefixMatch) -> None:
         """Outputs [n, hidden] were computed from the rows at `position` that `find` left over: share pages that are full."""
         if not self._pages.max_shared:
             return
@@ -170,10 +179,10 @@ class PrefixCache:
                     self._outputs[place] = filling.outputs
 
 
-class _Filling:
+class _OpenPage:
     """A session's trail, and the output rows so far of the page that it fills; those of others are not known."""
 
-    def __init__(self, trail: Trail, like: Tensor) -> None:
+    def __init__(self, trail: PrefixHash, like: Tensor) -> None:
         self.trail = trail
         self.outputs = like.new_empty(like.shape[1:])
         self._page, self._rows = -1, 0

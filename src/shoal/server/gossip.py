@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 
 from shoal.clock import Clock
 from shoal.errors import NetworkError, ShoalError
-from shoal.net.dial import Dialler
-from shoal.net.framed import FrameChannel
-from shoal.swarm import exchange
-from shoal.swarm.directory import Directory
+from shoal.swarm.directory import exchange
+from shoal.swarm.directory.directory import Directory
+from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
-from shoal.swarm.records import ServerRecord
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
 EXCHANGE_S = 3.0

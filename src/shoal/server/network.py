@@ -8,22 +8,22 @@ from collections.abc import Callable
 import msgspec
 
 from shoal.clock import Clock
-from shoal.net.dial import Dialler
-from shoal.net.node import listen_all, make_transports
-from shoal.net.throttle import RateLimit
-from shoal.net.transport import Transport
-from shoal.server.config import ServerConfig
+from shoal.server.channel_dispatcher import ChannelDispatcher
 from shoal.server.gossip import Gossip, Notice
-from shoal.server.neighbours import Neighbours
-from shoal.server.reception import Reception
-from shoal.server.redirect import Redirector
-from shoal.swarm.directory import Directory
+from shoal.server.hosting.peer_latency import PeerLatency
+from shoal.server.server_config import ServerConfig
+from shoal.server.sessions.redirector import Redirector
+from shoal.swarm.directory.directory import Directory
+from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord, sign_record
 from shoal.swarm.discovery.announcer import Announcer
-from shoal.swarm.discovery.options import Discoveries
+from shoal.swarm.discovery.discovery_options import Discoveries
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.member import Member
-from shoal.swarm.records import RECORD_LIFETIME_S, ServerRecord, sign_record
+from shoal.transport.channel import Transport
+from shoal.transport.dialler import Dialler
+from shoal.transport.local_node import listen_all, make_transports
+from shoal.transport.token_bucket import TokenBucket
 from shoal.types import PeerId
 
 Wrap = Callable[[Transport, PeerId], Transport]
@@ -37,12 +37,12 @@ class Network:
         self.member = Member(config.private, "server", clock, kept) if config.private is not None else None
         self.identity = self.member.identity if self.member is not None else kept or Identity.generate()
         self.directory = Directory(clock)
-        self.reception = Reception(self.identity.peer, self.directory)
+        self.dispatcher = ChannelDispatcher(self.identity.peer, self.directory)
         self.addresses: tuple[str, ...] = ()
         self.clock = clock
-        self.throttle: RateLimit | None = None
+        self.throttle: TokenBucket | None = None
         if config.max_upload_bits_per_s is not None:
-            self.throttle = RateLimit(config.max_upload_bits_per_s / 8, clock)
+            self.throttle = TokenBucket(config.max_upload_bits_per_s / 8, clock)
         self._config = config
         self._notice = notice
         self._wrap = wrap or (lambda transport, me: transport)
@@ -62,10 +62,10 @@ class Network:
         self.gossip = Gossip(me, self.directory, self.dialler, self._notice, self.clock)
         tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))
         self.gossip.tickets = [Ticket.parse(text) for text in tickets]
-        self.neighbours = Neighbours(self.dialler, self.clock)
+        self.peer_latency = PeerLatency(self.dialler, self.clock)
         self.redirector = Redirector(self.identity, self.dialler, self.clock)
         stack.push_async_callback(self.redirector.close)
-        self.addresses = await listen_all(transports, self.reception.handle)
+        self.addresses = await listen_all(transports, self.dispatcher.handle)
 
     async def discover(self, stack: contextlib.AsyncExitStack, fingerprint: str) -> None:
         """What finds a first member when tickets do not, and keeps this server findable, as far as that was asked for."""
@@ -91,7 +91,7 @@ class Network:
             issued_at=now,
             expires_at=now + RECORD_LIFETIME_S,
             addresses=self.announcer.reachable(self.addresses),
-            round_trips=self.neighbours.round_trips,
+            round_trips=self.peer_latency.round_trips,
         )
         proof = self.member.proof if self.member is not None else b""
         self.directory.add(sign_record(stamped, self.identity).data, proof=proof)

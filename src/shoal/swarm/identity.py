@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shoal.errors import IdentityError, UsageError
-from shoal.net.nodekey import node_peer
+from shoal.transport.node_key import node_peer
 from shoal.types import PeerId, peer_id
 
 SEED_BYTES = 32

@@ -13,22 +13,22 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from shoal.client.client import AsyncClient
-from shoal.client.model import RemoteModel
+from shoal.client.remote_model import RemoteModel
 from shoal.engine.proof import numbers
 from shoal.errors import NetworkError, NotAMember, ShoalError
-from shoal.net.framed import FrameChannel, refusal
-from shoal.net.tls import TlsTransport
-from shoal.net.transport import Channel
-from shoal.server.lifecycle import Server
-from shoal.server.sessions import HopSession
-from shoal.swarm.directory import pack_records
+from shoal.protocol.frames import encode_frame
+from shoal.protocol.messages import AnyMessage, LinkGrant, Open, RecordBatch, RecordDigest, Refusal, encode_message
+from shoal.server.server import Server
+from shoal.server.sessions.hop_session import HopSession
+from shoal.swarm.directory.directory import pack_records
+from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.identity import Identity
-from shoal.swarm.membership.gate import REFUSAL
-from shoal.swarm.membership.statements import CERTIFICATE_LIFETIME_S, Certificate, sign_certificate
-from shoal.swarm.records import ServerRecord
+from shoal.swarm.membership.credentials import CERTIFICATE_LIFETIME_S, Certificate, sign_certificate
+from shoal.swarm.membership.member_transport import REFUSAL
+from shoal.transport.channel import Channel
+from shoal.transport.frame_channel import FrameChannel, refusal
+from shoal.transport.tls_transport import TlsTransport
 from shoal.types import Span
-from shoal.wire.frames import encode_frame
-from shoal.wire.messages import AnyMessage, Digest, LinkGrant, Open, Records, Refused, encode_message
 from tests.integration.test_swarm import reply
 from tests.private import PrivateServers
 
@@ -115,7 +115,7 @@ def certificate(private: PrivateServers, peer: str, signer: Identity, **changes:
 def own_certificate(client: AsyncClient) -> bytes:
     """An insider's own, valid certificate."""
     assert client._member is not None
-    return client._member.roll.certificate
+    return client._member.state.certificate
 
 
 def opening(
@@ -141,7 +141,7 @@ async def refused(insider: AsyncClient | Server, server: Server, *said: AnyMessa
             await channel.send(one, payload)
     message, _ = await channel.receive()
     channel.abort()
-    assert isinstance(message, Refused), message
+    assert isinstance(message, Refusal), message
     return message.message
 
 
@@ -153,9 +153,9 @@ def own_session(server: Server) -> HopSession:
 async def push(client: AsyncClient, server: Server, *entries: tuple[bytes, bytes]) -> None:
     """An insider's exchange in which it hands over these records, each with a certificate."""
     async with await dial(client, server) as channel:
-        await channel.send(Digest(), b"")
-        await channel.expect(Records)
-        await channel.send(Records(), pack_records([], [part for entry in entries for part in entry], 1 << 20))
+        await channel.send(RecordDigest(), b"")
+        await channel.expect(RecordBatch)
+        await channel.send(RecordBatch(), pack_records([], [part for entry in entries for part in entry], 1 << 20))
         with contextlib.suppress(ShoalError):
             await channel.receive()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.client.model import open_model
+from shoal.client.remote_model import open_model
 from shoal.types import Span
 from tests.attacks.membership.attackers import Honest, Outsider
 from tests.private import PrivateServers, private_swarm

@@ -11,14 +11,23 @@ import pytest
 
 from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import ShoalError
-from shoal.net.framed import FrameChannel
-from shoal.net.iroh import IrohTransport
+from shoal.protocol.frames import encode_frame
+from shoal.protocol.messages import (
+    Attach,
+    Certified,
+    Describe,
+    GetStatus,
+    Leave,
+    MemberHello,
+    Ping,
+    RecordDigest,
+    Redeem,
+    Renew,
+    encode_message,
+)
 from shoal.swarm.identity import Identity
-from shoal.swarm.membership.folder import SwarmFolder
-from shoal.swarm.membership.gate import MemberTransport
-from shoal.swarm.membership.redeemer import Issuer
-from shoal.swarm.membership.roll import Roll
-from shoal.swarm.membership.statements import (
+from shoal.swarm.membership.certificate_issuer import Issuer
+from shoal.swarm.membership.credentials import (
     CERTIFICATE_LIFETIME_S,
     Delegation,
     Revocations,
@@ -27,21 +36,12 @@ from shoal.swarm.membership.statements import (
     sign_delegation,
     sign_revocations,
 )
+from shoal.swarm.membership.member_transport import MemberTransport
+from shoal.swarm.membership.membership_state import MembershipState
+from shoal.swarm.membership.storage import SwarmFolder
+from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.iroh_transport import IrohTransport
 from shoal.types import PeerId
-from shoal.wire.frames import encode_frame
-from shoal.wire.messages import (
-    Attach,
-    Certified,
-    Describe,
-    Digest,
-    GetStatus,
-    Leave,
-    Ping,
-    Present,
-    Redeem,
-    Renew,
-    encode_message,
-)
 from tests.attacks.membership.attackers import (
     OWN_TOKENS,
     REFUSED,
@@ -66,7 +66,7 @@ async def test_no_certificate(swarm: PrivateServers, honest: Honest, outsider: O
         held = own_session(swarm.servers[0])
         name, secret = held.terms.session, held.terms.secret
         for first in (
-            Digest(),
+            RecordDigest(),
             Describe(""),
             GetStatus(),
             Leave(),
@@ -77,7 +77,7 @@ async def test_no_certificate(swarm: PrivateServers, honest: Honest, outsider: O
             Attach("control", b"x" * 16, 0, b"k" * 16),
             Attach("send", name, 0, b"k" * 16, 1),
             Attach("receive", name, 0, b"k" * 16, 1),
-            Present(b""),
+            MemberHello(b""),
             Certified(b""),
         ):
             await outsider.learns_nothing(first)
@@ -88,18 +88,18 @@ async def test_no_certificate(swarm: PrivateServers, honest: Honest, outsider: O
 async def test_no_certificate_over_iroh(tmp_path: Path) -> None:
     """The other transport has the same gate: one sentence, and whatever is behind the gate never runs."""
     key, thief, owner = (Identity.generate() for _ in range(3))
-    roll = Roll(owner.peer, SwarmFolder("home", tmp_path), SYSTEM_CLOCK)
-    roll.certificate = Issuer(owner.peer, owner).certify(key.peer, time.time())
+    state = MembershipState(owner.peer, SwarmFolder("home", tmp_path), SYSTEM_CLOCK)
+    state.certificate = Issuer(owner.peer, owner).certify(key.peer, time.time())
     served: list[str] = []
 
     async def serve(channel: FrameChannel) -> None:
         served.append(channel.peer)
 
-    gate, outside = MemberTransport(IrohTransport(key.key), roll), IrohTransport(thief.key)
+    gate, outside = MemberTransport(IrohTransport(key.key), state), IrohTransport(thief.key)
     try:
         await gate.listen(serve)  # type: ignore[arg-type]  # it only notes who came
-        stolen = Present(roll.certificate)
-        by_self = Present(Issuer(PeerId(owner.peer), thief).certify(thief.peer, time.time()))
+        stolen = MemberHello(state.certificate)
+        by_self = MemberHello(Issuer(PeerId(owner.peer), thief).certify(thief.peer, time.time()))
         for said in (GetStatus(), stolen, by_self):
             channel = await outside.dial(key.peer, gate.addresses[0])
             await channel.send(encode_frame(encode_message(said)))
@@ -122,7 +122,7 @@ async def test_an_expired_certificate(swarm: PrivateServers, honest: Honest, out
     times = {"issued_at": now - CERTIFICATE_LIFETIME_S, "expires_at": now - 60}
     async with honest.unharmed():
         old = certificate(swarm, outsider.key.peer, swarm.owner, **times)
-        await outsider.learns_nothing(Present(old), GetStatus())
+        await outsider.learns_nothing(MemberHello(old), GetStatus())
 
 
 async def test_a_revoked_node(swarm: PrivateServers, honest: Honest) -> None:
@@ -133,8 +133,8 @@ async def test_a_revoked_node(swarm: PrivateServers, honest: Honest) -> None:
             swarm.revoke(key.peer)
             await until(lambda: all(server.network.member.is_revoked(key.peer) for server in swarm.servers))  # type: ignore[union-attr]
         revoked = Outsider(swarm, key)
-        await revoked.learns_nothing(Present(proof), GetStatus())
-        await revoked.learns_nothing(Present(proof, number=1 << 40), Digest())
+        await revoked.learns_nothing(MemberHello(proof), GetStatus())
+        await revoked.learns_nothing(MemberHello(proof, number=1 << 40), RecordDigest())
         await revoked.transport.close()
 
 
@@ -145,17 +145,17 @@ async def test_a_certificate_of_another_swarm(
     other = PrivateServers(swarm.model, tmp_path / "other")
     async with honest.unharmed():
         good = certificate(other, outsider.key.peer, other.owner)
-        await outsider.learns_nothing(Present(good), GetStatus())
+        await outsider.learns_nothing(MemberHello(good), GetStatus())
         relabelled = certificate(swarm, outsider.key.peer, other.owner)
-        await outsider.learns_nothing(Present(relabelled), GetStatus())
+        await outsider.learns_nothing(MemberHello(relabelled), GetStatus())
 
 
 async def test_a_stolen_certificate(swarm: PrivateServers, honest: Honest, outsider: Outsider) -> None:
     """A member's or a server's own bytes, shown by another key."""
     async with honest.unharmed():
         for server in swarm.servers:
-            await outsider.learns_nothing(Present(own_proof(server)), GetStatus())
-        await outsider.learns_nothing(Present(own_certificate(honest.model.client)), Digest())
+            await outsider.learns_nothing(MemberHello(own_proof(server)), GetStatus())
+        await outsider.learns_nothing(MemberHello(own_certificate(honest.model.client)), RecordDigest())
         await outsider.learns_nothing(Renew(own_certificate(honest.model.client)))
 
 
@@ -173,7 +173,7 @@ async def test_a_self_made_owner(swarm: PrivateServers, honest: Honest, outsider
             certificate(swarm, me.peer, me, issuer=nobody),
             b"\1" + bytes(63) + certificate(swarm, me.peer, me, issuer=nobody)[64:],
         ):
-            await outsider.learns_nothing(Present(proof), GetStatus())
+            await outsider.learns_nothing(MemberHello(proof), GetStatus())
 
 
 async def test_an_expired_delegation(swarm: PrivateServers, honest: Honest, outsider: Outsider) -> None:
@@ -185,7 +185,7 @@ async def test_an_expired_delegation(swarm: PrivateServers, honest: Honest, outs
         for delegation, expires_at in ((ended, now + 3600), (ended, now - 60), (others, now + 60)):
             times = {"issued_at": now - 120, "expires_at": expires_at}
             proof = certificate(swarm, outsider.key.peer, delegate, delegation=delegation, **times)
-            await outsider.learns_nothing(Present(proof), GetStatus())
+            await outsider.learns_nothing(MemberHello(proof), GetStatus())
 
 
 async def test_revocation_lists_rolled_back_or_forged(swarm: PrivateServers, honest: Honest) -> None:
@@ -195,7 +195,7 @@ async def test_revocation_lists_rolled_back_or_forged(swarm: PrivateServers, hon
         swarm.revoke("cd" * 32)
         swarm.revoke(out)
         await until(lambda: all(server.network.member.is_revoked(PeerId(out)) for server in swarm.servers))  # type: ignore[union-attr]
-        present = encode_frame(encode_message(Present(own_certificate(insider), 1 << 40, news=True)))
+        current = encode_frame(encode_message(MemberHello(own_certificate(insider), 1 << 40, news=True)))
         everybody = frozenset({honest.model.client.identity.peer, swarm.servers[1].identity.peer})
         genuine = sign_revocations(Revocations(swarm.swarm, 1 << 40), swarm.owner)
         lists = (
@@ -209,15 +209,15 @@ async def test_revocation_lists_rolled_back_or_forged(swarm: PrivateServers, hon
         for data in lists:
             for server in swarm.servers:
                 channel = await attacker.dial(server)
-                await channel.send(present + encode_frame(b"\x81\xa4type\xa7revoked", data))
+                await channel.send(current + encode_frame(b"\x81\xa4type\xa7revoked", data))
                 with contextlib.suppress(ShoalError):
                     await channel.receive()
                 channel.abort()
         for server in swarm.servers:
-            roll = server.network.member.roll  # type: ignore[union-attr]
-            assert roll.revocations.number == 2
-            assert roll.is_revoked(PeerId(out))
-            assert not roll.is_revoked(honest.model.client.identity.peer)
+            state = server.network.member.state  # type: ignore[union-attr]
+            assert state.revocations.number == 2
+            assert state.is_revoked(PeerId(out))
+            assert not state.is_revoked(honest.model.client.identity.peer)
         await attacker.transport.close()
 
 
@@ -232,15 +232,15 @@ async def test_renewal_after_revocation(swarm: PrivateServers, honest: Honest) -
         friend = Issuer(PeerId(swarm.swarm), delegate, delegation).certify(key.peer, time.time())
         for out in (key.peer, delegate.peer):
             swarm.revoke(out)
-        await until(lambda: all(server.network.member.roll.revocations.number == 2 for server in swarm.servers))  # type: ignore[union-attr]
+        await until(lambda: all(server.network.member.state.revocations.number == 2 for server in swarm.servers))  # type: ignore[union-attr]
         revoked = Outsider(swarm, key)
         for asked in (Renew(proof), Redeem(parse_invite(text)[1]), Renew(friend)):
             await revoked.learns_nothing(asked)
         for shown in (proof, friend):
-            await revoked.learns_nothing(Present(shown), GetStatus())
+            await revoked.learns_nothing(MemberHello(shown), GetStatus())
         stranger = Outsider(swarm)
         by_delegate = Issuer(PeerId(swarm.swarm), delegate, delegation).certify(stranger.key.peer, time.time())
-        await stranger.learns_nothing(Present(by_delegate), GetStatus())
+        await stranger.learns_nothing(MemberHello(by_delegate), GetStatus())
         with pytest.raises(ShoalError):
             async with swarm.client("out", invite=""):
                 pass

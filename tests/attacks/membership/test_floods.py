@@ -11,26 +11,26 @@ from collections.abc import Callable
 import pytest
 
 from shoal.errors import DialError, ShoalError
-from shoal.net.address import host_port
-from shoal.net.transport import MAX_PENDING_HANDSHAKES
-from shoal.server.reception import MAX_CHANNELS_PER_PEER
-from shoal.swarm.directory import MAX_EXCHANGES_PER_MINUTE, MAX_LOOKED_AT_PER_MINUTE, MAX_RECORDS
-from shoal.swarm.membership.gate import GREETING_TIMEOUT_S, MAX_GREETING_BYTES, MAX_UNGREETED
-from shoal.testing.clock import VirtualClock
-from shoal.wire.frames import MAX_HEADER_BYTES, encode_frame
-from shoal.wire.messages import (
+from shoal.protocol.frames import MAX_HEADER_BYTES, encode_frame
+from shoal.protocol.messages import (
     MAX_CERTIFICATE_BYTES,
     MAX_REVOCATIONS_BYTES,
-    Digest,
     GetStatus,
-    Present,
-    Records,
+    MemberHello,
+    RecordBatch,
+    RecordDigest,
     Redeem,
-    Refused,
+    Refusal,
     encode_message,
 )
+from shoal.server.channel_dispatcher import MAX_CHANNELS_PER_PEER
+from shoal.swarm.directory.directory import MAX_EXCHANGES_PER_MINUTE, MAX_LOOKED_AT_PER_MINUTE, MAX_RECORDS
+from shoal.swarm.membership.member_transport import GREETING_TIMEOUT_S, MAX_GREETING_BYTES, MAX_UNGREETED
+from shoal.transport.address import host_port
+from shoal.transport.channel import MAX_PENDING_HANDSHAKES
 from tests.attacks.membership.attackers import REFUSED, Honest, Outsider, certificate, dial, push, refused
 from tests.private import PrivateServers
+from tests.support.virtual_clock import VirtualClock
 from tests.swarms import until
 
 DIALS = 2000
@@ -55,7 +55,7 @@ async def test_oversized_greetings(swarm: PrivateServers, honest: Honest, outsid
             assert await outsider.hears(promised) == REFUSED
         for said in (
             encode_frame(b"\x81\xa4type" + b"\x91" * 3000),
-            encode_frame(encode_message(Present(proof + bytes(MAX_CERTIFICATE_BYTES)))),
+            encode_frame(encode_message(MemberHello(proof + bytes(MAX_CERTIFICATE_BYTES)))),
             encode_frame(encode_message(Redeem(bytes(2049)))),
             prefix(4000, 0) + os.urandom(1 << 20),
         ):
@@ -64,7 +64,9 @@ async def test_oversized_greetings(swarm: PrivateServers, honest: Honest, outsid
 
 async def test_oversized_messages_from_inside(swarm: PrivateServers, honest: Honest, outsider: Outsider) -> None:
     """Lists, digests and frames beyond their bounds, from somebody with a certificate."""
-    greeting = encode_frame(encode_message(Present(certificate(swarm, outsider.key.peer, swarm.owner), 9, news=True)))
+    greeting = encode_frame(
+        encode_message(MemberHello(certificate(swarm, outsider.key.peer, swarm.owner), 9, news=True))
+    )
     header = b"\x81\xa4type\xa7revoked"
     async with honest.unharmed():
         assert await outsider.hears(greeting, prefix(len(header), MAX_REVOCATIONS_BYTES + 1)) == REFUSED
@@ -72,11 +74,11 @@ async def test_oversized_messages_from_inside(swarm: PrivateServers, honest: Hon
         async with swarm.client("insider") as insider:
             server = swarm.servers[0]
             for digest in (b"x" * 41, bytes(40 * (MAX_RECORDS + 1))):
-                await refused(insider, server, Digest(), payload=digest)
+                await refused(insider, server, RecordDigest(), payload=digest)
             channel = await dial(insider, server)
             await channel._channel.send(prefix(4, (1 << 20) + 1))
             answer, _ = await channel.receive()
-            assert isinstance(answer, Refused)
+            assert isinstance(answer, Refusal)
             assert "payload" in answer.message
             await channel.close()
 
@@ -84,7 +86,7 @@ async def test_oversized_messages_from_inside(swarm: PrivateServers, honest: Hon
 async def test_slow_strangers(swarm: PrivateServers, honest: Honest, outsider: Outsider) -> None:
     """Hundreds of channels that say one byte now and then: the oldest make room, the rest end at the deadline."""
     server = swarm.servers[0]
-    begun = encode_frame(encode_message(Present(bytes(500))))
+    begun = encode_frame(encode_message(MemberHello(bytes(500))))
     ungreeted = server.network.member._gates[0]._ungreeted  # type: ignore[union-attr]
     async with honest.unharmed():
         slow = [await outsider.dial(server) for _ in range(MAX_UNGREETED + 40)]
@@ -145,11 +147,11 @@ async def test_endless_exchanges(swarm: PrivateServers, honest: Honest, monkeypa
     async with honest.unharmed(), swarm.client("insider") as insider:
         for _ in range(MAX_EXCHANGES_PER_MINUTE):
             channel = await dial(insider, server)
-            await channel.send(Digest())
-            if not isinstance((await channel.receive())[0], Records):
+            await channel.send(RecordDigest())
+            if not isinstance((await channel.receive())[0], RecordBatch):
                 break
             channel.abort()
-        assert "exchanges" in await refused(insider, server, Digest())
+        assert "exchanges" in await refused(insider, server, RecordDigest())
         assert server.directory.dropped["too often"] >= 1
 
 

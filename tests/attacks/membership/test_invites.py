@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from shoal.swarm.membership.statements import parse_invite
+from shoal.protocol.messages import Redeem
+from shoal.swarm.membership.credentials import parse_invite
 from shoal.types import PeerId
-from shoal.wire.messages import Redeem
 from tests.attacks.membership.attackers import REFUSED, Honest, Outsider
 from tests.private import PrivateServers
 from tests.swarms import until
@@ -39,7 +39,7 @@ async def test_a_revoked_invite(swarm: PrivateServers, honest: Honest, outsider:
         swarm.revoke(invite.id.hex())
         first = swarm.servers[0].network.member
         assert first is not None
-        await until(lambda: first.roll.revocations.number == 1)
+        await until(lambda: first.state.revocations.number == 1)
         await outsider.learns_nothing(Redeem(data))
 
 

@@ -7,9 +7,9 @@ import os
 import time
 
 from shoal.client.client import AsyncClient
-from shoal.server.lifecycle import Server
+from shoal.server.server import Server
+from shoal.swarm.directory.records import sign_record
 from shoal.swarm.identity import Identity
-from shoal.swarm.records import sign_record
 from shoal.types import Span
 from tests.attacks.membership.attackers import Honest, altered, certificate, own_certificate, own_proof, push
 from tests.private import PrivateServers

@@ -6,10 +6,10 @@ import asyncio
 import os
 import time
 
-from shoal.server.redirect import MAX_DIALS_PER_MINUTE
+from shoal.protocol.messages import Attach, Close, LinkGrant, LinkState, ReceivedUpTo, Redirect, Refusal, Rewind
+from shoal.server.sessions.redirector import MAX_DIALS_PER_MINUTE
+from shoal.swarm.directory.records import Acceptance, sign_acceptance, sign_record
 from shoal.swarm.identity import Identity
-from shoal.swarm.records import Acceptance, sign_acceptance, sign_record
-from shoal.wire.messages import Attach, Close, Have, LinkGrant, LinkState, Redirect, Refused, Rewind
 from tests.attacks.membership.attackers import OWN_TOKENS, ROWS, Honest, altered, dial, opening, own_session, refused
 from tests.private import PrivateServers
 
@@ -57,7 +57,7 @@ async def test_the_link_token_of_another_session(swarm: PrivateServers, honest: 
             for role, grant in (("send", into.upstream), ("receive", out)):
                 for name in (into.terms.session, own.session, b"x" * 16):
                     attach = Attach(role, name, into.incarnation, grant.token, grant.generation)  # type: ignore[arg-type]
-                    await refused(insider, second, attach, Have(0, 0))
+                    await refused(insider, second, attach, ReceivedUpTo(0, 0))
             control.abort()
             name, given = into.terms.session, into.upstream
             for token, generation in ((own.upstream.token, given.generation), (given.token, given.generation + 1)):
@@ -105,7 +105,7 @@ async def test_a_redirect_to_a_victim(swarm: PrivateServers, honest: Honest) -> 
             await control.send(opening(swarm, session=os.urandom(16)))
             await control.receive()
             await control.send(Redirect(LinkGrant(1, peer, b"u" * 16), record, acceptance))
-            assert isinstance((await control.receive())[0], Refused)
+            assert isinstance((await control.receive())[0], Refusal)
             await control.close()
     listening.close()
     await listening.wait_closed()

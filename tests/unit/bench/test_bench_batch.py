@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.bench.crowd import percentile, rates
-from shoal.bench.longcontext import predicted
+from bench.concurrent import percentile, rates
+from bench.longcontext import predicted
 from shoal.errors import UsageError
 
 

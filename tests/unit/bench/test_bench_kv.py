@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from shoal.bench.kv import _divergence
-from shoal.bench.text import prompts
-from shoal.weights.tokenizer import Tokenizer
+from bench.kv import _divergence
+from bench.prompt_text import prompts
+from shoal.model.weights.tokenizer import Tokenizer
 
 
 class Letters:

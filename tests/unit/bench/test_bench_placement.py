@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from shoal.bench.placement import best_weakest
+from bench.placement import best_weakest
 
 
 def brute_force(num_blocks: int, powers: tuple[tuple[float, int], ...]) -> float:

@@ -12,17 +12,17 @@ from shoal.engine.device import check_device, device_backend, device_memory, dev
 from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.errors import CapacityError, UsageError
-from shoal.kernels.quantized import Quantized
 from shoal.kv.cache import KVCache
+from shoal.kv.cache_storage import KV_DTYPES, read_dtype
 from shoal.kv.prefix import PrefixCache
-from shoal.kv.storage import KV_DTYPES, read_dtype
-from shoal.nn.block import Block, BlockConfig, ModelConfig
-from shoal.nn.moe import MoeConfig
-from shoal.nn.parameters import Parameters
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import random_parameters, torch_runner
+from shoal.model.kernels.quantized import Quantized
+from shoal.model.nn.block import Block, BlockConfig, ModelConfig
+from shoal.model.nn.block_weights import BlockWeights
+from shoal.model.nn.moe import MoeConfig
+from shoal.model.nn.rope import RopeConfig, cache_positions
+from shoal.model.weights.block_loading import WeightFormat, _digest
 from shoal.types import Span
-from shoal.weights.loading import WeightForm, _digest
+from tests.support.tiny_models import random_parameters, torch_runner
 
 SPAN = Span(2, 4)
 PLAIN = BlockConfig(40, 4, 2, 10, 100, 1e-5, RopeConfig())
@@ -45,9 +45,9 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def moved(weights: Parameters, form: WeightForm, device: str) -> Parameters:
+def moved(weights: BlockWeights, form: WeightFormat, device: str) -> BlockWeights:
     """Weights as they are loaded."""
-    return Parameters.of(
+    return BlockWeights.of(
         {role: form.apply(role, one, device) for role, one in (weights.matrices | weights.vectors).items()}  # type: ignore[operator, arg-type]
     )
 
@@ -68,7 +68,7 @@ def through(runner: Runner, session: str, rows: Tensor) -> Tensor:
 
 
 def on_device(
-    device: str, config: BlockConfig, model_type: str, form: WeightForm, kv_dtype: str, exact: bool = False
+    device: str, config: BlockConfig, model_type: str, form: WeightFormat, kv_dtype: str, exact: bool = False
 ) -> tuple[Runner, bool]:
     """A runner as a server makes it, and what its proof says."""
     backend = device_backend(device, form.dtype, read_dtype(kv_dtype), exact)
@@ -77,16 +77,16 @@ def on_device(
     blocks = [backend.build(config, moved(each, form, device)) for each in weights]
     proof = backend.prove(blocks, model)
     assert proof.kernel.startswith(f"torch-{device}")
-    cache = KVCache(config, 24, kv_dtype, device, max_shared=4)
-    prefixes = PrefixCache(cache.pages, config.hidden_size, (config.rope,), device=device)
+    cache = KVCache(config.cache_shape, 24, kv_dtype, device, max_shared=4)
+    prefixes = PrefixCache(cache.pages, config.hidden_size, cache_positions((config.rope,)), device=device)
     return Runner(SPAN, backend.assemble(model, SPAN, blocks, cache), cache, prefixes), proof.exact
 
 
-def expected(config: BlockConfig, model_type: str, form: WeightForm, kv_dtype: str, rows: Tensor) -> Tensor:
+def expected(config: BlockConfig, model_type: str, form: WeightFormat, kv_dtype: str, rows: Tensor) -> Tensor:
     """The same in exact arithmetic on the processor."""
     weights = random_parameters(config, 2, scale=0.2, model_type=model_type)
     blocks = [Block(config, moved(each, form, "cpu")) for each in weights]
-    return through(torch_runner(config, SPAN, blocks, KVCache(config, 24, kv_dtype), 4), "truth", rows)
+    return through(torch_runner(config, SPAN, blocks, KVCache(config.cache_shape, 24, kv_dtype), 4), "truth", rows)
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES)
@@ -95,16 +95,16 @@ def test_a_device_computes_what_the_processor_does(device: str, model_type: str,
     """Within rounding, with every cache, for attention of each way; a prefix that is found is what was computed."""
     config = CONFIGS[model_type]
     rows = numbers(3, sum(CHUNKS), config.hidden_size)
-    runner, _ = on_device(device, config, model_type, WeightForm(), kv_dtype)
+    runner, _ = on_device(device, config, model_type, WeightFormat(), kv_dtype)
     found = through(runner, "first", rows)
-    truth = expected(config, model_type, WeightForm(), kv_dtype, rows)
+    truth = expected(config, model_type, WeightFormat(), kv_dtype, rows)
     assert apart(found, truth) < TOLERANCE[kv_dtype]
     assert apart(through(runner, "second", rows), truth) < TOLERANCE[kv_dtype]
 
 
 def test_prefixes_are_found_on_a_device(device: str) -> None:
     """Two pages of a prompt in one go: output rows that lie on the device, and rows after them that are computed."""
-    runner, _ = on_device(device, PLAIN, "llama", WeightForm(), "float16")
+    runner, _ = on_device(device, PLAIN, "llama", WeightFormat(), "float16")
     rows = numbers(4, 140, PLAIN.hidden_size)
     outputs = []
     for session in ("first", "second"):
@@ -115,8 +115,10 @@ def test_prefixes_are_found_on_a_device(device: str) -> None:
     torch.testing.assert_close(outputs[0], outputs[1], atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("form", [WeightForm(torch.bfloat16), WeightForm(torch.float16), WeightForm(torch.bfloat16, 4)])
-def test_weights_in_fewer_bits(device: str, form: WeightForm) -> None:
+@pytest.mark.parametrize(
+    "form", [WeightFormat(torch.bfloat16), WeightFormat(torch.float16), WeightFormat(torch.bfloat16, 4)]
+)
+def test_weights_in_fewer_bits(device: str, form: WeightFormat) -> None:
     """Products in the weights' own dtype, and codes that become such weights, stay near."""
     rows = numbers(3, sum(CHUNKS), PLAIN.hidden_size)
     runner, _ = on_device(device, PLAIN, "llama", form, "bfloat16")
@@ -126,15 +128,15 @@ def test_weights_in_fewer_bits(device: str, form: WeightForm) -> None:
 
 def test_flash_kernels_are_announced_as_inexact(device: str) -> None:
     """And exact arithmetic is had for the asking where the proof finds it: always on this processor."""
-    assert not on_device(device, PLAIN, "llama", WeightForm(), "float32")[1]
-    exact = on_device(device, PLAIN, "llama", WeightForm(), "float32", exact=True)[1]
+    assert not on_device(device, PLAIN, "llama", WeightFormat(), "float32")[1]
+    exact = on_device(device, PLAIN, "llama", WeightFormat(), "float32", exact=True)[1]
     assert exact or device != "cpu"
 
 
 def test_codes_do_not_depend_on_the_device(device: str) -> None:
     """Servers compare digests of their blocks."""
     weights = random_parameters(PLAIN, 1)[0]
-    here, there = (moved(weights, WeightForm(bits=4), each) for each in ("cpu", device))
+    here, there = (moved(weights, WeightFormat(bits=4), each) for each in ("cpu", device))
     matrix = there.matrix("q")
     assert isinstance(matrix, Quantized)
     assert matrix.codes.device.type == device
@@ -143,7 +145,11 @@ def test_codes_do_not_depend_on_the_device(device: str) -> None:
 
 def test_fp64_weights_reach_a_device(device: str) -> None:
     """Which may have no fp64 itself."""
-    for role, form in (("q.weight", WeightForm(bits=8)), ("q.weight", WeightForm()), ("router.weight", WeightForm())):
+    for role, form in (
+        ("q.weight", WeightFormat(bits=8)),
+        ("q.weight", WeightFormat()),
+        ("router.weight", WeightFormat()),
+    ):
         form.apply(role, numbers(1, 64, 64).to(torch.float64), device)
 
 

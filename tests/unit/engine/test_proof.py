@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from shoal.engine.proof import TILES, Setting, numbers, probe, prove, prove_ends
-from shoal.kernels.linears import RowLinear
-from shoal.nn.attention import AttentionForm, paged_attention
-from shoal.nn.block import Attend, Block, BlockConfig, Ends, ModelConfig
-from shoal.nn.layers import RmsNorm
-from shoal.nn.moe import Experts, MoeConfig
-from shoal.nn.rope import RopeConfig
-from shoal.nn.sdpa import DeviceAttention
-from shoal.testing.tiny import random_blocks
+from shoal.engine.proof import TILES, ExecutionEnv, numbers, probe, prove, prove_ends
+from shoal.model.kernels.linears import RowLinear
+from shoal.model.nn.attention import AttentionForm, paged_attention
+from shoal.model.nn.block import Attend, Block, BlockConfig, EmbeddingAndHead, ModelConfig
+from shoal.model.nn.layers import RmsNorm
+from shoal.model.nn.moe import Experts, MoeConfig
+from shoal.model.nn.rope import RopeConfig
+from shoal.model.nn.sdpa import DeviceAttention
+from tests.support.tiny_models import random_blocks
 
 CONFIG = BlockConfig(40, 4, 2, 10, 100, 1e-5, RopeConfig())
 MODEL = ModelConfig("llama", 1, 131, 512, (), True, CONFIG)
@@ -93,7 +93,7 @@ def test_a_mixture_is_proven_with_its_experts(monkeypatch: pytest.MonkeyPatch) -
 def test_the_head_is_proven_too() -> None:
     """The client's end has a proof of its own."""
     head = RowLinear(numbers(1, 131, 40))
-    ends = Ends(MODEL, head.weight, RmsNorm(numbers(2, 40), 1e-5), head)
+    ends = EmbeddingAndHead(MODEL, head.weight, RmsNorm(numbers(2, 40), 1e-5), head)
     assert prove_ends(ends, CONFIG).exact
 
 
@@ -143,8 +143,8 @@ def test_the_probe_sees_the_last_bit() -> None:
         result[0, 0, 0] = torch.nextafter(result[0, 0, 0], torch.tensor(9.0))
         return result
 
-    assert probe((CONFIG,), 4, Setting(attention=nudged)) != known
-    assert probe((CONFIG,), 4, Setting(attention=paged_attention)) == known
+    assert probe((CONFIG,), 4, ExecutionEnv(attention=nudged)) != known
+    assert probe((CONFIG,), 4, ExecutionEnv(attention=paged_attention)) == known
 
 
 def test_the_attention_that_is_used_is_proven() -> None:
@@ -154,8 +154,8 @@ def test_the_attention_that_is_used_is_proven() -> None:
         return paged_attention(query, *rest, **options) + query.shape[0]
 
     block = random_blocks(CONFIG, 1)
-    assert not prove(block, MODEL, Setting(attention=leaking)).exact
-    assert prove(block, MODEL, Setting(kv_dtype=torch.bfloat16)).exact
+    assert not prove(block, MODEL, ExecutionEnv(attention=leaking)).exact
+    assert prove(block, MODEL, ExecutionEnv(kv_dtype=torch.bfloat16)).exact
 
 
 def test_kernels_that_may_not_be_exact_are_not_believed() -> None:
@@ -166,5 +166,5 @@ def test_kernels_that_may_not_be_exact_are_not_believed() -> None:
             return paged_attention(query, *rest, **options)
 
     capped = BlockConfig(40, 4, 2, 10, 100, 1e-5, RopeConfig(), attn_softcap=5.0)
-    assert not prove(random_blocks(CONFIG, 1), MODEL, Setting(attention=Lucky())).exact
-    assert prove(random_blocks(capped, 1), MODEL, Setting(attention=Lucky())).exact
+    assert not prove(random_blocks(CONFIG, 1), MODEL, ExecutionEnv(attention=Lucky())).exact
+    assert prove(random_blocks(capped, 1), MODEL, ExecutionEnv(attention=Lucky())).exact

@@ -11,10 +11,10 @@ from shoal.engine.runner import Rows, Runner
 from shoal.errors import GrantExceeded, ServerFull, SpanError
 from shoal.kv.cache import KVCache
 from shoal.kv.prefix import PrefixCache
-from shoal.nn.block import BlockConfig
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import random_blocks, torch_runner
+from shoal.model.nn.block import BlockConfig
+from shoal.model.nn.rope import RopeConfig, cache_positions
 from shoal.types import Span
+from tests.support.tiny_models import random_blocks, torch_runner
 
 CONFIG = BlockConfig(40, 4, 2, 10, 64, 1e-5, RopeConfig())
 SPAN = Span(3, 6)
@@ -24,7 +24,7 @@ INPUTS = numbers(1, 100, 40)
 @pytest.fixture
 def runner() -> Runner:
     """Three blocks and room for two sessions or so."""
-    return torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), KVCache(CONFIG, 18), tile=4)
+    return torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), KVCache(CONFIG.cache_shape, 18), tile=4)
 
 
 def test_steps_continue_where_the_last_one_ended(runner: Runner) -> None:
@@ -130,13 +130,13 @@ def test_going_back_and_on(runner: Runner) -> None:
 def test_blocks_and_span_must_agree() -> None:
     """A runner with too few blocks for its span is a mistake."""
     with pytest.raises(ValueError, match="2 blocks"):
-        torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 2), KVCache(CONFIG, 18), tile=4)
+        torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 2), KVCache(CONFIG.cache_shape, 18), tile=4)
 
 
 def test_a_failed_step_is_no_loss_to_those_who_share() -> None:
     """A session in the middle of a page computes again what a neighbour's rows had spoilt, and its page is found afterwards."""
-    cache = KVCache(CONFIG, 40, max_shared=4)
-    prefixes = PrefixCache(cache.pages, CONFIG.hidden_size, (CONFIG.rope,))
+    cache = KVCache(CONFIG.cache_shape, 40, max_shared=4)
+    prefixes = PrefixCache(cache.pages, CONFIG.hidden_size, cache_positions((CONFIG.rope,)))
     runner = torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), cache, 4, prefixes)
     for session in "abc":
         runner.open(session, SPAN, 100)
@@ -154,13 +154,14 @@ def test_angles_that_follow_the_grant_are_shared_only_among_equal_grants() -> No
     """Where rope is stretched by what a session was granted, another grant makes another computation of the same rows."""
     rope = RopeConfig(kind="dynamic", factor=2.0, original_max_positions=32)
     config = msgspec.structs.replace(CONFIG, rope=rope)
-    cache, blocks = KVCache(config, 40, max_shared=8), random_blocks(config, 3)
-    runner = torch_runner(config, SPAN, blocks, cache, 4, PrefixCache(cache.pages, config.hidden_size, (rope,)))
+    cache, blocks = KVCache(config.cache_shape, 40, max_shared=8), random_blocks(config, 3)
+    prefixes = PrefixCache(cache.pages, config.hidden_size, cache_positions((rope,)))
+    runner = torch_runner(config, SPAN, blocks, cache, 4, prefixes)
     for session, granted, found in (("a", 100, 0), ("b", 200, 0), ("c", 200, 64), ("d", 100, 64)):
         runner.open(session, SPAN, granted)
         outputs = runner.step([Rows(session, 0, SPAN, INPUTS)])[0]
         assert runner.found_rows == found
-        alone = torch_runner(config, SPAN, blocks, KVCache(config, 20), 4)
+        alone = torch_runner(config, SPAN, blocks, KVCache(config.cache_shape, 20), 4)
         alone.open(session, SPAN, granted)
         assert torch.equal(outputs, alone.step([Rows(session, 0, SPAN, INPUTS)])[0])
         if session in "bc":
@@ -208,8 +209,8 @@ def test_what_is_taken_back_of_rows_under_way_takes_all_of_them(runner: Runner) 
 
 def test_rows_under_way_are_found_and_kept_like_others() -> None:
     """The pages before them are taken from the cache when they begin, theirs are shared when they are through."""
-    cache = KVCache(CONFIG, 24, max_shared=4)
-    prefixes = PrefixCache(cache.pages, 40, (CONFIG.rope,))
+    cache = KVCache(CONFIG.cache_shape, 24, max_shared=4)
+    prefixes = PrefixCache(cache.pages, 40, cache_positions((CONFIG.rope,)))
     runner = torch_runner(CONFIG, SPAN, random_blocks(CONFIG, 3), cache, 4, prefixes)
     runner.open("a", SPAN, 100)
     (whole,) = runner.step([Rows("a", 0, SPAN, INPUTS)])

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from shoal.engine.proof import numbers
 from shoal.kv.cache import KVCache
-from shoal.kv.storage import KV_DTYPES, read_dtype
-from shoal.nn.attention import PAGE_TOKENS
-from shoal.nn.block import BlockConfig
-from shoal.nn.rope import RopeConfig
-from shoal.testing.tiny import fill_with_garbage
+from shoal.kv.cache_storage import KV_DTYPES, read_dtype
+from shoal.kv.pages import PAGE_TOKENS
+from shoal.model.nn.block import BlockConfig
+from shoal.model.nn.rope import RopeConfig
 from shoal.types import Span
+from tests.support.tiny_models import fill_with_garbage
 
 CONFIG = BlockConfig(40, 4, 2, 10, 64, 1e-5, RopeConfig())
 SPAN = Span(2, 4)
@@ -37,7 +37,7 @@ def tokens_of(pages: Tensor) -> Tensor:
 @pytest.mark.parametrize("chunks", [[150], [1] * 70 + [80], [63, 2, 85], [64, 64, 22]])
 def test_what_is_written_is_read_in_order(chunks: list[int]) -> None:
     """However it was cut, and zero where nothing was written or a head is padded, in a cache that was full of garbage."""
-    cache = KVCache(CONFIG, 20)
+    cache = KVCache(CONFIG.cache_shape, 20)
     fill_with_garbage(cache)
     keys, values, position = numbers(1, 150, 2, 10), numbers(2, 150, 2, 10), 0
     cache.open("one", SPAN, 150)
@@ -55,7 +55,7 @@ def test_what_is_written_is_read_in_order(chunks: list[int]) -> None:
 
 def test_sessions_and_blocks_do_not_touch_each_other() -> None:
     """Pages in between belong to somebody else, and stay as they are."""
-    cache = KVCache(CONFIG, 40)
+    cache = KVCache(CONFIG.cache_shape, 40)
     keys, values = filled(cache, "one", 70)
     filled(cache, "two", 130)
     cache.grow("one", 140)
@@ -72,7 +72,7 @@ def test_sessions_and_blocks_do_not_touch_each_other() -> None:
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 70, 128])
 def test_truncating_zeroes_the_rest_of_the_page(count: int, dtype: str) -> None:
     """What was before is kept, what was after is gone, in keys and values."""
-    cache = KVCache(CONFIG, 40, dtype)
+    cache = KVCache(CONFIG.cache_shape, 40, dtype)
     filled(cache, "one", 130)
     before = [tokens_of(part).clone() for part in cache.read("one", 2)]
     cache.truncate("one", count)
@@ -85,7 +85,7 @@ def test_truncating_zeroes_the_rest_of_the_page(count: int, dtype: str) -> None:
 @pytest.mark.parametrize("count", [70, 71, 100, 128, 130, 1000])
 def test_truncating_beyond_the_end_changes_nothing(count: int) -> None:
     """A rewind to rows that were queued but never computed leaves the cache alone."""
-    cache = KVCache(CONFIG, 40)
+    cache = KVCache(CONFIG.cache_shape, 40)
     keys, _ = filled(cache, "one", 70)
     cache.truncate("one", count)
     assert cache.pages["one"].num_tokens == 70
@@ -95,7 +95,7 @@ def test_truncating_beyond_the_end_changes_nothing(count: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_values_are_rounded_once_and_read_as_they_are(dtype: str) -> None:
     """The cache holds its dtype's nearest value; only integers become fp32."""
-    cache = KVCache(CONFIG, 20, dtype)
+    cache = KVCache(CONFIG.cache_shape, 20, dtype)
     keys, _ = filled(cache, "one", 5)
     read = tokens_of(cache.read("one", 2)[0])[:5, :, :10]
     assert read.dtype == read_dtype(dtype)

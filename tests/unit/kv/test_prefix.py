@@ -9,8 +9,8 @@ from torch import Tensor
 
 from shoal.engine.proof import numbers
 from shoal.kv.pages import PageAllocator
-from shoal.kv.prefix import PrefixCache, Scope, Trail
-from shoal.nn.rope import RopeConfig
+from shoal.kv.prefix import PrefixCache, PrefixHash, Scope
+from shoal.model.nn.rope import RopeConfig
 from shoal.types import Span
 
 ROWS = numbers(1, 200, 8)
@@ -20,7 +20,7 @@ SCOPE = Scope("alice", SPAN, "torch/float32/1234", (RopeConfig(),))
 
 def keys_of(rows: Tensor, *cuts: int, scope: Scope = SCOPE) -> list[bytes]:
     """The keys of the full pages of rows that come in pieces."""
-    trail = Trail.begin(scope)
+    trail = PrefixHash.begin(scope)
     for first, last in zip((0, *cuts), (*cuts, rows.shape[0]), strict=True):
         trail, _ = trail.extended(rows[first:last])
     return list(trail.keys[1:])
@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, capacity: int = 40, max_shared: int = 8, between_clients: bool = False) -> None:
         self.pages = PageAllocator(capacity, max_shared)
-        self.prefixes = PrefixCache(self.pages, 8, (), between_clients=between_clients)
+        self.prefixes = PrefixCache(self.pages, 8, between_clients=between_clients)
         self.computed = 0
 
     def open(self, session: str, client: str = "alice", span: Span = SPAN, most: int = 256) -> None:
@@ -93,7 +93,7 @@ def test_a_key_depends_on_every_row_before_it_and_on_the_scope() -> None:
 def test_after_a_rewind_keys_are_right_or_none(cut: int) -> None:
     """Within the page that is being filled and at borders they go on; inside earlier pages there are none until a border."""
     other = torch.cat([ROWS[: min(cut, 200)], numbers(2, 100, 8)])
-    trail, _ = Trail.begin(SCOPE).extended(ROWS[:130])
+    trail, _ = PrefixHash.begin(SCOPE).extended(ROWS[:130])
     trail, _ = trail.extended(ROWS[130:])
     after = trail.truncated(cut)
     known = cut % 64 == 0 or cut >= 192

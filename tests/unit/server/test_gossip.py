@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import DialError
-from shoal.net.transport import Channel
 from shoal.server.gossip import Gossip
-from shoal.swarm.directory import Directory
+from shoal.swarm.directory.directory import Directory
 from shoal.swarm.identity import Identity
+from shoal.transport.channel import Channel
 from shoal.types import ModelSpec, PeerId
 from tests.records import FINGERPRINT, signed_record
 

@@ -9,12 +9,12 @@ from types import TracebackType
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import ShoalError
-from shoal.net.address import join_host_port
+from shoal.swarm.directory.records import MAX_ADDRESSES, SignedRecord
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Discovery, Presence
+from shoal.swarm.discovery.discovery_options import Discoveries
 from shoal.swarm.discovery.finder import Finder
 from shoal.swarm.discovery.hello import HelloServer
-from shoal.swarm.discovery.options import Discoveries
-from shoal.swarm.records import MAX_ADDRESSES, SignedRecord
+from shoal.transport.address import join_host_port
 from shoal.types import PeerId
 
 ANNOUNCE_S = 600.0

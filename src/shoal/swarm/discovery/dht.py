@@ -16,9 +16,9 @@ from typing import Any
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, UsageError
-from shoal.net.address import join_host_port
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Presence
-from shoal.swarm.discovery.torrent import Engine
+from shoal.swarm.discovery.libtorrent_session import LibtorrentSession
+from shoal.transport.address import join_host_port
 
 BOOTSTRAP_S = 10.0
 """How long to wait for a first other node."""
@@ -49,7 +49,11 @@ class DhtDiscovery:
     name = "DHT"
 
     def __init__(
-        self, engine: Engine, swarm_name: str, choose: random.Random | None = None, clock: Clock = SYSTEM_CLOCK
+        self,
+        engine: LibtorrentSession,
+        swarm_name: str,
+        choose: random.Random | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._engine = engine
         self._key = swarm_key(swarm_name)

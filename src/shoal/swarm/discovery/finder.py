@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import FingerprintMismatch, IdentityError, NetworkError, ShoalError
-from shoal.net.address import host_port
-from shoal.net.dial import Dialler
-from shoal.net.framed import FrameChannel
-from shoal.swarm import exchange
-from shoal.swarm.directory import Directory
+from shoal.swarm.directory import exchange
+from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Discovery
 from shoal.swarm.discovery.hello import ask_hello
+from shoal.transport.address import host_port
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
 MAX_MEETINGS = 32

@@ -15,8 +15,8 @@ from typing import cast
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import DialError, ProtocolError, UsageError
-from shoal.net.address import join_host_port
-from shoal.swarm.records import MAX_RECORD_BYTES, SignedRecord, verify_record
+from shoal.swarm.directory.records import MAX_RECORD_BYTES, SignedRecord, verify_record
+from shoal.transport.address import join_host_port
 
 DEADLINE_S = 2.0
 """For the whole conversation, on both sides."""

@@ -16,9 +16,9 @@ import msgspec
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, UsageError
-from shoal.net.address import host_port
+from shoal.swarm.directory.records import MAX_ADDRESSES
 from shoal.swarm.discovery.discovery import Contact, Presence
-from shoal.swarm.records import MAX_ADDRESSES
+from shoal.transport.address import host_port
 from shoal.types import PeerId
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from shoal.errors import TicketError
-from shoal.swarm.records import MAX_ADDRESSES, Address
-from shoal.wire.messages import Peer
+from shoal.protocol.messages import Peer
+from shoal.swarm.directory.records import MAX_ADDRESSES, Address
 
 PREFIX = "shoal1-"
 MAX_TICKET_CHARS = 2048

@@ -10,17 +10,12 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.errors import InviteError, NetworkError, NotAMember, ShoalError, UsageError
-from shoal.net.dial import Dialler
-from shoal.net.framed import FrameChannel
-from shoal.net.transport import Transport
-from shoal.swarm.directory import Directory
+from shoal.protocol.messages import MAX_REVOCATIONS_BYTES, Certified, Redeem, Renew
+from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
-from shoal.swarm.membership.folder import Kept, PrivateSwarm, Role, SwarmFolder
-from shoal.swarm.membership.gate import MemberTransport
-from shoal.swarm.membership.redeemer import Issuer, Redeemer
-from shoal.swarm.membership.roll import Roll
-from shoal.swarm.membership.statements import (
+from shoal.swarm.membership.certificate_issuer import CertificateIssuer, Issuer
+from shoal.swarm.membership.credentials import (
     Certificate,
     Invite,
     parse_delegation,
@@ -28,8 +23,13 @@ from shoal.swarm.membership.statements import (
     verify_certificate,
     verify_delegation,
 )
+from shoal.swarm.membership.member_transport import MemberTransport
+from shoal.swarm.membership.membership_state import MembershipState
+from shoal.swarm.membership.storage import PrivateSwarm, Role, StoredMembership, SwarmFolder
+from shoal.transport.channel import Transport
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
-from shoal.wire.messages import MAX_REVOCATIONS_BYTES, Certified, Redeem, Renew
 
 POLL_S = 1.0
 """How often a node looks after its certificate and at the list that other processes of the machine may have changed."""
@@ -62,7 +62,7 @@ class Member:
         self._clock = clock
         self.identity = identity or self._known_identity()
         self._owner: Issuer | None = None
-        self._kept = Kept("", b"")
+        self._kept = StoredMembership("", b"")
         self._gates: list[MemberTransport] = []
         self._renew_at = 0.0
 
@@ -92,11 +92,11 @@ class Member:
         else:
             await self._join()
         self._take_delegation()
-        self.roll = roll = Roll(PeerId(self._kept.swarm), self.folder, self._clock)
-        roll.certificate = self._kept.certificate
+        self.state = state = MembershipState(PeerId(self._kept.swarm), self.folder, self._clock)
+        state.certificate = self._kept.certificate
         redeemer = self._redeemer()
-        roll.renews = redeemer is not None
-        self._gates = [MemberTransport(transport, roll, redeemer) for transport in transports]
+        state.renews = redeemer is not None
+        self._gates = [MemberTransport(transport, state, redeemer) for transport in transports]
         return list(self._gates)
 
     async def _join(self) -> None:
@@ -116,7 +116,7 @@ class Member:
     async def _still_member(self) -> bool:
         """Whether the kept certificate holds, or could be renewed; raises NetworkError when nobody could be asked."""
         certificate = self._certificate(float("inf"))
-        revocations = Roll(PeerId(self._kept.swarm), self.folder, self._clock).revocations
+        revocations = MembershipState(PeerId(self._kept.swarm), self.folder, self._clock).revocations
         if certificate.peer != self.identity.peer or revocations.names(certificate):
             return False
         try:
@@ -162,13 +162,13 @@ class Member:
             raise NotAMember(f"a certificate for {certificate.peer[:8]} came, not for this node")
         self._keep_certificate(swarm, certified.certificate, peers)
         if revocations:
-            Roll(swarm, self.folder, self._clock).take(revocations)
+            MembershipState(swarm, self.folder, self._clock).take(revocations)
 
     def _keep_certificate(self, swarm: PeerId, certificate: bytes, peers: tuple[str, ...]) -> None:
         kept = self._node.kept() or self._kept
         newest = {Ticket.parse(text).peer: text for text in (*reversed(kept.peers), *peers)}
         everybody = tuple(reversed(newest.values()))[:MAX_KEPT_PEERS]
-        self._kept = Kept(swarm, certificate, everybody, kept.delegation, kept.contacts)
+        self._kept = StoredMembership(swarm, certificate, everybody, kept.delegation, kept.contacts)
         self._node.keep(self._kept)
 
     async def _renew(self, peers: Iterable[Ticket]) -> None:
@@ -192,19 +192,19 @@ class Member:
         self._kept = msgspec.structs.replace(self._kept, delegation=data)
         self._node.keep(self._kept)
 
-    def _redeemer(self) -> Redeemer | None:
+    def _redeemer(self) -> CertificateIssuer | None:
         issuer = self._owner
         if issuer is None and self._kept.delegation:
             until = verify_delegation(self._kept.delegation).expires_at
             issuer = Issuer(PeerId(self._kept.swarm), self.identity, self._kept.delegation, until)
         if issuer is None or self._role != "server":
             return None
-        return Redeemer(self.identity.peer, issuer, self._node, self._clock)
+        return CertificateIssuer(self.identity.peer, issuer, self._node, self._clock)
 
     def guard(self, directory: Directory) -> None:
         """Keep servers that are not members out of a directory."""
-        directory.refuses = self.roll.is_revoked
-        directory.certifies = self.roll.certifies
+        directory.refuses = self.state.is_revoked
+        directory.certifies = self.state.certifies
 
     def remember(self, directory: Directory) -> None:
         """Keep the tickets of a few servers: those kept before as long as they are up, then those nearest by id."""
@@ -225,11 +225,11 @@ class Member:
     @property
     def proof(self) -> bytes:
         """This node's certificate, which goes with its record."""
-        return self.roll.certificate
+        return self.state.certificate
 
     def is_revoked(self, peer: PeerId | None) -> bool:
         """Whether this node is out."""
-        return peer is not None and self.roll.is_revoked(peer)
+        return peer is not None and self.state.is_revoked(peer)
 
     async def keep(
         self, directory: Directory, spread: Callable[[], Awaitable[None]], every_s: float = float("inf")
@@ -239,18 +239,18 @@ class Member:
         `spread` exchanges with some members: when the list has changed, and every so many seconds. A file that is damaged
         or cannot be written ends nothing: what this node knows goes on to hold.
         """
-        number, spread_at = self.roll.revocations.number, self._clock.monotonic() + every_s
+        number, spread_at = self.state.revocations.number, self._clock.monotonic() + every_s
         while True:
             with contextlib.suppress(UsageError):
                 self.remember(directory)
             await self._clock.sleep(POLL_S)
             with contextlib.suppress(UsageError):
-                self.roll.poll()
+                self.state.poll()
             for gate in self._gates:
                 gate.sweep()
             await self._renew_if_due(directory)
-            if self.roll.revocations.number != number or self._clock.monotonic() >= spread_at:
-                number, spread_at = self.roll.revocations.number, self._clock.monotonic() + every_s
+            if self.state.revocations.number != number or self._clock.monotonic() >= spread_at:
+                number, spread_at = self.state.revocations.number, self._clock.monotonic() + every_s
                 with contextlib.suppress(NetworkError):  # the next time, or somebody else's
                     await spread()
 
@@ -264,8 +264,8 @@ class Member:
                 self._keep_certificate(self._owner.swarm, self._owner.certify(self.identity.peer, now), ())
             else:
                 await self._renew(self._renewers(directory))
-        self.roll.certificate = self._kept.certificate
+        self.state.certificate = self._kept.certificate
 
     def _renewers(self, directory: Directory) -> list[Ticket]:
-        met = (directory.get(peer) for peer, known in self.roll.known.items() if known.renews)
+        met = (directory.get(peer) for peer, known in self.state.known.items() if known.renews)
         return [Ticket(signed.record.peer, signed.record.addresses) for signed in met if signed is not None]

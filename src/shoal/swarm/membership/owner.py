@@ -9,10 +9,10 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.errors import UsageError
+from shoal.protocol.messages import SECRET_BYTES, Peer
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
-from shoal.swarm.membership.folder import SwarmFolder, write
-from shoal.swarm.membership.statements import (
+from shoal.swarm.membership.credentials import (
     MAX_REVOKED,
     Delegation,
     Invite,
@@ -23,7 +23,7 @@ from shoal.swarm.membership.statements import (
     sign_revocations,
     verify_revocations,
 )
-from shoal.wire.messages import SECRET_BYTES, Peer
+from shoal.swarm.membership.storage import SwarmFolder, write
 
 MIN_PREFIX_CHARS = 8
 """How much of an id has to be given."""

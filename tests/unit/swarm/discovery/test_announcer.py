@@ -6,17 +6,17 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from tests.records import FINGERPRINT, signed_record
 
 from shoal.errors import NetworkError
-from shoal.net.dial import Dialler
-from shoal.swarm.directory import Directory
+from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.announcer import ANNOUNCE_S, EARLY_S, LOOK_S, Announcer
 from shoal.swarm.discovery.discovery import Contact, Presence
+from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.hello import ask_hello
-from shoal.swarm.discovery.options import Discoveries, DiscoveryOptions
 from shoal.swarm.identity import Identity
-from shoal.testing.clock import VirtualClock
+from shoal.transport.dialler import Dialler
+from tests.records import FINGERPRINT, signed_record
+from tests.support.virtual_clock import VirtualClock
 
 ME = Identity.generate()
 RECORD = signed_record(ME)

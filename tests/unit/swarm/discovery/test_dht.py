@@ -14,12 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import NetworkError, UsageError
-from shoal.swarm.discovery import torrent
+from shoal.swarm.discovery import libtorrent_session as torrent
 from shoal.swarm.discovery.dht import MAX_CONTACTS, DhtDiscovery, Replies, askable, swarm_key
 from shoal.swarm.discovery.discovery import Presence
-from shoal.swarm.discovery.torrent import PUBLIC_BOOTSTRAP, Engine, EngineOptions, engine_settings
-from shoal.testing.dht import free_port, local_dht, node_host
+from shoal.swarm.discovery.libtorrent_session import (
+    PUBLIC_BOOTSTRAP,
+    LibtorrentOptions,
+    LibtorrentSession,
+    engine_settings,
+)
 from shoal.types import PeerId
+from tests.support.local_dht import free_port, local_dht, node_host
 
 NODES = 20
 PORT = 40_000
@@ -54,7 +59,9 @@ async def test_a_port_that_is_taken_is_named() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        engine = Engine(EngineOptions(interface="127.0.0.1", port=port, nodes=(f"127.0.0.1:{free_port()}",)))
+        engine = LibtorrentSession(
+            LibtorrentOptions(interface="127.0.0.1", port=port, nodes=(f"127.0.0.1:{free_port()}",))
+        )
         try:
             with pytest.raises(UsageError, match=f"127.0.0.1:{port}.* in use"):
                 await everybody(DhtDiscovery(engine, "a swarm"))
@@ -83,7 +90,7 @@ async def test_a_node_without_others_says_so() -> None:
             self.now += seconds
             await asyncio.sleep(0)
 
-    engine = Engine(EngineOptions(interface="127.0.0.1", nodes=(f"127.0.0.1:{free_port()}",)))
+    engine = LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=(f"127.0.0.1:{free_port()}",)))
     discovery = DhtDiscovery(engine, "name", clock=Hasty())
     with pytest.raises(NetworkError, match="no node"):
         await everybody(discovery)
@@ -103,15 +110,15 @@ def strings(settings: dict[str, Any]) -> str:
 def test_public_hosts_are_named_in_public_mode_only() -> None:
     """With nodes of one's own, in public mode or not, no host is named; without any the public ones need `public`."""
     for public in (False, True):
-        settings = engine_settings(EngineOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",), public=public))
+        settings = engine_settings(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",), public=public))
         assert settings["dht_bootstrap_nodes"] == ""
         ipaddress.ip_address(strings(settings).strip().rpartition(":")[0])
         assert not settings["enable_upnp"]
         assert not settings["enable_natpmp"]
         assert not settings["enable_lsd"]
     with pytest.raises(UsageError, match="dht-node"):
-        engine_settings(EngineOptions(interface="127.0.0.1"))
-    public_settings = engine_settings(EngineOptions(interface="0.0.0.0", public=True))
+        engine_settings(LibtorrentOptions(interface="127.0.0.1"))
+    public_settings = engine_settings(LibtorrentOptions(interface="0.0.0.0", public=True))
     assert public_settings["dht_bootstrap_nodes"] == PUBLIC_BOOTSTRAP
     assert not [name for name in public_settings if "restrict" in name or "limit" in name]  # its guards stay
 
@@ -120,7 +127,7 @@ def test_no_other_default_of_libtorrent_names_a_host() -> None:
     """Text settings that we leave alone name no host; a new libtorrent that adds one is noticed here."""
     merged = {
         **libtorrent.default_settings(),
-        **engine_settings(EngineOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",))),
+        **engine_settings(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",))),
     }
     known = ("user_agent", "peer_fingerprint", "handshake_client_version", "listen_interfaces")
     rest = {name: value for name, value in merged.items() if isinstance(value, str) and value and name not in known}
@@ -135,7 +142,7 @@ def test_without_libtorrent_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torrent.importlib, "import_module", missing)
     with pytest.raises(UsageError, match="libtorrent"):
-        Engine(EngineOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",)))
+        LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",)))
 
 
 def test_swarm_names() -> None:
@@ -199,8 +206,8 @@ def test_any_reply_is_survived(peers: list[tuple[str, int]]) -> None:
 
 async def test_engines_that_cannot_start_say_so() -> None:
     """A node that is no address is named; closing what was never opened is harmless."""
-    engine = Engine(EngineOptions(interface="127.0.0.1", nodes=("nonsense",)))
+    engine = LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=("nonsense",)))
     with pytest.raises(UsageError, match="nonsense"):
         engine.open()
     await engine.close()
-    await Engine(EngineOptions(interface="127.0.0.1", nodes=("127.0.0.1:1",))).close()
+    await LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.1:1",))).close()

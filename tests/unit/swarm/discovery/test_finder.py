@@ -8,22 +8,22 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import pytest
-from tests.records import FINGERPRINT, signed_record
 
 from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import NetworkError
-from shoal.net.dial import Dialler
-from shoal.net.framed import FrameChannel
-from shoal.net.memory import MemoryNetwork, MemoryTransport
-from shoal.net.transport import Channel
-from shoal.swarm import exchange
-from shoal.swarm.directory import Directory
+from shoal.protocol.messages import RecordDigest
+from shoal.swarm.directory import exchange
+from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.discovery import Contact, Presence
 from shoal.swarm.discovery.finder import MAX_MEETINGS, MAX_PROBLEMS, Finder
 from shoal.swarm.discovery.hello import HelloServer
 from shoal.swarm.identity import Identity
+from shoal.transport.channel import Channel
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import ModelSpec, PeerId
-from shoal.wire.messages import Digest
+from tests.records import FINGERPRINT, signed_record
 
 HOST = "127.0.0.1"
 
@@ -69,7 +69,7 @@ class Member:
         """Record exchange, nothing else."""
         self.met += 1
         framed = FrameChannel(channel)
-        _, digest = await framed.expect(Digest)
+        _, digest = await framed.expect(RecordDigest)
         await exchange.answer(framed, self.directory, digest)
 
     @property

@@ -8,9 +8,9 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from tests.records import signed_record
 
 from shoal.errors import DialError, NetworkError, ProtocolError, RecordError, UsageError
+from shoal.swarm.directory.records import MAX_RECORD_BYTES
 from shoal.swarm.discovery.hello import (
     MAX_CONNECTIONS,
     MAX_PER_SOURCE,
@@ -22,8 +22,8 @@ from shoal.swarm.discovery.hello import (
     encode_hello,
 )
 from shoal.swarm.identity import Identity
-from shoal.swarm.records import MAX_RECORD_BYTES
-from shoal.testing.clock import VirtualClock
+from tests.records import signed_record
+from tests.support.virtual_clock import VirtualClock
 
 HOST = "127.0.0.1"
 ME = Identity.generate()

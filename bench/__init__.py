@@ -1,0 +1,1 @@
+"""Benchmarks: one command for each claim, `python -m bench NAME --json`."""

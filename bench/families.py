@@ -1,0 +1,107 @@
+"""The table of families in docs/families.md: what was measured, and what has to hold."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.report import commit, hardware
+
+PAGE = Path("docs/families.md")
+HEAD = """# Families
+
+Model families that are certified against transformers on tiny random checkpoints that it wrote.
+`python -m bench families --write docs/families.md` wrote this page from what it measured, as `tests/parity/test_families.py`
+measures it; a test there checks that this page says what ran.
+
+- *logits within 1e-4*: the largest difference of any two logits over 150 positions (three pages), fp32, in every variant.
+- *128 greedy tokens*: one by one after that prompt, equal to those of transformers' `generate`.
+- *any split, same bits*: cut before any block, or before each, prefill and decode give the same bits.
+- *row-exact*: chunks of seven sizes beside another session, and logits in pieces, give the same bits.
+- *from GGUF*: a file made of it as llama.cpp's converter does gives the same logits within 2e-5. "no": its files are
+  not read.
+- *weights in 8 bits*, *in 4 bits*: matrices rounded (`--quantize`) move the next token's distribution by at most 0.01
+  and 0.25 nats on average from the same weights in fp32. Random weights have nothing to spare: real models lose less.
+- *rows as bf16*, *as fp16*: rounded between all blocks, no row's next-token distribution moves by more than 1e-3 nats from that
+  of fp32. Only then a server offers the codec. "refused" where that is not so, or where it is not safe to offer: a rounded
+  row may go to another expert, and rows of real Gemmas leave fp16's range.
+
+"""
+TAIL = """
+Each family is known by its `model_type` in transformers' config.json. Options of a family that are not certified are refused by
+name. Weights are read as floats from safetensors, in MXFP4 (gpt-oss) and in FP8 with a scale for each block (DeepSeek V3)
+as well, and from GGUF in the types that the `gguf` package dequantizes; other ways of packing (GPTQ, AWQ) are refused.
+
+Two real checkpoints go through three servers beside transformers: SmolLM2-135M (Q4_1) and Gemma-3-270m (Q4_K_M, beyond its
+window; `make gemma`). How to add a family: [adding-a-family.md](adding-a-family.md).
+"""
+
+Measured = Mapping[str, Mapping[str, bool | None]]
+"""By family and property whether it holds; None: no case of the family asks for it."""
+
+
+def measure() -> dict[str, Any]:
+    """Every property of every case: by family and property the worst number of its variants."""
+    from tests.support.certify import PROPERTIES, load
+    from tests.support.family_cases import CASES, save_checkpoint
+
+    worst: dict[str, dict[str, float]] = {}
+    for case in CASES:
+        numbers = worst.setdefault(case.model_type, {})
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = load(save_checkpoint(case, folder), case.granted)
+            for one in PROPERTIES:
+                value = one.measure(loaded, case)
+                if value is not None:
+                    numbers[one.name] = max(value, numbers.get(one.name, 0.0))
+    return {"families": worst, "hardware": hardware(), "commit": commit()}
+
+
+def verdicts(worst: Mapping[str, Mapping[str, float]]) -> Measured:
+    """What holds of each family: below the limit, and offered if it is a codec."""
+    from shoal.model.families import FAMILIES
+    from tests.support.certify import CODECS, PROPERTIES
+
+    return {
+        family: {
+            one.name: None
+            if one.name not in numbers
+            else numbers[one.name] <= one.limit and (one.name not in CODECS or one.name in FAMILIES[family].row_codecs)
+            for one in PROPERTIES
+        }
+        for family, numbers in worst.items()
+    }
+
+
+def page(measured: Measured) -> str:
+    """The page for what was measured."""
+    from shoal.model.families import FAMILIES
+    from tests.support.certify import CODECS, PROPERTIES
+    from tests.support.family_cases import CASES
+
+    lines = [
+        f"| family | `model_type` | {' | '.join(one.title for one in PROPERTIES)} | variants |",
+        f"|--|--|{'--|' * len(PROPERTIES)}--|",
+    ]
+    for family, held in measured.items():
+        no = {
+            one.name: "refused" if one.name in CODECS else "no" if held[one.name] is None else "FAILS"
+            for one in PROPERTIES
+        }
+        cells = ["yes" if held[one.name] else no[one.name] for one in PROPERTIES]
+        names = "; ".join(case.name for case in CASES if case.model_type == family and case.name)
+        lines.append(f"| {FAMILIES[family].title} | `{family}` | {' | '.join(cells)} | {names} |")
+    return HEAD + "\n".join(lines) + "\n" + TAIL
+
+
+def run(write: Path | None = None) -> dict[str, Any]:
+    """`python -m bench families`; with `write` the page as well."""
+    result = measure()
+    if write is not None:
+        write.write_text(page(verdicts(result["families"])))
+    families = {
+        name: " ".join(f"{key} {value:.1e}" for key, value in row.items()) for name, row in result["families"].items()
+    }
+    return {"name": "families", **families, "hardware": result["hardware"], "commit": result["commit"]}

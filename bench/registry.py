@@ -1,0 +1,123 @@
+"""Benchmarks: each a function of a size that returns a dictionary ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Size(NamedTuple):
+    """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
+
+    `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
+    None.
+    """
+
+    tokens: int = 256
+    runs: int | None = None
+    seed: int = 1
+    write: Path | None = None
+    model: Path | None = None
+
+
+def _decode(size: Size) -> dict[str, Any]:
+    from bench.decode import run
+
+    return run(size.tokens, size.runs or 5)
+
+
+def _batch(size: Size) -> dict[str, Any]:
+    from bench.batch import run
+
+    return run(size.tokens, size.runs or 5)
+
+
+def _longcontext(size: Size) -> dict[str, Any]:
+    from bench.longcontext import run
+
+    return run(size.runs or 3)
+
+
+def _hops(size: Size) -> dict[str, Any]:
+    from bench.hops import run
+
+    return run(size.tokens)
+
+
+def _fail_over(size: Size) -> dict[str, Any]:
+    from bench.heal import run
+
+    return run(size.runs or 200, size.seed)
+
+
+def _families(size: Size) -> dict[str, Any]:
+    from bench.families import run
+
+    return run(size.write)
+
+
+def _churn(size: Size) -> dict[str, Any]:
+    from bench.churn import run
+
+    return run(size.runs or 5, size.seed)
+
+
+def _opening(size: Size) -> dict[str, Any]:
+    from bench.opening import run
+
+    return run(size.runs or 5, size.seed)
+
+
+def _moves(size: Size) -> dict[str, Any]:
+    from bench.moves import run
+
+    return run(size.runs or 100, size.seed)
+
+
+def _placement(size: Size) -> dict[str, Any]:
+    from bench.placement import run
+
+    return run(size.tokens)
+
+
+def _discovery(size: Size) -> dict[str, Any]:
+    from bench.discovery import run
+
+    return run()
+
+
+def _kv(size: Size) -> dict[str, Any]:
+    from bench.kv import run
+
+    return run(max(size.tokens, 512))
+
+
+def _prefix(size: Size) -> dict[str, Any]:
+    from bench.prefix import run
+
+    return run(size.runs or 5)
+
+
+def _engine(size: Size) -> dict[str, Any]:
+    from bench.engine import run
+
+    return run(size.tokens, size.runs or 5, size.model)
+
+
+BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
+    "engine": _engine,
+    "decode": _decode,
+    "families": _families,
+    "hops": _hops,
+    "batch": _batch,
+    "longcontext": _longcontext,
+    "heal": _fail_over,
+    "churn": _churn,
+    "opening": _opening,
+    "moves": _moves,
+    "placement": _placement,
+    "discovery": _discovery,
+    "kv": _kv,
+    "prefix": _prefix,
+}

@@ -1,0 +1,78 @@
+"""A server of the simulator: what it is, what it does, and what it has announced."""
+
+from __future__ import annotations
+
+from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord
+from shoal.swarm.placement.block_inventory import BlockInventory
+from shoal.swarm.placement.rebalancer import Rebalancer
+from shoal.swarm.placement.shared_plan import PlanAuthor
+from shoal.swarm.placement.swarm_load import ServerLoad
+from shoal.types import ModelSpec, PeerId, Span
+from simulator.churn_model import ServerProfile
+
+BLOCK_BYTES = 1.6e9
+"""A block of Llama 3.1 405B at 4 bits."""
+LOAD_S = 10.0
+"""From the last byte on disk to serving, beside reading the blocks."""
+DISK_BYTES_PER_S = 1e9
+
+
+class SimServer:
+    """`turn` counts its decisions to look around: what an earlier one has put into the calendar is void."""
+
+    def __init__(self, peer: PeerId, power: ServerProfile, goal: Span, inventory: BlockInventory) -> None:
+        self.power = power
+        self.goal = goal
+        self.serves: Span | None = None
+        self.joined = False
+        self.inventory = inventory
+        self.fetching = False
+        self.turn = 0
+        self.wanted: Span | None = None
+        self.mover = Rebalancer(peer)
+        self.drafter = PlanAuthor()
+
+    @property
+    def block_s(self) -> float:
+        """How long it fetches a block."""
+        return BLOCK_BYTES / self.power.download_bytes_per_s
+
+    @property
+    def holder(self) -> ServerLoad:
+        """Its record, as placement sees it."""
+        power, plan = self.power, self.mover.plan
+        return ServerLoad(
+            self.mover.peer,
+            plan.span if plan else self.goal,
+            self.serves,
+            self.serves is None or plan is not None,
+            power.block_rows_per_s,
+            power.max_blocks,
+            self.inventory.spans(),
+            self.block_s,
+            not self.joined,
+        )
+
+    def fetch_s(self, goal: Span) -> float:
+        """How long it fetches what it lacks of a span."""
+        return len(self.inventory.lacks(goal)) * self.block_s
+
+    def load_s(self, goal: Span) -> float:
+        """How long it serves nothing before it serves a span that is on its disk."""
+        return LOAD_S + len(goal) * BLOCK_BYTES / DISK_BYTES_PER_S
+
+    def record(self, num_blocks: int, now: float) -> ServerRecord:
+        """Its record, as routing sees it, while it serves."""
+        assert self.serves is not None
+        rate = self.power.block_rows_per_s / len(self.serves)
+        return ServerRecord(
+            peer=self.mover.peer,
+            sequence=1,
+            issued_at=now,
+            expires_at=now + RECORD_LIFETIME_S,
+            addresses=(),
+            model=ModelSpec("simulated", "", num_blocks, 1),
+            span=self.serves,
+            decode_rows_per_s=rate,
+            prefill_rows_per_s=rate,
+        )

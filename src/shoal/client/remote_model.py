@@ -1,0 +1,189 @@
+"""A model as its user sees it: text in, text out, the blocks elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.head import BatchedHead
+from shoal.client.options import SessionOptions
+from shoal.engine.backends import choose_linears
+from shoal.engine.proof import prove_ends
+from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError, UsageError
+from shoal.model.families import model_config
+from shoal.model.kernels.native_linear import NativeLinear
+from shoal.model.nn.block import EmbeddingAndHead, ModelConfig
+from shoal.model.nn.sampling import SamplingParams, sample
+from shoal.model.weights.block_loading import WeightFormat, load_ends, weight_format
+from shoal.model.weights.checkpoint import Checkpoint, fingerprint
+from shoal.model.weights.model_source import demo_model_path, open_checkpoint
+from shoal.model.weights.tokenizer import Tokenizer, load_tokenizer
+from shoal.protocol.messages import Description
+from shoal.types import ModelSpec
+
+MODELS_VARIABLE = "SHOAL_MODELS"
+"""A directory in which local checkpoints are looked for by the names that servers tell."""
+
+HEADS = ("float32", "bfloat16", "int8")
+
+EMBED_AT_ONCE = 16
+"""So many embedding rows are looked up where they are asked for: that takes microseconds, another thread's turn 0.1 ms."""
+
+T = TypeVar("T")
+
+
+class RemoteModel:
+    """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread.
+
+    `source`: what the user called it.
+    """
+
+    def __init__(
+        self, client: AsyncClient, spec: ModelSpec, config: ModelConfig, ends: EmbeddingAndHead, tokenizer: Tokenizer
+    ) -> None:
+        self.source = ""
+        self.client = client
+        self.spec = spec
+        self.config = config
+        self.tokenizer = tokenizer
+        self._ends = ends
+        self._tile = prove_ends(ends, config.block).tile
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shoal-head")
+        self._computing = 0
+        self.head = BatchedHead(self._logits, self._thread, free=self._is_free)
+
+    def _logits(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._ends.logits(rows, self._tile)
+
+    def _is_free(self) -> bool:
+        """Whether arithmetic may run in the event loop: torch would keep a set of threads for every thread that calls it."""
+        return self._computing == 0 and isinstance(self._ends.head, NativeLinear)
+
+    async def embed(self, token_ids: list[int]) -> torch.Tensor:
+        """Token ids [n] → rows [n, hidden]."""
+        if len(token_ids) <= EMBED_AT_ONCE:
+            return self._ends.embed(token_ids)
+        return await self._compute(lambda: self._ends.embed(token_ids))
+
+    async def choose(
+        self,
+        hidden_states: torch.Tensor,
+        params: SamplingParams,
+        seed: int,
+        position: int,
+        history: list[int],
+        whose: Hashable = None,
+    ) -> int:
+        """The token after rows [n, hidden], from the last of them; `whose` names the reply (see `BatchedHead`)."""
+        return await self.head.choose(
+            hidden_states[-1:], lambda logits: sample(logits, params, seed, position, history), whose
+        )
+
+    async def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Rows [n, hidden] → logits [n, vocab] in fp32."""
+        return await self._compute(lambda: self._logits(hidden_states))
+
+    async def _compute(self, work: Callable[[], T]) -> T:
+        def quiet() -> T:
+            with torch.inference_mode():
+                return work()
+
+        self._computing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, quiet)
+        finally:
+            self._computing -= 1
+
+    def session_options(self, num_tokens: int) -> SessionOptions:
+        """Options for a session that will hold at most so many tokens, within what the model can."""
+        return SessionOptions(max_tokens=min(num_tokens, self.config.max_positions))
+
+    async def close(self) -> None:
+        """Close the client too. Closing twice is harmless."""
+        self._thread.shutdown(wait=False)
+        await self.client.close()
+
+    async def __aenter__(self) -> RemoteModel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def open_model(
+    client: AsyncClient, model: str | None, wait_s: float = ROUTE_WAIT_S, head: str = "float32"
+) -> RemoteModel:
+    """A model by what the user calls it, or (None) the one that the swarm serves.
+
+    `head`, one of HEADS, is how its embedding and head are kept on this side.
+
+    Raises ModelNotFound when this side has no checkpoint of it, saying what to get, FingerprintMismatch when the swarm
+    serves another under the name, NoRoute when it serves none.
+    """
+    if model is not None:
+        checkpoint = await asyncio.to_thread(open_checkpoint, model)
+        spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
+    else:
+        spec = await client.find_model(wait_s=wait_s)
+        description, _ = await client.describe(spec)
+        checkpoint = await asyncio.to_thread(find_checkpoint, description)
+    remote = await asyncio.to_thread(_load, client, spec, checkpoint, head)
+    remote.source = model or ""
+    return remote
+
+
+def _load(client: AsyncClient, spec: ModelSpec, checkpoint: Checkpoint, head: str) -> RemoteModel:
+    config, form = model_config(checkpoint.config), head_form(head)
+    make = choose_linears(form)
+    return RemoteModel(client, spec, config, load_ends(checkpoint, config, form, make), load_tokenizer(checkpoint))
+
+
+def head_form(head: str) -> WeightFormat:
+    """The form of one of HEADS; raises UsageError."""
+    if head not in HEADS:
+        raise UsageError(f"a head cannot be kept as {head!r}: choose one of {', '.join(HEADS)}")
+    return weight_format("float32", 8) if head == "int8" else weight_format(head)
+
+
+def find_checkpoint(description: Description) -> Checkpoint:
+    """The checkpoint that a server describes, if this machine has it: in the hub's cache, here, or in $SHOAL_MODELS.
+
+    Raises ModelNotFound saying what to download, FingerprintMismatch when what is found is another.
+    """
+    problems = []
+    for place in _places(description.source):
+        try:
+            checkpoint = open_checkpoint(place, description.revision or None)
+        except ShoalError as error:
+            problems.append(str(error))
+            continue
+        if fingerprint(checkpoint) == description.fingerprint:
+            return checkpoint
+        problems.append(f"{place} is another checkpoint")
+    if problems and all(problem.endswith("another checkpoint") for problem in problems):
+        raise FingerprintMismatch(f"{'; '.join(problems)} than the swarm's {description.name}")
+    raise ModelNotFound(
+        f"the swarm serves {description.name} ({description.source}), and a client needs its embedding, head and tokenizer: "
+        f"get it (hf download {description.source}, or the same file), then name its path, or put it into ${MODELS_VARIABLE}"
+    )
+
+
+def _places(source: str) -> list[str]:
+    folders = [Path.cwd(), *(Path(folder) for folder in [os.environ.get(MODELS_VARIABLE)] if folder)]
+    found = [str(folder / source) for folder in folders if (folder / source).exists()]
+    try:
+        demo = demo_model_path()
+        found += [str(demo)] if demo.name == source else []
+    except ModelNotFound:
+        pass  # the demo's package is not installed: one place less to look
+    return found + ([source] if source.count("/") == 1 and not source.endswith(".gguf") else [])

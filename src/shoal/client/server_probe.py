@@ -1,0 +1,135 @@
+"""What a client finds out about servers by asking them: who answers, how far away, with how much room."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from shoal.clock import Clock
+from shoal.errors import NetworkError, NoRoute, ShoalError
+from shoal.protocol.messages import GetStatus, Status
+from shoal.swarm.directory.directory import Directory
+from shoal.swarm.directory.records import ServerRecord, SignedRecord
+from shoal.swarm.routing.route_planner import RouteOptions, plan_route
+from shoal.transport.dialler import DIAL_DEADLINE_S, Dialler
+from shoal.transport.frame_channel import FrameChannel
+from shoal.types import Hop, ModelSpec, PeerId, Span
+
+ASKED_AT_ONCE = 32
+ANSWER_S = 1.0
+"""Servers that are asked before a route is planned, and how long they may take: a dead one costs a session no more."""
+
+FRESH_S = 30.0
+"""How long an answer is good for."""
+
+
+class Answer(NamedTuple):
+    """What a server said, when (monotonic seconds), and the round trip of that question."""
+
+    status: Status
+    at: float
+    round_trip_s: float
+
+
+class Failure(NamedTuple):
+    """The record that a server had when it did not answer, and when that was (seconds since the Unix epoch)."""
+
+    sequence: int
+    at: float
+
+
+class ServerProbe:
+    """Plans routes over a directory's records, corrected by what their servers answer."""
+
+    def __init__(self, directory: Directory, dialler: Dialler, clock: Clock, rng: random.Random | None = None) -> None:
+        self._directory = directory
+        self._dialler = dialler
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._answers: dict[str, Answer] = {}
+        self._failures: dict[str, Failure] = {}
+
+    async def ask(self, record: ServerRecord, deadline_s: float = DIAL_DEADLINE_S) -> Status:
+        """A server's load now; raises what the dial raises, NetworkError when no answer comes."""
+        peer = PeerId(record.peer)
+        try:
+            async with asyncio.timeout(deadline_s):
+                async with FrameChannel(await self._dialler.dial(peer, record.addresses, deadline_s)) as channel:
+                    asked_at = self._clock.monotonic()
+                    await channel.send(GetStatus())
+                    status, _ = await channel.expect(Status)
+                    now = self._clock.monotonic()
+        except TimeoutError as error:
+            self.failed(record)
+            raise NetworkError(f"{record.name or peer[:8]} has not answered for {deadline_s:g} s") from error
+        except NetworkError:
+            self.failed(record)
+            raise
+        self._answers[peer] = Answer(status, now, now - asked_at)
+        self._failures.pop(peer, None)
+        return status
+
+    async def look(self, model: ModelSpec, span: Span) -> None:
+        """Ask servers of these blocks that have not answered lately; those that do not answer now are `failed`."""
+        since = self._clock.monotonic() - FRESH_S
+        unknown = [
+            record
+            for record in self._servers(model)
+            if record.span.start < span.stop
+            and span.start < record.span.stop
+            and (record.peer not in self._answers or self._answers[record.peer].at < since)
+        ]
+        await self._ask_some(unknown)
+
+    async def retry(self) -> None:
+        """Ask those who failed whether they are back."""
+        records = [signed.record for signed in self._directory.records()]
+        await self._ask_some([record for record in records if self._has_failed(record)])
+
+    async def _ask_some(self, records: list[ServerRecord]) -> None:
+        chosen = self._rng.sample(records, min(ASKED_AT_ONCE, len(records)))
+        results = await asyncio.gather(*(self.ask(record, ANSWER_S) for record in chosen), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, ShoalError):
+                raise result
+
+    def failed(self, record: ServerRecord) -> None:
+        """Who said this did not answer: in no new route until it does, or says something new."""
+        if not self._has_failed(record):
+            self._failures[record.peer] = Failure(record.sequence, self._clock.wall())
+
+    def _has_failed(self, record: ServerRecord) -> bool:
+        """A record from before the failure says nothing, even if it arrives after it."""
+        failure = self._failures.get(record.peer)
+        return failure is not None and (record.sequence <= failure.sequence or record.issued_at <= failure.at)
+
+    def _servers(self, model: ModelSpec) -> Iterable[ServerRecord]:
+        for signed in self._directory.records():
+            record = signed.record
+            if record.model.fingerprint == model.fingerprint and not self._has_failed(record):
+                yield record
+
+    def route(
+        self, model: ModelSpec, span: Span, options: RouteOptions, avoid: frozenset[str]
+    ) -> list[tuple[Hop, SignedRecord]]:
+        """The best route over `span`, none of it at servers in `avoid` or such that failed; raises NoRoute."""
+        records = [self._corrected(record) for record in self._servers(model) if record.peer not in avoid]
+        measured = {PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()}
+        return [(hop, self._record(hop.peer)) for hop in plan_route(span, records, options, measured)]
+
+    def _corrected(self, record: ServerRecord) -> ServerRecord:
+        answer = self._answers.get(record.peer)
+        if answer is None or self._clock.monotonic() - answer.at > FRESH_S:
+            return record
+        status = answer.status
+        return msgspec.structs.replace(record, free_tokens=status.free_tokens, queued_rows=status.queued_rows)
+
+    def _record(self, peer: PeerId) -> SignedRecord:
+        signed = self._directory.get(peer)
+        if signed is None:
+            raise NoRoute(f"the record of {peer[:8]} has expired")
+        return signed

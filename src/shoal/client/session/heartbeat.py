@@ -1,0 +1,92 @@
+"""What a hop's heartbeats tell: whether it lives, how far it is, and what its clock says."""
+
+from __future__ import annotations
+
+from shoal.clock import Clock
+from shoal.protocol.messages import Ping, Pong
+
+PING_ACTIVE_S = 0.25
+PING_IDLE_S = 2.0
+"""Heartbeats while a step is under way, and while none is."""
+
+SILENCE_S = 1.25
+"""A hop that was not heard for this long is dead."""
+
+
+class Heartbeat:
+    """One hop's. `progress` is what it said last, `heard_at` when (monotonic), `changed_at` when that was something new."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.progress = Pong(0, 0.0, 0.0)
+        self.changed_at = self.heard_at = clock.monotonic()
+        self.round_trip_s = float("inf")
+        self.clock_offset_s = 0.0
+        self._active = False
+        self._pings: dict[int, tuple[float, float]] = {}
+        self._next_ping = 0
+        self._clock = clock
+
+    @property
+    def active(self) -> bool:
+        """Whether a step is under way: heartbeats are frequent then."""
+        return self._active
+
+    @active.setter
+    def active(self, active: bool) -> None:
+        if active and not self._active:
+            self.restart()
+        self._active = active
+
+    @property
+    def interval_s(self) -> float:
+        """Between two heartbeats."""
+        return PING_ACTIVE_S if self._active else PING_IDLE_S
+
+    def restart(self) -> None:
+        """What was not heard until now proves nothing."""
+        self._pings.clear()
+        self.heard_at = self.changed_at = self._clock.monotonic()
+
+    def silent(self, now: float) -> bool:
+        """Whether the hop has been asked and not been heard for SILENCE_S."""
+        if not self._pings:
+            return False
+        oldest = next(iter(self._pings.values()))[1]
+        return now - max(self.heard_at, oldest - PING_ACTIVE_S) > SILENCE_S
+
+    def ping(self) -> Ping:
+        """The next heartbeat, to be sent at once."""
+        self._pings[self._next_ping] = (self._clock.wall(), self._clock.monotonic())
+        self._next_ping += 1
+        return Ping(self._next_ping - 1)
+
+    def on_pong(self, message: Pong) -> bool:
+        """Note progress; keep the offset between the two wall clocks, as NTP does, from the fastest exchange.
+
+        False for the answer to a ping that was not sent.
+        """
+        if message.id >= self._next_ping:
+            return False
+        self.hear(message)
+        sent = self._pings.pop(message.id, None)
+        if sent is None:
+            return True
+        for older in [id_ for id_ in self._pings if id_ < message.id]:
+            del self._pings[older]
+        now = self._clock.wall()
+        round_trip_s = (now - sent[0]) - (message.sent_at - message.received_at)
+        if round_trip_s <= self.round_trip_s:
+            self.round_trip_s = round_trip_s
+            self.clock_offset_s = ((message.received_at - sent[0]) + (message.sent_at - now)) / 2
+        return True
+
+    def hear(self, message: Pong) -> None:
+        """The hop is alive, and this far."""
+        before, self.progress = self.progress, message
+        self.heard_at = self._clock.monotonic()
+        if _state(before) != _state(message):
+            self.changed_at = self.heard_at
+
+
+def _state(pong: Pong) -> tuple[int, int, int, int]:
+    return pong.epoch, pong.position, pong.computed, pong.steps

@@ -1,0 +1,307 @@
+"""A session's control channel to one hop, the client's side: orders, heartbeats, and what the hop says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from shoal.client.session.heartbeat import SILENCE_S, Heartbeat
+from shoal.client.session.session_credentials import SessionCredentials
+from shoal.clock import Clock
+from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError
+from shoal.protocol.messages import (
+    Admit,
+    Admitted,
+    AnyMessage,
+    Attach,
+    Attached,
+    Close,
+    Leaving,
+    LinkGrant,
+    LinkState,
+    Numerics,
+    Open,
+    Opened,
+    Pong,
+    Redirect,
+    Refusal,
+    Rewind,
+)
+from shoal.protocol.row_stream import Sender
+from shoal.swarm.directory.records import SignedRecord
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel, refused
+from shoal.types import Hop, PeerId
+
+TICK_S = 0.125
+LATE_S = 0.5
+"""A tick that comes so late says that this side was not running: it proves nothing about the hop."""
+
+DIAL_S = 1.25
+"""How long a dial may take: with all else that a new session needs then, a dead server costs it less than 1.5 s."""
+
+ORDER_S = 3.0
+"""How long a hop may take to answer an order, opening included."""
+
+KEPT_NEWS = 16
+
+T = TypeVar("T")
+
+
+class HopClient:
+    """Opens a session at a hop, gives it orders, and notices when it dies. `lost` says why it is of no use any more."""
+
+    def __init__(
+        self, hop: Hop, record: SignedRecord, keys: SessionCredentials, dialler: Dialler, clock: Clock
+    ) -> None:
+        self.hop = hop
+        self.record = record
+        self.keys = keys
+        self.clock = clock
+        self.lost: ShoalError | None = None
+        self.leaving = False
+        self.attached = False
+        self.dropped = False
+        self.numerics: Numerics | None = None
+        self.weights: tuple[str, ...] = ()
+        self.first_grant: tuple[LinkGrant, bytes] | None = None
+        self.links: dict[int, tuple[LinkState, float]] = {}
+        self.heartbeat = Heartbeat(clock)
+        self.notify: Callable[[], None] = lambda: None
+        self._dialler = dialler
+        self._channel: FrameChannel | None = None
+        self._known_epoch = 0
+        self._answers: dict[tuple[str, int], asyncio.Future[AnyMessage]] = {}
+
+    @property
+    def peer(self) -> PeerId:
+        """The hop's node id."""
+        return PeerId(self.hop.peer)
+
+    @property
+    def name(self) -> str:
+        """The server's name for people."""
+        return self.record.record.name or self.hop.peer[:8]
+
+    async def dial(self) -> FrameChannel:
+        """One more channel to this hop, at the address that worked; raises what the dialler raises."""
+        addresses = self._dialler.narrowed(self.peer, self.record.record.addresses)
+        return FrameChannel(await self._dialler.dial(self.peer, addresses, DIAL_S))
+
+    async def open(self, request: Open, sender: Sender) -> None:
+        """Ask for the session; raises what the refusal stands for, NetworkError when no answer comes."""
+        try:
+            async with asyncio.timeout(2 * ORDER_S):
+                addresses = self.record.record.addresses
+                self._channel = FrameChannel(await self._dialler.dial(self.peer, addresses, DIAL_S))
+                await self._channel.send(request)
+                opened, _ = await self._channel.expect(Opened)
+        except TimeoutError as error:
+            raise self._named(NetworkError(f"{self.name} has not opened a session for {2 * ORDER_S:.0f} s")) from error
+        except ShoalError as error:
+            raise self._named(error) from error.__cause__
+        if opened.max_tokens < request.max_tokens or len(opened.weights) != len(self.hop.span):
+            raise self._named(ProtocolError(f"{self.name} did not grant what was asked for"))
+        self.numerics, self.weights = opened.numerics, opened.weights
+        self.first_grant = (request.upstream, opened.acceptance)
+        self.heartbeat.hear(Pong(0, 0.0, 0.0, opened.epoch, opened.position, opened.position))
+        self._known_epoch = sender.epoch  # what it has missed comes with the rows
+
+    async def attach(self, epoch: int) -> Attached:
+        """Take up a session that the hop has already; raises SessionLost when it has not, and NetworkError."""
+        try:
+            async with asyncio.timeout(ORDER_S):
+                self._channel = channel = await self.dial()
+                keys = self.keys
+                await channel.send(Attach("control", keys.session, keys.incarnation, keys.secret, epoch=epoch))
+                attached, _ = await channel.expect(Attached)
+        except TimeoutError as error:
+            raise NetworkError(f"{self.name} has not taken a session up for {ORDER_S:.0f} s") from error
+        self._known_epoch = attached.epoch
+        self.heartbeat.hear(
+            msgspec.structs.replace(self.heartbeat.progress, epoch=attached.epoch, position=attached.position)
+        )
+        return attached
+
+    def _named(self, error: ShoalError) -> ShoalError:
+        error.peer = self.hop.peer  # whoever plans the route wants to know which hop to avoid
+        return error
+
+    def fail(self, error: ShoalError) -> None:
+        """This hop is of no use any more; whoever waits for it is told."""
+        if self.lost is None:
+            self.lost = self._named(error)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self.lost)
+        self._drop()
+        self.notify()
+
+    async def admit(self, link: LinkGrant, follow: bool) -> bytes:
+        """Tell the hop who feeds it, and whether it only follows; returns its acceptance. Raises what `lost` says."""
+        if self.first_grant is not None and self.first_grant[0].generation == link.generation:
+            return self.first_grant[1]
+        answer = await self._order(("admit", link.generation), Admit(link, follow))
+        assert isinstance(answer, Admitted)
+        return answer.acceptance
+
+    async def redirect(self, order: Redirect) -> None:
+        """Tell the hop where its output goes, and wait until it knows. Raises what `lost` says."""
+        self.links = {at: news for at, news in self.links.items() if at > order.link.generation - KEPT_NEWS}
+        await self._order(("redirect", order.link.generation), order)
+
+    async def _order(self, key: tuple[str, int], message: Admit | Redirect) -> AnyMessage:
+        if self.lost is not None:
+            raise self.lost
+        answer: asyncio.Future[AnyMessage] = asyncio.get_running_loop().create_future()
+        self._answers[key] = answer
+        try:
+            async with asyncio.timeout(ORDER_S):
+                await self._present().send(message)
+                await answer
+        except (TimeoutError, NetworkError) as error:
+            self.fail(await self._why(error))
+            assert self.lost is not None
+            raise self.lost from error
+        finally:
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # somebody has seen it
+            self._answers.pop(key, None)
+        return answer.result()
+
+    async def _why(self, error: TimeoutError | NetworkError) -> ShoalError:
+        """Why an order was not obeyed: a connection that broke may have been cut by a later process of this client."""
+        if isinstance(error, NetworkError):
+            try:
+                await self.attach(self._known_epoch)
+            except SessionFenced as fenced:
+                return fenced
+            except ShoalError:
+                pass  # what was wrong before is said below
+        return NetworkError(f"{self.name} did not obey: {error or 'no answer'}")
+
+    async def rewind(self, sender: Sender) -> None:
+        """Tell the hop of the rewinds that it may not know. A broken channel is no error: data carries rewinds too."""
+        base = sender.least(self._known_epoch)
+        if base is None or self._channel is None:
+            return
+        message = Rewind(sender.epoch, base, self._known_epoch)
+        self._known_epoch = sender.epoch
+        with contextlib.suppress(NetworkError):
+            await self._channel.send(message)
+
+    async def close(self) -> None:
+        """Tell the hop that the session is over, if it can be told at once."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        try:
+            await channel.send(Close())
+            await channel.close()
+        except NetworkError:
+            channel.abort()  # it will find out when the lease ends
+
+    async def release(self) -> None:
+        """A hop that was given up may be alive after all: have it free what it holds."""
+        with contextlib.suppress(ShoalError, TimeoutError):
+            async with asyncio.timeout(2 * ORDER_S):
+                await self.attach(0)
+                await self.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.abort()
+
+    def detach(self) -> None:
+        """Let go of the hop without ending its session."""
+        self._drop()
+
+    def _present(self) -> FrameChannel:
+        if self._channel is None:
+            raise NetworkError(f"the connection to {self.name} is down")
+        return self._channel
+
+    async def run(self, sender: Sender) -> None:
+        """Ping and listen until the hop is lost. A connection that broke is dialled again, once."""
+        try:
+            while True:
+                await self._talk()
+                if self.lost is not None:
+                    return
+                await self.attach(sender.epoch)
+                await self.rewind(sender)
+        except ShoalError as error:
+            self.fail(error)
+
+    async def _talk(self) -> None:
+        tasks = [asyncio.ensure_future(self._listen()), asyncio.ensure_future(self._beat())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except NetworkError:
+            self._drop()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            message, _ = await self._present().receive()
+            if isinstance(message, Pong):
+                if not self.heartbeat.on_pong(message):
+                    raise RecordError(f"{self.name} answered a ping that was not sent")
+            elif isinstance(message, Admitted):
+                self._answer(("admit", message.generation), message)
+            elif isinstance(message, LinkState):
+                self._on_link(message)
+            elif isinstance(message, Leaving):
+                self.leaving = not message.called_off
+                self.notify()
+            elif isinstance(message, Refusal):
+                raise refused(message, self.peer)
+            else:
+                raise ProtocolError(f"{self.name} sent {type(message).__name__} on a control channel")
+
+    def _answer(self, key: tuple[str, int], message: AnyMessage) -> None:
+        answer = self._answers.get(key)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def _on_link(self, news: LinkState) -> None:
+        if news.state == "ready":
+            self._answer(("redirect", news.generation), news)
+            return
+        before = self.links.get(news.generation)
+        if before is None or before[0].state != news.state:
+            self.links[news.generation] = (news, self.clock.monotonic())
+            self.notify()
+
+    async def _beat(self) -> None:
+        heartbeat = self.heartbeat
+        heartbeat.restart()
+        sent_at = float("-inf")
+        while True:
+            now = self.clock.monotonic()
+            if now - sent_at >= heartbeat.interval_s - TICK_S / 2:
+                sent_at = now
+                await self.ping()
+            await self.clock.sleep(TICK_S)
+            woke_at = self.clock.monotonic()
+            if woke_at - now > TICK_S + LATE_S:
+                heartbeat.restart()
+            elif heartbeat.silent(woke_at):
+                self.fail(NetworkError(f"{self.name} was not heard for {SILENCE_S} s"))
+                return
+
+    async def ping(self) -> None:
+        """Ask the hop how far it is; the answer is `heartbeat.progress`. Raises NetworkError on a broken connection."""
+        ping = self.heartbeat.ping()
+        await self._present().send(ping)

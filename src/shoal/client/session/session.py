@@ -1,0 +1,266 @@
+"""A session: caches held along a route, and the row stream through them."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+import torch
+
+from shoal.client.saved_reply import SavedHop, SavedSession
+from shoal.client.session.failover import FailoverEvent
+from shoal.client.session.hop_client import HopClient
+from shoal.client.session.planner import Planner, SessionSpec
+from shoal.client.session.supervisor import RouteSupervisor
+from shoal.client.step_trace import StepTrace, step_trace
+from shoal.clock import Clock
+from shoal.errors import GrantExceeded, ProtocolError, ShoalError, UsageError
+from shoal.links.row_link import RowLog, RowReceiver
+from shoal.protocol.journal import Journal, RowChunk
+from shoal.protocol.messages import MAX_POSITION, Attached, Numerics, Rewind, RowsFrame
+from shoal.protocol.row_codec import decode_rows, encode_rows
+from shoal.protocol.row_stream import Receiver, Sender
+from shoal.types import Route
+
+
+class Session:
+    """Open with `async with`. One step at a time; `position` is the number of rows in the stream."""
+
+    def __init__(self, terms: SessionSpec, planner: Planner, clock: Clock) -> None:
+        self.model = terms.model
+        self.options = terms.options
+        self.last_trace: StepTrace | None = None
+        self._clock = clock
+        self._row_bytes = terms.row_bytes
+        # The client is the root of the stream: its journal is never evicted.
+        self._feed = RowLog(Journal(self._row_bytes, MAX_POSITION))
+        self._inlet = RowReceiver(Receiver(), self)
+        self.supervisor = RouteSupervisor(terms, planner, (self._feed, self._inlet), clock)
+        self._outputs: list[tuple[int, torch.Tensor]] = []
+        self._arrived = asyncio.Event()
+        self.supervisor.on_change = self._arrived.set
+        self._frame_times: dict[int, float] = {}
+        self._traces: list[StepTrace] = []
+        self._stepping = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def route(self) -> Route:
+        """The hops, in order."""
+        return tuple(control.hop for control in self.supervisor.controls)
+
+    @property
+    def hop_names(self) -> tuple[str, ...]:
+        """The hops' names for people, in order."""
+        return tuple(control.name for control in self.supervisor.controls)
+
+    @property
+    def numerics(self) -> tuple[Numerics, ...]:
+        """The hops' arithmetic, in order."""
+        return tuple(control.numerics for control in self.supervisor.controls if control.numerics is not None)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row so far has the bits that an undisturbed run gives."""
+        return self.supervisor.exact
+
+    @property
+    def failovers(self) -> list[FailoverEvent]:
+        """What was repaired since the session was opened; the first entry is the opening."""
+        return self.supervisor.failovers
+
+    @property
+    def waiting(self) -> str:
+        """What is being repaired or waited for now; empty while all is well."""
+        heal = self.supervisor.failing_over
+        return "" if heal is None else heal.missing or heal.reason
+
+    @property
+    def position(self) -> int:
+        """Rows in the stream; the next step's first row gets this position."""
+        return self._sender.end
+
+    @property
+    def _sender(self) -> Sender:
+        return self._feed.sender
+
+    async def step(self, hidden_states: torch.Tensor, *, reply: int | None = None) -> torch.Tensor:
+        """Send rows [n, hidden] or [1, n, hidden] through the route; returns the last `reply` rows (all: None), same form.
+
+        A server that fails meanwhile is replaced. A cancelled step takes its rows back. Raises GrantExceeded for more rows
+        than the session has room for, UsageError for a wrong shape, NoRoute (or what the last server said) when blocks had
+        no server for `patience_s`: the step's rows are taken back then, and the step may be tried again.
+        """
+        rows = hidden_states[0] if hidden_states.dim() == 3 and hidden_states.shape[0] == 1 else hidden_states
+        self._check_step(rows, reply)
+        async with self._stepping:
+            outputs = await self._step(rows, rows.shape[0] if reply is None else reply)
+        return outputs.unsqueeze(0) if hidden_states.dim() == 3 else outputs
+
+    def _check_step(self, rows: torch.Tensor, reply: int | None) -> None:
+        hidden_size = self.model.hidden_size
+        if rows.dim() != 2 or rows.shape[0] == 0 or rows.shape[1] != hidden_size:
+            raise UsageError(f"a step takes [n, {hidden_size}] or [1, n, {hidden_size}], not {list(rows.shape)}")
+        if reply is not None and not 1 <= reply <= rows.shape[0]:
+            raise UsageError(f"reply must be from 1 to the step's {rows.shape[0]} rows, not {reply}")
+        if self.position + rows.shape[0] > self.options.max_tokens:
+            wanted = self.position + rows.shape[0]
+            raise GrantExceeded(f"{wanted} tokens are more than the {self.options.max_tokens} of this session")
+
+    async def _step(self, rows: torch.Tensor, reply: int) -> torch.Tensor:
+        start, stop = self.position, self.position + rows.shape[0]
+        if self._closed:
+            raise UsageError("the session is closed")
+        self._outputs.clear()
+        self._traces.clear()
+        self._frame_times.clear()
+        self.supervisor.retry()
+        self.supervisor.watch.begin(rows.shape[0])
+        done = False
+        try:
+            self._send(rows, needed_from=stop - reply)
+            while not (done := self._has(stop)):
+                if self.supervisor.stuck is not None:
+                    raise self.supervisor.stuck
+                self._arrived.clear()
+                await self._arrived.wait()
+        except BaseException:
+            await self.rewind(start)
+            raise
+        finally:
+            self.supervisor.watch.end(done)
+        self.last_trace = self._traces[-1] if self._traces else None
+        outputs = [tensor for _, tensor in self._outputs]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[-reply:]
+
+    def _has(self, stop: int) -> bool:
+        receiver = self._inlet.receiver
+        return receiver.position >= stop and receiver.epoch >= self._sender.epoch
+
+    def _send(self, rows: torch.Tensor, needed_from: int) -> None:
+        for part in torch.split(rows, self.options.prefill_chunk_rows) if rows.shape[0] else ():
+            position, count = self.position, part.shape[0]
+            self._frame_times[position] = self._clock.wall()
+            data = encode_rows(part, self.options.row_codec)
+            self._feed.append(RowChunk(position, count, data, needed_from))
+
+    async def rewind(self, position: int) -> None:
+        """Take back the rows from `position` on, at every hop. Raises UsageError for a position beyond the stream."""
+        if not 0 <= position <= self.position:
+            raise UsageError(f"cannot rewind to {position}: the session has {self.position} rows")
+        if position == self.position:
+            return
+        epoch = self._sender.epoch + 1
+        self._feed.rewind(epoch, position)
+        truncate_to = self._inlet.receiver.on_rewind(Rewind(epoch, position, epoch - 1))
+        self.truncate(position if truncate_to is None else truncate_to)
+        await asyncio.gather(*(control.rewind(self._sender) for control in self.supervisor.everybody))
+
+    def check(self, rows: RowsFrame, payload: bytes) -> None:
+        """RowSink: the form of a frame from the last hop."""
+        if rows.elided > rows.count or len(payload) != (rows.count - rows.elided) * self._row_bytes:
+            raise ProtocolError(f"{rows.count} rows ({rows.elided} elided) came with {len(payload)} bytes")
+        if rows.position + rows.count > self.position and rows.epoch == self._sender.epoch:
+            raise ProtocolError(f"rows up to {rows.position + rows.count} came; only {self.position} were sent")
+        if rows.epoch > self._sender.epoch:
+            raise ProtocolError(f"rows of epoch {rows.epoch} came; this session is in {self._sender.epoch}")
+
+    def truncate(self, position: int) -> None:
+        """RowSink: outputs from `position` on are void."""
+        self._outputs = [(at, tensor[: position - at]) for at, tensor in self._outputs if at < position]
+
+    def ready(self, rows: RowsFrame) -> bool:
+        """RowSink: there is always room for what was asked for."""
+        return True
+
+    def take_now(self, rows: RowsFrame, payload: bytes) -> None:
+        """RowSink: outputs that the last hop sent."""
+        self._keep(rows, payload, 0)
+
+    async def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
+        """RowSink: the same, without the first `skip` rows."""
+        self._keep(rows, payload, skip)
+
+    def _keep(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
+        arrived_at = self._clock.wall()
+        tensor = decode_rows(payload, rows.count - rows.elided, self.model.hidden_size, self.options.row_codec)
+        kept = tensor[skip - rows.elided :] if skip > rows.elided else tensor
+        self._outputs.append((rows.position + rows.count - kept.shape[0], kept))
+        self.supervisor.progressed()
+        sent_at = self._frame_times.get(rows.position)
+        if sent_at is not None and len(rows.trace) == len(
+            self.supervisor.stages
+        ):  # rows of an older route have its trace
+            offsets = [control.heartbeat.clock_offset_s for control in self.supervisor.controls]
+            self._traces.append(step_trace(sent_at, arrived_at, self.hop_names, rows.trace, offsets))
+        self._arrived.set()
+
+    async def open(self, patience_s: float) -> None:
+        """Make the route; see `AsyncClient.session` for what is raised."""
+        await self.supervisor.open(patience_s)
+        self.supervisor.start(self.options.patience_s)
+
+    def save(self) -> SavedSession:
+        """What a later process needs to take this session up, beside its tokens."""
+        hops = [
+            SavedHop(control.record.data, control.hop.span, control.keys, control.numerics, control.weights)
+            for control in self.supervisor.controls
+            if control.numerics is not None
+        ]
+        terms, epoch = self.supervisor.terms, self._sender.epoch
+        return SavedSession(
+            terms.model, terms.span, terms.options, terms.resumed, self.position, epoch, self.exact, tuple(hops)
+        )
+
+    async def resume(self, saved: SavedSession, hidden_states: torch.Tensor, patience_s: float) -> None:
+        """Take up a saved session whose rows below its position are `hidden_states` [position, hidden].
+
+        Servers that still hold it go on from what they have; the others are replaced, and get the rows again. Raises what
+        `open` raises, SessionFenced when a later process has taken it up already.
+        """
+        controls = [self.supervisor.selector.control(*hop.parts()) for hop in saved.hops]
+        for control, hop in zip(controls, saved.hops, strict=True):
+            control.numerics, control.weights = hop.numerics, hop.weights
+        attached = await asyncio.gather(*(_taken_up(control, saved.epoch) for control in controls))
+        held = [state for state in attached if state is not None]
+        epoch = 1 + max([saved.epoch, *(state.epoch for state in held)])
+        # Rows above the base of a rewind that not all of us know may differ: those of the old process after the file was
+        # written are told by the hops, those before that a hop has missed are not.
+        behind = any(state.epoch < saved.epoch for state in held)
+        base = min([0 if behind else saved.position, *(state.base for state in held)])
+        self._refill(hidden_states, base, epoch)
+        await asyncio.gather(*(control.rewind(self._sender) for control in controls if control.lost is None))
+        self.supervisor.selector.exact = saved.exact
+        self.supervisor.adopt(controls)
+        await self.open(patience_s)
+
+    def _refill(self, hidden_states: torch.Tensor, base: int, epoch: int) -> None:
+        """The journal as it was; rows from `base` on are sent again in a new epoch to whoever had others."""
+        position = hidden_states.shape[0]
+        self._send(hidden_states[:base], needed_from=position)
+        self._feed.rewind(epoch, base)
+        self._send(hidden_states[base:], needed_from=position)
+        receiver = self._inlet.receiver
+        receiver.epoch, receiver.position = epoch, position
+
+    async def close(self, end: bool = True) -> None:
+        """End the session at every hop; `end` False leaves it there for as long as servers keep it. Twice is harmless."""
+        self._closed = True
+        await self.supervisor.close(end)
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def _taken_up(control: HopClient, epoch: int) -> Attached | None:
+    """What a hop still has; None, and the hop is lost, when it has nothing or does not answer."""
+    try:
+        return await control.attach(epoch)
+    except ShoalError as error:
+        control.fail(error)
+        return None

@@ -1,0 +1,98 @@
+"""Start-up proof for the compiled kernels. They are exact by construction; a miscompiled library would not be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shoal.engine.blocks import Part
+from shoal.engine.native import NativeBlock, NativeBlocks
+from shoal.engine.proof import PROBE_SEED, numbers
+from shoal.kv.cache import KVCache
+from shoal.kv.pages import pages_for
+from shoal.model.kernels import cpu
+from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block_weights import BlockWeights
+from shoal.types import Span
+
+ROWS = 150
+CUTS = (1, 2, 5, 6, 7, 3, 1, 64, 20)
+"""Rows in steps, for comparison with all in one: every height of the inner loops, pages crossed."""
+
+ONE = Span(0, 1)
+_ENTRIES = 512
+"""Weights of the canned block repeat after so many, so that it costs no time to draw them."""
+
+
+def prove_native(blocks: Sequence[NativeBlock], model: ModelConfig, context: cpu.Context) -> tuple[bool, str]:
+    """Whether rows are exact in one block of each kind, and a probe.
+
+    The probe is 32 hexadecimal digits over a canned block of each kind that the model has, equal where machines give equal
+    bits.
+    """
+    exact = all(_holds(block, context) for block in {block.config: block for block in blocks}.values())
+    digest = hashlib.blake2b(digest_size=16)
+    for config in model.kinds or (model.block,):
+        digest.update(_outputs(NativeBlock(config, canned(config)), context, (40,)).numpy().tobytes())
+    return exact, digest.hexdigest()
+
+
+def _holds(block: NativeBlock, context: cpu.Context) -> bool:
+    alone = cpu.Context(1)
+    try:
+        return torch.equal(_outputs(block, context, (ROWS,)), _outputs(block, alone, (*CUTS, ROWS - sum(CUTS))))
+    finally:
+        alone.close()
+
+
+def _outputs(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> Tensor:
+    """Rows through one block, in steps of so many."""
+    config, count = block.config, sum(steps)
+    cache = KVCache(config.cache_shape, pages_for(count))
+    cache.open("probe", ONE, count)
+    runner = NativeBlocks(config, 0, [block], cache, context)
+    rows, outputs, at = numbers(PROBE_SEED, count, config.hidden_size), [], 0
+    for step in steps:
+        cache.grow("probe", at + step)
+        outputs.append(runner.run(range(1), rows[at : at + step], [Part("probe", at, 0, step)]))
+        at += step
+    return torch.cat(outputs)
+
+
+def canned(config: BlockConfig, seed: int = 0) -> BlockWeights:
+    """The same weights everywhere for a block of this form: everything that it may have."""
+    drawn = numbers(PROBE_SEED + 5 + seed, _ENTRIES)
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    shapes = {
+        "q": (queries, hidden),
+        "k": (keys, hidden),
+        "v": (keys, hidden),
+        "o": (hidden, queries),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }
+    biased = {"qkv": config.attention_bias, "o": config.output_bias, "gateupdown": config.mlp_bias}
+    widths = {
+        f"{role}.bias": shapes[role][0] for role in shapes if any(role in some for some in biased if biased[some])
+    }
+    norms = [
+        *(("attention_norm", "mlp_norm") if config.pre_norms else ()),
+        *(("attention_post_norm", "mlp_post_norm") if config.post_norms else ()),
+    ]
+    widths |= {f"{name}.weight": hidden for name in norms}
+    widths |= {f"{name}.weight": config.head_dim for name in ("q_norm", "k_norm") if config.qk_norm}
+    widths |= {"sinks": config.num_heads} if config.sinks else {}
+    matrices = {f"{role}.weight": 2 * _filled(drawn, *shape) / shape[1] ** 0.5 for role, shape in shapes.items()}
+    vectors = {name: _filled(drawn, width) / 4 + (1.0 if "norm" in name else 0.0) for name, width in widths.items()}
+    return BlockWeights(matrices, vectors)
+
+
+def _filled(drawn: Tensor, *shape: int) -> Tensor:
+    """Numbers over and over again; 509 of them, a prime, so that rows do not repeat."""
+    count = int(torch.Size(shape).numel())
+    return drawn[: _ENTRIES - 3].repeat(-(-count // (_ENTRIES - 3)))[:count].view(shape)

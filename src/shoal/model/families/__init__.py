@@ -1,0 +1,91 @@
+"""Model families: what a checkpoint's configuration and tensor names mean. A family is data; see `llama`."""
+
+from __future__ import annotations
+
+from shoal.errors import UnsupportedModel
+from shoal.model.families import (
+    bloom,
+    deepseek,
+    falcon,
+    gemma2,
+    gemma3,
+    glm4,
+    gpt_oss,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
+from shoal.model.families.family import Family
+from shoal.model.families.fields import Config
+from shoal.model.families.layout import TensorMap, TensorSource
+from shoal.model.nn.block import ModelConfig
+
+__all__ = ["FAMILIES", "Family", "TensorMap", "TensorSource", "family", "model_config"]
+
+_ALL = (
+    llama.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    gemma3.FAMILY,
+    mistral.FAMILY,
+    mixtral.FAMILY,
+    qwen3_moe.FAMILY,
+    gpt_oss.FAMILY,
+    phi3.FAMILY,
+    olmo2.FAMILY,
+    gemma2.FAMILY,
+    glm4.FAMILY,
+    deepseek.V2,
+    deepseek.V3,
+    bloom.FAMILY,
+    falcon.FAMILY,
+)
+FAMILIES: dict[str, Family] = {one.model_type: one for one in _ALL}
+
+_LACKS = {
+    "is_encoder_decoder": "an encoder beside the decoder",
+    "vision_config": "images",
+    "audio_config": "sound",
+    "state_size": "state-space blocks",
+    "ssm_cfg": "state-space blocks",
+    "mamba_d_state": "state-space blocks",
+    "mamba_num_heads": "state-space blocks",
+    "linear_num_key_heads": "linear attention",
+    "layers_block_type": "blocks of several architectures",
+    "num_experts": "its way of choosing experts",
+    "num_local_experts": "its way of choosing experts",
+    "n_routed_experts": "its way of choosing experts",
+}
+
+
+def family(model_type: str) -> Family:
+    """The family of a `model_type`; raises UnsupportedModel naming those there are."""
+    found = FAMILIES.get(model_type)
+    if found is None:
+        raise UnsupportedModel(f"models of type {model_type!r} are not supported (these are: {', '.join(FAMILIES)})")
+    return found
+
+
+def model_config(hf_config: Config) -> ModelConfig:
+    """The shape of a model from its configuration in the layout of HF's config.json.
+
+    Raises UnsupportedModel for a type or option that is not known, CheckpointError for numbers that cannot be.
+    """
+    model_type = hf_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UnsupportedModel(
+            f"models of type {model_type!r} are not supported: what is missing is {_missing(hf_config)}. "
+            f"These types are: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type].config(hf_config)
+
+
+def _missing(hf_config: Config) -> str:
+    """What an unknown type asks for, as far as its configuration tells."""
+    known = dict.fromkeys(what for key, what in _LACKS.items() if hf_config.get(key))
+    return " and ".join(known) or "a mapping of its configuration and tensor names (docs/adding-a-family.md)"

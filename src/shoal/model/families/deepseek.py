@@ -1,0 +1,170 @@
+"""DeepSeek V2 and V3: latent attention, experts in groups beside shared ones, dense blocks first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shoal.errors import CheckpointError, UnsupportedModel
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import (
+    MAX_BLOCKS,
+    MAX_EXPERTS,
+    Config,
+    activation,
+    first_integer,
+    flag,
+    integer,
+    number,
+    optional_number,
+    refuse,
+    rope,
+    yarn_scale,
+)
+from shoal.model.families.layout import TensorMap, TensorSource, unpaired
+from shoal.model.families.qwen3_moe import expert_tensors
+from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.mla import LatentConfig
+from shoal.model.nn.moe import MoeConfig
+from shoal.model.nn.rope import RopeConfig
+
+
+def config_v2(hf: Config) -> ModelConfig:
+    """From V2's config.json."""
+    method = hf.get("topk_method", "greedy")
+    if method not in ("greedy", "group_limited_greedy"):
+        raise UnsupportedModel(f"topk_method = {method!r} is not supported")
+    refuse(hf, "norm_topk_prob", False)
+    refuse(hf, "scoring_func", "softmax")
+    grouped = method == "group_limited_greedy"
+    moe = MoeConfig(**_experts(hf, grouped), scores="softmax", scale=number(hf, "routed_scaling_factor", 1.0))
+    return _config(hf, moe)
+
+
+def config_v3(hf: Config) -> ModelConfig:
+    """From V3's (and R1's) config.json."""
+    refuse(hf, "scoring_func", "sigmoid")
+    refuse(hf, "topk_method", "noaux_tc")
+    moe = MoeConfig(
+        **_experts(hf, True),
+        scores="sigmoid",
+        normalized=flag(hf, "norm_topk_prob", True),
+        scale=number(hf, "routed_scaling_factor", 2.5),
+        correction=True,
+    )
+    if moe.num_groups > 1 and moe.num_experts // moe.num_groups < 2:
+        raise CheckpointError(f"{moe.num_experts} experts in {moe.num_groups} groups: a group needs two")
+    return _config(hf, moe)
+
+
+def _experts(hf: Config, grouped: bool) -> dict[str, Any]:
+    count, inner = (
+        first_integer(hf, ("n_routed_experts", "num_local_experts", "num_experts"), None, MAX_EXPERTS),
+        integer(hf, "moe_intermediate_size"),
+    )
+    groups = integer(hf, "n_group", 1, count) if grouped else 1
+    taken = integer(hf, "topk_group", 1, groups) if grouped else 1
+    chosen = integer(hf, "num_experts_per_tok", 1, count)
+    if count % groups or chosen > taken * (count // groups):
+        raise CheckpointError(f"{count} experts in {groups} groups: {chosen} of {taken} groups cannot be chosen")
+    return {
+        "num_experts": count,
+        "experts_per_token": chosen,
+        "intermediate_size": inner,
+        "num_groups": groups,
+        "groups_per_token": taken,
+        "shared_size": inner * integer(hf, "n_shared_experts", 1),
+    }
+
+
+def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
+    refuse(hf, "moe_layer_freq", 1)
+    refuse(hf, "rope_interleave", True)
+    bias = flag(hf, "attention_bias")
+    latent = LatentConfig(
+        query_rank=0 if hf.get("q_lora_rank") is None else integer(hf, "q_lora_rank"),
+        rank=integer(hf, "kv_lora_rank", 512),
+        plain_dim=integer(hf, "qk_nope_head_dim", 128),
+        rotary_dim=integer(hf, "qk_rope_head_dim", 64),
+        value_dim=integer(hf, "v_head_dim", 128),
+    )
+    if latent.rotary_dim % 2:
+        raise CheckpointError(f"{latent.rotary_dim} dimensions do not turn in pairs")
+    turning = rope(hf, latent.rotary_dim)
+    dense = BlockConfig(
+        hidden_size=integer(hf, "hidden_size"),
+        num_heads=integer(hf, "num_attention_heads"),
+        num_kv_heads=1,
+        head_dim=latent.rank + latent.rotary_dim,
+        intermediate_size=integer(hf, "intermediate_size"),
+        norm_eps=number(hf, "rms_norm_eps", 1e-6),
+        rope=turning,
+        activation=activation(hf),
+        attention_bias=bias,
+        output_bias=bias,
+        mlp_bias=flag(hf, "mlp_bias"),
+        query_scale=_scale(hf, latent, turning),
+        rotary_dim=latent.rotary_dim,
+        latent=latent,
+    )
+    mixed = msgspec.structs.replace(dense, moe=moe)
+    num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
+    first = integer(hf, "first_k_dense_replace", 0, least=0)
+    types = tuple("mixed" if index >= first else "dense" for index in range(num_blocks))
+    return standard.model_config(hf, dense, **standard.pattern({"dense": dense, "mixed": mixed}, types))
+
+
+def _scale(hf: Config, latent: LatentConfig, turning: RopeConfig) -> float:
+    """1 / √(width of a head), larger where the context was stretched."""
+    given = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    all_dim = 0.0 if turning.kind == "default" else optional_number(given, "mscale_all_dim")
+    stretch = yarn_scale(turning.factor, all_dim) if all_dim else 1.0
+    return float((latent.plain_dim + latent.rotary_dim) ** -0.5 * stretch * stretch)
+
+
+def block_tensors(config: ModelConfig, index: int) -> TensorMap:
+    """Latent projections, an MLP or experts, and shared experts."""
+    shape, prefix = config.block_config(index), f"model.layers.{index}."
+    tensors = {**standard.norm_tensors(shape, prefix), **_latent_tensors(shape, prefix + "self_attn.")}
+    tensors.update(expert_tensors(shape, prefix))
+    if shape.moe is not None:
+        tensors.update(standard.mlp_tensors(shape, f"{prefix}mlp.shared_experts.", "shared.", shape.moe.shared_size))
+        if shape.moe.correction:
+            name = f"{prefix}mlp.gate.e_score_correction_bias"
+            tensors["router.correction"] = TensorSource(name, (shape.moe.num_experts,))
+    return tensors
+
+
+def _latent_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
+    """The rotary dimensions are stored as neighbouring pairs."""
+    latent = shape.latent
+    assert latent is not None
+    heads, dim = shape.num_heads, latent.plain_dim + latent.rotary_dim
+    turned = unpaired(dim, latent.plain_dim, latent.rotary_dim)
+    tensors: TensorMap = {}
+    if latent.query_rank:
+        tensors.update(
+            standard.linear("q_a", f"{prefix}q_a_proj", latent.query_rank, shape.hidden_size, shape.attention_bias)
+        )
+        tensors["q_a_norm.weight"] = TensorSource(f"{prefix}q_a_layernorm.weight", (latent.query_rank,))
+        tensors["q_b.weight"] = TensorSource(f"{prefix}q_b_proj.weight", (heads * dim, latent.query_rank), turned)
+    else:
+        tensors["q.weight"] = TensorSource(f"{prefix}q_proj.weight", (heads * dim, shape.hidden_size), turned)
+    down = standard.linear(
+        "kv_a", f"{prefix}kv_a_proj_with_mqa", shape.head_dim, shape.hidden_size, shape.attention_bias
+    )
+    turned = unpaired(shape.head_dim, latent.rank, latent.rotary_dim)
+    tensors.update({role: stored._replace(take=turned) for role, stored in down.items()})
+    tensors["kv_a_norm.weight"] = TensorSource(f"{prefix}kv_a_layernorm.weight", (latent.rank,))
+    both = heads * (latent.plain_dim + latent.value_dim)
+    tensors["kv_b.weight"] = TensorSource(f"{prefix}kv_b_proj.weight", (both, latent.rank))
+    tensors.update(
+        standard.linear("o", f"{prefix}o_proj", shape.hidden_size, heads * latent.value_dim, shape.output_bias)
+    )
+    return tensors
+
+
+V2 = Family("deepseek_v2", "DeepSeek V2", config_v2, block_tensors, standard.end_tensors, ("fp32",))
+V3 = Family("deepseek_v3", "DeepSeek V3, R1", config_v3, block_tensors, standard.end_tensors, ("fp32",))

@@ -1,0 +1,28 @@
+"""What a family is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from shoal.model.families.fields import Config
+from shoal.model.families.layout import TensorMap
+from shoal.model.nn.block import ModelConfig
+from shoal.protocol.messages import RowCodec
+
+
+class Family(msgspec.Struct, frozen=True):
+    """One `model_type`: what its configuration means and where its tensors are.
+
+    `block_tensors(config, index)` and `end_tensors(config)` give, by role, what `Block` and `EmbeddingAndHead` are made of.
+    `row_codecs` are the codecs in which its rows may travel: those that tests/parity/test_families.py has proven. No fp16 where
+    rows of real models leave its range, and neither where a rounded row may go to another expert.
+    """
+
+    model_type: str
+    title: str
+    config: Callable[[Config], ModelConfig]
+    block_tensors: Callable[[ModelConfig, int], TensorMap]
+    end_tensors: Callable[[ModelConfig], TensorMap]
+    row_codecs: tuple[RowCodec, ...] = ("fp32", "bf16", "fp16")

@@ -1,0 +1,80 @@
+"""Gemma 3 (text): norms on both sides, norms of q and k, windows with a rope of their own in five of six blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shoal.errors import CheckpointError
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import (
+    MAX_BLOCKS,
+    Config,
+    activation,
+    flag,
+    integer,
+    layer_types,
+    number,
+    optional_number,
+    refuse,
+    rope,
+)
+from shoal.model.families.gemma2 import block_tensors
+from shoal.model.nn.block import ModelConfig
+
+TYPES = ("sliding_attention", "full_attention")
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    refuse(hf, "use_bidirectional_attention", False)
+    bias, head_dim = flag(hf, "attention_bias"), integer(hf, "head_dim", 256)
+    ropes = _ropes(hf)
+    full = standard.block_config(
+        {**hf, "head_dim": head_dim},
+        attention_bias=bias,
+        output_bias=bias,
+        activation=activation(hf, "hidden_activation", "gelu_pytorch_tanh"),
+        norm_offset=1.0,
+        post_norms=True,
+        qk_norm="head",
+        query_scale=number(hf, "query_pre_attn_scalar", 256) ** -0.5,
+        attn_softcap=optional_number(hf, "attn_logit_softcapping"),
+        rope=rope(hf, head_dim, ropes["full_attention"]),
+    )
+    local = msgspec.structs.replace(
+        full, window=integer(hf, "sliding_window", 4096), rope=rope(hf, head_dim, ropes["sliding_attention"])
+    )
+    num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
+    every = integer(hf, "sliding_window_pattern", 6)
+    types = layer_types(hf, num_blocks, TYPES, [TYPES[(index + 1) % every == 0] for index in range(num_blocks)])
+    return standard.model_config(
+        {"tie_word_embeddings": True, **hf},
+        full,
+        embedding_scale=full.hidden_size**0.5,
+        final_softcap=optional_number(hf, "final_logit_softcapping"),
+        **standard.pattern(dict(zip(TYPES, (local, full), strict=True)), types),
+    )
+
+
+def _ropes(hf: Config) -> Mapping[str, Any]:
+    """Both rotary embeddings by the blocks' types, from newer and older files."""
+    given = hf.get("rope_parameters")
+    if isinstance(given, Mapping) and set(given) >= set(TYPES):
+        return given
+    if given:
+        raise CheckpointError(
+            f"the configuration's rope_parameters are {given!r}, not one for each of {', '.join(TYPES)}"
+        )
+    scaling = hf.get("rope_scaling")
+    scaling = scaling if isinstance(scaling, Mapping) else {}
+    return {
+        "full_attention": {"rope_theta": number(hf, "rope_theta", 1e6), **scaling},
+        "sliding_attention": {"rope_theta": number(hf, "rope_local_base_freq", 1e4)},
+    }
+
+
+FAMILY = Family("gemma3_text", "Gemma 3 (text)", config, block_tensors, standard.end_tensors, ("fp32", "bf16"))

@@ -1,0 +1,42 @@
+"""GLM 4 (0414): Llama with norms on both sides, half of each head turning in neighbouring pairs."""
+
+from __future__ import annotations
+
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import Config, flag
+from shoal.model.families.layout import TensorMap, unpaired
+from shoal.model.families.phi3 import fused_mlp_tensors
+from shoal.model.nn.block import ModelConfig
+
+NORMS = {
+    "attention_norm": "input_layernorm",
+    "attention_post_norm": "post_self_attn_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_mlp_layernorm",
+}
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    hf = {"partial_rotary_factor": 0.5, **hf}
+    return standard.model_config(
+        hf, standard.block_config(hf, attention_bias=flag(hf, "attention_bias"), post_norms=True)
+    )
+
+
+def block_tensors(config: ModelConfig, index: int) -> TensorMap:
+    """Llama's names with four norms and gate and up fused."""
+    shape, prefix = config.block_config(index), f"model.layers.{index}."
+    attention = standard.attention_tensors(shape, prefix)
+    for role in ("q.weight", "q.bias", "k.weight", "k.bias"):
+        if role in attention:
+            attention[role] = attention[role]._replace(take=unpaired(shape.head_dim, 0, shape.rotated_dim))
+    return {
+        **standard.norm_tensors(shape, prefix, NORMS),
+        **attention,
+        **fused_mlp_tensors(shape.hidden_size, shape.intermediate_size, prefix),
+    }
+
+
+FAMILY = Family("glm4", "GLM 4 (0414)", config, block_tensors, standard.end_tensors)

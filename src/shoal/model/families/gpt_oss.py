@@ -1,0 +1,74 @@
+"""gpt-oss: experts with biases and a bounded activation, a sink for each head, a window in every other block."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import MAX_BLOCKS, MAX_EXPERTS, Config, flag, integer, layer_types, number, refuse
+from shoal.model.families.layout import TensorMap, TensorSource, expert
+from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.moe import MoeConfig
+
+TYPES = ("sliding_attention", "full_attention")
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    refuse(hf, "swiglu_alpha", 1.702)
+    bias = flag(hf, "attention_bias", True)
+    num_experts = integer(hf, "num_local_experts", 128, MAX_EXPERTS)
+    moe = MoeConfig(
+        num_experts=num_experts,
+        experts_per_token=integer(hf, "num_experts_per_tok", min(4, num_experts), num_experts),
+        intermediate_size=integer(hf, "intermediate_size"),
+        scores="softmax_of_chosen",
+        router_bias=True,
+    )
+    full = standard.block_config(
+        hf,
+        attention_bias=bias,
+        output_bias=bias,
+        mlp_bias=True,
+        activation="quick_gelu",
+        mlp_limit=number(hf, "swiglu_limit", 7.0),
+        norm_eps=number(hf, "rms_norm_eps", 1e-5),
+        sinks=True,
+        moe=moe,
+    )
+    local = msgspec.structs.replace(full, window=integer(hf, "sliding_window", 128))
+    num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
+    types = layer_types(hf, num_blocks, TYPES, [TYPES[index % 2] for index in range(num_blocks)])
+    kinds = dict(zip(TYPES, (local, full), strict=True))
+    return standard.model_config(hf, full, **standard.pattern(kinds, types))
+
+
+def block_tensors(config: ModelConfig, index: int) -> TensorMap:
+    """All experts are stacked in one tensor; gate and up alternate in it."""
+    shape, prefix = config.block_config(index), f"model.layers.{index}."
+    assert shape.moe is not None
+    tensors = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix)}
+    tensors["sinks"] = TensorSource(f"{prefix}self_attn.sinks", (shape.num_heads,))
+    tensors.update(standard.linear("router", f"{prefix}mlp.router", shape.moe.num_experts, shape.hidden_size, True))
+    for index_of_expert in range(shape.moe.num_experts):
+        tensors.update(_expert(shape, f"{prefix}mlp.experts.", index_of_expert))
+    return tensors
+
+
+def _expert(shape: BlockConfig, prefix: str, index: int) -> TensorMap:
+    assert shape.moe is not None
+    count, hidden, inner = shape.moe.num_experts, shape.hidden_size, shape.moe.intermediate_size
+    tensors: TensorMap = {}
+    for role, start in (("gate", 0), ("up", 1)):
+        take = expert(index, start, 2)
+        tensors[f"experts.{index}.{role}.weight"] = TensorSource(
+            f"{prefix}gate_up_proj", (count, hidden, 2 * inner), take
+        )
+        tensors[f"experts.{index}.{role}.bias"] = TensorSource(f"{prefix}gate_up_proj_bias", (count, 2 * inner), take)
+    tensors[f"experts.{index}.down.weight"] = TensorSource(f"{prefix}down_proj", (count, inner, hidden), expert(index))
+    tensors[f"experts.{index}.down.bias"] = TensorSource(f"{prefix}down_proj_bias", (count, hidden), expert(index))
+    return tensors
+
+
+FAMILY = Family("gpt_oss", "gpt-oss", config, block_tensors, standard.end_tensors, ("fp32",))

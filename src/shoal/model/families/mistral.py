@@ -1,0 +1,21 @@
+"""Mistral: Llama with a window in its first version."""
+
+from __future__ import annotations
+
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import Config, integer
+from shoal.model.nn.block import ModelConfig
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    return standard.model_config(hf, standard.block_config(hf, window=window(hf)))
+
+
+def window(hf: Config) -> int:
+    """`sliding_window`, where nothing means none."""
+    return 0 if hf.get("sliding_window") is None else integer(hf, "sliding_window")
+
+
+FAMILY = Family("mistral", "Mistral", config, standard.dense_tensors, standard.end_tensors)

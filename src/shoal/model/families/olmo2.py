@@ -1,0 +1,28 @@
+"""OLMo 2: Llama with norms after attention and MLP instead of before, and norms of q and k over all heads."""
+
+from __future__ import annotations
+
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import Config, flag
+from shoal.model.families.layout import TensorMap
+from shoal.model.nn.block import ModelConfig
+
+NORMS = {"attention_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"}
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    bias = flag(hf, "attention_bias")
+    block = standard.block_config(
+        hf, attention_bias=bias, output_bias=bias, pre_norms=False, post_norms=True, qk_norm="full"
+    )
+    return standard.model_config(hf, block)
+
+
+def block_tensors(config: ModelConfig, index: int) -> TensorMap:
+    """Llama's names with the two norms."""
+    return standard.dense_tensors(config, index, NORMS)
+
+
+FAMILY = Family("olmo2", "OLMo 2", config, block_tensors, standard.end_tensors)

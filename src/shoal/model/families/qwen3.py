@@ -1,0 +1,18 @@
+"""Qwen 3: Llama with norms of q and k for each head."""
+
+from __future__ import annotations
+
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import Config, flag
+from shoal.model.families.qwen2 import windowed
+from shoal.model.nn.block import ModelConfig
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    bias = flag(hf, "attention_bias")
+    return windowed(hf, standard.block_config(hf, attention_bias=bias, output_bias=bias, qk_norm="head"))
+
+
+FAMILY = Family("qwen3", "Qwen 3", config, standard.dense_tensors, standard.end_tensors)

@@ -1,0 +1,50 @@
+"""Qwen 3 with experts in all blocks or some."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.errors import CheckpointError
+from shoal.model.families import standard
+from shoal.model.families.family import Family
+from shoal.model.families.fields import MAX_BLOCKS, Config, flag, integer, refuse
+from shoal.model.families.layout import TensorMap
+from shoal.model.families.mixtral import moe_config
+from shoal.model.nn.block import BlockConfig, ModelConfig
+
+
+def config(hf: Config) -> ModelConfig:
+    """From config.json."""
+    refuse(hf, "use_sliding_window", False)
+    bias = flag(hf, "attention_bias")
+    dense = standard.block_config(hf, attention_bias=bias, output_bias=bias, qk_norm="head")
+    moe = moe_config(hf, 128, flag(hf, "norm_topk_prob"))
+    mixed = msgspec.structs.replace(dense, moe=moe)
+    num_blocks, step = integer(hf, "num_hidden_layers", most=MAX_BLOCKS), integer(hf, "decoder_sparse_step", 1)
+    only = hf.get("mlp_only_layers") or []
+    if not isinstance(only, list):
+        raise CheckpointError(f"the configuration's mlp_only_layers are {only!r}, not a list")
+    types = tuple("dense" if i in only or (i + 1) % step else "mixed" for i in range(num_blocks))
+    return standard.model_config(hf, mixed, **standard.pattern({"dense": dense, "mixed": mixed}, types))
+
+
+def block_tensors(config: ModelConfig, index: int) -> TensorMap:
+    """Qwen 3's names beside those of the experts."""
+    shape, prefix = config.block_config(index), f"model.layers.{index}."
+    attention = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix)}
+    return {**attention, **expert_tensors(shape, prefix)}
+
+
+def expert_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
+    """A dense MLP, or a router and its experts under `mlp.`."""
+    if shape.moe is None:
+        return standard.mlp_tensors(shape, prefix + "mlp.")
+    moe = shape.moe
+    tensors = standard.linear("router", f"{prefix}mlp.gate", moe.num_experts, shape.hidden_size, False)
+    for expert in range(moe.num_experts):
+        name, roles = f"{prefix}mlp.experts.{expert}.", f"experts.{expert}."
+        tensors.update(standard.mlp_tensors(shape, name, roles, moe.intermediate_size))
+    return tensors
+
+
+FAMILY = Family("qwen3_moe", "Qwen 3 MoE", config, block_tensors, standard.end_tensors, ("fp32",))

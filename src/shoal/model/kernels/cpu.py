@@ -1,0 +1,225 @@
+"""The compiled kernels through ctypes: structs as in native/src/abi.h, and a context of threads that runs them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from ctypes import POINTER, Array, Structure, c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.model.kernels.panels import Panels
+
+ABI = 2
+AVX2, AVX512 = 2, 5
+"""Instruction sets, by the kernels' numbers."""
+
+VARIABLE = "SHOAL_KERNELS"
+"""Set to `torch` it leaves the compiled kernels alone; `avx2` keeps them from using more than that."""
+
+
+class LinearStruct(Structure):
+    """A packed matrix."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+        ("kind", c_int32),
+        ("n", c_int32),
+        ("k", c_int32),
+        ("group", c_int32),
+        ("int8_rows", c_int32),
+        ("unused", c_int32),
+    ]
+
+
+class BlockStruct(Structure):
+    """A block: matrices, norms, and what its family adds."""
+
+    _fields_ = [
+        *((name, LinearStruct) for name in ("qkv", "output", "gate", "up", "down")),
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm")),
+        *((name, c_void_p) for name in ("query_norm", "key_norm", "sinks")),
+        *((name, c_float) for name in ("norm_eps", "softcap", "query_scale")),
+        *((name, c_int32) for name in ("window", "activation", "angles", "rotary_dim")),
+    ]
+
+
+class ShapeStruct(Structure):
+    """What all blocks share."""
+
+    _fields_ = [(name, c_int32) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")]
+
+
+class CacheStruct(Structure):
+    """The pages of all sessions."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
+        ("kind", c_int32),
+        ("width", c_int32),
+    ]
+
+
+class PartStruct(Structure):
+    """A session's rows in a batch."""
+
+    _fields_ = [
+        ("table", c_void_p),
+        ("stride", c_int64),
+        *((name, c_int32) for name in ("position", "first", "rows", "unused")),
+    ]
+
+
+class AnglesStruct(Structure):
+    """Cosines and sines of a batch's rows."""
+
+    _fields_ = [("cos", c_void_p), ("sin", c_void_p)]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None: not installed, not for this processor, or switched off (`$SHOAL_KERNELS`)."""
+    if os.environ.get(VARIABLE) == "torch" or sys.byteorder != "little":
+        return None
+    try:
+        from shoal_kernels import LIBRARY
+
+        found = ctypes.CDLL(str(LIBRARY))
+    except (ImportError, OSError):
+        return None
+    if found.shoal_abi() != ABI or not found.shoal_isa(AVX512):
+        return None
+    found.shoal_open.restype = c_void_p
+    found.shoal_close.argtypes = [c_void_p]
+    found.shoal_close.restype = None
+    found.shoal_linear.argtypes = [
+        c_void_p,
+        POINTER(LinearStruct),
+        c_void_p,
+        c_float,
+        c_void_p,
+        c_int32,
+        c_void_p,
+        c_int64,
+    ]
+    found.shoal_linear.restype = None
+    found.shoal_read.argtypes = [c_void_p, c_void_p, c_int64, c_int32]
+    found.shoal_read.restype = None
+    found.shoal_step.argtypes = [
+        *(c_void_p, POINTER(ShapeStruct), POINTER(POINTER(BlockStruct)), c_int32, POINTER(CacheStruct)),
+        *(POINTER(PartStruct), c_int32, POINTER(AnglesStruct), c_void_p, c_int32),
+    ]
+    found.shoal_step.restype = None
+    return found
+
+
+def available() -> bool:
+    """Whether the compiled kernels can be used here."""
+    return library() is not None
+
+
+def instruction_set(limit: int | None = None) -> int:
+    """The instruction set that is used, AVX2 or AVX512, within a limit; 0 for none."""
+    found = library()
+    return 0 if found is None else int(found.shoal_isa(_limit(limit)))
+
+
+def _limit(limit: int | None) -> int:
+    if limit is not None:
+        return limit
+    return AVX2 if os.environ.get(VARIABLE) == "avx2" else AVX512
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a contiguous CPU tensor lies; the caller keeps it alive."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def linear_struct(panels: Panels) -> LinearStruct:
+    """A packed matrix as the kernels take it; valid as long as the panels live."""
+    return LinearStruct(
+        address(panels.data),
+        address(panels.scales),
+        address(panels.bias),
+        panels.kind,
+        panels.out_features,
+        panels.in_features,
+        panels.group,
+        panels.int8_rows,
+    )
+
+
+def block_pointers(blocks: Sequence[BlockStruct]) -> Array[Any]:
+    """Blocks as the kernels take a row of them."""
+    return (POINTER(BlockStruct) * len(blocks))(*map(ctypes.pointer, blocks))
+
+
+class Context:
+    """Threads that compute, and their memory. One call at a time; closing twice is harmless.
+
+    `non_temporal`: weights that are read once are asked for past the caches; None: where that suits the processor. The bits
+    are the same.
+    """
+
+    def __init__(self, threads: int, limit: int | None = None, non_temporal: bool | None = None) -> None:
+        found = library()
+        if found is None:
+            raise RuntimeError("the compiled kernels are not available")
+        self.threads = threads
+        self._library = found
+        hint = -1 if non_temporal is None else int(non_temporal)
+        self._handle: Any = found.shoal_open(c_int32(threads), c_int32(_limit(limit)), c_int32(hint))
+
+    def close(self) -> None:
+        """End the threads."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._library.shoal_close(handle)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def linear(self, panels: Panels, rows: Tensor, out: Tensor) -> None:
+        """Rows [n, in] in fp32 → rows Wᵀ + b into `out`, contiguous, [n, at least 64 · panels]."""
+        rows = rows.to(torch.float32).contiguous()
+        self._library.shoal_linear(
+            self._handle, linear_struct(panels), None, 0.0, rows.data_ptr(), rows.shape[0], out.data_ptr(), out.shape[1]
+        )
+
+    def read(self, data: Tensor, pieces: int) -> None:
+        """Read a contiguous tensor of floats once, on all threads, every piece as four streams: what no step can beat."""
+        self._library.shoal_read(self._handle, data.data_ptr(), data.numel(), pieces)
+
+    def step(
+        self,
+        shape: ShapeStruct,
+        blocks: Array[Any],
+        cache: CacheStruct,
+        parts: Sequence[PartStruct],
+        angles: Sequence[AnglesStruct],
+        rows: Tensor,
+    ) -> None:
+        """Rows [n, hidden] in fp32, contiguous, through `blocks` (see `block_pointers`), in place.
+
+        What the structs point to is the caller's to keep.
+        """
+        both = (AnglesStruct * 2)(*angles, *([AnglesStruct()] * (2 - len(angles))))
+        self._library.shoal_step(
+            self._handle,
+            shape,
+            blocks,
+            len(blocks),
+            cache,
+            (PartStruct * len(parts))(*parts),
+            len(parts),
+            both,
+            rows.data_ptr(),
+            rows.shape[0],
+        )

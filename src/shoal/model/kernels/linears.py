@@ -1,0 +1,125 @@
+"""Linear layers in plain torch, row-exact, behind the face that every kind of linear layer has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shoal.model.kernels.quantized import Matrix, Quantized
+from shoal.model.kernels.tiles import padded
+
+
+class Linear(Protocol):
+    """y = x Wᵀ + b."""
+
+    out_features: int
+    in_features: int
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """x [n, in] in fp32 → y [n, padded(out)] in fp32, zero beyond `out_features`; n a multiple of the tile."""
+        ...
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        """The weights of some outputs, [n, in] in fp32: an embedding's rows where the head is tied to it."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the weight and the bias take."""
+        ...
+
+
+MakeLinear = Callable[[Matrix, Tensor | None], Linear]
+"""A linear layer from a weight [out, in] and a bias [out]."""
+
+
+class RowLinear:
+    """See `Linear`. The weight is kept in its dtype and becomes one fp32 value per element before it is used."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.out_features, self.in_features = weight.shape
+        missing = padded(self.out_features) - self.out_features
+        self.weight = F.pad(weight, (0, 0, 0, missing)) if missing else weight.contiguous()
+        self.bias = None if bias is None else F.pad(bias.to(torch.float32), (0, missing))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        product = F.linear(rows, self.weight.to(torch.float32))
+        # Added on its own: BLAS fuses a bias differently for different heights.
+        return product if self.bias is None else product + self.bias
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        """See `Linear`."""
+        return self.weight[torch.tensor(outputs, device=self.weight.device)].to(torch.float32)
+
+    @property
+    def size_bytes(self) -> int:
+        """See `Linear`."""
+        bias_bytes = 0 if self.bias is None else self.bias.nbytes
+        return self.weight.nbytes + bias_bytes
+
+
+class DeviceLinear:
+    """See `Linear`. For devices that are fast in 16 bits: rows are rounded to the weight's dtype, and so is the product, whose
+    sums are fp32 inside the device's BLAS. With a weight in fp32 it computes what `RowLinear` does."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.out_features, self.in_features = weight.shape
+        self._held = RowLinear(weight, bias)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        weight, bias = self._held.weight, self._held.bias
+        product = F.linear(rows.to(weight.dtype), weight).to(torch.float32)
+        return product if bias is None else product + bias
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        """See `Linear`."""
+        return self._held.columns(outputs)
+
+    @property
+    def size_bytes(self) -> int:
+        """See `Linear`."""
+        return self._held.size_bytes
+
+
+class QuantizedLinear:
+    """See `Linear`. Codes become weights in `dtype` at every call: right, small and slow. Below fp32 rows are rounded as well;
+    see `DeviceLinear`."""
+
+    def __init__(self, weight: Quantized, bias: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self.out_features, self.in_features = weight.codes.shape
+        self._weight = weight
+        self._bias = bias
+        self._dtype = dtype
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return DeviceLinear(self._weight.dequantized().to(self._dtype), self._bias)(rows)
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        """See `Linear`."""
+        index = torch.tensor(outputs, device=self._weight.codes.device)
+        weight = self._weight
+        return weight._replace(codes=weight.codes[index], scales=weight.scales[index]).dequantized()
+
+    @property
+    def size_bytes(self) -> int:
+        """See `Linear`."""
+        parts = (self._weight.codes, self._weight.scales, self._bias)
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+def torch_linear(weight: Matrix, bias: Tensor | None = None) -> Linear:
+    """A linear layer in plain torch."""
+    return QuantizedLinear(weight, bias) if isinstance(weight, Quantized) else RowLinear(weight, bias)
+
+
+def device_linears(dtype: torch.dtype) -> MakeLinear:
+    """What makes linear layers for a device: floats are multiplied in their own dtype, codes as weights in `dtype`."""
+
+    def make(weight: Matrix, bias: Tensor | None = None) -> Linear:
+        return QuantizedLinear(weight, bias, dtype) if isinstance(weight, Quantized) else DeviceLinear(weight, bias)
+
+    return make

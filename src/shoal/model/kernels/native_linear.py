@@ -1,0 +1,43 @@
+"""Linear layers on the compiled kernels: row-exact for any number of rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shoal.model.kernels.cpu import Context
+from shoal.model.kernels.linears import MakeLinear
+from shoal.model.kernels.panels import PANEL, Panels, pack, unpacked_columns
+from shoal.model.kernels.quantized import Matrix
+
+
+class NativeLinear:
+    """See `kernels.linears.Linear`."""
+
+    def __init__(self, panels: Panels, context: Context) -> None:
+        self.out_features, self.in_features = panels.out_features, panels.in_features
+        self._panels = panels
+        self._context = context
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        out = torch.empty(rows.shape[0], self._panels.num_panels * PANEL)
+        self._context.linear(self._panels, rows, out)
+        return out
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        """See `Linear`."""
+        return unpacked_columns(self._panels, outputs)
+
+    @property
+    def size_bytes(self) -> int:
+        """See `Linear`."""
+        return self._panels.size_bytes
+
+
+def native_linears(context: Context, int8_rows: bool = False) -> MakeLinear:
+    """What makes linear layers that run on a context; see `Panels.int8_rows`."""
+
+    def make(weight: Matrix, bias: Tensor | None = None) -> NativeLinear:
+        return NativeLinear(pack(weight, bias, int8_rows), context)
+
+    return make

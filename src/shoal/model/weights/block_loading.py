@@ -1,0 +1,188 @@
+"""Blocks and ends from a checkpoint: only their tensors are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from shoal.errors import CheckpointError, UsageError
+from shoal.model.families import TensorMap, TensorSource, family
+from shoal.model.kernels.linears import MakeLinear, torch_linear
+from shoal.model.kernels.quantized import BITS, GROUP, Matrix, Quantized, quantize
+from shoal.model.nn.block import Block, BlockConfig, EmbeddingAndHead, ModelConfig, final_norm
+from shoal.model.nn.block_weights import BlockWeights
+from shoal.model.weights.checkpoint import Checkpoint
+from shoal.types import Span
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+Progress = Callable[[int, int], None]
+
+
+class WeightFormat(NamedTuple):
+    """What matrices are rounded to: a dtype, or codes of `bits`. Norms, biases and routers stay in fp32."""
+
+    dtype: torch.dtype = torch.float32
+    bits: int | None = None
+
+    def apply(self, role: str, tensor: Tensor, device: str) -> Matrix:
+        """A tensor of this role in this form, on a device."""
+        if tensor.ndim < 2 or role.startswith("router"):
+            return tensor.to(torch.float32).to(device)  # in this order: not every device has fp64
+        if self.bits is None or role in UNQUANTIZED:
+            return tensor.to(self.dtype).to(device)
+        # Rounded on the CPU, so that servers with and without a device hold the same.
+        codes = quantize(tensor, self.bits)
+        return codes._replace(codes=codes.codes.to(device), scales=codes.scales.to(device))
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that a weight takes, its share of a scale included."""
+        return 8.0 * self.dtype.itemsize if self.bits is None else self.bits + 16 / GROUP
+
+
+FULL = WeightFormat()
+
+UNQUANTIZED = ("kv_b.weight",)
+"""DeepSeek's second half of the latent projection is taken apart by head and stays in floats."""
+
+
+AUTO = "auto"
+
+
+def own_dtype(checkpoint: Checkpoint) -> str:
+    """What keeps a checkpoint's matrices as they are: bfloat16 where they are stored so, else float32."""
+    kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2}
+    return "bfloat16" if kinds == {"BF16"} else "float32"
+
+
+def weight_format(dtype: str, bits: int | None = None, checkpoint: Checkpoint | None = None) -> WeightFormat:
+    """The form of a `--dtype` ("auto": the checkpoint's own) and a `--quantize`; raises UsageError."""
+    dtype = own_dtype(checkpoint) if dtype == AUTO and checkpoint is not None else dtype
+    if dtype not in DTYPES:
+        raise UsageError(f"there is no dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    if bits is not None and bits not in BITS:
+        raise UsageError(f"weights cannot be quantized to {bits} bits: choose one of {', '.join(map(str, BITS))}")
+    return WeightFormat(DTYPES[dtype], bits)
+
+
+def _read(checkpoint: Checkpoint, shapes: TensorMap, form: WeightFormat, device: str = "cpu") -> BlockWeights:
+    """Tensors by role. Shapes are checked before anything is read; norms, biases and routers stay in fp32."""
+    roles: dict[str, list[str]] = {}
+    for role, stored in shapes.items():
+        roles.setdefault(_checked_name(checkpoint, stored), []).append(role)
+    read: dict[str, Matrix] = {}
+    for name, parts in roles.items():  # a fused tensor is read once
+        tensor = checkpoint.read(name)
+        if tensor.dtype not in FLOATS:
+            raise CheckpointError(f"{checkpoint.source}: tensor {name} holds {tensor.dtype}, not floats")
+        for role in parts:
+            take = shapes[role].take
+            read[role] = form.apply(role, tensor if take is None else take(tensor), device)
+    return BlockWeights.of(read)
+
+
+def _checked_name(checkpoint: Checkpoint, stored: TensorSource) -> str:
+    """The tensor's name in this checkpoint, which may lack the model's prefix ("transformer."); raises CheckpointError."""
+    for name in (stored.name, stored.name.partition(".")[2]):
+        info = checkpoint.tensors.get(name)
+        if info is not None and info.shape != stored.shape:
+            raise CheckpointError(
+                f"{checkpoint.source}: tensor {name} has shape {list(info.shape)}; "
+                f"the configuration asks for {list(stored.shape)}"
+            )
+        if info is not None:
+            return name
+    raise CheckpointError(f"{checkpoint.source} has no tensor {stored.name}")
+
+
+class LoadedBlock(Protocol):
+    """A block as some engine holds it."""
+
+    digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that its matrices take."""
+        ...
+
+
+B = TypeVar("B", bound=LoadedBlock)
+
+
+def load_blocks(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    span: Span,
+    form: WeightFormat | str = FULL,
+    progress: Progress | None = None,
+    device: str = "cpu",
+    build: Callable[[BlockConfig, BlockWeights], B] = Block,  # type: ignore[assignment]  # the default's own type
+) -> list[B]:
+    """The blocks of a span on a device, built one after the other; `progress` hears of each (done, all).
+
+    `form` is what their matrices are rounded to, or a dtype's name.
+
+    Raises CheckpointError naming the tensor that is missing or wrong, SpanError for blocks outside the model.
+    """
+    span.check(config.num_blocks)
+    described, form = family(config.model_type), weight_format(form) if isinstance(form, str) else form
+    blocks = []
+    for index in span.blocks():
+        weights = _read(checkpoint, described.block_tensors(config, index), form, device)
+        block = build(config.block_config(index), weights)
+        block.digest = _digest(weights)
+        blocks.append(block)
+        if progress is not None:
+            progress(len(blocks), len(span))
+    return blocks
+
+
+def fetch_blocks(checkpoint: Checkpoint, config: ModelConfig, span: Span) -> None:
+    """Read a span's tensors and drop them: those of the hub are kept on this machine's disk by that.
+
+    Raises what reading them raises.
+    """
+    for index in span.blocks():
+        shapes = family(config.model_type).block_tensors(config, index)
+        for name in dict.fromkeys(_checked_name(checkpoint, stored) for stored in shapes.values()):
+            checkpoint.read(name)
+
+
+def load_ends(
+    checkpoint: Checkpoint, config: ModelConfig, form: WeightFormat | str = FULL, make: MakeLinear = torch_linear
+) -> EmbeddingAndHead:
+    """Embedding, final norm and head, in a form or (its name) a dtype.
+
+    Raises CheckpointError naming the tensor that is missing or wrong.
+    """
+    form = weight_format(form) if isinstance(form, str) else form
+    weights = _read(checkpoint, family(config.model_type).end_tensors(config), form)
+    head = make(weights.matrix("embedding" if config.tied_head else "head"), None)
+    embedding = None if config.tied_head else weights.floats("embedding")
+    norm = final_norm(config.block, weights)
+    first = final_norm(config.block, weights, "embedding_norm") if config.embedding_norm else None
+    return EmbeddingAndHead(config, embedding, norm, head, first)
+
+
+def block_digests(blocks: Sequence[LoadedBlock]) -> tuple[str, ...]:
+    """16 hexadecimal digits for each block over its weights."""
+    return tuple(block.digest for block in blocks)
+
+
+def _digest(weights: BlockWeights) -> str:
+    """16 hexadecimal digits over a block's weights as they are rounded, whatever order an engine brings them into."""
+    digest = hashlib.blake2b(digest_size=8)
+    for role, matrix in sorted(weights.matrices.items()):
+        digest.update(role.encode())
+        for tensor in (matrix.codes, matrix.scales) if isinstance(matrix, Quantized) else (matrix,):
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    for role, vector in sorted(weights.vectors.items()):
+        digest.update(role.encode())
+        digest.update(vector.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""GGUF checkpoints: tensors by the names and in the layout that transformers has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from shoal.errors import CheckpointError
+from shoal.model.families import TensorSource, family, model_config
+from shoal.model.weights.byte_source import ByteSource
+from shoal.model.weights.checkpoint import TensorInfo
+from shoal.model.weights.gguf_file import GgufFile
+from shoal.model.weights.gguf_models import GgufPiece, hf_config, piece
+
+MAX_WANTED = 1 << 17
+"""Tensors that a model may have, each expert's counted: those of DeepSeek V3 are some 50,000."""
+
+
+class GgufCheckpoint:
+    """One GGUF file of an architecture that a family here stands for."""
+
+    def __init__(self, source: str, file: ByteSource) -> None:
+        self.source = source
+        self.revision = ""
+        self._file = GgufFile(file)
+        self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
+        self.config: Mapping[str, Any] = hf_config(self._file)
+        self._pieces: dict[str, GgufPiece] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        for count, stored in enumerate(self._wanted()):
+            if count == MAX_WANTED:
+                raise CheckpointError(f"{source} claims a model of more than {MAX_WANTED} tensors")
+            self._add(stored)
+
+    def _wanted(self) -> Iterator[TensorSource]:
+        """Every tensor that the model has according to its configuration."""
+        config = model_config(self.config)
+        described = family(config.model_type)
+        for index in range(config.num_blocks):
+            yield from described.block_tensors(config, index).values()
+        yield from described.end_tensors(config).values()
+
+    def _add(self, stored: TensorSource) -> None:
+        """Remember where a tensor is; one that is missing in the file is missing here."""
+        found = piece(self._file, self.config, stored)
+        if found is not None:
+            self._pieces[stored.name] = found
+            self.tensors[stored.name] = TensorInfo(self._file.info(found.names[0]).dtype, stored.shape)
+
+    @property
+    def bytes_read(self) -> int:
+        """Checkpoint: bytes of headers and tensors read so far."""
+        return self._file.source.bytes_read
+
+    def _piece(self, name: str) -> GgufPiece:
+        if name not in self._pieces:
+            raise CheckpointError(f"{self.source} has no tensor {name}")
+        return self._pieces[name]
+
+    def read(self, name: str) -> Tensor:
+        """Checkpoint: one tensor in fp32, in HF's layout."""
+        found, shape = self._piece(name), self.tensors[name].shape
+        parts = [self._file.read(part, found.expert) for part in found.names]
+        try:
+            tensor = found.restore(parts) if found.restore is not None else parts[0]
+        except (RuntimeError, ValueError) as error:  # a view that the parts' shapes do not allow
+            raise CheckpointError(f"{self.source}: {', '.join(found.names)} cannot become {name}: {error}") from error
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{self.source}: tensor {name} has shape {list(tensor.shape)}; the configuration asks for {list(shape)}"
+            )
+        return tensor
+
+    def sample(self, name: str, size_bytes: int) -> bytes:
+        """Checkpoint: the first bytes of a tensor as they are stored."""
+        return self._file.sample(self._piece(name).names[0], size_bytes)

@@ -1,0 +1,194 @@
+"""Checkpoints on the Hugging Face hub, read by HTTP range requests.
+
+Revision, token, endpoint, offline mode and cache are huggingface-hub's (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME).
+Files that its cache holds whole are read there; ranges that were fetched are kept beside it, so that a server can start
+again without the network. A branch is resolved to its commit once: no checkpoint is ever pieced together from two commits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from shoal.errors import CheckpointError, ModelNotFound, NetworkError
+from shoal.model.weights.byte_source import ByteSource, LocalFile
+from shoal.model.weights.checkpoint import Checkpoint
+from shoal.model.weights.checkpoint_files import index_files, parse_config, unpacked
+from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+HEADER_CONNECTIONS = 8
+TIMEOUT_S = 60.0
+
+
+def open_hub(repo: str, revision: str | None = None) -> Checkpoint:
+    """The checkpoint of a hub repository; only headers are read here.
+
+    Raises ModelNotFound for a repository, revision or file that is not there (or not cached, when offline),
+    NetworkError when the hub does not answer.
+    """
+    config_path = fetch_file(repo, "config.json", revision)
+    if config_path is None:
+        raise ModelNotFound(f"{repo} has no config.json: it is not a transformers checkpoint")
+    commit = config_path.parent.name  # huggingface-hub's cache is snapshots/COMMIT/FILE
+    index = None if _lacks(repo, INDEX, commit) else fetch_file(repo, INDEX, commit)
+    names = [SINGLE] if index is None else index_files(index.read_bytes(), f"{repo}/{INDEX}")
+    with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
+        files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit)), names))
+    config = parse_config(config_path.read_bytes(), f"{repo}/config.json")
+    return unpacked(SafetensorsCheckpoint(repo, repo, config, files, commit))
+
+
+def fetch_file(repo: str, name: str, revision: str | None) -> Path | None:
+    """A small file through huggingface-hub's cache; None when the repository has no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        if name != "config.json":
+            return None  # offline, and the repository is known to be cached by its config.json
+        raise ModelNotFound(
+            f"{repo} is neither cached here nor can the hub be reached (offline?). Download it where there is a network: "
+            f"hf download {repo}"
+        ) from error
+    except GatedRepoError as error:
+        raise ModelNotFound(f"{repo} is gated: accept its terms on the hub and log in (hf auth login)") from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(f"{repo} has no revision {revision}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelNotFound(
+            f"{repo!r} is not a directory or *.gguf file here, and the hub has no such model (or it is private: HF_TOKEN)"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except OSError as error:
+        raise NetworkError(f"the hub does not answer for {repo}: {error}") from error
+
+
+def _lacks(repo: str, name: str, commit: str) -> bool:
+    """Whether the hub said before that a commit has no such file; asking again while it is down would take 23 seconds."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    return try_to_load_from_cache(repo, name, revision=commit) is _CACHED_NO_EXIST
+
+
+def _source(repo: str, name: str, commit: str) -> ByteSource:
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repo, name, revision=commit)
+    return LocalFile(Path(cached)) if isinstance(cached, str) else RemoteFile(repo, name, commit)
+
+
+class RemoteFile:
+    """A file on the hub as of a commit, read by range; every range fetched is kept on disk."""
+
+    def __init__(self, repo: str, name: str, commit: str) -> None:
+        from huggingface_hub import constants, hf_hub_url
+
+        self.name = f"{repo}/{name}"
+        self.bytes_read = 0
+        # Not the address that this redirects to: that one is signed and good for an hour.
+        self._url = hf_hub_url(repo, name, revision=commit)
+        self._folder = (
+            Path(constants.HF_HOME) / "shoal" / hashlib.sha256(f"{self.name} {commit}".encode()).hexdigest()[:32]
+        )
+        self.size = self._size()
+
+    def _size(self) -> int:
+        """The file's length: as it was last time, else from the hub."""
+        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.errors import EntryNotFoundError
+
+        kept = self._folder / "size"
+        if kept.is_file() and (text := kept.read_text()).isdecimal():
+            return int(text)
+        try:
+            size = get_hf_file_metadata(self._url).size
+        except EntryNotFoundError as error:
+            raise ModelNotFound(f"there is no {self.name}: only safetensors are read from the hub") from error
+        except Exception as error:
+            if not _of_the_network(error):
+                raise
+            raise ModelNotFound(f"{self.name} is not cached and the hub is out of reach ({error})") from error
+        if not size:
+            raise CheckpointError(f"the hub does not say how large {self.name} is")
+        _write(kept, str(size).encode())
+        return size
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """ByteSource: from the ranges kept here, else from the hub."""
+        if not 0 <= offset <= offset + length <= self.size:
+            raise CheckpointError(f"bytes {offset}:{offset + length} are outside {self.name} of {self.size}")
+        if length == 0:
+            return bytearray()
+        kept = self._folder / f"{offset}-{offset + length}"
+        if kept.is_file() and kept.stat().st_size == length:
+            return LocalFile(kept).read(0, length)
+        data = self._fetch(offset, length)
+        _write(kept, data)
+        return data
+
+    def _fetch(self, offset: int, length: int) -> bytearray:
+        from huggingface_hub import constants, get_session
+        from huggingface_hub.utils._headers import build_hf_headers
+
+        what = f"bytes {offset}:{offset + length} of {self.name}"
+        if constants.HF_HUB_OFFLINE:
+            raise ModelNotFound(f"{what} are not cached, and HF_HUB_OFFLINE is set")
+        wanted = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+        data = bytearray()
+        try:
+            # The session drops the token where it is redirected to another host.
+            with get_session().stream(
+                "GET", self._url, headers=build_hf_headers() | wanted, timeout=TIMEOUT_S, follow_redirects=True
+            ) as answer:
+                _check_range(what, answer.status_code, answer.headers.get("Content-Range", ""), offset, length)
+                for piece in answer.iter_raw():
+                    data += piece
+                    if len(data) > length:
+                        break
+        except Exception as error:
+            if not _of_the_network(error):
+                raise
+            raise NetworkError(f"the hub does not answer for {what}: {error}") from error
+        if len(data) != length:
+            raise NetworkError(f"{what}: {len(data)} of {length} bytes came")
+        self.bytes_read += length
+        return data
+
+
+def _check_range(what: str, status: int, content_range: str, offset: int, length: int) -> None:
+    """Whether the answer is the range that was asked for, before any of its body is read."""
+    if status == 200:
+        raise CheckpointError(
+            f"{what}: the hub ignores ranges and answers with the whole file, which is not downloaded"
+        )
+    if status != 206:
+        raise NetworkError(f"{what}: the hub answered {status}")
+    if not content_range.startswith(f"bytes {offset}-{offset + length - 1}/"):
+        raise CheckpointError(f"{what}: the hub answered with another range, {content_range[:100]!r}")
+
+
+def _of_the_network(error: Exception) -> bool:
+    """Whether an error is of the connection: an OSError, or one of huggingface-hub's HTTP client (httpx, later httpx2)."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+
+
+def _write(path: Path, data: bytes | bytearray) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    os.replace(draft, path)

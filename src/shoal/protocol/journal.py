@@ -1,0 +1,95 @@
+"""The rows that a party produced, kept as bytes until the budget is spent, and the frames they are sent in."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from shoal.protocol.messages import HopTrace, RowsFrame
+from shoal.protocol.row_stream import Cursor, Sender
+
+
+class RowChunk(NamedTuple):
+    """`num_rows` rows from `position` as `data`; the receiver at the end needs those from `needed_from` on."""
+
+    position: int
+    num_rows: int
+    data: bytes
+    needed_from: int
+    trace: tuple[HopTrace, ...] = ()
+
+    def reply(self) -> int:
+        """How many rows at the end of this chunk the client needs; −1 for all (docs/wire.md, `rows.reply`)."""
+        needed = self.position + self.num_rows - max(self.position, self.needed_from)
+        return -1 if needed == self.num_rows else max(0, needed)
+
+    def starting_at(self, position: int, row_bytes: int) -> RowChunk:
+        """This chunk without its rows below `position`."""
+        skip = position - self.position
+        return self._replace(position=position, num_rows=self.num_rows - skip, data=self.data[skip * row_bytes :])
+
+    def ending_at(self, position: int, row_bytes: int) -> RowChunk:
+        """This chunk without its rows from `position` on."""
+        count = position - self.position
+        return self._replace(num_rows=count, data=self.data[: count * row_bytes])
+
+
+class Journal:
+    """Chunks of rows and the `Sender` that says which of them there are.
+
+    `budget_rows` bounds the rows kept after they were sent; what was not sent is always kept, unless nobody is to get it
+    (`mute`, a follower that stands by).
+    """
+
+    def __init__(self, row_bytes: int, budget_rows: int, sender: Sender | None = None) -> None:
+        self.row_bytes = row_bytes
+        self.sender = sender or Sender()
+        self.mute = False
+        self._budget_rows = budget_rows
+        self._chunks: list[RowChunk] = []
+
+    @property
+    def unsent(self) -> int:
+        """Rows that the next hop has not been sent."""
+        return 0 if self.mute or not self.sender.cursors else self.sender.cursors[0].unsent
+
+    def append(self, chunk: RowChunk) -> None:
+        """Keep a chunk, which must follow the last one."""
+        if chunk.position != self.sender.end:
+            raise ValueError(f"a chunk at {chunk.position} does not follow {self.sender.end}")
+        self._chunks.append(chunk)
+        self.sender.append(chunk.num_rows)
+        if self.mute:
+            self._evict()
+
+    def rewind(self, epoch: int, position: int) -> None:
+        """Forget the rows from `position` on; the stream goes on in a higher epoch."""
+        while self._chunks and self._chunks[-1].position >= position:
+            self._chunks.pop()
+        if self._chunks:
+            last = self._chunks[-1]
+            self._chunks[-1] = last.ending_at(min(position, last.position + last.num_rows), self.row_bytes)
+        self.sender.rewind(epoch, position)
+
+    def next_frame(self, cursor: Cursor, elide: bool = False) -> tuple[RowsFrame, bytes] | None:
+        """The next rows to send on a link, if any; `elide` leaves out the bytes of rows that the client does not need."""
+        position = cursor.ready
+        if position is None:
+            return None
+        index = bisect_right(self._chunks, position, key=lambda chunk: chunk.position) - 1
+        chunk = self._chunks[index].starting_at(position, self.row_bytes)
+        epoch, reply = self.sender.epoch, chunk.reply()
+        after = cursor.sent(chunk.num_rows)
+        self._evict()
+        elided = chunk.num_rows - reply if elide and reply >= 0 else 0
+        rows = RowsFrame(epoch, position, chunk.num_rows, after, reply, elided, chunk.trace)
+        return rows, chunk.data[elided * self.row_bytes :]
+
+    def _evict(self) -> None:
+        kept_from = self.sender.end - max(self.unsent, self._budget_rows)
+        drop = 0
+        while drop < len(self._chunks) and self._chunks[drop].position + self._chunks[drop].num_rows <= kept_from:
+            drop += 1
+        if drop:
+            del self._chunks[:drop]
+            self.sender.evict(self._chunks[0].position if self._chunks else self.sender.end)

@@ -1,0 +1,87 @@
+"""Where channels arrive: how many a node may have, what anybody may ask, and, while blocks are served, everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from shoal.errors import ChannelClosed, IdentityError, NetworkError, ProtocolError, ServerFull, ShoalError
+from shoal.protocol.messages import AnyMessage, Leave, Leaving, RecordDigest
+from shoal.server.sessions.session_service import DRAIN_S, SessionService
+from shoal.swarm.directory import exchange
+from shoal.swarm.directory.directory import Directory
+from shoal.transport.channel import Channel
+from shoal.transport.frame_channel import FrameChannel, refusal
+from shoal.types import PeerId
+
+FIRST_MESSAGE_S = 10.0
+MAX_CHANNELS = 4096
+
+MAX_CHANNELS_PER_PEER = 256
+"""Channels of one node at once: more than the links of all its sessions need, and too few to shut others out."""
+
+LOADING_RETRY_S = 10.0
+"""What a server advises that is loading blocks."""
+
+
+class ChannelDispatcher:
+    """Serves accepted channels until they end. `service` answers for the blocks; None while there are none."""
+
+    def __init__(self, me: PeerId, directory: Directory) -> None:
+        self.service: SessionService | None = None
+        self.ordered_to_leave = asyncio.Event()
+        self._me = me
+        self._directory = directory
+        self._channels: Counter[PeerId] = Counter()
+
+    async def handle(self, channel: Channel) -> None:
+        """Serve one channel; errors are told to the peer as far as it still listens."""
+        frames = FrameChannel(channel)
+        self._channels[frames.peer] += 1
+        try:
+            self._check_channels(frames.peer)
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                message, payload = await frames.receive()
+            await self._dispatch(frames, message, payload)
+        except TimeoutError:
+            await self._refuse(frames, ProtocolError(f"nothing was said within {FIRST_MESSAGE_S:.0f} s"))
+        except NetworkError:
+            pass  # the peer went away; whatever it held has its own lease
+        except ShoalError as error:
+            await self._refuse(frames, error)
+        finally:
+            self._channels[frames.peer] -= 1
+            if not self._channels[frames.peer]:
+                del self._channels[frames.peer]
+            await frames.close()
+
+    def _check_channels(self, peer: PeerId) -> None:
+        """Raises ServerFull when there are too many channels."""
+        if self._channels[peer] > MAX_CHANNELS_PER_PEER:
+            raise ServerFull(f"{MAX_CHANNELS_PER_PEER} channels of this node are open", retry_after=1.0)
+        if self._channels.total() > MAX_CHANNELS:
+            raise ServerFull(f"{MAX_CHANNELS} channels are open", retry_after=1.0)
+
+    async def _refuse(self, frames: FrameChannel, error: ShoalError) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await frames.send(refusal(error))
+        except (ChannelClosed, TimeoutError):
+            frames.abort()
+
+    async def _dispatch(self, frames: FrameChannel, message: AnyMessage, payload: bytes) -> None:
+        if isinstance(message, RecordDigest):
+            await exchange.answer(frames, self._directory, payload)
+        elif isinstance(message, Leave):
+            await self._leave(frames)
+        elif self.service is None:
+            raise ServerFull("this server is loading blocks", retry_after=LOADING_RETRY_S)
+        else:
+            await self.service.answer(frames, message)
+
+    async def _leave(self, frames: FrameChannel) -> None:
+        """The owner's order: whoever dials with this node's own key."""
+        if frames.peer != self._me:
+            raise IdentityError("only this node's own key orders it to leave")
+        self.ordered_to_leave.set()
+        await frames.send(Leaving(DRAIN_S))

@@ -1,0 +1,58 @@
+"""Round trips to the servers that are likely to come next on a route: what clients cannot measure themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from shoal.clock import Clock
+from shoal.errors import ShoalError
+from shoal.protocol.messages import GetStatus, Status
+from shoal.swarm.directory.records import MAX_ROUND_TRIPS, ServerRecord
+from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
+from shoal.types import PeerId, Span
+
+MEASURED_AT_ONCE = 2 * MAX_ROUND_TRIPS
+TIMEOUT_S = 3.0
+
+
+class PeerLatency:
+    """Keeps what was measured last; the nearest are told to the swarm."""
+
+    def __init__(self, dialler: Dialler, clock: Clock) -> None:
+        self._dialler = dialler
+        self._clock = clock
+        self._random = random.Random()
+        self._seconds: dict[PeerId, float] = {}
+
+    @property
+    def round_trips(self) -> tuple[tuple[PeerId, float], ...]:
+        """(node, seconds) of the nearest, at most MAX_ROUND_TRIPS."""
+        nearest = sorted((seconds, peer) for peer, seconds in self._seconds.items())[:MAX_ROUND_TRIPS]
+        return tuple((peer, round(seconds, 6)) for seconds, peer in nearest)
+
+    async def measure(self, span: Span, records: Sequence[ServerRecord]) -> None:
+        """Ask those that hold the block after `span`: the nearest so far, and others by chance."""
+        next_ = [one for one in records if not one.draining and one.span.start <= span.stop < one.span.stop]
+        self._random.shuffle(next_)
+        nearest = dict(self.round_trips)
+        next_.sort(key=lambda one: one.peer not in nearest)  # stable: those by chance stay shuffled
+        chosen = next_[:MEASURED_AT_ONCE]
+        measured = await asyncio.gather(*(self._round_trip(one) for one in chosen))
+        self._seconds = {
+            PeerId(one.peer): seconds for one, seconds in zip(chosen, measured, strict=True) if seconds is not None
+        }
+
+    async def _round_trip(self, record: ServerRecord) -> float | None:
+        """Seconds from a question to its answer on a connection that is there; None if there is none."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                async with FrameChannel(await self._dialler.dial(PeerId(record.peer), record.addresses)) as channel:
+                    began = self._clock.monotonic()
+                    await channel.send(GetStatus())
+                    await channel.expect(Status)
+                    return self._clock.monotonic() - began
+        except (ShoalError, TimeoutError):
+            return None

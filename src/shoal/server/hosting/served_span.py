@@ -1,0 +1,77 @@
+"""One span of blocks from being served to being given up: the compute thread, the sessions, and the answers."""
+
+from __future__ import annotations
+
+from shoal.engine.scheduler import Scheduler
+from shoal.engine.worker import Worker
+from shoal.links.row_link import Throttle
+from shoal.protocol.messages import Leaving
+from shoal.server.hosting.span_loading import LoadedBlocks
+from shoal.server.sessions.hop_session import SessionTable
+from shoal.server.sessions.redirector import Redirector
+from shoal.server.sessions.session_service import SessionService
+from shoal.swarm.identity import Identity
+
+DRAIN_POLL_S = 0.05
+
+
+class ServedSpan:
+    """`start` it once and `close` it: the sessions that are left are closed then, and the weights are gone."""
+
+    def __init__(
+        self,
+        loaded: LoadedBlocks,
+        identity: Identity,
+        redirector: Redirector,
+        max_sessions: int,
+        throttle: Throttle | None,
+    ) -> None:
+        self.span_info = loaded.span_info
+        self.bits_per_weight = loaded.bits_per_weight
+        self.worker = Worker(loaded.runner, Scheduler(depth=len(loaded.runner.span)))
+        self.sessions = SessionTable(self.worker, loaded.runner.cache.pages, redirector.clock, max_sessions)
+        self.service = SessionService(identity, loaded.span_info, self.sessions, self.worker, redirector)
+        self.service.throttle = throttle
+        self._clock = redirector.clock
+        self._closed = False
+
+    async def start(self) -> None:
+        """Begin to compute."""
+        await self.worker.__aenter__()
+
+    async def close(self) -> None:
+        """Close the sessions that are left, and drop the weights. Closing twice is harmless."""
+        for session in self.sessions:
+            await self.sessions.close(session)
+        if not self._closed:
+            self._closed = True
+            await self.worker.__aexit__(None, None, None)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it takes no new sessions."""
+        return self.service.leaving_at is not None
+
+    def begin_leaving(self, deadline_s: float) -> None:
+        """Take no new sessions, and tell the clients of those that are there."""
+        self.service.leaving_at = self._clock.monotonic() + deadline_s
+        for session in self.sessions:
+            session.report(Leaving(deadline_s))
+
+    async def emptied(self) -> int:
+        """Wait until the sessions have moved, or the deadline; returns how many are left."""
+        deadline = self.service.leaving_at
+        while deadline is not None and len(self.sessions) and self._clock.monotonic() < deadline:
+            await self._clock.sleep(DRAIN_POLL_S)
+        return len(self.sessions)
+
+    def stay(self) -> None:
+        """It takes sessions again; those that have not moved need not."""
+        self.service.leaving_at = None
+        for session in self.sessions:
+            session.report(Leaving(0.0, called_off=True))
+
+    @property
+    def attended(self) -> int:
+        """Sessions whose clients are connected."""
+        return sum(session.tell is not None for session in self.sessions)

@@ -1,0 +1,208 @@
+"""From a model's name to blocks that are ready to run, within the memory that the owner gave."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from shoal.engine.backends import Backend, choose_backend
+from shoal.engine.device import check_device, device_backend, device_memory, device_memory_bytes
+from shoal.engine.proof import Proof
+from shoal.engine.runner import Runner
+from shoal.errors import CapacityError, UsageError
+from shoal.kv.cache import KVCache
+from shoal.kv.cache_storage import page_bytes, read_dtype
+from shoal.kv.pages import PAGE_TOKENS
+from shoal.kv.prefix import PrefixCache, output_page_bytes
+from shoal.model.families import family, model_config
+from shoal.model.nn.block import ModelConfig
+from shoal.model.nn.rope import cache_positions
+from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
+from shoal.model.weights.checkpoint import Checkpoint, fingerprint
+from shoal.model.weights.model_source import open_checkpoint
+from shoal.protocol.messages import Numerics
+from shoal.server.server_config import JOURNAL_SHARE, PREFIX_SHARE, ServerConfig, default_memory_bytes
+from shoal.server.sessions.session_service import SpanInfo
+from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.placement.shared_plan import choose_place
+from shoal.types import ModelSpec, Span
+
+Progress = Callable[[str, int, int], None]
+
+WEIGHT_SHARE = 0.8
+"""The share of the memory that weights may take when the server chooses how many blocks it holds."""
+
+
+class Source(NamedTuple):
+    """A checkpoint that blocks can be loaded from, and the model that it holds."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    model: ModelSpec
+
+
+class LoadedBlocks(NamedTuple):
+    """A span that is ready to serve."""
+
+    runner: Runner
+    span_info: SpanInfo
+    bits_per_weight: float
+
+
+def open_source(config: ServerConfig) -> Source:
+    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device."""
+    check_device(config.device)
+    checkpoint = open_checkpoint(config.model, config.revision)
+    model = model_config(checkpoint.config)
+    spec = ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size)
+    return Source(checkpoint, model, spec)
+
+
+@device_memory()
+def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -> LoadedBlocks:
+    """Load a span, prove its arithmetic and make the cache. Blocks; run in a thread.
+
+    Raises what is wrong with the model, CapacityError when the memory is too small for the span and a cache, UsageError when
+    rows are to be exact and are not.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    checkpoint, model, spec = source
+    form = weight_format(config.dtype, config.quantize, checkpoint)
+    backend = _backend(config, model, form)
+    blocks = load_blocks(
+        checkpoint,
+        model,
+        span,
+        form,
+        progress=lambda done, total: progress("loading blocks", done, total),
+        device=config.device,
+        build=backend.build,
+    )
+    progress("proving the arithmetic", 0, 0)
+    proof = _checked(config, backend.prove(blocks, model))
+    weight_bytes = sum(block.size_bytes for block in blocks)
+    budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
+    cache = KVCache(model.block.cache_shape, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
+    numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
+    ropes = tuple(dict.fromkeys(model.block_config(index).rope for index in span.blocks()))
+    prefixes = PrefixCache(
+        cache.pages, model.block.hidden_size, cache_positions(ropes), numerics.key, config.share_prefixes, config.device
+    )
+    runner = Runner(span, backend.assemble(model, span, blocks, cache), cache, prefixes)
+    span_info = SpanInfo(
+        spec,
+        span,
+        numerics,
+        block_digests(blocks),
+        _public_source(checkpoint),
+        checkpoint.revision,
+        json.dumps(dict(checkpoint.config)).encode(),
+        min(config.max_session_tokens, model.max_positions),
+        budget.journal_tokens,
+        row_codecs=family(model.model_type).row_codecs,
+    )
+    return LoadedBlocks(runner, span_info, form.bits_per_weight)
+
+
+def _backend(config: ServerConfig, model: ModelConfig, form: WeightFormat) -> Backend:
+    if config.device == "cpu":
+        return choose_backend(model, form, config.threads, config.int8_rows)
+    return device_backend(config.device, form.dtype, read_dtype(config.kv_dtype), config.exact)
+
+
+def _checked(config: ServerConfig, proof: Proof) -> Proof:
+    if config.exact and not proof.exact:
+        raise UsageError(
+            f"--exact: rows are not exact here ({proof.kernel}); without it this server says so and goes on"
+        )
+    return proof
+
+
+def fetch(source: Source, span: Span) -> None:
+    """Have a span's weights on this machine's disk. Blocks; raises what is wrong with them or with the network."""
+    if not is_local(source):
+        fetch_blocks(source.checkpoint, source.config, span)
+
+
+def is_local(source: Source) -> bool:
+    """Whether the whole checkpoint lies on this machine."""
+    return os.path.exists(source.checkpoint.source)
+
+
+def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRecord]) -> Span:
+    """The blocks that the owner named, or those that the swarm lacks most: as many as were asked for or as fit.
+
+    `held` are the records that are known. Raises SpanError, and CapacityError when not one block fits.
+    """
+    if config.blocks is not None:
+        return config.blocks.check(source.model.num_blocks)
+    same = [record for record in held if record.model.fingerprint == source.model.fingerprint]
+    return choose_place(source.model.num_blocks, max_blocks(config, source), same, fewest=config.num_blocks or 1)
+
+
+def max_blocks(config: ServerConfig, source: Source) -> int:
+    """How many blocks this server may hold: those that were asked for, or as many as fit beside a cache.
+
+    Raises CapacityError when not one fits.
+    """
+    num_blocks = source.model.num_blocks
+    if config.num_blocks is not None:
+        return min(config.num_blocks, num_blocks)
+    form = weight_format(config.dtype, config.quantize, source.checkpoint)
+    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, form)
+    count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
+    if count < 1:
+        needed = int(each / WEIGHT_SHARE)
+        raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {needed >> 20} MB")
+    return count
+
+
+def _memory_bytes(config: ServerConfig) -> int:
+    return config.memory_bytes or device_memory_bytes(config.device) or default_memory_bytes()
+
+
+def block_bytes(model: ModelConfig, form: WeightFormat) -> int:
+    """Memory of the largest block's weights."""
+    first = {model.block_config(index): index for index in range(model.num_blocks - 1, -1, -1)}
+    return int(max(_elements(model, index) for index in first.values()) * form.bits_per_weight / 8)
+
+
+def _elements(model: ModelConfig, index: int) -> int:
+    """Numbers in one block's tensors, fused ones counted once."""
+    stored = family(model.model_type).block_tensors(model, index).values()
+    return sum(math.prod(shape) for shape in {one.name: one.shape for one in stored}.values())
+
+
+class _Budget(NamedTuple):
+    """Pages of the cache, journal tokens per session, and how many pages of a span are kept for other sessions."""
+
+    pages: int
+    journal_tokens: int
+    shared_pages: int
+
+
+def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> _Budget:
+    """Divide what the weights leave. Raises CapacityError when that is not enough for one page per block."""
+    journal_bytes, prefix_bytes = int(left_bytes * JOURNAL_SHARE), int(left_bytes * PREFIX_SHARE)
+    token_bytes = 4 * model.block.hidden_size
+    journal_tokens = max(0, journal_bytes) // config.max_sessions // token_bytes
+    # Each session keeps the output rows of the page that it is filling.
+    shared_pages = max(0, prefix_bytes // output_page_bytes(model.block.hidden_size) - config.max_sessions)
+    cache_bytes = left_bytes - journal_bytes - (prefix_bytes if shared_pages else 0)
+    useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * config.max_sessions
+    pages = min(cache_bytes // page_bytes(model.block.cache_shape, config.kv_dtype), useful)
+    if pages < model.num_blocks:
+        raise CapacityError(f"the weights leave {max(0, left_bytes) >> 20} MB: too little for a cache (raise --memory)")
+    return _Budget(pages, journal_tokens, min(shared_pages, pages))
+
+
+def _public_source(checkpoint: Checkpoint) -> str:
+    """What others may be told of where the model came from: a hub id, or a file's name without its folder."""
+    return Path(checkpoint.source).name if os.path.exists(checkpoint.source) else checkpoint.source

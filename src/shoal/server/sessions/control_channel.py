@@ -1,0 +1,122 @@
+"""A session's control channel, the server's side."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shoal.errors import NetworkError, ProtocolError, RecordError
+from shoal.protocol.messages import (
+    Admit,
+    Admitted,
+    AnyMessage,
+    Close,
+    Leaving,
+    LinkGrant,
+    LinkState,
+    Numerics,
+    Opened,
+    Ping,
+    Redirect,
+    Rewind,
+)
+from shoal.server.sessions.hop_session import HopSession, as_shoal_error
+from shoal.server.sessions.redirector import Redirector
+from shoal.swarm.directory.records import ACCEPTANCE_LIFETIME_S, Acceptance, sign_acceptance
+from shoal.swarm.identity import Identity
+from shoal.transport.frame_channel import FrameChannel, refusal
+
+
+class ControlChannel:
+    """Carries the client's orders for one session, and this hop's news back."""
+
+    def __init__(self, frames: FrameChannel, session: HopSession, identity: Identity, redirector: Redirector) -> None:
+        self._frames = frames
+        self._session = session
+        self._identity = identity
+        self._redirector = redirector
+        self._clock = redirector.clock
+        self._news: asyncio.Queue[LinkState | Leaving] = asyncio.Queue(maxsize=64)
+        if session.control is not None:
+            session.control.abort()  # an older connection, or an incarnation that this one fences off
+        session.control = frames
+        session.tell = self._tell
+
+    def _tell(self, news: LinkState | Leaving) -> None:
+        if not self._news.full():  # news that nobody reads is no news: links say again what they are
+            self._news.put_nowait(news)
+
+    def _accept(self, grant: LinkGrant) -> bytes:
+        session = self._session
+        if session.upstream is not None and grant.generation < session.upstream.generation:
+            raise RecordError(f"link generation {grant.generation} is older than {session.upstream.generation}")
+        if grant != session.upstream:
+            session.inlet.detach()
+            session.upstream = grant
+        expires_at = self._clock.wall() + ACCEPTANCE_LIFETIME_S
+        acceptance = Acceptance(session.terms.session, self._identity.peer, grant.peer, grant.generation, expires_at)
+        return sign_acceptance(acceptance, self._identity)
+
+    async def opened(self, upstream: LinkGrant, numerics: Numerics, weights: tuple[str, ...]) -> None:
+        """Tell the client what it was granted."""
+        session, terms = self._session, self._session.terms
+        await self._frames.send(
+            Opened(
+                terms.max_tokens,
+                terms.lease_s,
+                session.receiver.epoch,
+                session.receiver.position,
+                terms.journal_tokens,
+                numerics,
+                self._accept(upstream),
+                weights,
+            )
+        )
+
+    async def serve(self) -> bool:
+        """Obey until the channel ends; returns whether the client closed the session."""
+        session = self._session
+        session.renew()
+        tasks = [asyncio.ensure_future(task) for task in (self._obey(), self._report(), session.closed.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if session.failure is not None:
+                await self._frames.send(refusal(as_shoal_error(session.failure)))
+            return tasks[0] in done and bool(tasks[0].result())
+        except NetworkError:
+            return False
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if session.tell == self._tell:
+                session.tell = None
+
+    async def _obey(self) -> bool:
+        while True:
+            message, _ = await self._frames.receive()
+            received_at = self._clock.wall()
+            if isinstance(message, Close):
+                return True
+            if isinstance(message, Ping):
+                self._session.renew()
+                await self._frames.send(self._session.pong(message.id, received_at))
+            else:
+                await self._order(message)
+
+    async def _order(self, message: AnyMessage) -> None:
+        session = self._session
+        if isinstance(message, Rewind):
+            session.on_rewind(message)
+        elif isinstance(message, Admit):
+            acceptance = self._accept(message.link)
+            if message.follow:
+                session.stand_by()
+            await self._frames.send(Admitted(message.link.generation, acceptance))
+        elif isinstance(message, Redirect):
+            self._redirector.redirect(session, message)
+        else:
+            raise ProtocolError(f"a control channel does not carry {type(message).__name__}")
+
+    async def _report(self) -> None:
+        while True:
+            await self._frames.send(await self._news.get())

@@ -1,0 +1,280 @@
+"""One session at one hop: rows in, compute, rows out; and the table of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from shoal.clock import Clock
+from shoal.engine.worker import StepOutput, Worker
+from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionFenced, SessionLost, ShoalError
+from shoal.kv.pages import PageAllocator
+from shoal.links.row_link import RowLog, RowReceiver, RowSender, Throttle
+from shoal.protocol.journal import Journal, RowChunk
+from shoal.protocol.messages import Attach, HopTrace, Leaving, LinkGrant, LinkState, Pong, Rewind, RowCodec, RowsFrame
+from shoal.protocol.row_codec import decode_rows, encode_rows, row_bytes
+from shoal.protocol.row_stream import Receiver
+from shoal.transport.frame_channel import FrameChannel
+from shoal.types import PeerId, Span
+
+MAX_BACKLOG_ROWS = 2048
+"""Rows of one session that are waiting to be computed or sent; beyond them its link is not read."""
+
+
+class SessionGrant(msgspec.Struct, frozen=True):
+    """What was granted to a session."""
+
+    session: bytes
+    secret: bytes
+    span: Span
+    max_tokens: int
+    lease_s: float
+    hidden_size: int
+    row_codec: RowCodec
+    journal_tokens: int
+    follow: bool = False
+
+
+class Arrival(NamedTuple):
+    """What an output has to say about the frame that it was computed from."""
+
+    needed_from: int
+    trace: tuple[HopTrace, ...]
+    received_at: float
+
+
+class Line:
+    """An outgoing link as it was granted, and the task that keeps it up."""
+
+    def __init__(self, outlet: RowSender) -> None:
+        self.outlet = outlet
+        self.grant: LinkGrant | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def cut(self) -> None:
+        """Drop the channel, and stop dialling."""
+        self.outlet.detach()
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+
+
+class HopSession:
+    """A session's stream at this hop. Everything runs in the event loop but the steps themselves."""
+
+    def __init__(self, terms: SessionGrant, worker: Worker, clock: Clock, throttle: Throttle | None) -> None:
+        self.terms = terms
+        self.key = terms.session.hex()
+        self.incarnation = 0
+        self.owner: PeerId | None = None
+        self.upstream: LinkGrant | None = None
+        self.failure: Exception | None = None
+        self.control: FrameChannel | None = None
+        self.tell: Callable[[LinkState | Leaving], None] | None = None
+        self.closed = asyncio.Event()
+        self.receiver = Receiver()
+        self.inlet = RowReceiver(self.receiver, self)
+        self._row_bytes = row_bytes(terms.row_codec, terms.hidden_size)
+        self.feed = RowLog(Journal(self._row_bytes, terms.journal_tokens), throttle)
+        self.feed.journal.mute = terms.follow
+        self.next, self.follower = Line(self.feed.next), Line(self.feed.follower)
+        self._worker = worker
+        self._clock = clock
+        self._in_order = asyncio.Lock()
+        self.renew()
+
+    def renew(self) -> None:
+        """The client was heard: its lease begins anew."""
+        self.expires_at = self._clock.monotonic() + self.terms.lease_s
+
+    def report(self, news: LinkState | Leaving) -> None:
+        """Tell the client, if its control channel is up."""
+        if self.tell is not None:
+            self.tell(news)
+
+    def wake_up(self) -> None:
+        """It stood by; from now on its output is wanted."""
+        if self.feed.journal.mute:
+            self.feed.journal.mute = False
+            self._worker.to_front(self.key)
+
+    def stand_by(self) -> None:
+        """Another hop took its place; its output is kept, and wanted by nobody for now."""
+        self.next.cut()
+        self.next.grant = None
+        self.feed.journal.mute = True
+        self.feed.drained.set()
+        self._worker.to_back(self.key)
+
+    def pong(self, id_: int, received_at: float) -> Pong:
+        """The answer to a ping: how far this hop has come."""
+        stats, receiver = self._worker.stats, self.receiver
+        computed = self.feed.sender.end
+        now = self._clock.wall()
+        return Pong(id_, received_at, now, receiver.epoch, receiver.position, computed, stats.steps, stats.step_s)
+
+    def admits(self, grant: LinkGrant, peer: PeerId, message: Attach) -> bool:
+        """Whether a node that attaches is the one that a link was granted to."""
+        same_token = hmac.compare_digest(grant.token, message.token)
+        return same_token and grant.peer == peer and grant.generation == message.generation
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The largest payload that a frame of this session may have."""
+        return self.terms.max_tokens * self._row_bytes
+
+    def check(self, rows: RowsFrame, payload: bytes) -> None:
+        """RowSink: the frame's form and the grant."""
+        if rows.elided or len(payload) != rows.count * self._row_bytes:
+            raise ProtocolError(f"{rows.count} rows came with {len(payload)} bytes")
+        if rows.position + rows.count > self.terms.max_tokens:
+            raise GrantExceeded(
+                f"rows {rows.position}:{rows.position + rows.count} are beyond the {self.terms.max_tokens} granted"
+            )
+
+    def truncate(self, position: int) -> None:
+        """RowSink: rows from `position` on are void, and so is what was computed from them."""
+        self._worker.rewind(self.key, position)
+        self.feed.rewind(self.receiver.epoch, position)
+
+    def ready(self, rows: RowsFrame) -> bool:
+        """RowSink: nobody waits, and there is room."""
+        return not self._in_order.locked() and self._backlog(rows) <= MAX_BACKLOG_ROWS
+
+    def take_now(self, rows: RowsFrame, payload: bytes) -> None:
+        """RowSink: hand new rows to the compute thread."""
+        self._submit(rows, payload, 0, self._clock.wall())
+
+    async def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
+        """RowSink: hand new rows to the compute thread; waits while this session's backlog is full."""
+        received_at = self._clock.wall()
+        async with self._in_order:
+            while self._backlog(rows) > MAX_BACKLOG_ROWS and not self.closed.is_set():
+                self.feed.drained.clear()
+                await self.feed.drained.wait()
+            self._submit(rows, payload, skip, received_at)
+
+    def _submit(self, rows: RowsFrame, payload: bytes, skip: int, received_at: float) -> None:
+        if rows.epoch != self.receiver.epoch or self.closed.is_set():
+            return
+        hidden_states = decode_rows(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
+        needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
+        arrival = Arrival(needed_from, rows.trace, received_at)
+        self._worker.submit(self.key, rows.position + skip, hidden_states[skip:] if skip else hidden_states, arrival)
+
+    def _backlog(self, rows: RowsFrame) -> int:
+        """Rows before this frame that are waiting to be computed or sent."""
+        return max(0, rows.position - self.feed.sender.end) + self.feed.journal.unsent
+
+    def on_rewind(self, message: Rewind) -> None:
+        """The client's word on the control channel."""
+        position = self.receiver.on_rewind(message)
+        if position is not None:
+            self.truncate(position)
+
+    def on_output(self, output: StepOutput) -> None:
+        """Rows were computed: keep them and send them on."""
+        arrival: Arrival = output.tag
+        hop = HopTrace(arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows)
+        data = encode_rows(output.hidden_states, self.terms.row_codec)
+        count = output.hidden_states.shape[0]
+        self.feed.append(RowChunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
+
+    def close(self) -> None:
+        """Cut all links; whoever waits on `closed` ends. Harmless when closed."""
+        self.closed.set()
+        self.inlet.detach()
+        self.next.cut()
+        self.follower.cut()
+        self.feed.drained.set()
+
+
+class SessionTable:
+    """The sessions of a server, by id; opens within limits, finds, expires."""
+
+    def __init__(self, worker: Worker, pages: PageAllocator, clock: Clock, max_sessions: int) -> None:
+        self.max_sessions = max_sessions
+        self.pages = pages
+        self._worker = worker
+        self._clock = clock
+        self._sessions: dict[bytes, HopSession] = {}
+        self._opening = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[HopSession]:
+        return iter(list(self._sessions.values()))
+
+    def get(self, session: bytes) -> HopSession | None:
+        """The session of this id, if there is one."""
+        return self._sessions.get(session)
+
+    def find(self, session: bytes, secret: bytes, incarnation: int) -> HopSession:
+        """The session that this secret belongs to; a higher incarnation takes it over.
+
+        Raises SessionLost for an unknown session or a wrong secret, SessionFenced for an incarnation that is over.
+        """
+        found = self._sessions.get(session)
+        if found is None or not hmac.compare_digest(found.terms.secret, secret):
+            raise SessionLost(f"no session {session.hex()[:8]} here: its lease ran out, or the server is new")
+        if incarnation < found.incarnation:
+            raise SessionFenced(f"session {session.hex()[:8]} was taken up by a later process of its client")
+        found.incarnation = incarnation
+        return found
+
+    async def open(
+        self,
+        terms: SessionGrant,
+        client: PeerId,
+        throttle: Throttle | None,
+        on_failure: Callable[[HopSession, Exception], None],
+    ) -> HopSession:
+        """A new session within the limits; raises ServerFull when there is no room."""
+        if len(self._sessions) + self._opening >= self.max_sessions:
+            raise ServerFull(f"all {self.max_sessions} sessions are taken", retry_after=self._soonest_expiry_s())
+        session = HopSession(terms, self._worker, self._clock, throttle)
+        self._opening += 1
+        try:
+            await self._worker.open(
+                session.key,
+                client,
+                terms.span,
+                terms.max_tokens,
+                on_output=session.on_output,
+                on_failure=lambda error: on_failure(session, error),
+                background=terms.follow,
+            )
+        finally:
+            self._opening -= 1
+        self._sessions[terms.session] = session
+        return session
+
+    def _soonest_expiry_s(self) -> float:
+        now = self._clock.monotonic()
+        return max(0.5, min((session.expires_at - now for session in self), default=1.0))
+
+    async def close(self, session: HopSession) -> None:
+        """End a session and free its pages; closing twice is harmless."""
+        if self._sessions.pop(session.terms.session, None) is not None:
+            session.close()
+            await self._worker.close(session.key)
+
+    async def expire(self) -> int:
+        """Close the sessions whose lease has run out; returns how many."""
+        now = self._clock.monotonic()
+        expired = [session for session in self if session.expires_at <= now]
+        for session in expired:
+            await self.close(session)
+        return len(expired)
+
+
+def as_shoal_error(error: Exception) -> ShoalError:
+    """A failure of this server, as something that can be told to a peer."""
+    return (
+        error if isinstance(error, ShoalError) else ShoalError(f"this server failed: {type(error).__name__}: {error}")
+    )

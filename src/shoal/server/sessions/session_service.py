@@ -1,0 +1,207 @@
+"""What a server answers for the blocks that it holds (docs/wire.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from shoal.clock import Clock
+from shoal.engine.worker import Worker
+from shoal.errors import (
+    FingerprintMismatch,
+    GrantExceeded,
+    IdentityError,
+    ProtocolError,
+    ServerFull,
+    SpanError,
+    UnsupportedModel,
+)
+from shoal.kv.pages import PAGE_TOKENS
+from shoal.links.row_link import Throttle
+from shoal.protocol.messages import (
+    MAX_POSITION,
+    AnyMessage,
+    Attach,
+    Attached,
+    Describe,
+    Description,
+    GetStatus,
+    Leaving,
+    Numerics,
+    Open,
+    ReceivedUpTo,
+    RowCodec,
+    Status,
+)
+from shoal.server.sessions.control_channel import ControlChannel
+from shoal.server.sessions.hop_session import HopSession, SessionGrant, SessionTable
+from shoal.server.sessions.redirector import Redirector
+from shoal.swarm.identity import Identity
+from shoal.transport.frame_channel import FrameChannel
+from shoal.types import ModelSpec, Span
+
+MAX_LEASE_S = 300.0
+
+DRAIN_S = 60.0
+"""How long a server that leaves gives its sessions to move."""
+
+RETRY_ELSEWHERE_S = 60.0
+"""What a server that leaves advises: by then it is gone."""
+
+
+class SpanInfo(msgspec.Struct, frozen=True):
+    """What a server holds and is willing to give; `weights` digests each block, token counts are per session."""
+
+    model: ModelSpec
+    span: Span
+    numerics: Numerics
+    weights: tuple[str, ...]
+    source: str
+    revision: str
+    config_json: bytes
+    max_tokens: int
+    journal_tokens: int
+    row_codecs: tuple[RowCodec, ...] = ("fp32",)
+
+
+class SessionService:
+    """Answers for the blocks that this server holds: what they are, their load, and sessions through them."""
+
+    def __init__(
+        self, identity: Identity, span_info: SpanInfo, sessions: SessionTable, worker: Worker, redirector: Redirector
+    ):
+        self._identity = identity
+        self._holding = span_info
+        self._sessions = sessions
+        self._worker = worker
+        self._redirector = redirector
+        self._clock: Clock = redirector.clock
+        self._started_at = self._clock.monotonic()
+        self.throttle: Throttle | None = None
+        self.leaving_at: float | None = None
+
+    async def answer(self, frames: FrameChannel, message: AnyMessage) -> None:
+        """Serve a channel that begins with this message; raises ShoalError for what is refused."""
+        handlers: dict[type[AnyMessage], Callable[[], Awaitable[object]]] = {
+            Describe: lambda: self._describe(frames, message),  # type: ignore[arg-type]  # keyed by its type
+            GetStatus: lambda: frames.send(self.status()),
+            Open: lambda: self._open(frames, message),  # type: ignore[arg-type]  # keyed by its type
+            Attach: lambda: self._attach(frames, message),  # type: ignore[arg-type]  # keyed by its type
+        }
+        handler = handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"a channel cannot begin with {type(message).__name__}")
+        await handler()
+
+    def status(self) -> Status:
+        """This server's load now."""
+        stats, pages = self._worker.stats, self._sessions.pages
+        tokens_per_page = PAGE_TOKENS / len(self._holding.span)
+        return Status(
+            sessions=len(self._sessions),
+            max_sessions=self._sessions.max_sessions,
+            queued_rows=stats.queued_rows,
+            free_tokens=int((pages.capacity - pages.granted) * tokens_per_page),
+            total_tokens=int(pages.capacity * tokens_per_page),
+            decode_rows_per_s=stats.decode_rows_per_s,
+            prefill_rows_per_s=stats.prefill_rows_per_s,
+            uptime_s=self._clock.monotonic() - self._started_at,
+            max_batch_sessions=stats.max_batch_sessions,
+            exact=self._holding.numerics.exact,
+            prefix_rows=stats.found_rows,
+        )
+
+    async def _describe(self, frames: FrameChannel, message: Describe) -> None:
+        model = self._holding.model
+        if message.fingerprint not in ("", model.fingerprint):
+            raise FingerprintMismatch(f"this server holds {model.name} as {model.fingerprint}")
+        description = Description(model.name, model.fingerprint, self._holding.source, self._holding.revision)
+        await frames.send(description, self._holding.config_json)
+
+    async def _open(self, frames: FrameChannel, message: Open) -> None:
+        session = self._sessions.get(message.session)
+        if session is None and self.leaving_at is not None:
+            raise ServerFull("this server is leaving and takes no new sessions", retry_after=RETRY_ELSEWHERE_S)
+        if session is None:
+            session = await self._sessions.open(self._terms(message), frames.peer, self.throttle, self._failed)
+        session = self._sessions.find(message.session, message.secret, message.incarnation)
+        if session.terms.span != message.span:
+            raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
+        session.owner = frames.peer
+        control = ControlChannel(frames, session, self._identity, self._redirector)
+        first = message.span.start - self._holding.span.start
+        weights = self._holding.weights[first : first + len(message.span)]
+        await control.opened(message.upstream, self._holding.numerics, weights)
+        await self._control(control, session)
+
+    def _terms(self, message: Open) -> SessionGrant:
+        held = self._holding
+        if message.fingerprint != held.model.fingerprint:
+            raise FingerprintMismatch(
+                f"this server holds {held.model.name} with fingerprint {held.model.fingerprint}, not {message.fingerprint}"
+            )
+        message.span.check(held.model.num_blocks)
+        if not held.span.covers(message.span):
+            raise SpanError(f"this server holds blocks {held.span}, not {message.span}")
+        if message.row_codec not in held.row_codecs:
+            raise UnsupportedModel(f"rows as {message.row_codec} are not proven for {held.model.name}")
+        if message.max_tokens > held.max_tokens:
+            raise GrantExceeded(f"{message.max_tokens} tokens asked for; at most {held.max_tokens} are granted here")
+        return SessionGrant(
+            message.session,
+            message.secret,
+            message.span,
+            message.max_tokens,
+            min(message.lease_s, MAX_LEASE_S),
+            held.model.hidden_size,
+            message.row_codec,
+            min(held.journal_tokens, message.max_tokens),
+            message.follow,
+        )
+
+    def _failed(self, session: HopSession, error: Exception) -> None:
+        session.failure = error
+        self._redirector.spawn(self._sessions.close(session))
+
+    async def _control(self, control: ControlChannel, session: HopSession) -> None:
+        if self.leaving_at is not None:
+            session.report(Leaving(max(0.0, self.leaving_at - self._clock.monotonic())))
+        if await control.serve():
+            await self._sessions.close(session)
+
+    async def _attach(self, frames: FrameChannel, message: Attach) -> None:
+        if message.role == "control":
+            session = self._sessions.find(message.session, message.token, message.incarnation)
+            session.owner = frames.peer
+            control = ControlChannel(frames, session, self._identity, self._redirector)
+            base = session.feed.sender.least(message.epoch)
+            position = session.receiver.position
+            await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
+            await self._control(control, session)
+        elif message.role == "send":
+            session = self._linked(message)
+            if session.upstream is None or not session.admits(session.upstream, frames.peer, message):
+                raise self._no_link(message)
+            frames.allow_payload(session.max_frame_bytes)
+            await frames.send(session.inlet.attach(frames))
+            await session.inlet.serve(frames)
+        else:
+            session = self._linked(message)
+            for line in (session.next, session.follower):
+                if line.grant is not None and session.admits(line.grant, frames.peer, message):
+                    await line.outlet.serve(frames, ReceivedUpTo(message.epoch, message.position))
+                    return
+            raise self._no_link(message)
+
+    def _linked(self, message: Attach) -> HopSession:
+        """The session that is named; whether the link was granted to this peer is for the caller to see."""
+        session = self._sessions.get(message.session)
+        if session is None:
+            raise self._no_link(message)
+        return session
+
+    @staticmethod
+    def _no_link(message: Attach) -> IdentityError:
+        """The same for a session that is not there as for one that is another's."""
+        return IdentityError(f"no link of session {message.session.hex()[:8]} is granted to this node")

@@ -1,0 +1,49 @@
+"""Two members exchange records: digest, records, records (docs/wire.md, "Records")."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shoal.errors import ChannelClosed
+from shoal.protocol.messages import RecordBatch, RecordDigest
+from shoal.swarm.directory.directory import Directory, pack_records, unpack_records
+from shoal.transport.frame_channel import STRANGER_PAYLOAD_BYTES, FrameChannel
+from shoal.types import PEER_ID_BYTES
+
+EXCHANGE_TIMEOUT_S = 10.0
+"""How long the other side may take for one exchange, so that a silent one holds nobody up."""
+
+_MAX_WANT = 4096
+_RECORDS_BYTES = STRANGER_PAYLOAD_BYTES - _MAX_WANT * PEER_ID_BYTES
+
+
+async def ask(channel: FrameChannel, directory: Directory, timeout_s: float = EXCHANGE_TIMEOUT_S) -> int:
+    """The dialler's side; returns how many records were news. Raises ChannelClosed for a silent peer, and what the
+    channel raises."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await channel.send(RecordDigest(), directory.digest())
+            message, payload = await channel.expect(RecordBatch)
+            want, entries = unpack_records(message.want, payload)
+            news = directory.take(entries, channel.peer)
+            await channel.send(RecordBatch(), pack_records([], directory.select(want), _RECORDS_BYTES))
+    except TimeoutError as error:
+        raise ChannelClosed(f"peer {channel.peer[:8]} took more than {timeout_s:g} s to exchange records") from error
+    return news
+
+
+async def answer(
+    channel: FrameChannel, directory: Directory, digest: bytes, timeout_s: float = EXCHANGE_TIMEOUT_S
+) -> int:
+    """The acceptor's side, after the digest came; returns how many records were news. Raises what `ask` raises, and
+    ServerFull for a peer that exchanges too often."""
+    directory.begin_exchange(channel.peer)
+    want, lacks = directory.answer(digest)
+    want = want[:_MAX_WANT]
+    try:
+        async with asyncio.timeout(timeout_s):
+            await channel.send(RecordBatch(len(want)), pack_records(want, lacks, STRANGER_PAYLOAD_BYTES))
+            message, payload = await channel.expect(RecordBatch)
+    except TimeoutError as error:
+        raise ChannelClosed(f"peer {channel.peer[:8]} took more than {timeout_s:g} s to exchange records") from error
+    return directory.take(unpack_records(message.want, payload)[1], channel.peer)

@@ -1,0 +1,223 @@
+"""Routes as a pure function of a snapshot: records, what the client measured, and what it asks for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from shoal.errors import FingerprintMismatch, NoRoute
+from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.routing.hop_costs import RoundTrips, hop_graph, most_blocks
+from shoal.swarm.routing.hop_graph import NANOSECOND, Mask, Parts
+from shoal.types import Hop, PeerId, Route, Span, missing_spans
+
+
+class RouteOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks of a route.
+
+    `goal` "latency" takes the least expected time per generated token, "throughput" the most rows/s through the slowest
+    server of a bulk pipeline, then the least time. `num_tokens` must fit into the free caches. `pins` name who computes a
+    block or span. Servers in `deny`, or not in `allow`, below `min_bits` bits per weight, or of other `numerics` are left
+    out. `broken_links` are pairs (from, to) of servers, or CLIENT, where the first does not reach the second.
+    """
+
+    goal: Literal["latency", "throughput"] = "latency"
+    num_tokens: int = 0
+    pins: Mapping[int | Span, PeerId] = msgspec.field(default_factory=dict)
+    deny: frozenset[str] = frozenset()
+    allow: frozenset[str] | None = None
+    min_bits: float = 0.0
+    numerics: str | None = None
+    broken_links: frozenset[tuple[str, str]] = frozenset()
+
+
+class RouteEstimate(msgspec.Struct, frozen=True):
+    """What a route is expected to do: seconds per generated token, and rows/s of bulk work."""
+
+    token_s: float
+    rows_per_s: float
+
+
+NO_OPTIONS = RouteOptions()
+
+
+def plan_route(
+    span: Span,
+    records: Iterable[ServerRecord],
+    options: RouteOptions = NO_OPTIONS,
+    measured: RoundTrips | None = None,
+) -> Route:
+    """The best route over the blocks of `span`, of the servers in `records` (one model's).
+
+    A token's time is half the round trips client → first hop → … → last hop → client, each hop's queue at its prefill
+    rate, and its blocks at its decode rate. A round trip between servers is the one that the sender's record tells, else
+    the receiver's, else the mean of the two servers' round trips to the client. A server without a measured rate counts
+    as the median of those that have one. Free cache and rates are per whole span: a part of a span takes its share, and
+    a server may serve several parts as long as they fit together. Draining servers are left out.
+
+    Ties go to fewer hops, then, hop by hop, to the lower node id and the longer hop. Raises NoRoute, with the blocks in
+    `missing` and the options that excluded their servers in the message.
+    """
+    servers = sorted({record.peer: record for record in records}.values(), key=lambda server: server.peer)
+    excluded = [_excluded(server, options) for server in servers]
+    usable = [server for server, reason in zip(servers, excluded, strict=True) if reason is None]
+    pins = _pins_by_block(span, options)
+    allowed = _allowed(span, usable, pins)
+    if not allowed.any(axis=1).all():
+        raise _missing(span, servers, excluded, np.flatnonzero(~allowed.any(axis=1)) + span.start)
+    graph = hop_graph(usable, allowed, measured or {}, options.num_tokens, options.broken_links)
+    parts = graph.cheapest() if options.goal == "latency" else graph.widest()
+    if parts is None:
+        used = [name for name in ("num_tokens", "broken_links", "pins") if getattr(options, name)]
+        raise NoRoute(f"every block of {span} has a server, but no route connects them within {', '.join(used)}")
+    return _as_route(span, usable, parts)
+
+
+def estimate_route(route: Route, records: Iterable[ServerRecord], measured: RoundTrips | None = None) -> RouteEstimate:
+    """What `plan_route` expects of a route over these records; raises NoRoute if one of its servers is not among them."""
+    by_peer = {record.peer: record for record in records}
+    absent = [hop for hop in route if hop.peer not in by_peer]
+    if absent:
+        raise NoRoute(f"{absent[0].peer[:8]} is not in the snapshot", ((absent[0].span.start, absent[0].span.stop),))
+    servers = sorted({hop.peer: by_peer[hop.peer] for hop in route}.values(), key=lambda server: server.peer)
+    index = {server.peer: at for at, server in enumerate(servers)}
+    whole = Span(route[0].span.start, route[-1].span.stop)
+    graph = hop_graph(servers, _allowed(whole, servers, {}), measured or {})
+    hops = [index[hop.peer] for hop in route]
+    cost = int(graph.links.first[hops[0]]) + int(graph.links.last[hops[-1]])
+    cost += sum(int(graph.links.row(a)[b]) for a, b in itertools.pairwise(hops))
+    cost += sum(
+        int(graph.enter[at]) + len(hop.span) * int(graph.block[at]) for at, hop in zip(hops, route, strict=True)
+    )
+    used = np.zeros(len(servers))
+    np.add.at(used, hops, [len(hop.span) for hop in route])
+    return RouteEstimate(cost / NANOSECOND / 1e9, float((graph.rows / used).min()))
+
+
+def _excluded(server: ServerRecord, options: RouteOptions) -> str | None:
+    """The first reason why this server is not used at all."""
+    reasons = {
+        "draining": server.draining,
+        "deny": server.peer in options.deny,
+        "allow": options.allow is not None and server.peer not in options.allow,
+        "min_bits": not server.bits_per_weight >= options.min_bits,
+        "numerics": options.numerics is not None and server.numerics != options.numerics,
+        "num_tokens": most_blocks(server, options.num_tokens) <= 0,
+    }
+    return next((name for name, holds in reasons.items() if holds), None)
+
+
+def _pins_by_block(span: Span, options: RouteOptions) -> dict[int, PeerId]:
+    pins: dict[int, PeerId] = {}
+    for where, peer in options.pins.items():
+        blocks = where.blocks() if isinstance(where, Span) else (where,)
+        pins.update({block: peer for block in blocks if block in span})
+    return pins
+
+
+def _allowed(span: Span, servers: Sequence[ServerRecord], pins: Mapping[int, PeerId]) -> Mask:
+    """[blocks of `span`, servers]: who holds what, and is not kept from it by a pin."""
+    blocks = np.arange(span.start, span.stop)[:, None]
+    starts = np.array([server.span.start for server in servers], np.int64)
+    stops = np.array([server.span.stop for server in servers], np.int64)
+    allowed: Mask = (starts <= blocks) & (blocks < stops)
+    for block, peer in pins.items():
+        allowed[block - span.start] &= np.array([server.peer == peer for server in servers], bool)
+    return allowed
+
+
+def _missing(
+    span: Span, servers: Sequence[ServerRecord], excluded: Sequence[str | None], blocks: Iterable[int]
+) -> NoRoute:
+    """The error that says which blocks have nobody, and which options took away those that they had."""
+    nobody: list[int] = []
+    reasons: dict[int, tuple[str, ...]] = {}
+    for block in blocks:
+        why = {reason or "pins" for server, reason in zip(servers, excluded, strict=True) if block in server.span}
+        if why:
+            reasons[int(block)] = tuple(sorted(why))
+        else:
+            nobody.append(int(block))
+    said = []
+    if nobody:
+        said.append(f"no server holds blocks {_listed(nobody)}")
+    for names in sorted(set(reasons.values())):
+        held = [block for block, named in reasons.items() if named == names]
+        said.append(f"blocks {_listed(held)} are only on servers that are excluded by {', '.join(names)}")
+    missing = _spans(sorted([*nobody, *reasons]))
+    return NoRoute("; ".join(said), tuple((part.start, part.stop) for part in missing))
+
+
+def _spans(blocks: Sequence[int]) -> tuple[Span, ...]:
+    """Sorted blocks as spans."""
+    gaps = [Span(a + 1, b) for a, b in itertools.pairwise(blocks) if b > a + 1]
+    return missing_spans(Span(blocks[0], blocks[-1] + 1), gaps)
+
+
+def _listed(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, _spans(blocks)))
+
+
+def _as_route(span: Span, servers: Sequence[ServerRecord], parts: Parts) -> Route:
+    return tuple(
+        Hop(PeerId(servers[server].peer), Span(span.start + start, span.start + stop)) for server, start, stop in parts
+    )
+
+
+def shortest_route(span: Span, records: Iterable[ServerRecord]) -> Route:
+    """The route with the fewest hops over the blocks of `span`.
+
+    Each hop goes as far as any server can; among equals the shorter queue, then the lower node id, wins. Raises NoRoute
+    naming the blocks that nobody serves.
+    """
+    servers = list(records)
+    missing = missing_spans(span, (server.span for server in servers))
+    if missing:
+        raise NoRoute(
+            f"no server holds blocks {', '.join(map(str, missing))}",
+            tuple((part.start, part.stop) for part in missing),
+        )
+    route: list[Hop] = []
+    at = span.start
+    while at < span.stop:
+        best = min(
+            (server for server in servers if at in server.span),
+            key=lambda server: (-min(server.span.stop, span.stop), server.queued_rows, server.peer),
+        )
+        stop = min(best.span.stop, span.stop)
+        route.append(Hop(PeerId(best.peer), Span(at, stop)))
+        at = stop
+    return tuple(route)
+
+
+def same_model(
+    records: Iterable[ServerRecord], name: str | None = None, fingerprint: str | None = None
+) -> list[ServerRecord]:
+    """The records of one model, chosen by fingerprint, by name, or as the only one there is.
+
+    Raises NoRoute when nobody serves it, FingerprintMismatch when servers hold other checkpoints under the name, or
+    several that cannot be told apart.
+    """
+    everything = list(records)
+    named = [server for server in everything if name is None or server.model.name == name]
+    if fingerprint is not None:
+        chosen = [server for server in everything if server.model.fingerprint == fingerprint]
+        if not chosen and named and name is not None:
+            raise FingerprintMismatch(_differ(named, f"this side's {name} is {fingerprint}"))
+        named = chosen
+    if not named:
+        names = ", ".join(sorted({server.model.name for server in everything})) or "nothing"
+        raise NoRoute(f"no server of the swarm serves {name or 'this checkpoint'} (it serves: {names})")
+    if len({server.model.fingerprint for server in named}) > 1:
+        raise FingerprintMismatch(_differ(named, "give the checkpoint that you mean"))
+    return named
+
+
+def _differ(servers: list[ServerRecord], ending: str) -> str:
+    held = {server.model.fingerprint: server for server in servers}
+    listed = "; ".join(f"{s.name or s.peer[:8]} has {s.model.name} as {print_}" for print_, s in sorted(held.items()))
+    return f"different checkpoints ({listed}): {ending}"

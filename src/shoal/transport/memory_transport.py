@@ -1,0 +1,127 @@
+"""Channels inside one process, for tests: the same manners as the real ones, no sockets."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
+from shoal.transport.channel import ChannelHandler
+from shoal.transport.inbound_tasks import InboundTasks, serve
+from shoal.transport.inbox import Inbox
+from shoal.types import PeerId
+
+
+class MemoryChannel:
+    """One end of a pair: what it sends is in the other end's inbox at once, and a full inbox holds it back."""
+
+    transport = "memory"
+
+    def __init__(self, peer: PeerId) -> None:
+        self.peer = peer
+        self.other = self
+        self.ended = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.inbox = Inbox(self._pause_other, self._resume_other)
+
+    def _pause_other(self) -> None:
+        self.other._writable.clear()
+
+    def _resume_other(self) -> None:
+        self.other._writable.set()
+
+    async def send(self, data: bytes | bytearray) -> None:
+        """Channel: straight into the other end's inbox."""
+        if self.ended:
+            raise ChannelClosed("the channel is closed")
+        self.other.inbox.put(bytes(data))
+        await asyncio.sleep(0)  # as with a socket, others get their turn
+        await self._writable.wait()
+        if self.ended and len(self.other.inbox):
+            raise ChannelClosed("the channel closed while it was sending")
+
+    async def receive(self) -> bytes:
+        """Channel: what has arrived."""
+        return await self.inbox.get()
+
+    async def close(self) -> None:
+        """Channel: a clean end on both sides."""
+        self._end(None)
+
+    def abort(self) -> None:
+        """Channel: a broken end on both sides."""
+        self._end(ChannelClosed("the channel was dropped"))
+
+    def _end(self, error: ChannelClosed | None) -> None:
+        for end in (self, self.other):
+            end.ended = True
+            end.inbox.end(error)
+            end._writable.set()
+
+
+class MemoryNetwork:
+    """Connects the memory transports that share it."""
+
+    def __init__(self) -> None:
+        self.transports: dict[PeerId, MemoryTransport] = {}
+        self._channels: list[tuple[PeerId, PeerId, MemoryChannel]] = []
+
+    def connect(self, dialler: PeerId, acceptor: PeerId) -> tuple[MemoryChannel, MemoryChannel]:
+        """A new pair of ends: the dialler's and the acceptor's."""
+        near, far = MemoryChannel(acceptor), MemoryChannel(dialler)
+        near.other, far.other = far, near
+        self._channels = [entry for entry in self._channels if not entry[2].ended]
+        self._channels.append((dialler, acceptor, near))
+        return near, far
+
+    def cut(self, one: PeerId, other: PeerId | None = None) -> int:
+        """Break every channel between two nodes, or all those of one; returns how many there were."""
+        count = 0
+        for dialler, acceptor, channel in self._channels:
+            ends = {dialler, acceptor}
+            if not channel.ended and one in ends and (other is None or ends == {one, other}):
+                channel.abort()
+                count += 1
+        return count
+
+
+class MemoryTransport:
+    """A node's place in a memory network; its address is "memory://" and its id."""
+
+    name = "memory"
+
+    def __init__(self, peer: PeerId, network: MemoryNetwork) -> None:
+        self._peer = peer
+        self._network = network
+        self._handler: ChannelHandler | None = None
+        self._tasks = InboundTasks()
+        self._closed = False
+        self.addresses: tuple[str, ...] = ()
+
+    async def listen(self, handler: ChannelHandler) -> None:
+        """Transport: be found."""
+        self._handler = handler
+        self._network.transports[self._peer] = self
+        self.addresses = (f"memory://{self._peer}",)
+
+    async def dial(self, peer: PeerId, address: str) -> MemoryChannel:
+        """Transport: connect to whoever listens at the address, if it is the peer meant."""
+        scheme, _, found = address.partition("://")
+        if scheme != self.name or self._closed:
+            raise UsageError(f"{address!r} cannot be dialled by a {'closed' if self._closed else 'memory'} transport")
+        target = self._network.transports.get(PeerId(found))
+        if target is None or target._handler is None or target._tasks.full:
+            raise DialError(f"{address} does not answer")
+        if found != peer:
+            raise IdentityError(f"node {found[:8]} answered where {peer[:8]} was expected")
+        near, far = self._network.connect(self._peer, peer)
+        target._tasks.start(serve(far, target._handler))
+        return near
+
+    async def close(self) -> None:
+        """Transport: be found no more, end every channel."""
+        self._closed, self._handler = True, None
+        if self._network.transports.get(self._peer) is self:
+            del self._network.transports[self._peer]
+        await self._tasks.close()
+        self._network.cut(self._peer)

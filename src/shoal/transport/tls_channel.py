@@ -1,0 +1,148 @@
+"""One TLS connection as a channel."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from shoal.errors import ChannelClosed
+from shoal.transport.channel import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES, Tap
+from shoal.transport.inbox import Inbox
+from shoal.types import PeerId
+
+FLUSH_POLL_S = 0.01
+"""How often a closing channel looks whether its bytes have left; asyncio does not say when they do."""
+
+
+class TlsChannel(asyncio.Protocol):
+    """The protocol above asyncio's TLS layer; `peer` is empty until the node at the other end has been proven."""
+
+    transport = "tls"
+
+    def __init__(self, raw: asyncio.Transport, ended: Callable[[TlsChannel], None]) -> None:
+        self.peer = PeerId("")
+        self.inbox = Inbox(self._pause, self._resume)
+        self._raw = raw
+        self._tls: asyncio.Transport | None = None
+        self._ended = ended
+        self._closing = False
+        self._lost = asyncio.get_running_loop().create_future()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    async def secure(self, context: ssl.SSLContext, server_side: bool) -> None:
+        """Do the TLS handshake. Raises OSError when it fails."""
+        loop = asyncio.get_running_loop()
+        name = None if server_side else "shoal"  # asyncio wants one; nobody looks at it
+        self._tls = await loop.start_tls(
+            self._raw,
+            self,
+            context,
+            server_side=server_side,
+            server_hostname=name,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+        )
+        if self._tls is None:
+            raise ConnectionResetError("the connection ended during the handshake")
+        self._tls.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
+
+    def certificate(self) -> bytes | None:
+        """What the other side showed, as DER."""
+        layer: ssl.SSLObject | None = self._tls.get_extra_info("ssl_object") if self._tls is not None else None
+        return layer.getpeercert(binary_form=True) if layer is not None else None
+
+    def data_received(self, data: bytes) -> None:
+        self.inbox.put(data)
+
+    def tap(self, tap: Tap | None) -> None:
+        """PromptChannel: who is shown bytes first."""
+        self.inbox.tap = tap
+
+    def eof_received(self) -> bool:
+        self.inbox.end()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.inbox.end(ChannelClosed(f"the connection broke: {exc}") if exc is not None else None)
+        self._writable.set()
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self._ended(self)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _pause(self) -> None:
+        if self._tls is not None and not self._tls.is_closing():
+            self._tls.pause_reading()
+
+    def _resume(self) -> None:
+        if self._tls is not None and not self._tls.is_closing():
+            self._tls.resume_reading()
+
+    async def send(self, data: bytes | bytearray) -> None:
+        """Channel: write once, then wait while the buffer is full."""
+        if self._closing or self._tls is None or self._tls.is_closing():
+            raise ChannelClosed("the channel is closed")
+        self._tls.write(data)
+        if not self._writable.is_set():
+            await self._writable.wait()
+            if self._lost.done():
+                raise ChannelClosed("the channel closed while it was sending")
+
+    @property
+    def sends_now(self) -> bool:
+        """PromptChannel: open, and the buffer has room."""
+        return not self._closing and self._tls is not None and not self._tls.is_closing() and self._writable.is_set()
+
+    def send_now(self, data: bytes | bytearray) -> None:
+        """PromptChannel: write."""
+        assert self._tls is not None
+        self._tls.write(data)
+
+    async def receive(self) -> bytes:
+        """Channel: what has arrived."""
+        return await self.inbox.get()
+
+    async def close(self) -> None:
+        """Channel: flush and end."""
+        self._closing = True
+        try:
+            await self._flush()
+            if self._tls is not None:
+                self._tls.close()
+                await asyncio.wait([self._lost], timeout=CLOSE_TIMEOUT_S)
+        finally:
+            self.abort()
+        await self.wait_ended()
+
+    async def _flush(self) -> None:
+        """Wait until the kernel has everything, or nothing has moved for CLOSE_TIMEOUT_S."""
+        unsent, waited_s = self._unsent_bytes(), 0.0
+        while unsent and waited_s < CLOSE_TIMEOUT_S:
+            await asyncio.wait([self._lost], timeout=FLUSH_POLL_S)
+            before, unsent = unsent, self._unsent_bytes()
+            waited_s = 0.0 if unsent < before else waited_s + FLUSH_POLL_S
+
+    def _unsent_bytes(self) -> int:
+        # Closing the TLS layer too early loses what the layer below has not written if the other side still sends.
+        if self._tls is None or self._lost.done():
+            return 0
+        return self._raw.get_write_buffer_size() + self._tls.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Channel: drop at once."""
+        self._closing = True
+        self.inbox.end(ChannelClosed("the channel was dropped"))
+        self._raw.abort()
+        if self._tls is None:  # then asyncio need not report the end
+            self._ended(self)
+
+    async def wait_ended(self) -> None:
+        """Wait until the socket is closed."""
+        if self._tls is not None:
+            await asyncio.wait([self._lost])

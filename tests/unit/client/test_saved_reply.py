@@ -1,0 +1,148 @@
+"""Replies in files: whole or not at all, for their owner alone, and taken up by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shoal.client.options import SessionOptions
+from shoal.client.saved_reply import (
+    CLAIM_S,
+    MAX_FILE_BYTES,
+    SavedHop,
+    SavedReply,
+    SavedSession,
+    claim_path,
+    read_saved,
+    take_up,
+    write_saved,
+)
+from shoal.client.session.session_credentials import SessionCredentials
+from shoal.errors import RecordError, SessionFenced, UsageError
+from shoal.model.nn.sampling import SamplingParams
+from shoal.protocol.messages import Numerics
+from shoal.swarm.discovery.ticket import Ticket
+from shoal.swarm.identity import Identity
+from shoal.types import ModelSpec, Span
+from tests.records import FINGERPRINT, signed_record
+
+SERVER = Identity.generate()
+NUMERICS = Numerics("torch", "probe", "float32", exact=True)
+
+
+def saved_reply(resumed: int = 0, position: int = 4) -> SavedReply:
+    """A reply of three prompt tokens and two more."""
+    hop = SavedHop(signed_record(SERVER).data, Span(0, 12), SessionCredentials.draw(), NUMERICS, ("w",) * 12)
+    model = ModelSpec("tiny", FINGERPRINT, 12, 48)
+    session = SavedSession(model, Span(0, 12), SessionOptions(), resumed, position, 0, True, (hop,))
+    return SavedReply("tiny", ("a ticket",), [1, 2, 3], [4, 5], "ab", 7, SamplingParams(), "", session)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the reply is kept."""
+    return tmp_path / "reply"
+
+
+def test_what_was_written_is_read(path: Path) -> None:
+    """All of it, from a file of its owner's, and nothing is left beside it."""
+    saved = saved_reply()
+    write_saved(path, saved)
+    assert read_saved(path) == saved
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs neither the reply as it was nor its folder's tidiness."""
+
+    def fails(source: str, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_saved(path, saved_reply())
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(UsageError, match="No space left"):
+        write_saved(path, saved_reply())
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_too_large_is_not_read(path: Path) -> None:
+    """Its size is looked at first."""
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(UsageError, match="larger than"):
+        read_saved(path)
+
+
+def test_rows_follow_from_the_tokens() -> None:
+    """Only those up to the session's position have been fed."""
+    assert saved_reply(position=4).fed_ids == [1, 2, 3, 4]
+    assert saved_reply(position=0).fed_ids == []
+
+
+def test_the_servers_of_the_route_are_ways_to_the_swarm() -> None:
+    """After the tickets that the client had; a record that nobody signed is refused."""
+    saved = saved_reply()
+    record = signed_record(SERVER).record
+    assert saved.ways == ["a ticket", str(Ticket(record.peer, record.addresses))]
+    hop = msgspec.structs.replace(saved.session.hops[0], record=bytes(100))
+    with pytest.raises(RecordError):
+        hop.parts()
+
+
+def test_taking_up_raises_the_incarnation(path: Path) -> None:
+    """At every hop and in the file, before anybody is asked; the claim is gone."""
+    saved = saved_reply(resumed=2)
+    write_saved(path, saved)
+    mine = take_up(path, saved, time.time())
+    assert read_saved(path) == mine
+    assert mine.session.resumed == 3
+    assert [hop.keys.incarnation for hop in mine.session.hops] == [1]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_second_process_is_refused(path: Path) -> None:
+    """It read the file before the first one wrote it."""
+    saved = saved_reply()
+    write_saved(path, saved)
+    mine = take_up(path, saved, time.time())
+    with pytest.raises(SessionFenced, match="has taken up"):
+        take_up(path, saved, time.time())
+    assert read_saved(path) == mine
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_while_one_process_is_at_it(path: Path) -> None:
+    """Its claim is there and the file not yet written: the other one neither writes nor takes the claim away."""
+    saved = saved_reply()
+    write_saved(path, saved)
+    claim = claim_path(path, 1)
+    claim.touch()
+    with pytest.raises(SessionFenced, match="at this moment"):
+        take_up(path, saved, time.time())
+    assert read_saved(path) == saved
+    assert claim.exists()
+
+
+def test_a_claim_of_the_dead_is_passed_over(path: Path) -> None:
+    """Whoever made it would have another incarnation than its heir, should it live after all."""
+    saved = saved_reply()
+    write_saved(path, saved)
+    claim_path(path, 1).touch()
+    mine = take_up(path, saved, time.time() + CLAIM_S + 1)
+    assert mine.session.resumed == 2
+    assert mine.session.hops[0].keys.incarnation == 2
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """The error says so; nobody else is blamed."""
+    with pytest.raises(UsageError, match="cannot write"):
+        take_up(tmp_path / "nowhere" / "reply", saved_reply(), time.time())

@@ -1,0 +1,97 @@
+"""What a client believes of servers, by what they answer and by what they say anew."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from shoal.client.server_probe import ServerProbe
+from shoal.errors import DialError, NoRoute
+from shoal.swarm.directory.directory import Directory
+from shoal.swarm.directory.records import ServerRecord, sign_record
+from shoal.swarm.identity import Identity
+from shoal.swarm.routing.route_planner import RouteOptions
+from shoal.transport.channel import Channel
+from shoal.types import ModelSpec, PeerId, Span
+from tests.records import FINGERPRINT
+from tests.support.virtual_clock import VirtualClock
+
+MODEL = ModelSpec("tiny", FINGERPRINT, 12, 48)
+ALL = Span(0, 12)
+SERVER, OTHER = Identity.generate(), Identity.generate()
+
+
+class NobodyAnswers:
+    """A dialler in a network that is down; it counts."""
+
+    def __init__(self) -> None:
+        self.dialled: list[PeerId] = []
+
+    async def dial(self, peer: PeerId, addresses: tuple[str, ...], deadline_s: float = 1.0) -> Channel:
+        """Dialler."""
+        self.dialled.append(peer)
+        raise DialError(f"{peer[:8]} cannot be reached")
+
+
+class World:
+    """A directory and a survey of it, on a virtual clock."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self.directory = Directory(self.clock)
+        self.dialler = NobodyAnswers()
+        self.probe = ServerProbe(self.directory, self.dialler, self.clock, random.Random(1))  # type: ignore[arg-type]
+
+    def say(self, who: Identity, sequence: int) -> ServerRecord:
+        """A server's record arrives, made now."""
+        now = self.clock.wall()
+        record = ServerRecord(who.peer, sequence, now, now + 300.0, ("tls://127.0.0.1:1",), MODEL, ALL)
+        self.directory.add(sign_record(record, who).data)
+        return record
+
+    def routed(self, avoid: frozenset[str] = frozenset()) -> str | None:
+        """Who would serve a session now."""
+        try:
+            return self.probe.route(MODEL, ALL, RouteOptions(), avoid)[0][0].peer
+        except NoRoute:
+            return None
+
+
+async def test_who_does_not_answer_is_in_no_route() -> None:
+    """Until it says something that it cannot have said before."""
+    world = World()
+    record = world.say(SERVER, 1)
+    assert world.routed() == SERVER.peer
+    with pytest.raises(DialError):
+        await world.probe.ask(record)
+    assert world.routed() is None
+    old = msgspec.structs.replace(record, sequence=2)
+    world.directory.add(sign_record(old, SERVER).data)
+    assert world.routed() is None  # it arrived late, and is from before the failure
+    await world.clock.advance(1.0)
+    world.say(SERVER, 3)
+    assert world.routed() == SERVER.peer
+
+
+async def test_others_are_taken_instead() -> None:
+    """A failure is one server's; those to avoid are left out too."""
+    world = World()
+    world.probe.failed(world.say(SERVER, 1))
+    world.say(OTHER, 1)
+    assert world.routed() == OTHER.peer
+    assert world.routed(avoid=frozenset({OTHER.peer})) is None
+
+
+async def test_only_unknown_servers_of_these_blocks_are_asked() -> None:
+    """Those that failed are asked again only by `retry`."""
+    world = World()
+    world.say(SERVER, 1)
+    await world.probe.look(MODEL, ALL)
+    await world.probe.look(MODEL, ALL)
+    assert world.dialler.dialled == [SERVER.peer]
+    await world.probe.look(ModelSpec("another", "ab" * 16, 12, 48), ALL)
+    assert len(world.dialler.dialled) == 1
+    await world.probe.retry()
+    assert len(world.dialler.dialled) == 2

@@ -1,0 +1,141 @@
+"""One source of records can neither fill a directory nor keep it busy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from shoal.errors import ServerFull
+from shoal.swarm.directory.directory import (
+    MAX_EXCHANGES_PER_MINUTE,
+    MAX_LOOKED_AT_PER_MINUTE,
+    MAX_NEW_PER_MINUTE,
+    MAX_RECORDS,
+    Directory,
+    pack_records,
+    unpack_records,
+)
+from shoal.swarm.directory.records import sign_record
+from shoal.swarm.identity import Identity
+from shoal.types import PeerId
+from tests.unit.swarm.directory.test_records import FixedClock, record
+
+FLOODER, FRIEND = (Identity.generate().peer for _ in range(2))
+
+
+def made_up(count: int) -> list[bytes]:
+    """Validly signed records of keys that nobody has met."""
+    keys = (Identity.generate() for _ in range(count))
+    return [sign_record(record(key), key).data for key in keys]
+
+
+@pytest.fixture(scope="module")
+def crowd() -> list[bytes]:
+    """More than a directory holds."""
+    return made_up(MAX_RECORDS + 50)
+
+
+def brought(directory: Directory) -> Callable[[PeerId], int]:
+    """How many of the nodes held a source brought."""
+    return directory._brought().__getitem__
+
+
+def test_a_source_brings_so_many_new_nodes_a_minute(crowd: list[bytes]) -> None:
+    """The rest is dropped and counted; others are not affected, nor is the source's own record."""
+    directory, me = Directory(FixedClock()), Identity.generate()
+    assert directory.take(crowd[: MAX_NEW_PER_MINUTE + 20], FLOODER) == MAX_NEW_PER_MINUTE
+    assert directory.dropped == {"too many": 20}
+    assert directory.take(crowd[-5:], FRIEND) == 5
+    assert directory.add(sign_record(record(me), me).data, me.peer)
+
+
+def test_what_is_looked_at_is_bounded() -> None:
+    """Records that are not even valid cost their source the same; a busy node stops checking them."""
+    directory = Directory(FixedClock())
+    junk = [b"junk"] * (MAX_LOOKED_AT_PER_MINUTE + 10)
+    assert directory.take(junk, FLOODER) == 0
+    assert directory.dropped == {"invalid": MAX_LOOKED_AT_PER_MINUTE, "too many": 10}
+    assert directory.take(made_up(1), FRIEND) == 1
+
+
+def full(crowd: list[bytes]) -> Directory:
+    """A directory that one source has filled, in minutes."""
+    clock = FixedClock()
+    directory, quarter = Directory(clock), MAX_RECORDS // 4
+    for start in range(0, MAX_RECORDS, quarter):
+        assert directory.take(crowd[start : start + quarter], FLOODER) == quarter
+        clock.now += 61.0
+    assert len(directory.records()) == MAX_RECORDS
+    return directory
+
+
+def test_a_full_directory_makes_room_for_quieter_sources(crowd: list[bytes]) -> None:
+    """Nodes that come themselves, or that others bring, replace the last that the busiest source brought."""
+    directory, came = full(crowd), Identity.generate()
+    assert directory.take(crowd[MAX_RECORDS : MAX_RECORDS + 10], FLOODER) == 0
+    assert directory.dropped["full"] == 10
+    assert directory.take(crowd[MAX_RECORDS : MAX_RECORDS + 10], FRIEND) == 10
+    assert directory.add(sign_record(record(came), came).data, came.peer)
+    assert len(directory.records()) == MAX_RECORDS
+    assert (brought(directory)(FLOODER), brought(directory)(FRIEND)) == (MAX_RECORDS - 11, 10)
+    assert directory.dropped["evicted"] == 11
+    assert directory.get(came.peer) is not None
+
+
+def test_who_came_is_not_pushed_out_by_hearsay(crowd: list[bytes]) -> None:
+    """A node that has shown itself stays, also when somebody brings a newer record of it."""
+    came, directory = Identity.generate(), Directory(FixedClock())
+    assert directory.add(sign_record(record(came), came).data, came.peer)
+    assert directory.add(sign_record(record(came, sequence=2), came).data, FLOODER)
+    assert brought(directory)(FLOODER) == 0
+
+
+def test_expired_records_make_room_first(crowd: list[bytes]) -> None:
+    """They count no longer."""
+    directory = full(crowd)
+    directory._clock.now += 300.0  # type: ignore[attr-defined]  # the test's clock
+    fresh = Identity.generate()
+    now = directory._clock.wall()
+    data = sign_record(record(fresh, issued_at=now, expires_at=now + 300), fresh).data
+    assert directory.take([data], FLOODER) == 1
+    assert len(directory.records()) == 1
+
+
+def test_the_quietest_sources_are_told_first(crowd: list[bytes]) -> None:
+    """So what one source made up comes last where not everything fits."""
+    directory, came = Directory(FixedClock()), Identity.generate()
+    directory.take(crowd[:500], FLOODER)
+    directory.take(crowd[500:503], FRIEND)
+    own = sign_record(record(came), came).data
+    directory.add(own, came.peer)
+    _, lacks = directory.answer(b"")
+    assert lacks[0] == own
+    assert set(lacks[1:4]) == set(crowd[500:503])
+
+
+def test_exchanges_are_limited_for_each_peer() -> None:
+    """Beyond that the answer is: later."""
+    directory = Directory(FixedClock())
+    for _ in range(MAX_EXCHANGES_PER_MINUTE):
+        directory.begin_exchange(FLOODER)
+    with pytest.raises(ServerFull) as caught:
+        directory.begin_exchange(FLOODER)
+    assert caught.value.retry_after > 0
+    directory.begin_exchange(FRIEND)
+
+
+def test_a_private_swarm_takes_only_certified_nodes() -> None:
+    """A record counts with a proof of its own node's, whoever brings it, and both travel on."""
+    one, two = Directory(FixedClock()), Directory(FixedClock())
+    for directory in (one, two):
+        directory.certifies = lambda peer, proof: proof == b"member " + peer.encode()
+    member, stranger = Identity.generate(), Identity.generate()
+    ours, theirs = (sign_record(record(key), key).data for key in (member, stranger))
+    proof = b"member " + member.peer.encode()
+    assert one.take([theirs, proof, theirs, b"", ours, b"", ours, proof, theirs], FLOODER) == 1
+    assert one.dropped == {"refused": 3}
+    _, entries = unpack_records(0, pack_records([], one.answer(b"")[1], 1 << 20))
+    assert two.take(entries, FRIEND) == 1
+    assert [signed.record.peer for signed in two.records()] == [member.peer]
+    assert two.select([member.peer, stranger.peer]) == [ours, proof]

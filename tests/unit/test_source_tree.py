@@ -1,0 +1,54 @@
+"""What holds for the source tree as a whole: names that mean one thing, imports that only go down."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tests.source_tree import cycles, imports, modules, public_classes
+
+TREES = modules()
+
+PAIRS = {
+    "__main__": "every command that is started with python -m",
+    "families": "the package, and the bench that certifies it",
+    "placement": "the package, and the bench that compares it with the optimum",
+    "discovery": "the package and the interface in it, and the bench that measures it",
+    "engine": "the package, and the bench that measures it",
+    "kv": "the package, and the bench that measures its dtypes",
+    "prefix": "the prefix cache, and the bench that measures it",
+    "server": "the package and its main class",
+    "client": "the package and its main class",
+    "directory": "the package and its main class",
+    "swarm": "the package, and the command for private swarms",
+    "session": "the package and its main class",
+}
+"""Module names that stand in two packages on purpose."""
+
+KNOWN_CYCLES = [
+    {
+        "shoal.client.session.supervisor",
+        "shoal.client.session.failover",
+        "shoal.client.session.failure_detector",
+    }
+]
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    """No two public classes of the tree share a name."""
+    assert {name: homes for name, homes in public_classes(TREES).items() if len(homes) > 1} == {}
+
+
+def test_a_module_name_stands_in_one_package() -> None:
+    """A module name is found in one package only, unless it is a pair on purpose."""
+    homes = defaultdict(set)
+    for name in TREES:
+        package, _, last = name.rpartition(".")
+        homes[last].add(package)
+    assert {name for name, found in homes.items() if len(found) > 1} - set(PAIRS) == set()
+
+
+def test_no_modules_import_one_another() -> None:
+    """The import graph has no cycle, imports inside functions included."""
+    known = set(TREES)
+    graph = {name: set(imports(tree, known)) - {name} for name, tree in TREES.items()}
+    assert [group for group in cycles(graph) if group not in KNOWN_CYCLES] == []

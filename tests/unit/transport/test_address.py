@@ -1,0 +1,69 @@
+"""Addresses as text."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from shoal.errors import UsageError
+from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:65535", "::1", 65535), ("example.org:80", "example.org", 80)],
+)
+def test_host_and_port(text: str, host: str, port: int) -> None:
+    """Numbers, brackets and names; and back."""
+    assert host_port(text) == (host, port)
+    assert host_port(f"tls://{text}", "tls") == (host, port)
+    assert join_host_port(host, port) == text
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "h:65536", "h:-1", "h:1x", "h:٣", "[]:1"])
+def test_no_address(text: str) -> None:
+    """Everything else is a UsageError that quotes it."""
+    with pytest.raises(UsageError, match="address"):
+        host_port(text)
+
+
+def test_wrong_scheme() -> None:
+    """An address of another transport is not taken."""
+    with pytest.raises(UsageError, match="not a tls address"):
+        host_port("iroh://127.0.0.1:1", "tls")
+
+
+@pytest.mark.parametrize(("bound", "hosts"), [("127.0.0.1", ("127.0.0.1",)), ("::1", ("[::1]",)), ("name", ("name",))])
+def test_bound_to_one_host(bound: str, hosts: tuple[str, ...]) -> None:
+    """Who listens on one address has that one."""
+    assert local_hosts(bound) == hosts
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
+def test_wildcards(wildcard: str) -> None:
+    """A wildcard becomes addresses of its family, a few at most, on whatever machine this is."""
+    hosts = local_hosts(wildcard)
+    assert 1 <= len(hosts) <= MAX_HOSTS
+    for host in hosts:
+        address = ipaddress.ip_address(host.strip("[]"))
+        assert not address.is_unspecified
+        assert address.version == ipaddress.ip_address(wildcard).version
+
+
+@pytest.mark.parametrize(
+    ("leading_out", "of_name", "hosts"),
+    [
+        (["198.51.100.7"], ["127.0.1.1"], ("198.51.100.7",)),
+        (["198.51.100.7"], ["198.51.100.7", "10.0.0.2"], ("198.51.100.7", "10.0.0.2")),
+        ([], ["127.0.1.1", "169.254.3.4"], ("127.0.0.1",)),
+        ([], [f"10.0.0.{index}" for index in range(9)], tuple(f"10.0.0.{index}" for index in range(MAX_HOSTS))),
+    ],
+)
+def test_which_hosts_are_told(
+    monkeypatch: pytest.MonkeyPatch, leading_out: list[str], of_name: list[str], hosts: tuple[str, ...]
+) -> None:
+    """The way out first, no repeats, loopback only when there is nothing else, link-local never."""
+    monkeypatch.setattr("shoal.transport.address._leading_out", lambda family: leading_out)
+    monkeypatch.setattr("shoal.transport.address._of_host_name", lambda family: of_name)
+    assert local_hosts("0.0.0.0") == hosts
