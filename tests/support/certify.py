@@ -16,10 +16,10 @@ from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
 from shoal.model.families import FAMILIES, model_config
 from shoal.model.nn.block import Block, EmbeddingAndHead, ModelConfig
+from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.model.weights.block_loading import load_blocks, load_ends, weight_format
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.protocol.messages import RowCodec
-from shoal.protocol.row_codec import decode_rows, encode_rows
 from shoal.types import Span
 from tests.support.family_cases import Case
 from tests.support.gguf_files import write_gguf
@@ -88,7 +88,7 @@ def through(runners: Sequence[Runner], rows: Tensor, position: int, codec: RowCo
 
 
 def _sent(rows: Tensor, codec: RowCodec) -> Tensor:
-    return decode_rows(encode_rows(rows, codec), rows.shape[0], rows.shape[1], codec)
+    return decode_tensor(encode_tensor(rows, codec), rows.shape[0], rows.shape[1], codec)
 
 
 def greedy(loaded: Loaded, runners: Sequence[Runner], count: int) -> tuple[list[int], list[Tensor]]:

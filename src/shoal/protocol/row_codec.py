@@ -1,32 +1,34 @@
-"""Rows to bytes and back: little-endian, row-major, nothing else."""
+"""Rows to bytes and back: little-endian, row-major, nothing else. numpy alone, so that a program that only asks starts fast."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from shoal.errors import ProtocolError
 from shoal.protocol.messages import MAX_HIDDEN_SIZE, MAX_ROWS, RowCodec
 
-_DTYPES: dict[RowCodec, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RowArray = npt.NDArray[Any]
+"""Rows [n, hidden] as they are stored on the wire."""
+
+STORED: dict[RowCodec, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "bf16": np.dtype("<i2")}
+"""How a number is stored. numpy has no bf16: it is the upper half of an fp32 number's bits, as an integer."""
 
 
 def row_bytes(codec: RowCodec, hidden_size: int) -> int:
     """Bytes of one row on the wire."""
-    return _DTYPES[codec].itemsize * hidden_size
+    return STORED[codec].itemsize * hidden_size
 
 
-def encode_rows(hidden_states: torch.Tensor, codec: RowCodec = "fp32") -> bytes:
-    """Rows [n, hidden] of any float dtype as bytes of the codec."""
-    rows, dtype = hidden_states.detach() if hidden_states.requires_grad else hidden_states, _DTYPES[codec]
-    if rows.dtype is not dtype or rows.device.type != "cpu":
-        rows = rows.to(device="cpu", dtype=dtype)
-    if codec == "bf16":  # numpy has no such type
-        rows = rows.view(torch.int16)
-    return rows.numpy().tobytes()  # row by row, however they lie in memory
+def encode_rows(rows: RowArray) -> bytes:
+    """Rows [n, hidden], stored as their codec has it, as bytes: row by row, however they lie in memory."""
+    return rows.tobytes()
 
 
-def decode_rows(payload: bytes, count: int, hidden_size: int, codec: RowCodec = "fp32") -> torch.Tensor:
-    """Bytes as rows [count, hidden] in fp32, a copy that the caller owns.
+def decode_rows(payload: bytes, count: int, hidden_size: int, codec: RowCodec = "fp32") -> RowArray:
+    """Bytes as rows [count, hidden], stored as the codec has it: a writable copy that the caller owns.
 
     Raises ProtocolError when the payload is not exactly `count` rows.
     """
@@ -35,7 +37,4 @@ def decode_rows(payload: bytes, count: int, hidden_size: int, codec: RowCodec = 
     if len(payload) != count * row_bytes(codec, hidden_size):
         expected = count * row_bytes(codec, hidden_size)
         raise ProtocolError(f"{count} {codec} rows of {hidden_size} numbers take {expected} bytes, not {len(payload)}")
-    if count == 0:
-        return torch.empty(0, hidden_size)
-    rows = torch.frombuffer(bytearray(payload), dtype=_DTYPES[codec]).view(count, hidden_size)
-    return rows if codec == "fp32" else rows.to(torch.float32)
+    return np.frombuffer(bytearray(payload), STORED[codec]).reshape(count, hidden_size)

@@ -16,9 +16,9 @@ from shoal.client.step_trace import StepTrace, step_trace
 from shoal.clock import Clock
 from shoal.errors import GrantExceeded, ProtocolError, ShoalError, UsageError
 from shoal.links.row_link import RowLog, RowReceiver
+from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
 from shoal.protocol.messages import MAX_POSITION, Attached, Numerics, Rewind, RowsFrame
-from shoal.protocol.row_codec import decode_rows, encode_rows
 from shoal.protocol.row_stream import Receiver, Sender
 from shoal.types import Route
 
@@ -141,7 +141,7 @@ class Session:
         for part in torch.split(rows, self.options.prefill_chunk_rows) if rows.shape[0] else ():
             position, count = self.position, part.shape[0]
             self._frame_times[position] = self._clock.wall()
-            data = encode_rows(part, self.options.row_codec)
+            data = encode_tensor(part, self.options.row_codec)
             self._feed.append(RowChunk(position, count, data, needed_from))
 
     async def rewind(self, position: int) -> None:
@@ -183,7 +183,7 @@ class Session:
 
     def _keep(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         arrived_at = self._clock.wall()
-        tensor = decode_rows(payload, rows.count - rows.elided, self.model.hidden_size, self.options.row_codec)
+        tensor = decode_tensor(payload, rows.count - rows.elided, self.model.hidden_size, self.options.row_codec)
         kept = tensor[skip - rows.elided :] if skip > rows.elided else tensor
         self._outputs.append((rows.position + rows.count - kept.shape[0], kept))
         self.supervisor.progressed()

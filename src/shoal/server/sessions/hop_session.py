@@ -14,9 +14,10 @@ from shoal.engine.worker import StepOutput, Worker
 from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionFenced, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
 from shoal.links.row_link import RowLog, RowReceiver, RowSender, Throttle
+from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
 from shoal.protocol.messages import Attach, HopTrace, Leaving, LinkGrant, LinkState, Pong, Rewind, RowCodec, RowsFrame
-from shoal.protocol.row_codec import decode_rows, encode_rows, row_bytes
+from shoal.protocol.row_codec import row_bytes
 from shoal.protocol.row_stream import Receiver
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
@@ -161,7 +162,7 @@ class HopSession:
     def _submit(self, rows: RowsFrame, payload: bytes, skip: int, received_at: float) -> None:
         if rows.epoch != self.receiver.epoch or self.closed.is_set():
             return
-        hidden_states = decode_rows(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
+        hidden_states = decode_tensor(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
         needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
         arrival = Arrival(needed_from, rows.trace, received_at)
         self._worker.submit(self.key, rows.position + skip, hidden_states[skip:] if skip else hidden_states, arrival)
@@ -180,7 +181,7 @@ class HopSession:
         """Rows were computed: keep them and send them on."""
         arrival: Arrival = output.tag
         hop = HopTrace(arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows)
-        data = encode_rows(output.hidden_states, self.terms.row_codec)
+        data = encode_tensor(output.hidden_states, self.terms.row_codec)
         count = output.hidden_states.shape[0]
         self.feed.append(RowChunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
 
