@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.model.families import FAMILIES
+from shoal.model.families.gguf_mapping import gguf_name
 from shoal.model.weights.checkpoint import Checkpoint
-from shoal.model.weights.gguf_models import ARCHITECTURES, gguf_name
 from shoal.model.weights.model_source import open_checkpoint
 
 Array = NDArray[np.float32]
@@ -20,11 +21,10 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 def architecture_of(model_type: str) -> str | None:
     """What GGUF calls a family; None where it cannot be read from there."""
-    if model_type in ("mistral", "mixtral"):
+    if model_type == "mistral":
         return "llama"
-    if model_type == "deepseek_v2":
-        return "deepseek2"
-    return next((name for name, known in ARCHITECTURES.items() if known.model_type == model_type), None)
+    mapping = FAMILIES[model_type].gguf
+    return None if mapping is None else mapping.architecture
 
 
 def write_gguf(directory: Path, path: Path) -> None:
@@ -129,7 +129,7 @@ def _tensors(checkpoint: Checkpoint, architecture: str, config: dict[str, Any]) 
         if name.endswith("kv_b_proj.weight") and config["model_type"] == "deepseek_v3":
             yield from _latent_apart(name, tensor, config)
             continue
-        held = gguf_name(architecture, config, _EXPERT.sub(".experts.", name))
+        held = gguf_name(architecture, _EXPERT.sub(".experts.", name))
         assert held is not None, name
         if name.endswith("sinks"):
             held += ".weight"

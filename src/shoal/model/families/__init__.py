@@ -22,10 +22,20 @@ from shoal.model.families import (
 )
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config
+from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping
 from shoal.model.families.layout import TensorMap, TensorSource
 from shoal.model.nn.block import ModelConfig
 
-__all__ = ["FAMILIES", "Family", "TensorMap", "TensorSource", "family", "model_config"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "TensorMap",
+    "TensorSource",
+    "family",
+    "gguf_architectures",
+    "gguf_family",
+    "model_config",
+]
 
 _ALL = (
     llama.FAMILY,
@@ -83,6 +93,22 @@ def model_config(hf_config: Config) -> ModelConfig:
             f"These types are: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type].config(hf_config)
+
+
+def gguf_family(file: GgufContents) -> tuple[Family, GgufMapping]:
+    """The family of a GGUF file, and its mapping; raises UnsupportedModel naming the architectures that are read."""
+    name = file.metadata.get("general.architecture")
+    for one in FAMILIES.values():
+        if one.gguf is not None and one.gguf.architecture == name and one.gguf.claims(GgufFields(file, name)):
+            return one, one.gguf
+    raise UnsupportedModel(
+        f"{file.name} holds a model of architecture {name!r}; from GGUF these are read: {', '.join(gguf_architectures())}"
+    )
+
+
+def gguf_architectures() -> tuple[str, ...]:
+    """The names of GGUF's architectures that are read."""
+    return tuple(dict.fromkeys(one.gguf.architecture for one in FAMILIES.values() if one.gguf is not None))
 
 
 def _missing(hf_config: Config) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shoal.errors import CheckpointError
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, Config, integer, number, refuse, token_ids
+from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, fused_by_kind, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, grouped
 from shoal.model.nn.block import BlockConfig, ModelConfig
 from shoal.model.nn.rope import RopeConfig
@@ -78,4 +81,11 @@ def end_tensors(config: ModelConfig) -> TensorMap:
     }
 
 
-FAMILY = Family("bloom", "BLOOM", config, block_tensors, end_tensors)
+def gguf_fields(fields: GgufFields) -> dict[str, Any]:
+    """From GGUF's metadata."""
+    config = gguf_config(fields)
+    return {**config, "n_layer": config["num_hidden_layers"], "n_head": config["num_attention_heads"]}
+
+
+GGUF = GgufMapping("bloom", gguf_fields, fused_by_kind)
+FAMILY = Family("bloom", "BLOOM", config, block_tensors, end_tensors, gguf=GGUF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import torch
 
 from shoal.errors import CheckpointError, UnsupportedModel
 from shoal.model.families import standard
@@ -23,6 +24,7 @@ from shoal.model.families.fields import (
     rope,
     yarn_scale,
 )
+from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, unpaired
 from shoal.model.families.qwen3_moe import expert_tensors
 from shoal.model.nn.block import BlockConfig, ModelConfig
@@ -166,5 +168,77 @@ def _latent_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
     return tensors
 
 
-V2 = Family("deepseek_v2", "DeepSeek V2", config_v2, block_tensors, standard.end_tensors, ("fp32",))
-V3 = Family("deepseek_v3", "DeepSeek V3, R1", config_v3, block_tensors, standard.end_tensors, ("fp32",))
+_SIGMOID = 2
+
+
+def _of_v3(fields: GgufFields) -> bool:
+    return bool(fields.get("expert_gating_func") == _SIGMOID)
+
+
+def gguf_v2(fields: GgufFields) -> dict[str, Any]:
+    """From GGUF's metadata."""
+    groups = fields.get("expert_group_count", 1)
+    return {**_gguf(fields), "topk_method": "greedy" if groups == 1 else "group_limited_greedy"}
+
+
+def gguf_v3(fields: GgufFields) -> dict[str, Any]:
+    """From GGUF's metadata."""
+    return {**_gguf(fields), "topk_method": "noaux_tc"}
+
+
+def _gguf(fields: GgufFields) -> dict[str, Any]:
+    """From files of the form before latent attention's matrices were taken apart and after."""
+    config = gguf_config(fields)
+    turning, stretch = fields.get("rope.dimension_count"), fields.get("rope.scaling.yarn_log_multiplier")
+    key_length = fields.get("attention.key_length_mla", config.pop("head_dim"))
+    if isinstance(turning, int) and isinstance(key_length, int):
+        config["qk_nope_head_dim"] = key_length - turning
+    if isinstance(stretch, float):
+        config["rope_parameters"]["mscale"] = config["rope_parameters"]["mscale_all_dim"] = 10 * stretch
+    return {
+        **config,
+        "q_lora_rank": fields.get("attention.q_lora_rank"),
+        "kv_lora_rank": fields.get("attention.kv_lora_rank"),
+        "qk_rope_head_dim": turning,
+        "v_head_dim": fields.get("attention.value_length_mla", fields.get("attention.value_length")),
+        "n_routed_experts": config["num_local_experts"],
+        "n_shared_experts": fields.get("expert_shared_count"),
+        "first_k_dense_replace": fields.get("leading_dense_block_count", 0),
+        "n_group": fields.get("expert_group_count", 1),
+        "topk_group": fields.get("expert_group_used_count", 1),
+        "norm_topk_prob": fields.get("expert_weights_norm", False),
+        "routed_scaling_factor": fields.get("expert_weights_scale", 1.0),
+    }
+
+
+def gguf_piece(file: GgufContents, name: str) -> GgufPiece | None:
+    """The latent vector's expansion, whose keys (transposed) and values are apart in newer files; the bias of choosing."""
+    block = name.split(".")[2] if name.count(".") > 2 else ""
+    if name.endswith(".e_score_correction_bias") and f"blk.{block}.exp_probs_b.bias" in file:
+        return GgufPiece((f"blk.{block}.exp_probs_b.bias",))
+    keys, values = (f"blk.{block}.attn_{part}_b.weight" for part in "kv")
+    if not name.endswith(".kv_b_proj.weight") or keys not in file or values not in file:
+        return None
+    return GgufPiece(
+        (keys, values), None, lambda parts: torch.cat([parts[0].transpose(1, 2), parts[1]], 1).flatten(0, 1)
+    )
+
+
+V2 = Family(
+    "deepseek_v2",
+    "DeepSeek V2",
+    config_v2,
+    block_tensors,
+    standard.end_tensors,
+    ("fp32",),
+    GgufMapping("deepseek2", gguf_v2, piece=gguf_piece, claims=lambda fields: not _of_v3(fields)),
+)
+V3 = Family(
+    "deepseek_v3",
+    "DeepSeek V3, R1",
+    config_v3,
+    block_tensors,
+    standard.end_tensors,
+    ("fp32",),
+    GgufMapping("deepseek2", gguf_v3, piece=gguf_piece, claims=_of_v3),
+)

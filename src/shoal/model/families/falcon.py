@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shoal.errors import CheckpointError
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, activation, flag, integer, number, refuse, rope
+from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, fused_by_kind, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, grouped
 from shoal.model.nn.block import BlockConfig, ModelConfig
 
@@ -78,4 +81,19 @@ def end_tensors(config: ModelConfig) -> TensorMap:
     return tensors
 
 
-FAMILY = Family("falcon", "Falcon", config, block_tensors, end_tensors)
+def gguf_fields(fields: GgufFields) -> dict[str, Any]:
+    """From GGUF's metadata; which tensors there are tells the layouts apart."""
+    config = gguf_config(fields)
+    kv_heads = config["num_key_value_heads"]
+    return {
+        **config,
+        "new_decoder_architecture": "blk.0.attn_norm_2.weight" in fields.file,
+        "num_kv_heads": kv_heads,
+        "multi_query": kv_heads == 1,
+        "ffn_hidden_size": config["intermediate_size"],
+        "bias": "blk.0.attn_qkv.bias" in fields.file,
+    }
+
+
+GGUF = GgufMapping("falcon", gguf_fields, fused_by_kind)
+FAMILY = Family("falcon", "Falcon", config, block_tensors, end_tensors, gguf=GGUF)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from shoal.model.families.fields import Config
+from shoal.model.families.gguf_mapping import GgufMapping
 from shoal.model.families.layout import TensorMap
 from shoal.model.nn.block import ModelConfig
 from shoal.protocol.messages import RowCodec
@@ -17,7 +18,8 @@ class Family(msgspec.Struct, frozen=True):
 
     `block_tensors(config, index)` and `end_tensors(config)` give, by role, what `Block` and `EmbeddingAndHead` are made of.
     `row_codecs` are the codecs in which its rows may travel: those that tests/parity/test_families.py has proven. No fp16 where
-    rows of real models leave its range, and neither where a rounded row may go to another expert.
+    rows of real models leave its range, and neither where a rounded row may go to another expert. `gguf` says how its GGUF
+    files differ; None: there are none, or they call themselves another family's.
     """
 
     model_type: str
@@ -26,3 +28,4 @@ class Family(msgspec.Struct, frozen=True):
     block_tensors: Callable[[ModelConfig, int], TensorMap]
     end_tensors: Callable[[ModelConfig], TensorMap]
     row_codecs: tuple[RowCodec, ...] = ("fp32", "bf16", "fp16")
+    gguf: GgufMapping | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from shoal.model.families import standard
@@ -17,6 +19,7 @@ from shoal.model.families.fields import (
     optional_number,
     refuse,
 )
+from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, gguf_config, shifted_norms
 from shoal.model.families.layout import TensorMap
 from shoal.model.nn.block import ModelConfig
 
@@ -60,4 +63,16 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     return standard.dense_tensors(config, index, NORMS)
 
 
-FAMILY = Family("gemma2", "Gemma 2", config, block_tensors, standard.end_tensors, ("fp32", "bf16"))
+def gguf_fields(fields: GgufFields, largest: int) -> dict[str, Any]:
+    """From GGUF's metadata. The generation's largest model, of `largest` blocks, scales its queries by the width of a head as
+    it would be by division."""
+    config = gguf_config(fields)
+    if config["num_hidden_layers"] == largest and isinstance(config["num_attention_heads"], int):
+        config["query_pre_attn_scalar"] = config["hidden_size"] // max(1, config["num_attention_heads"])
+    else:
+        config["query_pre_attn_scalar"] = config["head_dim"]
+    return config
+
+
+GGUF = GgufMapping("gemma2", lambda fields: gguf_fields(fields, 46), shifted_norms)
+FAMILY = Family("gemma2", "Gemma 2", config, block_tensors, standard.end_tensors, ("fp32", "bf16"), GGUF)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shoal.errors import CheckpointError
-from shoal.model.families import standard
+from shoal.model.families import gemma2, standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import (
     MAX_BLOCKS,
@@ -22,7 +22,7 @@ from shoal.model.families.fields import (
     refuse,
     rope,
 )
-from shoal.model.families.gemma2 import block_tensors
+from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, shifted_norms
 from shoal.model.nn.block import ModelConfig
 
 TYPES = ("sliding_attention", "full_attention")
@@ -77,4 +77,15 @@ def _ropes(hf: Config) -> Mapping[str, Any]:
     }
 
 
-FAMILY = Family("gemma3_text", "Gemma 3 (text)", config, block_tensors, standard.end_tensors, ("fp32", "bf16"))
+def gguf_fields(fields: GgufFields) -> dict[str, Any]:
+    """From GGUF's metadata: Gemma 2's, with a rope for each type of block."""
+    config = gemma2.gguf_fields(fields, 62)
+    local = {"rope_type": "default", "rope_theta": fields.get("rope.freq_base_swa", 10_000.0)}
+    ropes = {"full_attention": config["rope_parameters"], "sliding_attention": local}
+    return {**config, "rope_parameters": ropes}
+
+
+GGUF = GgufMapping("gemma3", gguf_fields, shifted_norms)
+FAMILY = Family(
+    "gemma3_text", "Gemma 3 (text)", config, gemma2.block_tensors, standard.end_tensors, ("fp32", "bf16"), GGUF
+)

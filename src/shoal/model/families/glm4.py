@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
+from shoal.model.families.gguf_mapping import GgufMapping, partly_turning
 from shoal.model.families.layout import TensorMap, unpaired
 from shoal.model.families.phi3 import fused_mlp_tensors
 from shoal.model.nn.block import ModelConfig
@@ -39,4 +40,5 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     }
 
 
-FAMILY = Family("glm4", "GLM 4 (0414)", config, block_tensors, standard.end_tensors)
+GGUF = GgufMapping("glm4", partly_turning)
+FAMILY = Family("glm4", "GLM 4 (0414)", config, block_tensors, standard.end_tensors, gguf=GGUF)

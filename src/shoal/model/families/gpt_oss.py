@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
+import torch
+from torch import Tensor
 
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, MAX_EXPERTS, Config, flag, integer, layer_types, number, refuse
+from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, expert
 from shoal.model.nn.block import BlockConfig, ModelConfig
 from shoal.model.nn.moe import MoeConfig
@@ -71,4 +78,36 @@ def _expert(shape: BlockConfig, prefix: str, index: int) -> TensorMap:
     return tensors
 
 
-FAMILY = Family("gpt_oss", "gpt-oss", config, block_tensors, standard.end_tensors, ("fp32",))
+def gguf_fields(fields: GgufFields) -> dict[str, Any]:
+    """From GGUF's metadata."""
+    config = gguf_config(fields)
+    config["rope_parameters"]["truncate"] = False
+    config["intermediate_size"] = fields.get("expert_feed_forward_length", config["intermediate_size"])
+    return config
+
+
+_EXPERTS = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_bias)?")
+
+
+def gguf_piece(file: GgufContents, name: str) -> GgufPiece | None:
+    """Sinks; experts, whose gate and up are apart in GGUF and alternate in HF, and whose matrices lie the other way round."""
+    if name.endswith("self_attn.sinks"):
+        return GgufPiece((f"blk.{name.split('.')[2]}.attn_sinks.weight",))
+    found = _EXPERTS.fullmatch(name)
+    if found is None:
+        return None
+    kind = "bias" if found[3] else "weight"
+    parts = ("gate", "up") if found[2] == "gate_up" else ("down",)
+    names = tuple(f"blk.{found[1]}.ffn_{part}_exps.{kind}" for part in parts)
+    if any(held not in file for held in names):
+        return None
+
+    def restore(tensors: Sequence[Tensor]) -> Tensor:
+        joined = torch.stack(list(tensors), 2).flatten(1, 2) if len(tensors) == 2 else tensors[0]
+        return joined if kind == "bias" else joined.transpose(1, 2).contiguous()
+
+    return GgufPiece(names, None, restore)
+
+
+GGUF = GgufMapping("gpt-oss", gguf_fields, piece=gguf_piece)
+FAMILY = Family("gpt_oss", "gpt-oss", config, block_tensors, standard.end_tensors, ("fp32",), GGUF)

@@ -1,4 +1,4 @@
-"""Mistral: Llama with a window in its first version."""
+"""Mistral: Llama with a window in its first version. Its GGUF files call themselves Llama's."""
 
 from __future__ import annotations
 

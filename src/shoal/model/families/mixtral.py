@@ -5,7 +5,9 @@ from __future__ import annotations
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_EXPERTS, Config, first_integer, integer
+from shoal.model.families.gguf_mapping import GgufMapping, paired_heads
 from shoal.model.families.layout import TensorMap
+from shoal.model.families.llama import gguf_fields
 from shoal.model.families.mistral import window
 from shoal.model.nn.block import ModelConfig
 from shoal.model.nn.moe import MoeConfig
@@ -47,4 +49,5 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     return tensors
 
 
-FAMILY = Family("mixtral", "Mixtral", config, block_tensors, standard.end_tensors, ("fp32",))
+GGUF = GgufMapping("llama", gguf_fields, paired_heads, claims=lambda fields: bool(fields.get("expert_count")))
+FAMILY = Family("mixtral", "Mixtral", config, block_tensors, standard.end_tensors, ("fp32",), GGUF)

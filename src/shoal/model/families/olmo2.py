@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
+from shoal.model.families.gguf_mapping import GgufMapping
 from shoal.model.families.layout import TensorMap
 from shoal.model.nn.block import ModelConfig
 
@@ -25,4 +26,5 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     return standard.dense_tensors(config, index, NORMS)
 
 
-FAMILY = Family("olmo2", "OLMo 2", config, block_tensors, standard.end_tensors)
+GGUF = GgufMapping("olmo2")
+FAMILY = Family("olmo2", "OLMo 2", config, block_tensors, standard.end_tensors, gguf=GGUF)

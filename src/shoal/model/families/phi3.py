@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config
+from shoal.model.families.gguf_mapping import GgufMapping, partly_turning
 from shoal.model.families.layout import TensorMap, TensorSource, rows
 from shoal.model.families.mistral import window
 from shoal.model.nn.block import ModelConfig
@@ -42,4 +43,5 @@ def fused_mlp_tensors(hidden: int, inner: int, prefix: str) -> TensorMap:
     }
 
 
-FAMILY = Family("phi3", "Phi 3, 4", config, block_tensors, standard.end_tensors)
+GGUF = GgufMapping("phi3", partly_turning)
+FAMILY = Family("phi3", "Phi 3, 4", config, block_tensors, standard.end_tensors, gguf=GGUF)

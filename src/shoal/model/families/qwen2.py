@@ -7,6 +7,7 @@ import msgspec
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, Config, flag, integer, layer_types
+from shoal.model.families.gguf_mapping import GgufMapping
 from shoal.model.nn.block import BlockConfig, ModelConfig
 
 TYPES = ("full_attention", "sliding_attention")
@@ -28,4 +29,5 @@ def windowed(hf: Config, block: BlockConfig) -> ModelConfig:
     return standard.model_config(hf, block, **standard.pattern(kinds, layer_types(hf, num_blocks, TYPES, default)))
 
 
-FAMILY = Family("qwen2", "Qwen 2, 2.5", config, standard.dense_tensors, standard.end_tensors)
+GGUF = GgufMapping("qwen2")
+FAMILY = Family("qwen2", "Qwen 2, 2.5", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
+from shoal.model.families.gguf_mapping import GgufMapping
 from shoal.model.families.qwen2 import windowed
 from shoal.model.nn.block import ModelConfig
 
@@ -15,4 +16,5 @@ def config(hf: Config) -> ModelConfig:
     return windowed(hf, standard.block_config(hf, attention_bias=bias, output_bias=bias, qk_norm="head"))
 
 
-FAMILY = Family("qwen3", "Qwen 3", config, standard.dense_tensors, standard.end_tensors)
+GGUF = GgufMapping("qwen3")
+FAMILY = Family("qwen3", "Qwen 3", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF)

@@ -8,6 +8,7 @@ from shoal.errors import CheckpointError
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, Config, flag, integer, refuse
+from shoal.model.families.gguf_mapping import GgufMapping, gguf_config
 from shoal.model.families.layout import TensorMap
 from shoal.model.families.mixtral import moe_config
 from shoal.model.nn.block import BlockConfig, ModelConfig
@@ -47,4 +48,5 @@ def expert_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
     return tensors
 
 
-FAMILY = Family("qwen3_moe", "Qwen 3 MoE", config, block_tensors, standard.end_tensors, ("fp32",))
+GGUF = GgufMapping("qwen3moe", lambda fields: {**gguf_config(fields), "norm_topk_prob": True})
+FAMILY = Family("qwen3_moe", "Qwen 3 MoE", config, block_tensors, standard.end_tensors, ("fp32",), GGUF)

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from shoal.errors import CheckpointError
-from shoal.model.families import TensorSource, family, model_config
+from shoal.model.families import TensorSource, gguf_family, model_config
+from shoal.model.families.gguf_mapping import GgufFields, GgufPiece
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_file import GgufFile
-from shoal.model.weights.gguf_models import GgufPiece, hf_config, piece
 
 MAX_WANTED = 1 << 17
 """Tensors that a model may have, each expert's counted: those of DeepSeek V3 are some 50,000."""
@@ -26,7 +26,12 @@ class GgufCheckpoint:
         self.revision = ""
         self._file = GgufFile(file)
         self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
-        self.config: Mapping[str, Any] = hf_config(self._file)
+        self._family, self._mapping = gguf_family(self._file)
+        fields = self._mapping.config(GgufFields(self._file, self._mapping.architecture))
+        self.config: Mapping[str, Any] = {
+            "model_type": self._family.model_type,
+            **{key: value for key, value in fields.items() if value is not None},
+        }
         self._pieces: dict[str, GgufPiece] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for count, stored in enumerate(self._wanted()):
@@ -37,14 +42,13 @@ class GgufCheckpoint:
     def _wanted(self) -> Iterator[TensorSource]:
         """Every tensor that the model has according to its configuration."""
         config = model_config(self.config)
-        described = family(config.model_type)
         for index in range(config.num_blocks):
-            yield from described.block_tensors(config, index).values()
-        yield from described.end_tensors(config).values()
+            yield from self._family.block_tensors(config, index).values()
+        yield from self._family.end_tensors(config).values()
 
     def _add(self, stored: TensorSource) -> None:
         """Remember where a tensor is; one that is missing in the file is missing here."""
-        found = piece(self._file, self.config, stored)
+        found = self._mapping.find(self._file, self.config, stored.name)
         if found is not None:
             self._pieces[stored.name] = found
             self.tensors[stored.name] = TensorInfo(self._file.info(found.names[0]).dtype, stored.shape)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,11 +27,20 @@ class GgufFile:
         self._types = {kind.value: kind for kind in GGMLQuantizationType}
         self._sizes = {kind.value: sizes for kind, sizes in GGML_QUANT_SIZES.items()}
         header: GgufHeader = read_header(source, self._sizes)
-        self.metadata = header.metadata
+        self.metadata: Mapping[str, Any] = header.metadata
         self._tensors = header.tensors
+
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+        return self.source.name
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, slowest dimension first; raises CheckpointError."""
+        return self.info(name).shape
 
     def info(self, name: str) -> TensorInfo:
         """A tensor's type (as GGUF calls it) and its shape, slowest dimension first; raises CheckpointError."""

@@ -11,10 +11,9 @@ import torch
 from gguf.quants import dequantize, quantize
 
 from shoal.errors import ModelNotFound, UnsupportedModel
-from shoal.model.families import model_config
+from shoal.model.families import gguf_architectures, model_config
 from shoal.model.weights.byte_source import LocalFile
 from shoal.model.weights.gguf_file import GgufFile
-from shoal.model.weights.gguf_models import ARCHITECTURES
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint
 
 HIDDEN, HEADS, KV_HEADS, INNER, VOCAB = 64, 4, 2, 96, 20
@@ -135,7 +134,7 @@ def test_other_architectures_are_named(tmp_path: Path) -> None:
     write(tmp_path / "other.gguf", weights(), architecture="mamba")
     with pytest.raises(UnsupportedModel, match="mamba") as caught:
         open_checkpoint(str(tmp_path / "other.gguf"))
-    assert all(name in str(caught.value) for name in ARCHITECTURES)
+    assert all(name in str(caught.value) for name in gguf_architectures())
 
 
 def test_the_real_file_is_read_by_part() -> None:
