@@ -81,6 +81,6 @@ def in_company(runner: Runner, rows: Tensor, cuts: Sequence[int]) -> Tensor:
     return torch.cat(outputs)
 
 
-def parameters(config: BlockConfig) -> list[BlockWeights]:
+def parameters(config: BlockConfig, biases: bool = False) -> list[BlockWeights]:
     """Seeded weights for the span's blocks."""
-    return [canned(config, seed) for seed in range(len(SPAN))]
+    return [canned(config, seed, biases) for seed in range(len(SPAN))]

@@ -39,13 +39,12 @@ pytestmark = needs_kernels
 
 PLAIN = RopeConfig()
 FORMS = {
-    "biases": BlockConfig(40, 4, 2, 10, 90, 1e-5, PLAIN, attention_bias=True, output_bias=True, mlp_bias=True),
+    "biases": BlockConfig(40, 4, 2, 10, 90, 1e-5, PLAIN),
     "gelu, one key head": BlockConfig(
         90, 4, 1, 22, 137, 1e-5, RopeConfig(kind="llama3", factor=8.0), activation="gelu_pytorch_tanh"
     ),
     "gemma": BlockConfig(
         *(48, 4, 2, 16, 100, 1e-6, PLAIN, "gelu_pytorch_tanh"),
-        norm_offset=1.0,
         post_norms=True,
         qk_norm="head",
         query_scale=0.3,
@@ -72,7 +71,7 @@ def test_a_block_computes_what_torch_computes(name: str) -> None:
     """The same bits in pieces and in company, on every instruction set and thread count; to rounding what torch says."""
     config = FORMS[name]
     assert supports(config)
-    weights, rows = parameters(config), numbers(5, ROWS, config.hidden_size)
+    weights, rows = parameters(config, biases=name == "biases"), numbers(5, ROWS, config.hidden_size)
     expected, bits = in_one_go(torch_runner(config, weights), rows), None
     for context in contexts():
         runner = native_runner(config, weights, context)
@@ -88,7 +87,7 @@ def test_a_block_computes_what_torch_computes(name: str) -> None:
 def test_every_cache_is_read_and_written_as_torch_does(kv_dtype: str) -> None:
     """The cache's numbers are torch's but where rounding tips a code over, and rows stay exact."""
     config = FORMS["biases"]
-    weights, rows = parameters(config), numbers(5, ROWS, config.hidden_size)
+    weights, rows = parameters(config, biases=True), numbers(5, ROWS, config.hidden_size)
     truth, bits = torch_runner(config, weights, kv_dtype), None
     expected = in_one_go(truth, rows)
     for context in contexts():
@@ -107,7 +106,7 @@ def test_every_cache_is_read_and_written_as_torch_does(kv_dtype: str) -> None:
 def test_tokens_that_share_a_byte_of_the_cache_are_written_one_after_the_other() -> None:
     """Two threads never change one byte: a prompt's rows come out the same every time."""
     config = FORMS["biases"]
-    runner = native_runner(config, parameters(config), cpu.Context(2), "int4")
+    runner = native_runner(config, parameters(config, biases=True), cpu.Context(2), "int4")
     rows = numbers(5, ROWS, config.hidden_size)
     first = in_one_go(runner, rows)
     for _ in range(200):
@@ -157,7 +156,7 @@ def test_rows_that_are_not_finite_are_refused() -> None:
     """Whatever spoils them, the step says so and the cache is as before."""
     config = FORMS["biases"]
     for limit in instruction_sets():
-        runner = native_runner(config, parameters(config), cpu.Context(1, limit))
+        runner = native_runner(config, parameters(config, biases=True), cpu.Context(1, limit))
         rows = numbers(5, 10, config.hidden_size)
         rows[3, 7] = float("nan")
         runner.open("bad", SPAN, 10)
@@ -169,7 +168,7 @@ def test_rows_that_are_not_finite_are_refused() -> None:
 def test_contexts_do_not_disturb_each_other() -> None:
     """Several contexts of more threads than cores, several threads at once, over and over: nothing hangs, no bit differs."""
     config = FORMS["biases"]
-    weights, rows = parameters(config), numbers(5, 40, config.hidden_size)
+    weights, rows = parameters(config, biases=True), numbers(5, 40, config.hidden_size)
     expected = in_one_go(native_runner(config, weights, cpu.Context(1)), rows)
     wrong: list[str] = []
 

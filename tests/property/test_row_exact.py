@@ -16,7 +16,7 @@ from shoal.engine.proof import numbers
 from shoal.engine.runner import Rows, Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES
-from shoal.model.nn.block import Block, BlockConfig
+from shoal.model.nn.block import Block, BlockConfig, StoredTensors
 from shoal.model.nn.mla import LatentConfig
 from shoal.model.nn.moe import MoeConfig
 from shoal.model.nn.rope import RopeConfig
@@ -27,19 +27,17 @@ THREADS = (1, 2, 3, 5)
 MOST_ROWS = 150
 SPAN = Span(4, 6)
 ROPE = RopeConfig()
-BIASED = {"attention_bias": True, "output_bias": True, "mlp_bias": True}
+BIASED = StoredTensors(attention_bias=True, output_bias=True, mlp_bias=True)
 LATENT = LatentConfig(query_rank=18, rank=20, plain_dim=10, rotary_dim=6, value_dim=14)
 GROUPED = MoeConfig(8, 3, 33, "sigmoid", True, 1.5, correction=True, num_groups=4, groups_per_token=2, shared_size=50)
-CONFIGS: dict[str, tuple[str, BlockConfig]] = {
-    "biases": ("llama", BlockConfig(33, 3, 1, 10, 90, 1e-5, ROPE, **BIASED)),
+CONFIGS: dict[str, tuple[str, BlockConfig] | tuple[str, BlockConfig, StoredTensors]] = {
+    "biases": ("llama", BlockConfig(33, 3, 1, 10, 90, 1e-5, ROPE), BIASED),
     "llama 3": ("llama", BlockConfig(90, 4, 2, 22, 1537, 1e-5, RopeConfig(kind="llama3", factor=8.0))),
     "gelu": ("llama", BlockConfig(100, 2, 2, 50, 33, 1e-5, ROPE, activation="gelu_pytorch_tanh")),
     "SmolLM2": ("llama", SMOLLM2),
     "four norms, window, caps": (
         "gemma3_text",
-        BlockConfig(
-            33, 3, 1, 10, 90, 1e-5, ROPE, norm_offset=1.0, post_norms=True, qk_norm="head", window=20, attn_softcap=3.0
-        ),
+        BlockConfig(33, 3, 1, 10, 90, 1e-5, ROPE, post_norms=True, qk_norm="head", window=20, attn_softcap=3.0),
     ),
     "norms after": (
         "olmo2",
@@ -47,9 +45,7 @@ CONFIGS: dict[str, tuple[str, BlockConfig]] = {
     ),
     "ALiBi, LayerNorm": (
         "bloom",
-        BlockConfig(
-            36, 3, 3, 12, 90, 1e-5, ROPE, "gelu", **BIASED, norm="layer", rotary_dim=0, alibi=True, gated_mlp=False
-        ),
+        BlockConfig(36, 3, 3, 12, 90, 1e-5, ROPE, "gelu", norm="layer", rotary_dim=0, alibi=True, gated_mlp=False),
     ),
     "side by side": (
         "falcon",
@@ -64,9 +60,9 @@ CONFIGS: dict[str, tuple[str, BlockConfig]] = {
             "gelu",
             norm="layer",
             parallel_residual=True,
-            shared_norm=True,
             gated_mlp=False,
         ),
+        StoredTensors(shared_norm=True),
     ),
     "a part turns": ("glm4", BlockConfig(33, 3, 1, 10, 90, 1e-5, ROPE, post_norms=True, rotary_dim=6)),
     "by length": (
@@ -85,12 +81,12 @@ CONFIGS: dict[str, tuple[str, BlockConfig]] = {
             1e-5,
             ROPE,
             "quick_gelu",
-            **BIASED,
             sinks=True,
             window=20,
             mlp_limit=1.0,
             moe=MoeConfig(6, 3, 33, "softmax_of_chosen", router_bias=True),
         ),
+        BIASED,
     ),
     "latent, grouped experts": (
         "deepseek_v3",
@@ -110,8 +106,9 @@ class Model(NamedTuple):
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda name: name.replace(" ", "-"))
 def model(request: pytest.FixtureRequest) -> Model:
     """A model of each shape, where this machine can keep it exact."""
-    model_type, config = CONFIGS[request.param]
-    blocks = random_blocks(config, 2, scale=0.3 if config.hidden_size < 500 else 0.05, model_type=model_type)
+    model_type, config, *stored = CONFIGS[request.param]
+    scale = 0.3 if config.hidden_size < 500 else 0.05
+    blocks = random_blocks(config, 2, 0, scale, model_type, *stored)
     tile = shared_tile(blocks[0], THREADS)
     if tile is None:
         pytest.skip("this machine's BLAS is not row-exact with several threads")

@@ -14,7 +14,7 @@ from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.prefix import PrefixCache
 from shoal.model.families import TensorSource, family
-from shoal.model.nn.block import Block, BlockConfig, ModelConfig
+from shoal.model.nn.block import Block, BlockConfig, ModelConfig, StoredTensors
 from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.rope import RopeConfig
 from shoal.types import Span
@@ -29,6 +29,8 @@ SMOLLM2 = BlockConfig(
     rope=RopeConfig(theta=100_000.0),
 )
 """The shape of SmolLM2-135M's blocks."""
+
+PLAIN = StoredTensors()
 
 TINY_LLAMA: dict[str, Any] = {
     "vocab_size": 131,
@@ -82,30 +84,41 @@ def fill_with_garbage(cache: KVCache) -> None:
 
 
 def random_blocks(
-    config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1, model_type: str = "llama"
+    config: BlockConfig,
+    num_blocks: int,
+    seed: int = 0,
+    scale: float = 0.1,
+    model_type: str = "llama",
+    stored: StoredTensors = PLAIN,
 ) -> list[Block]:
     """Blocks of a family with seeded normal weights in fp32, without any file."""
-    return [Block(config, each) for each in random_parameters(config, num_blocks, seed, scale, model_type)]
+    return [Block(config, each) for each in random_parameters(config, num_blocks, seed, scale, model_type, stored)]
 
 
 def random_parameters(
-    config: BlockConfig, num_blocks: int, seed: int = 0, scale: float = 0.1, model_type: str = "llama"
+    config: BlockConfig,
+    num_blocks: int,
+    seed: int = 0,
+    scale: float = 0.1,
+    model_type: str = "llama",
+    stored: StoredTensors = PLAIN,
 ) -> list[BlockWeights]:
-    """Their weights; beside the family's, whatever the configuration asks for."""
-    model = ModelConfig(model_type, num_blocks, 1, 512, (), True, config)
+    """Their weights; `stored` says which of the family's tensors there are."""
+    model = ModelConfig(model_type, num_blocks, 1, 512, (), True, config, stored=stored)
     generator = torch.Generator().manual_seed(seed)
 
     def weights(index: int) -> dict[str, torch.Tensor]:
         shapes = family(model_type).block_tensors(model, index)
-        drawn = {role: _drawn(stored, scale, generator) for role, stored in shapes.items()}
-        return {role: tensor + 1.0 if "norm" in role else tensor for role, tensor in drawn.items()}
+        return {role: _drawn(role, source, scale, generator) for role, source in shapes.items()}
 
     return [BlockWeights.of(weights(index)) for index in range(num_blocks)]
 
 
-def _drawn(stored: TensorSource, scale: float, generator: torch.Generator) -> torch.Tensor:
-    drawn = scale * torch.randn(stored.shape, generator=generator)
-    return drawn if stored.take is None else stored.take(drawn)
+def _drawn(role: str, source: TensorSource, scale: float, generator: torch.Generator) -> torch.Tensor:
+    drawn = scale * torch.randn(source.shape, generator=generator)
+    if source.take is not None:
+        return source.take(drawn)
+    return drawn + 1.0 if "norm" in role else drawn
 
 
 def shared_tile(block: Block, threads: Sequence[int]) -> int | None:

@@ -104,7 +104,7 @@ def choose_backend(
     if not _native(form):
         return TorchBackend()
     context = cpu.Context(threads or THREADS)
-    kinds = model.kinds or (model.block,)
+    kinds = model.distinct_blocks
     if all(map(supports, kinds)) and len({(kind.rope, kind.rotated_dim) for kind in kinds}) <= MAX_TURNINGS:
         return NativeBackend(context, int8_rows)
     return TorchBackend(make=native_linears(context, int8_rows), kernel=f"torch+{kernel_name(int8_rows)}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from ctypes import Array
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -26,21 +27,34 @@ MAX_TURNINGS = 2
 """Kinds of rotary embedding that the blocks of one span may have."""
 
 NORMS = ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm", "query_norm", "key_norm")
-_ROLES = {
-    "post_attention_norm": "attention_post_norm",
-    "post_mlp_norm": "mlp_post_norm",
-    "query_norm": "q_norm",
-    "key_norm": "k_norm",
-}
+KNOWN_FIELDS = frozenset(
+    {
+        *(
+            "hidden_size",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "intermediate_size",
+            "norm_eps",
+            "rope",
+            "activation",
+        ),
+        *("pre_norms", "post_norms", "qk_norm", "query_scale", "rotary_dim", "window", "attn_softcap", "sinks"),
+    }
+)
+"""What the compiled kernels compute of a block's configuration; all else has to be as Llama has it."""
 
 
 def supports(config: BlockConfig) -> bool:
     """Whether the compiled kernels know everything that such a block does."""
-    plain = (
-        config.norm == "rms" and config.gated_mlp and not (config.parallel_residual or config.alibi or config.mlp_limit)
+    fields = msgspec.structs.fields(config)
+    known = all(one.name in KNOWN_FIELDS or getattr(config, one.name) == one.default for one in fields)
+    return (
+        known
+        and config.qk_norm in ("", "head")
+        and config.activation in ACTIVATIONS
+        and config.head_dim <= MAX_HEAD_DIM
     )
-    dense = config.moe is None and config.latent is None and config.qk_norm in ("", "head")
-    return plain and dense and config.activation in ACTIVATIONS and config.head_dim <= MAX_HEAD_DIM
 
 
 class NativeBlock:
@@ -79,9 +93,9 @@ def _packed(weights: BlockWeights, int8_rows: bool) -> Iterator[tuple[str, Panel
 
 def _vectors(config: BlockConfig, weights: BlockWeights) -> Iterator[tuple[str, Tensor]]:
     for name in NORMS:
-        weight = weights.vectors.get(f"{_ROLES.get(name, name)}.weight")
+        weight = weights.vectors.get(f"{name}.weight")
         if weight is not None:
-            yield name, (weight.to(torch.float32) + config.norm_offset).contiguous()
+            yield name, weight.to(torch.float32).contiguous()
     if config.sinks:
         yield "sinks", weights.vectors["sinks"].to(torch.float32).contiguous()
 

@@ -35,7 +35,7 @@ def prove_native(blocks: Sequence[NativeBlock], model: ModelConfig, context: cpu
     """
     exact = all(_holds(block, context) for block in {block.config: block for block in blocks}.values())
     digest = hashlib.blake2b(digest_size=16)
-    for config in model.kinds or (model.block,):
+    for config in model.distinct_blocks:
         digest.update(_outputs(NativeBlock(config, canned(config)), context, (40,)).numpy().tobytes())
     return exact, digest.hexdigest()
 
@@ -62,7 +62,7 @@ def _outputs(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> 
     return torch.cat(outputs)
 
 
-def canned(config: BlockConfig, seed: int = 0) -> BlockWeights:
+def canned(config: BlockConfig, seed: int = 0, biases: bool = True) -> BlockWeights:
     """The same weights everywhere for a block of this form: everything that it may have."""
     drawn = numbers(PROBE_SEED + 5 + seed, _ENTRIES)
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -76,16 +76,13 @@ def canned(config: BlockConfig, seed: int = 0) -> BlockWeights:
         "up": (inner, hidden),
         "down": (hidden, inner),
     }
-    biased = {"qkv": config.attention_bias, "o": config.output_bias, "gateupdown": config.mlp_bias}
-    widths = {
-        f"{role}.bias": shapes[role][0] for role in shapes if any(role in some for some in biased if biased[some])
-    }
+    widths = {f"{role}.bias": shape[0] for role, shape in shapes.items() if biases}
     norms = [
         *(("attention_norm", "mlp_norm") if config.pre_norms else ()),
-        *(("attention_post_norm", "mlp_post_norm") if config.post_norms else ()),
+        *(("post_attention_norm", "post_mlp_norm") if config.post_norms else ()),
     ]
     widths |= {f"{name}.weight": hidden for name in norms}
-    widths |= {f"{name}.weight": config.head_dim for name in ("q_norm", "k_norm") if config.qk_norm}
+    widths |= {f"{name}.weight": config.head_dim for name in ("query_norm", "key_norm") if config.qk_norm}
     widths |= {"sinks": config.num_heads} if config.sinks else {}
     matrices = {f"{role}.weight": 2 * _filled(drawn, *shape) / shape[1] ** 0.5 for role, shape in shapes.items()}
     vectors = {name: _filled(drawn, width) / 4 + (1.0 if "norm" in name else 0.0) for name, width in widths.items()}

@@ -80,8 +80,11 @@ def prove(blocks: Sequence[Block], model: ModelConfig, setting: ExecutionEnv = C
     The probe is over all kinds that the model has, so that servers of different blocks can compare it.
     """
     each = {block.config: block for block in blocks}.values()
-    kinds = model.kinds or (model.block,)
-    return _search(lambda tile, threads: all(block_holds(one, tile, threads, setting) for one in each), kinds, setting)
+
+    def holds(tile: int, threads: int) -> bool:
+        return all(block_holds(one, tile, threads, setting) for one in each)
+
+    return _search(holds, model.distinct_blocks, setting)
 
 
 def prove_ends(ends: EmbeddingAndHead, config: BlockConfig) -> Proof:

@@ -27,7 +27,7 @@ from shoal.model.families.fields import (
 from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, unpaired
 from shoal.model.families.qwen3_moe import expert_tensors
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 from shoal.model.nn.mla import LatentConfig
 from shoal.model.nn.moe import MoeConfig
 from shoal.model.nn.rope import RopeConfig
@@ -104,9 +104,6 @@ def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
         norm_eps=number(hf, "rms_norm_eps", 1e-6),
         rope=turning,
         activation=activation(hf),
-        attention_bias=bias,
-        output_bias=bias,
-        mlp_bias=flag(hf, "mlp_bias"),
         query_scale=_scale(hf, latent, turning),
         rotary_dim=latent.rotary_dim,
         latent=latent,
@@ -115,7 +112,10 @@ def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
     num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
     first = integer(hf, "first_k_dense_replace", 0, least=0)
     types = tuple("mixed" if index >= first else "dense" for index in range(num_blocks))
-    return standard.model_config(hf, dense, **standard.pattern({"dense": dense, "mixed": mixed}, types))
+    stored = StoredTensors(attention_bias=bias, output_bias=bias, mlp_bias=flag(hf, "mlp_bias"))
+    return standard.model_config(
+        hf, dense, stored=stored, **standard.differing({"dense": dense, "mixed": mixed}, types)
+    )
 
 
 def _scale(hf: Config, latent: LatentConfig, turning: RopeConfig) -> float:
@@ -129,17 +129,22 @@ def _scale(hf: Config, latent: LatentConfig, turning: RopeConfig) -> float:
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     """Latent projections, an MLP or experts, and shared experts."""
     shape, prefix = config.block_config(index), f"model.layers.{index}."
-    tensors = {**standard.norm_tensors(shape, prefix), **_latent_tensors(shape, prefix + "self_attn.")}
-    tensors.update(expert_tensors(shape, prefix))
+    stored = config.stored
+    tensors = {**standard.norm_tensors(shape, prefix), **_latent_tensors(shape, prefix + "self_attn.", stored)}
+    tensors.update(expert_tensors(shape, prefix, stored.mlp_bias))
     if shape.moe is not None:
-        tensors.update(standard.mlp_tensors(shape, f"{prefix}mlp.shared_experts.", "shared.", shape.moe.shared_size))
+        tensors.update(
+            standard.mlp_tensors(
+                shape, f"{prefix}mlp.shared_experts.", stored.mlp_bias, "shared.", shape.moe.shared_size
+            )
+        )
         if shape.moe.correction:
             name = f"{prefix}mlp.gate.e_score_correction_bias"
             tensors["router.correction"] = TensorSource(name, (shape.moe.num_experts,))
     return tensors
 
 
-def _latent_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
+def _latent_tensors(shape: BlockConfig, prefix: str, stored: StoredTensors) -> TensorMap:
     """The rotary dimensions are stored as neighbouring pairs."""
     latent = shape.latent
     assert latent is not None
@@ -148,22 +153,22 @@ def _latent_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
     tensors: TensorMap = {}
     if latent.query_rank:
         tensors.update(
-            standard.linear("q_a", f"{prefix}q_a_proj", latent.query_rank, shape.hidden_size, shape.attention_bias)
+            standard.linear("q_a", f"{prefix}q_a_proj", latent.query_rank, shape.hidden_size, stored.attention_bias)
         )
         tensors["q_a_norm.weight"] = TensorSource(f"{prefix}q_a_layernorm.weight", (latent.query_rank,))
         tensors["q_b.weight"] = TensorSource(f"{prefix}q_b_proj.weight", (heads * dim, latent.query_rank), turned)
     else:
         tensors["q.weight"] = TensorSource(f"{prefix}q_proj.weight", (heads * dim, shape.hidden_size), turned)
     down = standard.linear(
-        "kv_a", f"{prefix}kv_a_proj_with_mqa", shape.head_dim, shape.hidden_size, shape.attention_bias
+        "kv_a", f"{prefix}kv_a_proj_with_mqa", shape.head_dim, shape.hidden_size, stored.attention_bias
     )
     turned = unpaired(shape.head_dim, latent.rank, latent.rotary_dim)
-    tensors.update({role: stored._replace(take=turned) for role, stored in down.items()})
+    tensors.update({role: each._replace(take=turned) for role, each in down.items()})
     tensors["kv_a_norm.weight"] = TensorSource(f"{prefix}kv_a_layernorm.weight", (latent.rank,))
     both = heads * (latent.plain_dim + latent.value_dim)
     tensors["kv_b.weight"] = TensorSource(f"{prefix}kv_b_proj.weight", (both, latent.rank))
     tensors.update(
-        standard.linear("o", f"{prefix}o_proj", shape.hidden_size, heads * latent.value_dim, shape.output_bias)
+        standard.linear("o", f"{prefix}o_proj", shape.hidden_size, heads * latent.value_dim, stored.output_bias)
     )
     return tensors
 

@@ -10,7 +10,7 @@ from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, activation, flag, integer, number, refuse, rope
 from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, fused_by_kind, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, grouped
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 
 
 def config(hf: Config) -> ModelConfig:
@@ -35,38 +35,36 @@ def config(hf: Config) -> ModelConfig:
         norm_eps=number(hf, "layer_norm_epsilon", 1e-5),
         rope=rope(hf, hidden // heads),
         activation=activation(hf, "activation", "gelu"),
-        attention_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
         norm="layer",
         parallel_residual=parallel,
-        shared_norm=parallel and not (new and integer(hf, "num_ln_in_parallel_attn", 2) == 2),
         gated_mlp=False,
     )
-    return standard.model_config({"tie_word_embeddings": True, **hf}, block)
+    one_norm = parallel and not (new and integer(hf, "num_ln_in_parallel_attn", 2) == 2)
+    stored = StoredTensors(attention_bias=bias, output_bias=bias, mlp_bias=bias, shared_norm=one_norm)
+    return standard.model_config({"tie_word_embeddings": True, **hf}, block, stored=stored)
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     """Falcon's own names."""
-    shape, prefix = config.block, f"transformer.h.{index}."
+    shape, stored, prefix = config.block, config.stored, f"transformer.h.{index}."
     hidden, inner, group = shape.hidden_size, shape.intermediate_size, shape.num_heads // shape.num_kv_heads
     size = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
-    tensors = standard.norm_tensors(shape, prefix, _norms(shape))
+    tensors = standard.norm_tensors(shape, prefix, _norms(config))
     for role, start, stop in (("q", 0, group), ("k", group, group + 1), ("v", group + 1, group + 2)):
         take = grouped(shape.num_kv_heads, start, stop, shape.head_dim)
-        fused = standard.linear(role, f"{prefix}self_attention.query_key_value", size, hidden, shape.attention_bias)
-        tensors.update({key: stored._replace(take=take) for key, stored in fused.items()})
-    tensors.update(standard.linear("o", f"{prefix}self_attention.dense", hidden, hidden, shape.output_bias))
-    tensors.update(standard.linear("up", f"{prefix}mlp.dense_h_to_4h", inner, hidden, shape.mlp_bias))
-    tensors.update(standard.linear("down", f"{prefix}mlp.dense_4h_to_h", hidden, inner, shape.mlp_bias))
+        fused = standard.linear(role, f"{prefix}self_attention.query_key_value", size, hidden, stored.attention_bias)
+        tensors.update({key: each._replace(take=take) for key, each in fused.items()})
+    tensors.update(standard.linear("o", f"{prefix}self_attention.dense", hidden, hidden, stored.output_bias))
+    tensors.update(standard.linear("up", f"{prefix}mlp.dense_h_to_4h", inner, hidden, stored.mlp_bias))
+    tensors.update(standard.linear("down", f"{prefix}mlp.dense_4h_to_h", hidden, inner, stored.mlp_bias))
     return tensors
 
 
-def _norms(shape: BlockConfig) -> dict[str, str]:
+def _norms(config: ModelConfig) -> dict[str, str]:
     """One norm for both, one for each side by side, or one after the other."""
-    if shape.shared_norm:
+    if config.stored.shared_norm:
         return {"attention_norm": "input_layernorm", "mlp_norm": "input_layernorm"}
-    return {"attention_norm": "ln_attn", "mlp_norm": "ln_mlp"} if shape.parallel_residual else standard.NORMS
+    return {"attention_norm": "ln_attn", "mlp_norm": "ln_mlp"} if config.block.parallel_residual else standard.NORMS
 
 
 def end_tensors(config: ModelConfig) -> TensorMap:

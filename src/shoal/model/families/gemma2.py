@@ -20,15 +20,15 @@ from shoal.model.families.fields import (
     refuse,
 )
 from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, gguf_config, shifted_norms
-from shoal.model.families.layout import TensorMap
-from shoal.model.nn.block import ModelConfig
+from shoal.model.families.layout import TensorMap, plus_one
+from shoal.model.nn.block import ModelConfig, StoredTensors
 
 TYPES = ("sliding_attention", "full_attention")
 NORMS = {
     "attention_norm": "input_layernorm",
-    "attention_post_norm": "post_attention_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
     "mlp_norm": "pre_feedforward_layernorm",
-    "mlp_post_norm": "post_feedforward_layernorm",
+    "post_mlp_norm": "post_feedforward_layernorm",
 }
 
 
@@ -38,10 +38,7 @@ def config(hf: Config) -> ModelConfig:
     bias = flag(hf, "attention_bias")
     full = standard.block_config(
         {"head_dim": 256, **hf},
-        attention_bias=bias,
-        output_bias=bias,
         activation=activation(hf, "hidden_activation", "gelu_pytorch_tanh"),
-        norm_offset=1.0,
         post_norms=True,
         query_scale=number(hf, "query_pre_attn_scalar", 256) ** -0.5,
         attn_softcap=optional_number(hf, "attn_logit_softcapping"),
@@ -52,15 +49,25 @@ def config(hf: Config) -> ModelConfig:
     return standard.model_config(
         {"tie_word_embeddings": True, **hf},
         full,
+        stored=StoredTensors(attention_bias=bias, output_bias=bias),
         embedding_scale=full.hidden_size**0.5,
         final_softcap=optional_number(hf, "final_logit_softcapping"),
-        **standard.pattern(dict(zip(TYPES, (local, full), strict=True)), types),
+        **standard.differing(dict(zip(TYPES, (local, full), strict=True)), types),
     )
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
-    """Llama's names with four norms."""
-    return standard.dense_tensors(config, index, NORMS)
+    """Llama's names with four norms, all of them stored as w - 1."""
+    return _raised(standard.dense_tensors(config, index, NORMS))
+
+
+def end_tensors(config: ModelConfig) -> TensorMap:
+    """Llama's, the norm stored as w - 1."""
+    return _raised(standard.end_tensors(config))
+
+
+def _raised(tensors: TensorMap) -> TensorMap:
+    return {role: stored._replace(take=plus_one) if "norm" in role else stored for role, stored in tensors.items()}
 
 
 def gguf_fields(fields: GgufFields, largest: int) -> dict[str, Any]:
@@ -75,4 +82,4 @@ def gguf_fields(fields: GgufFields, largest: int) -> dict[str, Any]:
 
 
 GGUF = GgufMapping("gemma2", lambda fields: gguf_fields(fields, 46), shifted_norms)
-FAMILY = Family("gemma2", "Gemma 2", config, block_tensors, standard.end_tensors, ("fp32", "bf16"), GGUF)
+FAMILY = Family("gemma2", "Gemma 2", config, block_tensors, end_tensors, ("fp32", "bf16"), GGUF)

@@ -23,7 +23,7 @@ from shoal.model.families.fields import (
     rope,
 )
 from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, shifted_norms
-from shoal.model.nn.block import ModelConfig
+from shoal.model.nn.block import ModelConfig, StoredTensors
 
 TYPES = ("sliding_attention", "full_attention")
 
@@ -35,10 +35,7 @@ def config(hf: Config) -> ModelConfig:
     ropes = _ropes(hf)
     full = standard.block_config(
         {**hf, "head_dim": head_dim},
-        attention_bias=bias,
-        output_bias=bias,
         activation=activation(hf, "hidden_activation", "gelu_pytorch_tanh"),
-        norm_offset=1.0,
         post_norms=True,
         qk_norm="head",
         query_scale=number(hf, "query_pre_attn_scalar", 256) ** -0.5,
@@ -54,9 +51,10 @@ def config(hf: Config) -> ModelConfig:
     return standard.model_config(
         {"tie_word_embeddings": True, **hf},
         full,
+        stored=StoredTensors(attention_bias=bias, output_bias=bias),
         embedding_scale=full.hidden_size**0.5,
         final_softcap=optional_number(hf, "final_logit_softcapping"),
-        **standard.pattern(dict(zip(TYPES, (local, full), strict=True)), types),
+        **standard.differing(dict(zip(TYPES, (local, full), strict=True)), types),
     )
 
 
@@ -87,5 +85,5 @@ def gguf_fields(fields: GgufFields) -> dict[str, Any]:
 
 GGUF = GgufMapping("gemma3", gguf_fields, shifted_norms)
 FAMILY = Family(
-    "gemma3_text", "Gemma 3 (text)", config, gemma2.block_tensors, standard.end_tensors, ("fp32", "bf16"), GGUF
+    "gemma3_text", "Gemma 3 (text)", config, gemma2.block_tensors, gemma2.end_tensors, ("fp32", "bf16"), GGUF
 )

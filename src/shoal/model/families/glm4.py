@@ -8,28 +8,27 @@ from shoal.model.families.fields import Config, flag
 from shoal.model.families.gguf_mapping import GgufMapping, partly_turning
 from shoal.model.families.layout import TensorMap, unpaired
 from shoal.model.families.phi3 import fused_mlp_tensors
-from shoal.model.nn.block import ModelConfig
+from shoal.model.nn.block import ModelConfig, StoredTensors
 
 NORMS = {
     "attention_norm": "input_layernorm",
-    "attention_post_norm": "post_self_attn_layernorm",
+    "post_attention_norm": "post_self_attn_layernorm",
     "mlp_norm": "post_attention_layernorm",
-    "mlp_post_norm": "post_mlp_layernorm",
+    "post_mlp_norm": "post_mlp_layernorm",
 }
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     hf = {"partial_rotary_factor": 0.5, **hf}
-    return standard.model_config(
-        hf, standard.block_config(hf, attention_bias=flag(hf, "attention_bias"), post_norms=True)
-    )
+    stored = StoredTensors(attention_bias=flag(hf, "attention_bias"))
+    return standard.model_config(hf, standard.block_config(hf, post_norms=True), stored=stored)
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     """Llama's names with four norms and gate and up fused."""
     shape, prefix = config.block_config(index), f"model.layers.{index}."
-    attention = standard.attention_tensors(shape, prefix)
+    attention = standard.attention_tensors(shape, prefix, config.stored)
     for role in ("q.weight", "q.bias", "k.weight", "k.bias"):
         if role in attention:
             attention[role] = attention[role]._replace(take=unpaired(shape.head_dim, 0, shape.rotated_dim))

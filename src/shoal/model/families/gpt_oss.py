@@ -15,7 +15,7 @@ from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, MAX_EXPERTS, Config, flag, integer, layer_types, number, refuse
 from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, expert
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 from shoal.model.nn.moe import MoeConfig
 
 TYPES = ("sliding_attention", "full_attention")
@@ -25,6 +25,7 @@ def config(hf: Config) -> ModelConfig:
     """From config.json."""
     refuse(hf, "swiglu_alpha", 1.702)
     bias = flag(hf, "attention_bias", True)
+    stored = StoredTensors(attention_bias=bias, output_bias=bias)
     num_experts = integer(hf, "num_local_experts", 128, MAX_EXPERTS)
     moe = MoeConfig(
         num_experts=num_experts,
@@ -35,9 +36,6 @@ def config(hf: Config) -> ModelConfig:
     )
     full = standard.block_config(
         hf,
-        attention_bias=bias,
-        output_bias=bias,
-        mlp_bias=True,
         activation="quick_gelu",
         mlp_limit=number(hf, "swiglu_limit", 7.0),
         norm_eps=number(hf, "rms_norm_eps", 1e-5),
@@ -48,14 +46,14 @@ def config(hf: Config) -> ModelConfig:
     num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
     types = layer_types(hf, num_blocks, TYPES, [TYPES[index % 2] for index in range(num_blocks)])
     kinds = dict(zip(TYPES, (local, full), strict=True))
-    return standard.model_config(hf, full, **standard.pattern(kinds, types))
+    return standard.model_config(hf, full, stored=stored, **standard.differing(kinds, types))
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     """All experts are stacked in one tensor; gate and up alternate in it."""
     shape, prefix = config.block_config(index), f"model.layers.{index}."
     assert shape.moe is not None
-    tensors = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix)}
+    tensors = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix, config.stored)}
     tensors["sinks"] = TensorSource(f"{prefix}self_attn.sinks", (shape.num_heads,))
     tensors.update(standard.linear("router", f"{prefix}mlp.router", shape.moe.num_experts, shape.hidden_size, True))
     for index_of_expert in range(shape.moe.num_experts):

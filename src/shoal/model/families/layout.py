@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Take = Callable[[Tensor], Tensor]
@@ -20,6 +21,11 @@ class TensorSource(NamedTuple):
 
 TensorMap = dict[str, TensorSource]
 """By role."""
+
+
+def plus_one(tensor: Tensor) -> Tensor:
+    """w of a norm that is stored as w - 1, in fp32."""
+    return tensor.to(torch.float32) + 1.0
 
 
 def rows(start: int, stop: int) -> Take:

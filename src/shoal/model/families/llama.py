@@ -8,14 +8,14 @@ from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
 from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, gguf_config, paired_heads
-from shoal.model.nn.block import ModelConfig
+from shoal.model.nn.block import ModelConfig, StoredTensors
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     bias = flag(hf, "attention_bias")
-    block = standard.block_config(hf, attention_bias=bias, output_bias=bias, mlp_bias=flag(hf, "mlp_bias"))
-    return standard.model_config(hf, block)
+    stored = StoredTensors(attention_bias=bias, output_bias=bias, mlp_bias=flag(hf, "mlp_bias"))
+    return standard.model_config(hf, standard.block_config(hf), stored=stored)
 
 
 def gguf_fields(fields: GgufFields) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     shape, prefix = config.block_config(index), f"model.layers.{index}."
     assert shape.moe is not None
     inside = f"{prefix}block_sparse_moe."
-    tensors = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix)}
+    tensors = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix, config.stored)}
     tensors.update(standard.linear("router", f"{inside}gate", shape.moe.num_experts, shape.hidden_size, False))
     hidden, inner = shape.hidden_size, shape.moe.intermediate_size
     for expert in range(shape.moe.num_experts):

@@ -7,18 +7,16 @@ from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
 from shoal.model.families.gguf_mapping import GgufMapping
 from shoal.model.families.layout import TensorMap
-from shoal.model.nn.block import ModelConfig
+from shoal.model.nn.block import ModelConfig, StoredTensors
 
-NORMS = {"attention_post_norm": "post_attention_layernorm", "mlp_post_norm": "post_feedforward_layernorm"}
+NORMS = {"post_attention_norm": "post_attention_layernorm", "post_mlp_norm": "post_feedforward_layernorm"}
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     bias = flag(hf, "attention_bias")
-    block = standard.block_config(
-        hf, attention_bias=bias, output_bias=bias, pre_norms=False, post_norms=True, qk_norm="full"
-    )
-    return standard.model_config(hf, block)
+    block = standard.block_config(hf, pre_norms=False, post_norms=True, qk_norm="full")
+    return standard.model_config(hf, block, stored=StoredTensors(attention_bias=bias, output_bias=bias))
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:

@@ -8,25 +8,26 @@ from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, Config, flag, integer, layer_types
 from shoal.model.families.gguf_mapping import GgufMapping
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 
 TYPES = ("full_attention", "sliding_attention")
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
-    return windowed(hf, standard.block_config(hf, attention_bias=True))
+    return windowed(hf, standard.block_config(hf), StoredTensors(attention_bias=True))
 
 
-def windowed(hf: Config, block: BlockConfig) -> ModelConfig:
+def windowed(hf: Config, block: BlockConfig, stored: StoredTensors) -> ModelConfig:
     """A model whose blocks from `max_window_layers` on (or by `layer_types`) have a window, if `use_sliding_window` says so."""
     if not flag(hf, "use_sliding_window") or hf.get("sliding_window") is None:
-        return standard.model_config(hf, block)
+        return standard.model_config(hf, block, stored=stored)
     num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
     first = integer(hf, "max_window_layers", 28, least=0)
     default = [TYPES[index >= first] for index in range(num_blocks)]
     kinds = {TYPES[0]: block, TYPES[1]: msgspec.structs.replace(block, window=integer(hf, "sliding_window"))}
-    return standard.model_config(hf, block, **standard.pattern(kinds, layer_types(hf, num_blocks, TYPES, default)))
+    types = layer_types(hf, num_blocks, TYPES, default)
+    return standard.model_config(hf, block, stored=stored, **standard.differing(kinds, types))
 
 
 GGUF = GgufMapping("qwen2")

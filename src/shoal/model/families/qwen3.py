@@ -7,13 +7,14 @@ from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
 from shoal.model.families.gguf_mapping import GgufMapping
 from shoal.model.families.qwen2 import windowed
-from shoal.model.nn.block import ModelConfig
+from shoal.model.nn.block import ModelConfig, StoredTensors
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     bias = flag(hf, "attention_bias")
-    return windowed(hf, standard.block_config(hf, attention_bias=bias, output_bias=bias, qk_norm="head"))
+    stored = StoredTensors(attention_bias=bias, output_bias=bias)
+    return windowed(hf, standard.block_config(hf, qk_norm="head"), stored)
 
 
 GGUF = GgufMapping("qwen3")

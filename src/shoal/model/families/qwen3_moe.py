@@ -11,14 +11,15 @@ from shoal.model.families.fields import MAX_BLOCKS, Config, flag, integer, refus
 from shoal.model.families.gguf_mapping import GgufMapping, gguf_config
 from shoal.model.families.layout import TensorMap
 from shoal.model.families.mixtral import moe_config
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     refuse(hf, "use_sliding_window", False)
     bias = flag(hf, "attention_bias")
-    dense = standard.block_config(hf, attention_bias=bias, output_bias=bias, qk_norm="head")
+    stored = StoredTensors(attention_bias=bias, output_bias=bias)
+    dense = standard.block_config(hf, qk_norm="head")
     moe = moe_config(hf, 128, flag(hf, "norm_topk_prob"))
     mixed = msgspec.structs.replace(dense, moe=moe)
     num_blocks, step = integer(hf, "num_hidden_layers", most=MAX_BLOCKS), integer(hf, "decoder_sparse_step", 1)
@@ -26,25 +27,27 @@ def config(hf: Config) -> ModelConfig:
     if not isinstance(only, list):
         raise CheckpointError(f"the configuration's mlp_only_layers are {only!r}, not a list")
     types = tuple("dense" if i in only or (i + 1) % step else "mixed" for i in range(num_blocks))
-    return standard.model_config(hf, mixed, **standard.pattern({"dense": dense, "mixed": mixed}, types))
+    return standard.model_config(
+        hf, mixed, stored=stored, **standard.differing({"dense": dense, "mixed": mixed}, types)
+    )
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     """Qwen 3's names beside those of the experts."""
     shape, prefix = config.block_config(index), f"model.layers.{index}."
-    attention = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix)}
-    return {**attention, **expert_tensors(shape, prefix)}
+    attention = {**standard.norm_tensors(shape, prefix), **standard.attention_tensors(shape, prefix, config.stored)}
+    return {**attention, **expert_tensors(shape, prefix, config.stored.mlp_bias)}
 
 
-def expert_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
+def expert_tensors(shape: BlockConfig, prefix: str, bias: bool) -> TensorMap:
     """A dense MLP, or a router and its experts under `mlp.`."""
     if shape.moe is None:
-        return standard.mlp_tensors(shape, prefix + "mlp.")
+        return standard.mlp_tensors(shape, prefix + "mlp.", bias)
     moe = shape.moe
     tensors = standard.linear("router", f"{prefix}mlp.gate", moe.num_experts, shape.hidden_size, False)
     for expert in range(moe.num_experts):
         name, roles = f"{prefix}mlp.experts.{expert}.", f"experts.{expert}."
-        tensors.update(standard.mlp_tensors(shape, name, roles, moe.intermediate_size))
+        tensors.update(standard.mlp_tensors(shape, name, bias, roles=roles, inner=moe.intermediate_size))
     return tensors
 
 

@@ -19,7 +19,7 @@ from shoal.model.families.fields import (
     token_ids,
 )
 from shoal.model.families.layout import TensorMap, TensorSource
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 
 NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 MATRICES = {
@@ -83,32 +83,32 @@ def max_positions(hf: Config, block: BlockConfig) -> int:
     return min(MAX_POSITIONS, int(most * block.rope.factor)) if block.rope.kind == "dynamic" else most
 
 
-def pattern(kinds: Mapping[str, BlockConfig], types: tuple[str, ...]) -> dict[str, Any]:
-    """ModelConfig's `kinds` and `pattern` for blocks of these types."""
+def differing(kinds: Mapping[str, BlockConfig], types: tuple[str, ...]) -> dict[str, Any]:
+    """ModelConfig's `block_kinds` and `layer_types` for blocks of these types."""
     used = tuple(dict.fromkeys(types))
-    return {"kinds": tuple(kinds[one] for one in used), "pattern": tuple(used.index(one) for one in types)}
+    return {"block_kinds": tuple(kinds[one] for one in used), "layer_types": tuple(map(used.index, types))}
 
 
-def attention_tensors(shape: BlockConfig, prefix: str) -> TensorMap:
+def attention_tensors(shape: BlockConfig, prefix: str, stored: StoredTensors) -> TensorMap:
     """q, k, v, o and the norms of q and k."""
     query, kv, hidden = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim, shape.hidden_size
     tensors: TensorMap = {}
     for role, size in (("q", query), ("k", kv), ("v", kv)):
-        tensors.update(linear(role, prefix + MATRICES[role], size, hidden, shape.attention_bias))
-    tensors.update(linear("o", prefix + MATRICES["o"], hidden, query, shape.output_bias))
+        tensors.update(linear(role, prefix + MATRICES[role], size, hidden, stored.attention_bias))
+    tensors.update(linear("o", prefix + MATRICES["o"], hidden, query, stored.output_bias))
     if shape.qk_norm:
         sizes = (shape.head_dim, shape.head_dim) if shape.qk_norm == "head" else (query, kv)
-        for role, size in zip(("q_norm", "k_norm"), sizes, strict=True):
-            tensors[f"{role}.weight"] = TensorSource(f"{prefix}self_attn.{role}.weight", (size,))
+        for role, name, size in zip(("query_norm", "key_norm"), ("q_norm", "k_norm"), sizes, strict=True):
+            tensors[f"{role}.weight"] = TensorSource(f"{prefix}self_attn.{name}.weight", (size,))
     return tensors
 
 
-def mlp_tensors(shape: BlockConfig, prefix: str, roles: str = "", inner: int = 0) -> TensorMap:
+def mlp_tensors(shape: BlockConfig, prefix: str, bias: bool, roles: str = "", inner: int = 0) -> TensorMap:
     """Gate, up and down, called `prefix` + gate_proj …; `roles` goes before the roles' names, `inner` is their width."""
     tensors: TensorMap = {}
     hidden, inner = shape.hidden_size, inner or shape.intermediate_size
     for role, out_features, in_features in (("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner)):
-        tensors.update(linear(f"{roles}{role}", f"{prefix}{role}_proj", out_features, in_features, shape.mlp_bias))
+        tensors.update(linear(f"{roles}{role}", f"{prefix}{role}_proj", out_features, in_features, bias))
     return tensors
 
 
@@ -134,8 +134,8 @@ def dense_tensors(config: ModelConfig, index: int, norms: Mapping[str, str] = NO
     shape, prefix = config.block_config(index), f"model.layers.{index}."
     return {
         **norm_tensors(shape, prefix, norms),
-        **attention_tensors(shape, prefix),
-        **mlp_tensors(shape, prefix + "mlp."),
+        **attention_tensors(shape, prefix, config.stored),
+        **mlp_tensors(shape, prefix + "mlp.", config.stored.mlp_bias),
     }
 
 

@@ -19,7 +19,7 @@ GROUP_TOKENS = GROUP_PAGES * PAGE_TOKENS
 class AttentionForm(NamedTuple):
     """What attention does beside the plain thing. `sinks` and `slopes` [heads] in fp32."""
 
-    scale: float | None = None
+    query_scale: float | None = None
     """What q · k is multiplied by; None: 1 / √dim."""
 
     window: int = 0
@@ -65,7 +65,7 @@ def paged_attention(
     kv_heads, width = keys.shape[1], keys.shape[3]
     keys, values = keys.to(torch.float32), values.to(torch.float32)
     group = heads // kv_heads
-    scale = dim**-0.5 if form.scale is None else form.scale
+    scale = dim**-0.5 if form.query_scale is None else form.query_scale
     wide = (query * scale).view(n, kv_heads, group, dim).transpose(0, 1).reshape(kv_heads, n * group, dim)
     wide = torch.nn.functional.pad(wide, (0, width - dim, 0, -(n * group) % tile))
     row_positions = pad_rows(positions.repeat_interleave(group)[:, None], tile).to(query.device)

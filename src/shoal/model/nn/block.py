@@ -25,7 +25,7 @@ HEAD_ROWS = 128
 
 
 class BlockConfig(msgspec.Struct, frozen=True):
-    """The form of one block. What is left at its default is Llama's."""
+    """What one block computes. What is left at its default is Llama's; whether a matrix has a bias its weights say."""
 
     hidden_size: int
     num_heads: int
@@ -39,16 +39,8 @@ class BlockConfig(msgspec.Struct, frozen=True):
     norm_eps: float
     rope: RopeConfig
     activation: str = "silu"
-    attention_bias: bool = False
-    """Whether q, k and v have biases; `output_bias`: whether o has one."""
-
-    output_bias: bool = False
-    mlp_bias: bool = False
     norm: str = "rms"
     """"rms" or "layer" (with a bias)."""
-
-    norm_offset: float = 0.0
-    """Added to the RMS norms' weights as they are stored; Gemma stores w - 1."""
 
     pre_norms: bool = True
     post_norms: bool = False
@@ -56,9 +48,6 @@ class BlockConfig(msgspec.Struct, frozen=True):
 
     parallel_residual: bool = False
     """x + attention(norm(x)) + mlp(norm'(x)) instead of one after the other."""
-
-    shared_norm: bool = False
-    """Whether both of these norms are one and the same weight."""
 
     qk_norm: str = ""
     """RMS norms of q and k before they turn: "head" for each head, "full" over all heads together."""
@@ -93,6 +82,18 @@ class BlockConfig(msgspec.Struct, frozen=True):
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
 
+class StoredTensors(msgspec.Struct, frozen=True):
+    """Which tensors the blocks of a checkpoint have, where models of one family differ."""
+
+    attention_bias: bool = False
+    """Of q, k and v; `output_bias`: of o."""
+
+    output_bias: bool = False
+    mlp_bias: bool = False
+    shared_norm: bool = False
+    """Whether the norms before attention and MLP are one tensor."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True):
     """A model's shape: its blocks and its two ends."""
 
@@ -105,17 +106,23 @@ class ModelConfig(msgspec.Struct, frozen=True):
     block: BlockConfig
     """What all blocks share: widths, key heads, norms. Of what differs, this is the first block's."""
 
-    kinds: tuple[BlockConfig, ...] = ()
-    pattern: tuple[int, ...] = ()
-    """Where blocks differ: the kinds there are and each block's index among them."""
+    block_kinds: tuple[BlockConfig, ...] = ()
+    layer_types: tuple[int, ...] = ()
+    """Where blocks differ: the kinds there are, and each block's index among them."""
 
     embedding_scale: float = 1.0
     embedding_norm: bool = False
     final_softcap: float = 0.0
+    stored: StoredTensors = StoredTensors()
+
+    @property
+    def distinct_blocks(self) -> tuple[BlockConfig, ...]:
+        """Every kind of block that the model has."""
+        return self.block_kinds or (self.block,)
 
     def block_config(self, index: int) -> BlockConfig:
         """The form of block `index`."""
-        return self.kinds[self.pattern[index]] if self.pattern else self.block
+        return self.block_kinds[self.layer_types[index]] if self.layer_types else self.block
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -130,14 +137,14 @@ class Block:
         self.digest = ""
         self.latent = None if config.latent is None else Latent(config.latent, config.num_heads, weights, make)
         self.qkv = None if config.latent is not None else weights.joined(("q", "k", "v"), make)
-        self.q_norm, self.k_norm = (_qk_norm(config, weights, role) for role in ("q_norm", "k_norm"))
+        self.query_norm, self.key_norm = (_qk_norm(config, weights, role) for role in ("query_norm", "key_norm"))
         self.sinks = weights.vectors["sinks"].to(torch.float32) if config.sinks else None
         self.output = weights.linear("o", make)
         self.mlp = _mlp(config, weights, make)
         self.attention_norm = _norm(config, weights, "attention_norm") if config.pre_norms else None
         self.mlp_norm = _norm(config, weights, "mlp_norm") if config.pre_norms else None
-        self.attention_post_norm = _norm(config, weights, "attention_post_norm") if config.post_norms else None
-        self.mlp_post_norm = _norm(config, weights, "mlp_post_norm") if config.post_norms else None
+        self.post_attention_norm = _norm(config, weights, "post_attention_norm") if config.post_norms else None
+        self.post_mlp_norm = _norm(config, weights, "post_mlp_norm") if config.post_norms else None
         device = next(iter(weights.vectors.values())).device
         self.slopes = alibi_slopes(config.num_heads).to(device) if config.alibi else None
 
@@ -166,11 +173,11 @@ class Block:
             query, keys, values = self._heads(normed)
             attended = attend(rotate(query, *angles), rotate(keys, *angles), values)
         output = self.output(attended.reshape(normed.shape[0], -1))[:, : self.config.hidden_size]
-        return _normed(self.attention_post_norm, output)
+        return _normed(self.post_attention_norm, output)
 
     def _feed_forward(self, rows: Tensor, tile: int, count: int) -> Tensor:
         output = self.mlp(_normed(self.mlp_norm, rows), tile, count)[:, : self.config.hidden_size]
-        return _normed(self.mlp_post_norm, output)
+        return _normed(self.post_mlp_norm, output)
 
     def _heads(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query [n, heads, dim], keys and values [n, kv_heads, dim], normed where the configuration says so."""
@@ -179,11 +186,11 @@ class Block:
         q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         query, keys, values = torch.split(self.qkv(normed)[:, : q + 2 * kv], [q, kv, kv], dim=1)
         if config.qk_norm == "full":
-            query, keys = _normed(self.q_norm, query), _normed(self.k_norm, keys)
+            query, keys = _normed(self.query_norm, query), _normed(self.key_norm, keys)
         query = query.reshape(n, config.num_heads, config.head_dim)
         keys = keys.reshape(n, config.num_kv_heads, config.head_dim)
         if config.qk_norm == "head":
-            query, keys = _normed(self.q_norm, query), _normed(self.k_norm, keys)
+            query, keys = _normed(self.query_norm, query), _normed(self.key_norm, keys)
         return query, keys, values.reshape(n, config.num_kv_heads, config.head_dim)
 
     def linears(self) -> Iterator[Linear | HeadLinear]:
@@ -206,7 +213,7 @@ def _normed(norm: Norm | None, rows: Tensor) -> Tensor:
 
 
 def _norm(config: BlockConfig, weights: BlockWeights, role: str) -> Norm:
-    weight = weights.norm(role).to(torch.float32) + config.norm_offset
+    weight = weights.norm(role)
     if config.norm == "layer":
         return LayerNorm(weight, weights.bias(role), config.norm_eps)
     return RmsNorm(weight, config.norm_eps)
@@ -215,7 +222,7 @@ def _norm(config: BlockConfig, weights: BlockWeights, role: str) -> Norm:
 def _qk_norm(config: BlockConfig, weights: BlockWeights, role: str) -> Norm | None:
     if not config.qk_norm:
         return None
-    return RmsNorm(weights.norm(role).to(torch.float32) + config.norm_offset, config.norm_eps)
+    return RmsNorm(weights.norm(role), config.norm_eps)
 
 
 def _mlp(config: BlockConfig, weights: BlockWeights, make: MakeLinear) -> Mlp:

@@ -104,7 +104,7 @@ def _by_flash(flash: Flash, query: Tensor, keys: Tensor, values: Tensor, form: A
         query[None],
         keys.transpose(0, 1)[None],
         values.transpose(0, 1)[None],
-        softmax_scale=form.scale,
+        softmax_scale=form.query_scale,
         causal=True,
         window_size=(form.window - 1, 0) if form.window else (-1, -1),
         softcap=form.softcap,
@@ -122,7 +122,7 @@ def _chunk(query: Tensor, keys: Tensor, values: Tensor, form: AttentionForm) -> 
         keys[None],
         values[None],
         attn_mask=causal_lower_right(query.shape[0], keys.shape[1]),
-        scale=form.scale,
+        scale=form.query_scale,
         enable_gqa=query.shape[1] != keys.shape[0],
     )
     return found[0].transpose(0, 1).to(torch.float32)
@@ -142,5 +142,5 @@ def folded(query: Tensor, keys: Tensor, values: Tensor, form: AttentionForm = PL
     if n > 1:
         at = torch.arange(tokens, device=query.device)
         mask = (at <= at[tokens - n :, None]).repeat_interleave(group, 0)
-    found = F.scaled_dot_product_attention(rows, keys[None], values[None], attn_mask=mask, scale=form.scale)
+    found = F.scaled_dot_product_attention(rows, keys[None], values[None], attn_mask=mask, scale=form.query_scale)
     return found[0].view(kv_heads, n, group, dim).transpose(0, 1).reshape(n, heads, dim).to(torch.float32)

@@ -159,5 +159,5 @@ def test_blocks_may_differ() -> None:
     windows = [config.block_config(index).window for index in range(12)]
     assert windows == [40, 40, 40, 40, 40, 0] * 2
     assert {config.block_config(index).rope.theta for index in (0, 5)} == {1e4, 1e6}
-    assert len(config.kinds) == 2
-    assert model_config(LLAMA).block_config(1) is model_config(LLAMA).block or not model_config(LLAMA).pattern
+    assert len(config.block_kinds) == 2
+    assert model_config(LLAMA).block_config(1) is model_config(LLAMA).block or not model_config(LLAMA).layer_types

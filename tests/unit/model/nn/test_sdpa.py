@@ -27,7 +27,7 @@ FORMS = {
     "window": AttentionForm(window=20),
     "cap": AttentionForm(softcap=2.0),
     "ALiBi": AttentionForm(slopes=alibi_slopes(HEADS)),
-    "all": AttentionForm(scale=0.5, window=70, softcap=1.5, slopes=alibi_slopes(HEADS)),
+    "all": AttentionForm(query_scale=0.5, window=70, softcap=1.5, slopes=alibi_slopes(HEADS)),
 }
 SUNK = AttentionForm(sinks=torch.arange(HEADS, dtype=torch.float32))
 
@@ -95,7 +95,7 @@ def test_torchs_attention_is_paged_attention(device: str, dtype: torch.dtype, po
 @pytest.mark.parametrize(("position", "count"), CUTS)
 def test_heads_folded_or_grouped(device: str, position: int, count: int) -> None:
     """Both ways to give torch the query heads, which devices choose between, agree."""
-    case, form = Case(position, count, device=device), AttentionForm(scale=0.7)
+    case, form = Case(position, count, device=device), AttentionForm(query_scale=0.7)
     keys, values = (_in_a_row(pages, position + count, DIM) for pages in (case.keys, case.values))
     expected = Case(position, count).through(paged_attention, form)
     for way in (folded, _chunk):
