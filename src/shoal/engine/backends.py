@@ -45,7 +45,7 @@ class Backend(Protocol):
         ...
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Plain torch in a setting; its linear layers may be compiled ones."""
 
     def __init__(self, setting: ExecutionEnv = CPU, make: MakeLinear = torch_linear, kernel: str = "torch") -> None:
@@ -55,22 +55,20 @@ class TorchBackend:
         self._tile = 1
 
     def build(self, config: BlockConfig, weights: BlockWeights) -> Block:
-        """See `Backend`."""
         return Block(config, weights, self._make)
 
     def prove(self, blocks: Sequence[LoadedBlock], model: ModelConfig) -> Proof:
-        """See `Backend`; sets torch's thread count."""
+        """Backend: sets torch's thread count as well."""
         proof = prove(cast(Sequence[Block], blocks), model, self._setting)
         self._tile = proof.tile
         return Proof(self._kernel, proof.tile, proof.threads, proof.exact, proof.probe)
 
     def assemble(self, model: ModelConfig, span: Span, blocks: Sequence[LoadedBlock], cache: KVCache) -> Blocks:
-        """See `Backend`."""
         held = cast(Sequence[Block], blocks)
         return TorchBlocks(model.block, span.start, held, cache, self._tile, self._setting.attention)
 
 
-class NativeBackend:
+class NativeBackend(Backend):
     """The compiled kernels; see `Panels.int8_rows`."""
 
     def __init__(self, context: cpu.Context, int8_rows: bool = False) -> None:
@@ -78,17 +76,15 @@ class NativeBackend:
         self._int8_rows = int8_rows
 
     def build(self, config: BlockConfig, weights: BlockWeights) -> NativeBlock:
-        """See `Backend`."""
         return NativeBlock(config, weights, self._int8_rows)
 
     def prove(self, blocks: Sequence[LoadedBlock], model: ModelConfig) -> Proof:
-        """See `Backend`; sets torch's thread count."""
+        """Backend: sets torch's thread count as well."""
         torch.set_num_threads(1)  # its others would wait for work by spinning, on cores that the kernels' threads need
         exact, probe = prove_native(cast(Sequence[NativeBlock], blocks), model, self._context)
         return Proof(kernel_name(self._int8_rows), 1, self._context.threads, exact, probe)
 
     def assemble(self, model: ModelConfig, span: Span, blocks: Sequence[LoadedBlock], cache: KVCache) -> Blocks:
-        """See `Backend`."""
         return NativeBlocks(model.block, span.start, cast(Sequence[NativeBlock], blocks), cache, self._context)
 
 

@@ -133,7 +133,6 @@ class NativeBlocks:
         return len(self._blocks)
 
     def run(self, blocks: range, rows: Tensor, parts: Sequence[Part]) -> Tensor:
-        """See `engine.blocks.Blocks`."""
         rows = rows.clone(memory_format=torch.contiguous_format)
         angles = [self._angles(rope, parts) for rope in self._ropes.values()]
         self._context.step(

@@ -15,7 +15,7 @@ where rint rounds halves to even. What was never written, and what lies beyond h
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -74,8 +74,8 @@ def make_storage(shape: CacheShape, num_pages: int, dtype: str = "float32", devi
     """Pages of one of KV_DTYPES."""
     if dtype in FLOATS:
         return FloatPages(shape, num_pages, FLOATS[dtype], device)
-    kinds: dict[str, type[Int8Pages | Int4Pages]] = {"int8": Int8Pages, "int4": Int4Pages}
-    return kinds[dtype](shape, num_pages, device)
+    layouts: dict[str, type[CodeLayout]] = {"int8": ByteCodes, "int4": NibbleCodes}
+    return CodePages(shape, num_pages, layouts[dtype](), device)
 
 
 def page_bytes(shape: CacheShape, dtype: str = "float32") -> int:
@@ -92,7 +92,7 @@ def copy_pages(storage: Storage, sources: list[int], targets: list[int]) -> None
         tensor[targets] = tensor[sources]
 
 
-class FloatPages:
+class FloatPages(Storage):
     """Keys [pages, kv_heads, width, PAGE_TOKENS], values [pages, kv_heads, PAGE_TOKENS, width], each rounded once."""
 
     def __init__(self, shape: CacheShape, num_pages: int, dtype: torch.dtype, device: str) -> None:
@@ -102,124 +102,137 @@ class FloatPages:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """See `Storage`."""
         return self.keys, self.values
 
     def write(self, page: int, slot: int, keys: Tensor, values: Tensor) -> None:
-        """See `Storage`."""
         slots = slice(slot, slot + keys.shape[0])
         self.keys[page, :, : self._dim, slots] = keys.permute(1, 2, 0)
         self.values[page, :, slots, : self._dim] = values.transpose(0, 1)
 
     def read(self, table: list[int]) -> tuple[Tensor, Tensor]:
-        """See `Storage`."""
         keys, values = (_select(tensor, table) for tensor in self.tensors)
         return keys.transpose(2, 3), values
 
     def clear(self, pages: list[int], slot: int = 0) -> None:
-        """See `Storage`."""
         self.keys[pages, :, :, slot:] = 0
         self.values[pages, :, slot:] = 0
 
 
-class Int8Pages:
-    """Codes in int8, laid out like `FloatPages`; scales in fp32 [pages, kv_heads, PAGE_TOKENS]."""
+class CodeLayout(Protocol):
+    """How the codes of a page lie in memory, and the largest of them."""
 
-    MOST: ClassVar[int] = 127
+    most: int
 
-    def __init__(self, shape: CacheShape, num_pages: int, device: str) -> None:
-        heads, width = shape.kv_heads, shape.width
-        self._dim = shape.head_dim
-        self.keys = zeros((num_pages, heads, width, PAGE_TOKENS), torch.int8, device)
-        self.values = zeros((num_pages, heads, PAGE_TOKENS, width), torch.int8, device)
-        self.key_scales = zeros((num_pages, heads, PAGE_TOKENS), torch.float32, device)
-        self.value_scales = zeros((num_pages, heads, PAGE_TOKENS), torch.float32, device)
+    def pages(self, shape: CacheShape, num_pages: int, device: str) -> tuple[Tensor, Tensor]:
+        """Raw keys and values of `num_pages` pages."""
+        ...
+
+    def write(self, keys: Tensor, values: Tensor, slot: int, key_codes: Tensor, value_codes: Tensor) -> None:
+        """Codes [n, kv_heads, head_dim] in int8 into the slots from `slot` on of one page's raw keys and values."""
+        ...
+
+    def codes(self, raw: Tensor) -> Tensor:
+        """Numbers, one a code, of raw keys or values."""
+        ...
+
+    def clear(self, keys: Tensor, values: Tensor, pages: list[int], slot: int) -> None:
+        """Codes of 0 in the slots of these pages from `slot` on."""
+        ...
+
+
+class CodePages(Storage):
+    """Codes as a layout has them, and scales in fp32 [pages, kv_heads, PAGE_TOKENS]."""
+
+    def __init__(self, shape: CacheShape, num_pages: int, layout: CodeLayout, device: str) -> None:
+        self._layout = layout
+        self.keys, self.values = layout.pages(shape, num_pages, device)
+        self.key_scales = zeros((num_pages, shape.kv_heads, PAGE_TOKENS), torch.float32, device)
+        self.value_scales = zeros((num_pages, shape.kv_heads, PAGE_TOKENS), torch.float32, device)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """See `Storage`."""
         return self.keys, self.values, self.key_scales, self.value_scales
 
     def write(self, page: int, slot: int, keys: Tensor, values: Tensor) -> None:
-        """See `Storage`."""
         slots = slice(slot, slot + keys.shape[0])
-        key_codes, key_scales = quantize(keys, self.MOST)
-        value_codes, value_scales = quantize(values, self.MOST)
-        self.keys[page, :, : self._dim, slots] = key_codes.permute(1, 2, 0)
-        self.values[page, :, slots, : self._dim] = value_codes.transpose(0, 1)
+        key_codes, key_scales = quantize(keys, self._layout.most)
+        value_codes, value_scales = quantize(values, self._layout.most)
+        self._layout.write(self.keys[page], self.values[page], slot, key_codes, value_codes)
         self.key_scales[page, :, slots] = key_scales.T
         self.value_scales[page, :, slots] = value_scales.T
 
     def read(self, table: list[int]) -> tuple[Tensor, Tensor]:
-        """See `Storage`."""
         keys, values, key_scales, value_scales = (_select(tensor, table) for tensor in self.tensors)
-        return (keys * key_scales[:, :, None]).transpose(2, 3), values * value_scales[..., None]
+        keys = self._layout.codes(keys) * key_scales[:, :, None]
+        return keys.transpose(2, 3), self._layout.codes(values) * value_scales[..., None]
 
     def clear(self, pages: list[int], slot: int = 0) -> None:
-        """See `Storage`."""
-        self.keys[pages, :, :, slot:] = 0
-        self.values[pages, :, slot:] = 0
+        self._layout.clear(self.keys, self.values, pages, slot)
         self.key_scales[pages, :, slot:] = 0
         self.value_scales[pages, :, slot:] = 0
 
 
-class Int4Pages:
-    """Codes −7 … 7, stored as 1 … 15 two to a byte in uint8; scales in fp32 [pages, kv_heads, PAGE_TOKENS].
+class ByteCodes(CodeLayout):
+    """A code in each place of `FloatPages`, in int8."""
+
+    most = 127
+
+    def pages(self, shape: CacheShape, num_pages: int, device: str) -> tuple[Tensor, Tensor]:
+        heads, width = shape.kv_heads, shape.width
+        keys = zeros((num_pages, heads, width, PAGE_TOKENS), torch.int8, device)
+        return keys, zeros((num_pages, heads, PAGE_TOKENS, width), torch.int8, device)
+
+    def write(self, keys: Tensor, values: Tensor, slot: int, key_codes: Tensor, value_codes: Tensor) -> None:
+        count, _, dim = key_codes.shape
+        keys[:, :dim, slot : slot + count] = key_codes.permute(1, 2, 0)
+        values[:, slot : slot + count, :dim] = value_codes.transpose(0, 1)
+
+    def codes(self, raw: Tensor) -> Tensor:
+        return raw
+
+    def clear(self, keys: Tensor, values: Tensor, pages: list[int], slot: int) -> None:
+        keys[pages, :, :, slot:] = 0
+        values[pages, :, slot:] = 0
+
+
+class NibbleCodes(CodeLayout):
+    """Codes −7 … 7, stored as 1 … 15 two to a byte in uint8.
 
     Keys [pages, kv_heads, width, 32]: tokens t (low half of the byte) and t + 32 (high). Values [pages, kv_heads, PAGE_TOKENS,
     width / 2]: dimensions d (low) and d + width / 2 (high).
     """
 
-    MOST: ClassVar[int] = 7
+    most = 7
 
-    def __init__(self, shape: CacheShape, num_pages: int, device: str) -> None:
+    def pages(self, shape: CacheShape, num_pages: int, device: str) -> tuple[Tensor, Tensor]:
         heads, width = shape.kv_heads, shape.width
-        self._dim, self._width = shape.head_dim, width
-        self.keys = zeros((num_pages, heads, width, HALF_TOKENS), torch.uint8, device)
-        self.values = zeros((num_pages, heads, PAGE_TOKENS, width // 2), torch.uint8, device)
-        self.key_scales = zeros((num_pages, heads, PAGE_TOKENS), torch.float32, device)
-        self.value_scales = zeros((num_pages, heads, PAGE_TOKENS), torch.float32, device)
+        keys = zeros((num_pages, heads, width, HALF_TOKENS), torch.uint8, device)
+        return keys, zeros((num_pages, heads, PAGE_TOKENS, width // 2), torch.uint8, device)
 
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """See `Storage`."""
-        return self.keys, self.values, self.key_scales, self.value_scales
+    def write(self, keys: Tensor, values: Tensor, slot: int, key_codes: Tensor, value_codes: Tensor) -> None:
+        count, _, dim = key_codes.shape
+        self._write_keys(keys[:, :dim], slot, _stored(key_codes).permute(1, 2, 0))
+        half = values.shape[2]
+        stored = torch.nn.functional.pad(_stored(value_codes).transpose(0, 1), (0, 2 * half - dim), value=NO_CODES & 15)
+        values[:, slot : slot + count] = stored[..., :half] | stored[..., half:] << 4
 
-    def write(self, page: int, slot: int, keys: Tensor, values: Tensor) -> None:
-        """See `Storage`."""
-        slots = slice(slot, slot + keys.shape[0])
-        key_codes, key_scales = quantize(keys, self.MOST)
-        value_codes, value_scales = quantize(values, self.MOST)
-        self._write_keys(page, slot, _stored(key_codes).permute(1, 2, 0))
-        padding = self._width - self._dim
-        stored = torch.nn.functional.pad(_stored(value_codes).transpose(0, 1), (0, padding), value=NO_CODES & 15)
-        self.values[page, :, slots] = stored[..., : self._width // 2] | stored[..., self._width // 2 :] << 4
-        self.key_scales[page, :, slots] = key_scales.T
-        self.value_scales[page, :, slots] = value_scales.T
-
-    def _write_keys(self, page: int, slot: int, stored: Tensor) -> None:
+    def _write_keys(self, keys: Tensor, slot: int, stored: Tensor) -> None:
         """Codes [kv_heads, head_dim, n] of tokens of which some may lie in low and some in high halves."""
         count = min(max(0, HALF_TOKENS - slot), stored.shape[2])
-        here = self.keys[page, :, : self._dim]
-        low = here[..., slot : slot + count]
+        low = keys[..., slot : slot + count]
         low.copy_(low & 0xF0 | stored[..., :count])
         first = max(slot, HALF_TOKENS) - HALF_TOKENS
-        high = here[..., first : first + stored.shape[2] - count]
+        high = keys[..., first : first + stored.shape[2] - count]
         high.copy_(high & 0x0F | stored[..., count:] << 4)
 
-    def read(self, table: list[int]) -> tuple[Tensor, Tensor]:
-        """See `Storage`."""
-        keys, values, key_scales, value_scales = (_select(tensor, table) for tensor in self.tensors)
-        return (_codes(keys) * key_scales[:, :, None]).transpose(2, 3), _codes(values) * value_scales[..., None]
+    def codes(self, raw: Tensor) -> Tensor:
+        return torch.cat([raw & 15, raw >> 4], -1).to(torch.float32) - 8
 
-    def clear(self, pages: list[int], slot: int = 0) -> None:
-        """See `Storage`."""
+    def clear(self, keys: Tensor, values: Tensor, pages: list[int], slot: int) -> None:
         low, high = slice(min(slot, HALF_TOKENS), None), slice(max(0, slot - HALF_TOKENS), None)
-        self.keys[pages, :, :, low] = self.keys[pages, :, :, low] & 0xF0 | NO_CODES & 0x0F
-        self.keys[pages, :, :, high] = self.keys[pages, :, :, high] & 0x0F | NO_CODES & 0xF0
-        self.values[pages, :, slot:] = NO_CODES
-        self.key_scales[pages, :, slot:] = 0
-        self.value_scales[pages, :, slot:] = 0
+        keys[pages, :, :, low] = keys[pages, :, :, low] & 0xF0 | NO_CODES & 0x0F
+        keys[pages, :, :, high] = keys[pages, :, :, high] & 0x0F | NO_CODES & 0xF0
+        values[pages, :, slot:] = NO_CODES
 
 
 def quantize(numbers: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -233,11 +246,6 @@ def quantize(numbers: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 def _stored(codes: Tensor) -> Tensor:
     return (codes + 8).view(torch.uint8)
-
-
-def _codes(packed: Tensor) -> Tensor:
-    """Bytes [..., n] → codes in fp32 [..., 2 n], those of the low halves first."""
-    return torch.cat([packed & 15, packed >> 4], -1).to(torch.float32) - 8
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:

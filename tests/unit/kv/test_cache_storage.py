@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.kv.cache_storage import KV_DTYPES, Int4Pages, Int8Pages, Storage, make_storage, page_bytes, quantize
+from shoal.kv.cache_storage import KV_DTYPES, CodePages, Storage, make_storage, page_bytes, quantize
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.model.nn.block import BlockConfig
 from shoal.model.nn.rope import RopeConfig
@@ -68,7 +68,7 @@ def test_codes_are_rounded_to_even_and_scaled_by_the_largest(dtype: str) -> None
 def test_int8_lies_as_the_contract_says() -> None:
     """Keys with the tokens last, values with the dimensions last, a scale each per token and head; padding is 0."""
     storage = written("int8")
-    assert isinstance(storage, Int8Pages)
+    assert isinstance(storage, CodePages)
     codes, scales = quantize(KEYS, 127)
     assert storage.keys.shape == (3, 2, 64, PAGE_TOKENS)
     assert torch.equal(storage.keys[1, 1, :10, 33], codes[33, 1])
@@ -86,7 +86,7 @@ def test_int4_lies_as_the_contract_says() -> None:
     config = BlockConfig(40, 4, 2, 40, 64, 1e-5, RopeConfig())
     keys, values = numbers(1, PAGE_TOKENS, 2, 40), numbers(2, PAGE_TOKENS, 2, 40)
     storage = make_storage(config.cache_shape, 2, "int4")
-    assert isinstance(storage, Int4Pages)
+    assert isinstance(storage, CodePages)
     storage.clear([0, 1])
     assert all((codes == 0x88).all() for codes in (storage.keys, storage.values))
     storage.write(1, 0, keys, values)

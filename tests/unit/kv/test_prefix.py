@@ -10,12 +10,11 @@ from torch import Tensor
 from shoal.engine.proof import numbers
 from shoal.kv.pages import PageAllocator
 from shoal.kv.prefix import PrefixCache, PrefixHash, Scope
-from shoal.model.nn.rope import RopeConfig
 from shoal.types import Span
 
 ROWS = numbers(1, 200, 8)
 SPAN = Span(2, 4)
-SCOPE = Scope("alice", SPAN, "torch/float32/1234", (RopeConfig(),))
+SCOPE = Scope("alice", SPAN, "torch/float32/1234", b"a rope")
 
 
 def keys_of(rows: Tensor, *cuts: int, scope: Scope = SCOPE) -> list[bytes]:
@@ -81,7 +80,7 @@ def test_a_key_depends_on_every_row_before_it_and_on_the_scope() -> None:
         {"span": Span(2, 5)},
         {"span": Span(1, 4)},
         {"numerics": "torch/int8/1234"},
-        {"ropes": (RopeConfig(theta=5.0),)},
+        {"positions": b"another rope"},
         {"granted_tokens": 256},
         {"adapter": "lora"},
     ):

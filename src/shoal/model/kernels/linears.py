@@ -37,8 +37,8 @@ MakeLinear = Callable[[Matrix, Tensor | None], Linear]
 """A linear layer from a weight [out, in] and a bias [out]."""
 
 
-class RowLinear:
-    """See `Linear`. The weight is kept in its dtype and becomes one fp32 value per element before it is used."""
+class RowLinear(Linear):
+    """The weight is kept in its dtype and becomes one fp32 value per element before it is used."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.out_features, self.in_features = weight.shape
@@ -52,18 +52,16 @@ class RowLinear:
         return product if self.bias is None else product + self.bias
 
     def columns(self, outputs: list[int]) -> Tensor:
-        """See `Linear`."""
         return self.weight[torch.tensor(outputs, device=self.weight.device)].to(torch.float32)
 
     @property
     def size_bytes(self) -> int:
-        """See `Linear`."""
         bias_bytes = 0 if self.bias is None else self.bias.nbytes
         return self.weight.nbytes + bias_bytes
 
 
-class DeviceLinear:
-    """See `Linear`. For devices that are fast in 16 bits: rows are rounded to the weight's dtype, and so is the product, whose
+class DeviceLinear(Linear):
+    """For devices that are fast in 16 bits: rows are rounded to the weight's dtype, and so is the product, whose
     sums are fp32 inside the device's BLAS. With a weight in fp32 it computes what `RowLinear` does."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -76,17 +74,15 @@ class DeviceLinear:
         return product if bias is None else product + bias
 
     def columns(self, outputs: list[int]) -> Tensor:
-        """See `Linear`."""
         return self._held.columns(outputs)
 
     @property
     def size_bytes(self) -> int:
-        """See `Linear`."""
         return self._held.size_bytes
 
 
-class QuantizedLinear:
-    """See `Linear`. Codes become weights in `dtype` at every call: right, small and slow. Below fp32 rows are rounded as well;
+class QuantizedLinear(Linear):
+    """Codes become weights in `dtype` at every call: right, small and slow. Below fp32 rows are rounded as well;
     see `DeviceLinear`."""
 
     def __init__(self, weight: Quantized, bias: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
@@ -99,14 +95,12 @@ class QuantizedLinear:
         return DeviceLinear(self._weight.dequantized().to(self._dtype), self._bias)(rows)
 
     def columns(self, outputs: list[int]) -> Tensor:
-        """See `Linear`."""
         index = torch.tensor(outputs, device=self._weight.codes.device)
         weight = self._weight
         return weight._replace(codes=weight.codes[index], scales=weight.scales[index]).dequantized()
 
     @property
     def size_bytes(self) -> int:
-        """See `Linear`."""
         parts = (self._weight.codes, self._weight.scales, self._bias)
         return sum(part.nbytes for part in parts if part is not None)
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from shoal.model.kernels.cpu import Context
-from shoal.model.kernels.linears import MakeLinear
+from shoal.model.kernels.linears import Linear, MakeLinear
 from shoal.model.kernels.panels import PANEL, Panels, pack, unpacked_columns
 from shoal.model.kernels.quantized import Matrix
 
 
-class NativeLinear:
-    """See `kernels.linears.Linear`."""
+class NativeLinear(Linear):
+    """Packed weights, and the threads that multiply by them."""
 
     def __init__(self, panels: Panels, context: Context) -> None:
         self.out_features, self.in_features = panels.out_features, panels.in_features
@@ -25,12 +25,10 @@ class NativeLinear:
         return out
 
     def columns(self, outputs: list[int]) -> Tensor:
-        """See `Linear`."""
         return unpacked_columns(self._panels, outputs)
 
     @property
     def size_bytes(self) -> int:
-        """See `Linear`."""
         return self._panels.size_bytes
 
 

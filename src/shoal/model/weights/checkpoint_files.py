@@ -9,8 +9,9 @@ from typing import Any
 
 from shoal.errors import CheckpointError, UnsupportedModel
 from shoal.model.weights.checkpoint import Checkpoint
-from shoal.model.weights.fp8 import Fp8Checkpoint, fp8_block
-from shoal.model.weights.mxfp4 import Mxfp4Checkpoint, is_mxfp4
+from shoal.model.weights.fp8 import fp8_block, fp8_tensors
+from shoal.model.weights.mxfp4 import is_mxfp4, mxfp4_tensors
+from shoal.model.weights.packed_checkpoint import PackedCheckpoint
 
 MAX_CONFIG_BYTES = 1 << 20
 _PLAIN_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
@@ -25,9 +26,9 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
     if given is None:
         return checkpoint
     if is_mxfp4(checkpoint.config):
-        return Mxfp4Checkpoint(checkpoint)
+        return PackedCheckpoint(checkpoint, mxfp4_tensors(checkpoint))
     if block is not None:
-        return Fp8Checkpoint(checkpoint, block)
+        return PackedCheckpoint(checkpoint, fp8_tensors(checkpoint, block))
     method = given.get("quant_method") if isinstance(given, Mapping) else given
     raise UnsupportedModel(
         f"{checkpoint.source}: weights quantized by {method!r} are not read (mxfp4 is, and fp8 e4m3 with weight_block_size)"

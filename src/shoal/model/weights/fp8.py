@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError
-from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.checkpoint import Checkpoint
+from shoal.model.weights.packed_checkpoint import PackedTensor, stored_as_is
 
 CODES, FLOATS = "F8_E4M3", frozenset({"F32", "BF16", "F16"})
 SCALE = "_scale_inv"
@@ -41,46 +42,25 @@ def dequantized(codes: Tensor, scales: Tensor, block: tuple[int, int]) -> Tensor
     return out
 
 
-class Fp8Checkpoint:
-    """A checkpoint whose 8-bit matrices are read as the numbers that they stand for."""
+def fp8_tensors(checkpoint: Checkpoint, block: tuple[int, int]) -> dict[str, PackedTensor]:
+    """The tensors of a checkpoint whose matrices are packed so; raises CheckpointError for scales that do not fit."""
+    return {
+        name: _matrix(checkpoint, name, block) if info.dtype == CODES else stored_as_is(name, info)
+        for name, info in checkpoint.tensors.items()
+        if not name.endswith(SCALE)
+    }
 
-    def __init__(self, inner: Checkpoint, block: tuple[int, int]) -> None:
-        self._inner = inner
-        self._block = block
-        self.source, self.name, self.revision = inner.source, inner.name, inner.revision
-        self.config = inner.config
-        self.tensors: dict[str, TensorInfo] = {
-            name: self._matrix(name, info) if info.dtype == CODES else info
-            for name, info in inner.tensors.items()
-            if not name.endswith(SCALE)
-        }
 
-    def _matrix(self, name: str, info: TensorInfo) -> TensorInfo:
-        scales = self._inner.tensors.get(name + SCALE)
-        if scales is None or scales.dtype not in FLOATS or len(info.shape) != 2:
-            raise CheckpointError(
-                f"{self.source}: the 8-bit floats of {name} are no matrix with {name}{SCALE} in floats"
-            )
-        needed = tuple(-(-size // step) for size, step in zip(info.shape, self._block, strict=True))
-        if scales.shape != needed:
-            raise CheckpointError(
-                f"{self.source}: {name} of {list(info.shape)} in blocks of {list(self._block)} has scales of "
-                f"{list(scales.shape)}, not {list(needed)}"
-            )
-        return info
-
-    @property
-    def bytes_read(self) -> int:
-        """Checkpoint: bytes of headers and tensors read so far."""
-        return self._inner.bytes_read
-
-    def read(self, name: str) -> Tensor:
-        """Checkpoint: one tensor, those in 8 bits in fp32."""
-        info = self.tensors.get(name)
-        if info is None or info.dtype != CODES:
-            return self._inner.read(name)
-        return dequantized(self._inner.read(name), self._inner.read(name + SCALE), self._block)
-
-    def sample(self, name: str, size_bytes: int) -> bytes:
-        """Checkpoint: the first bytes of a tensor as they are stored."""
-        return self._inner.sample(name, size_bytes)
+def _matrix(checkpoint: Checkpoint, name: str, block: tuple[int, int]) -> PackedTensor:
+    info, scales = checkpoint.tensors[name], checkpoint.tensors.get(name + SCALE)
+    if scales is None or scales.dtype not in FLOATS or len(info.shape) != 2:
+        raise CheckpointError(
+            f"{checkpoint.source}: the 8-bit floats of {name} are no matrix with {name}{SCALE} in floats"
+        )
+    needed = tuple(-(-size // step) for size, step in zip(info.shape, block, strict=True))
+    if scales.shape != needed:
+        raise CheckpointError(
+            f"{checkpoint.source}: {name} of {list(info.shape)} in blocks of {list(block)} has scales of "
+            f"{list(scales.shape)}, not {list(needed)}"
+        )
+    return PackedTensor(info, (name, name + SCALE), lambda parts: dequantized(parts[0], parts[1], block))

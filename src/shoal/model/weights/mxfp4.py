@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shoal.errors import CheckpointError
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.packed_checkpoint import PackedTensor, stored_as_is
 
 VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
 BLOCKS, SCALES = "_blocks", "_scales"
@@ -33,44 +34,26 @@ def dequantized(blocks: Tensor, scales: Tensor) -> Tensor:
     return torch.ldexp(VALUES[codes], exponents).flatten(-2)
 
 
-class Mxfp4Checkpoint:
-    """A checkpoint whose pairs of blocks and scales are read as the tensors that they stand for."""
+def mxfp4_tensors(checkpoint: Checkpoint) -> dict[str, PackedTensor]:
+    """The tensors of a checkpoint in which some are packed so; raises CheckpointError for pairs that do not fit."""
+    tensors = {}
+    for name, info in checkpoint.tensors.items():
+        if name.endswith(BLOCKS):
+            tensors[name.removesuffix(BLOCKS)] = _pair(checkpoint, name.removesuffix(BLOCKS))
+        elif not name.endswith(SCALES):
+            tensors[name] = stored_as_is(name, info)
+    return tensors
 
-    def __init__(self, inner: Checkpoint) -> None:
-        self._inner = inner
-        self.source, self.name, self.revision = inner.source, inner.name, inner.revision
-        self.config = inner.config
-        self.tensors: dict[str, TensorInfo] = {}
-        for name, info in inner.tensors.items():
-            if name.endswith(BLOCKS):
-                self.tensors[name.removesuffix(BLOCKS)] = self._pair(name.removesuffix(BLOCKS))
-            elif not name.endswith(SCALES):
-                self.tensors[name] = info
 
-    def _pair(self, name: str) -> TensorInfo:
-        blocks, scales = (self._inner.tensors.get(name + part) for part in (BLOCKS, SCALES))
-        if blocks is None or scales is None or {blocks.dtype, scales.dtype} != {"U8"} or len(blocks.shape) != 4:
-            raise CheckpointError(f"{self.source}: tensor {name} has no blocks of 16 bytes with scales in MXFP4")
-        experts, rows, count, size = blocks.shape
-        if scales.shape != (experts, rows, count) or size != BLOCK_BYTES:
-            raise CheckpointError(
-                f"{self.source}: the MXFP4 blocks {list(blocks.shape)} and scales {list(scales.shape)} of {name} do not fit"
-            )
-        return TensorInfo("MXFP4", (experts, 2 * BLOCK_BYTES * count, rows))
-
-    @property
-    def bytes_read(self) -> int:
-        """Checkpoint: bytes of headers and tensors read so far."""
-        return self._inner.bytes_read
-
-    def read(self, name: str) -> Tensor:
-        """Checkpoint: one tensor, those in MXFP4 in fp32."""
-        if self.tensors.get(name, TensorInfo("", ())).dtype != "MXFP4":
-            return self._inner.read(name)
-        both = dequantized(self._inner.read(name + BLOCKS), self._inner.read(name + SCALES))
-        return both.transpose(1, 2)
-
-    def sample(self, name: str, size_bytes: int) -> bytes:
-        """Checkpoint: the first bytes of a tensor as they are stored."""
-        info = self.tensors.get(name)
-        return self._inner.sample(name + BLOCKS if info is not None and info.dtype == "MXFP4" else name, size_bytes)
+def _pair(checkpoint: Checkpoint, name: str) -> PackedTensor:
+    parts = (name + BLOCKS, name + SCALES)
+    blocks, scales = map(checkpoint.tensors.get, parts)
+    if blocks is None or scales is None or {blocks.dtype, scales.dtype} != {"U8"} or len(blocks.shape) != 4:
+        raise CheckpointError(f"{checkpoint.source}: tensor {name} has no blocks of 16 bytes with scales in MXFP4")
+    experts, rows, count, size = blocks.shape
+    if scales.shape != (experts, rows, count) or size != BLOCK_BYTES:
+        raise CheckpointError(
+            f"{checkpoint.source}: the MXFP4 blocks {list(blocks.shape)} and scales {list(scales.shape)} of {name} do not fit"
+        )
+    info = TensorInfo("MXFP4", (experts, 2 * BLOCK_BYTES * count, rows))
+    return PackedTensor(info, parts, lambda pair: dequantized(pair[0], pair[1]).transpose(1, 2))

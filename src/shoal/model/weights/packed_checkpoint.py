@@ -1,0 +1,68 @@
+"""Checkpoints whose tensors are packed in others: they are read as the numbers that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+
+
+class PackedTensor(NamedTuple):
+    """A tensor as it is asked for, the stored tensors that it is made of, and how (None: it is the one that is stored)."""
+
+    info: TensorInfo
+    parts: tuple[str, ...]
+    restore: Callable[[Sequence[Tensor]], Tensor] | None = None
+
+
+def stored_as_is(name: str, info: TensorInfo) -> PackedTensor:
+    """A tensor that is not packed."""
+    return PackedTensor(info, (name,))
+
+
+class PackedCheckpoint(Checkpoint):
+    """A checkpoint over another one; `tensors` are those that it offers, by name."""
+
+    def __init__(self, inner: Checkpoint, tensors: Mapping[str, PackedTensor]) -> None:
+        self._inner = inner
+        self._packed = tensors
+        self._infos = {name: one.info for name, one in tensors.items()}
+
+    @property
+    def source(self) -> str:
+        return self._inner.source
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def revision(self) -> str:
+        return self._inner.revision
+
+    @property
+    def config(self) -> Mapping[str, object]:
+        return self._inner.config
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    @property
+    def bytes_read(self) -> int:
+        return self._inner.bytes_read
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; those that are packed in fp32."""
+        packed = self._packed.get(name)
+        if packed is None or packed.restore is None:
+            return self._inner.read(name)
+        return packed.restore([self._inner.read(part) for part in packed.parts])
+
+    def sample(self, name: str, size_bytes: int) -> bytes:
+        """The first bytes of a tensor, or of the first part of one that is packed, as they are stored."""
+        packed = self._packed.get(name)
+        return self._inner.sample(name if packed is None else packed.parts[0], size_bytes)
