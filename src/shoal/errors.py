@@ -9,9 +9,11 @@
     │   ├── UnsupportedModel    a model_type or option that this version lacks
     │   ├── SpanError           blocks outside the model, or an empty span
     │   ├── TicketError         a ticket that does not parse
-    │   └── InviteError         an invite or delegation that does not parse, has expired or is for somebody else
+    │   ├── InviteError         an invite or delegation that does not parse, has expired or is for somebody else
+    │   └── InvalidMessage      a message that this program may not send: a mistake in it
     ├── PeerError               the remote peer broke the rules or is not who it should be
     │   ├── ProtocolError       a frame or message that the wire specification forbids
+    │   ├── UnknownQuestion     the answerer runs a version that does not know this question
     │   ├── IdentityError       the peer's key is not the node id that was dialled
     │   ├── RecordError         a record that is forged, expired or oversized
     │   ├── FingerprintMismatch the peer serves another checkpoint under the same name
@@ -68,6 +70,10 @@ class InviteError(UsageError):
     """An invite or delegation that does not parse, has expired, or is for another node."""
 
 
+class InvalidMessage(UsageError):
+    """A message with a field out of its bounds, found before it was sent: a mistake in this program."""
+
+
 class PeerError(ShoalError):
     """The remote peer broke the rules or is not who it should be."""
 
@@ -76,6 +82,10 @@ class PeerError(ShoalError):
 
 class ProtocolError(PeerError):
     """A frame or message that the wire specification forbids."""
+
+
+class UnknownQuestion(PeerError):
+    """A channel began with a question that the version at its other end does not know."""
 
 
 class IdentityError(PeerError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
+from msgspec import Meta
 
 from shoal.errors import SpanError
 
@@ -13,6 +14,24 @@ PeerId = NewType("PeerId", str)
 """A node's ed25519 public key as 64 lower-case hexadecimal digits."""
 
 PEER_ID_BYTES = 32
+
+MAX_BLOCKS = 1024
+"""Blocks of one model."""
+
+MAX_HIDDEN_SIZE = 65_536
+
+MAX_NAME_CHARS = 64
+"""Of a server's name."""
+
+MAX_MODEL_NAME_CHARS = 128
+
+MAX_FINGERPRINT_CHARS = 64
+
+NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
+"""Text that a terminal shows as it is: no control characters, no line breaks, nothing that turns the direction of writing."""
+
+Block = Annotated[int, Meta(ge=0, le=MAX_BLOCKS)]
+Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=NO_CONTROLS)]
 
 
 def peer_id(public_key: bytes) -> PeerId:
@@ -28,8 +47,8 @@ def peer_id(public_key: bytes) -> PeerId:
 class Span(msgspec.Struct, frozen=True, order=True, array_like=True):
     """A half-open range of transformer blocks."""
 
-    start: int
-    stop: int
+    start: Block
+    stop: Block
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -89,7 +108,7 @@ Route = tuple[Hop, ...]
 class ModelSpec(msgspec.Struct, frozen=True):
     """What identifies a model in the swarm: the base checkpoint's name, fingerprint and shape."""
 
-    name: str
-    fingerprint: str
-    num_blocks: int
-    hidden_size: int
+    name: Annotated[str, Meta(max_length=MAX_MODEL_NAME_CHARS, pattern=NO_CONTROLS)]
+    fingerprint: Annotated[str, Meta(max_length=MAX_FINGERPRINT_CHARS, pattern=NO_CONTROLS)]
+    num_blocks: Annotated[int, Meta(ge=1, le=MAX_BLOCKS)]
+    hidden_size: Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]

@@ -2,73 +2,86 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shoal.errors import CorruptFrame, ProtocolError
+from shoal.errors import CorruptFrame, InvalidMessage, ProtocolError, UnknownQuestion
 from shoal.protocol.frames import FrameDecoder, encode_frame
 from shoal.protocol.messages import (
-    AnyMessage,
-    Attach,
-    HopTrace,
-    LinkGrant,
-    Open,
-    Refusal,
-    Rewind,
-    RowsFrame,
-    decode_message,
+    DIRECTORY,
+    FIRST,
+    GREETING,
+    LINK,
+    MEMBERSHIP,
+    SESSION,
+    Message,
+    Vocabulary,
     encode_message,
+    only,
+    tag,
 )
 from shoal.swarm.directory.directory import pack_records, unpack_records
-from shoal.types import PeerId, Span
+from shoal.types import PeerId
+from tests.support.any_message import MESSAGES
+from tests.support.struct_strategies import breaches, numbers_without_bounds, sizes_at_most, values
 
-counters = st.integers(0, 1 << 48)
-positions = st.integers(0, 1 << 24)
-secrets = st.binary(min_size=16, max_size=16)
-times = st.floats(0, 1e9)
-traces = st.lists(st.builds(HopTrace, times, times, times, st.integers(0, 9), st.integers(0, 9)), max_size=5)
-links = st.builds(LinkGrant, counters, st.just("ab" * 32), secrets)
-messages: st.SearchStrategy[AnyMessage] = st.one_of(
-    st.builds(RowsFrame, counters, positions, st.integers(1, 4096), counters, trace=traces.map(tuple)),
-    st.builds(Rewind, counters, positions, counters),
-    st.builds(Attach, st.sampled_from(["control", "send", "receive"]), secrets, counters, secrets),
-    st.builds(Refusal, st.sampled_from(["full", "span"]), st.text(max_size=512), st.floats(0, 100)),
-    st.builds(Open, secrets, counters, secrets, st.text(max_size=99), st.builds(Span, counters, counters),
-              st.integers(1, 1 << 24), links),
-)  # fmt: skip
+EVERY = pytest.mark.parametrize("kind", MESSAGES, ids=tag)
+messages: st.SearchStrategy[Message] = st.one_of(*map(values, MESSAGES))
+places = st.sampled_from([FIRST, GREETING, DIRECTORY, SESSION, LINK, MEMBERSHIP, *map(only, MESSAGES)])
 
 
-@given(messages, st.binary(max_size=200))
-def test_messages_round_trip(message: AnyMessage, payload: bytes) -> None:
-    """What is encoded is what is decoded."""
+@EVERY
+@given(data=st.data(), payload=st.binary(max_size=200))
+def test_messages_round_trip(kind: type[Message], data: st.DataObject, payload: bytes) -> None:
+    """What is encoded within its bounds is what is decoded where it may come."""
+    message = data.draw(values(kind))
     decoder = FrameDecoder()
     decoder.feed(bytes(encode_frame(encode_message(message), payload)))
     frame = decoder.next()
     assert frame is not None
-    assert decode_message(frame[0]) == message
+    for place in (only(kind), *(one for one in (FIRST, GREETING, DIRECTORY, SESSION, LINK) if kind in one.types)):
+        assert place.decode(frame[0]) == message
     assert frame[1] == payload
 
 
-@given(st.binary(max_size=300))
-@example(b"\x81\xa4type\xa4rows")
-def test_any_header_is_a_message_or_refused(header: bytes) -> None:
-    """Decoding never raises anything but ProtocolError."""
+@EVERY
+def test_every_field_has_bounds(kind: type[Message]) -> None:
+    """No number, text or list of a message can be of any size."""
+    assert numbers_without_bounds(kind) == []
+
+
+@EVERY
+def test_bounds_hold_before_a_message_leaves(kind: type[Message]) -> None:
+    """A message with any field just out of its bounds is not encoded; the largest one is, and fits a frame."""
+    sound = sizes_at_most(kind, "x")
+    encode_frame(encode_message(sound))
+    for field, wrong in breaches(kind, sound):
+        with pytest.raises(InvalidMessage, match=kind.__name__):
+            pytest.fail(f"{field} of {wrong} was encoded: {encode_message(wrong)!r}")
+
+
+@given(st.binary(max_size=300), places)
+@example(b"\x81\xa4type\xa4rows", LINK)
+def test_any_header_is_a_message_or_refused(header: bytes, place: Vocabulary[Message]) -> None:
+    """Decoding never raises anything but the wire's errors."""
     try:
-        assert decode_message(header) is not None
-    except ProtocolError as error:
+        assert place.decode(header) is not None
+    except (ProtocolError, UnknownQuestion) as error:
         assert "message" in str(error)
 
 
-@given(st.data(), messages)
-def test_damaged_messages(data: st.DataObject, message: AnyMessage) -> None:
-    """A header with some bytes changed is a message or refused."""
+@given(st.data(), messages, places)
+def test_damaged_messages(data: st.DataObject, message: Message, place: Vocabulary[Message]) -> None:
+    """A header with some bytes changed is a message that may come there, or refused."""
     header = bytearray(encode_message(message))
     for _ in range(data.draw(st.integers(1, 4))):
         header[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        assert decode_message(bytes(header)) is not None
-    except ProtocolError as error:
-        assert "message" in str(error)
+    for one in (place, only(type(message))):
+        try:
+            assert type(one.decode(bytes(header))) in one.types
+        except (ProtocolError, UnknownQuestion) as error:
+            assert "message" in str(error)
 
 
 @given(st.lists(st.binary(max_size=100), max_size=20))

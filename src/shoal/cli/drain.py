@@ -45,13 +45,12 @@ def drain(
 async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, transport: str | None) -> float:
     from shoal.clock import SYSTEM_CLOCK
     from shoal.errors import UsageError
-    from shoal.protocol.messages import Leave, Leaving
+    from shoal.protocol.messages import LEAVE, Leave
     from shoal.swarm.discovery.ticket import Ticket
     from shoal.swarm.membership.member import Member
+    from shoal.transport.asking import ask
     from shoal.transport.dialler import Dialler
-    from shoal.transport.frame_channel import FrameChannel
     from shoal.transport.local_node import make_transports
-    from shoal.types import PeerId
 
     ticket = Ticket.parse(text)
     member = Member(swarm, "server", SYSTEM_CLOCK, key) if swarm is not None else None
@@ -64,10 +63,8 @@ async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, tr
         if member is not None:
             transports = await member.enter(transports)
         dialler = Dialler(transports, only=transport)
-        async with FrameChannel(await dialler.dial(PeerId(ticket.peer), ticket.addresses)) as channel:
-            await channel.send(Leave())
-            leaving, _ = await channel.expect(Leaving)
-            return leaving.deadline_s
+        reply = await ask(dialler, (ticket.peer, ticket.addresses), LEAVE, Leave())
+        return reply.message.deadline_s
     finally:
         for one in transports:
             await one.close()

@@ -19,7 +19,7 @@ from shoal.client.session.planner import SessionSpec
 from shoal.client.session.session import Session
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
-from shoal.protocol.messages import Describe, Description, Status
+from shoal.protocol.messages import DESCRIBE, Describe, Description, Status
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
@@ -29,6 +29,7 @@ from shoal.swarm.identity import Identity
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.swarm.routing.route_planner import RouteOptions, same_model
+from shoal.transport.asking import ask
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
@@ -198,9 +199,9 @@ class AsyncClient:
         problems = []
         for record in same_model(self.records(), fingerprint=model.fingerprint):
             try:
-                async with FrameChannel(await self.dialler.dial(PeerId(record.peer), record.addresses)) as channel:
-                    await channel.send(Describe(model.fingerprint))
-                    return await channel.expect(Description)
+                request = Describe(model.fingerprint)
+                reply = await ask(self.dialler, (record.peer, record.addresses), DESCRIBE, request)
+                return reply.message, reply.payload
             except ShoalError as error:
                 problems.append(str(error))
         raise NoRoute(f"no server describes {model.name}: {'; '.join(problems)}")

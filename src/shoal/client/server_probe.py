@@ -11,12 +11,12 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError
-from shoal.protocol.messages import GetStatus, Status
+from shoal.protocol.messages import STATUS, GetStatus, Status
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.routing.route_planner import RouteOptions, plan_route
+from shoal.transport.asking import ask
 from shoal.transport.dialler import DIAL_DEADLINE_S, Dialler
-from shoal.transport.frame_channel import FrameChannel
 from shoal.types import Hop, ModelSpec, PeerId, Span
 
 ASKED_AT_ONCE = 32
@@ -55,23 +55,15 @@ class ServerProbe:
 
     async def ask(self, record: ServerRecord, deadline_s: float = DIAL_DEADLINE_S) -> Status:
         """A server's load now; raises what the dial raises, NetworkError when no answer comes."""
-        peer = PeerId(record.peer)
+        peer, contact = PeerId(record.peer), (record.peer, record.addresses)
         try:
-            async with asyncio.timeout(deadline_s):
-                async with FrameChannel(await self._dialler.dial(peer, record.addresses, deadline_s)) as channel:
-                    asked_at = self._clock.monotonic()
-                    await channel.send(GetStatus())
-                    status, _ = await channel.expect(Status)
-                    now = self._clock.monotonic()
-        except TimeoutError as error:
-            self.failed(record)
-            raise NetworkError(f"{record.name or peer[:8]} has not answered for {deadline_s:g} s") from error
+            reply = await ask(self._dialler, contact, STATUS, GetStatus(), deadline_s=deadline_s, clock=self._clock)
         except NetworkError:
             self.failed(record)
             raise
-        self._answers[peer] = Answer(status, now, now - asked_at)
+        self._answers[peer] = Answer(reply.message, self._clock.monotonic(), reply.round_trip_s)
         self._failures.pop(peer, None)
-        return status
+        return reply.message
 
     async def look(self, model: ModelSpec, span: Span) -> None:
         """Ask servers of these blocks that have not answered lately; those that do not answer now are `failed`."""

@@ -12,9 +12,10 @@ from typing import Protocol
 
 from shoal.errors import ProtocolError
 from shoal.protocol.journal import Journal, RowChunk
-from shoal.protocol.messages import ReceivedUpTo, Refusal, ResumeFrom, RowsFrame
+from shoal.protocol.messages import LINK, ReceivedUpTo, Refusal, ResumeFrom, RowsFrame
+from shoal.protocol.refusals import refused
 from shoal.protocol.row_stream import Cursor, Receiver, Sender, Taken
-from shoal.transport.frame_channel import FrameChannel, refused
+from shoal.transport.frame_channel import FrameChannel
 
 
 class Throttle(Protocol):
@@ -117,7 +118,7 @@ class RowSender:
 
     async def _listen(self, channel: FrameChannel) -> None:
         while self._channel is channel:
-            message, _ = await channel.receive()
+            message, _ = await channel.receive(LINK)
             if isinstance(message, Refusal):
                 raise refused(message, channel.peer)
             if not isinstance(message, ReceivedUpTo):
@@ -201,16 +202,16 @@ class RowReceiver:
         Raises ChannelClosed when it breaks, ProtocolError for a message that has no place here, and what a refusal
         stands for.
         """
-        channel.tap(partial(self._at_once, channel))
+        channel.tap(LINK, partial(self._at_once, channel))
         try:
             while self._channel is channel:
                 self._idle = True
-                message, payload = await channel.receive()
+                message, payload = await channel.receive(LINK)
                 self._idle = False
                 if self._channel is channel:
                     await self._on_message(channel, message, payload)
         finally:
-            channel.tap(None)
+            channel.tap(LINK, None)
             if self._channel is channel:
                 self._channel = None
 

@@ -6,12 +6,14 @@ import asyncio
 from collections import Counter
 
 from shoal.errors import ChannelClosed, IdentityError, NetworkError, ProtocolError, ServerFull, ShoalError
-from shoal.protocol.messages import AnyMessage, Leave, Leaving, RecordDigest
+from shoal.protocol.messages import EXCHANGE, FIRST, LEAVE, QUESTIONS, Leave, Leaving, Message, RecordDigest
+from shoal.protocol.refusals import refusal
+from shoal.server.answers import Answers
 from shoal.server.sessions.session_service import DRAIN_S, SessionService
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.transport.channel import Channel
-from shoal.transport.frame_channel import FrameChannel, refusal
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
 FIRST_MESSAGE_S = 10.0
@@ -23,6 +25,8 @@ MAX_CHANNELS_PER_PEER = 256
 LOADING_RETRY_S = 10.0
 """What a server advises that is loading blocks."""
 
+_PER_SPAN = {question.request for question in QUESTIONS if question.per_span}
+
 
 class ChannelDispatcher:
     """Serves accepted channels until they end. `service` answers for the blocks; None while there are none."""
@@ -33,6 +37,9 @@ class ChannelDispatcher:
         self._me = me
         self._directory = directory
         self._channels: Counter[PeerId] = Counter()
+        self.answers = Answers()
+        self.answers.serve(EXCHANGE, self._exchange)
+        self.answers.answer(LEAVE, self._leave)
 
     async def handle(self, channel: Channel) -> None:
         """Serve one channel; errors are told to the peer as far as it still listens."""
@@ -41,7 +48,7 @@ class ChannelDispatcher:
         try:
             self._check_channels(frames.peer)
             async with asyncio.timeout(FIRST_MESSAGE_S):
-                message, payload = await frames.receive()
+                message, payload = await frames.receive(FIRST)
             await self._dispatch(frames, message, payload)
         except TimeoutError:
             await self._refuse(frames, ProtocolError(f"nothing was said within {FIRST_MESSAGE_S:.0f} s"))
@@ -69,19 +76,20 @@ class ChannelDispatcher:
         except (ChannelClosed, TimeoutError):
             frames.abort()
 
-    async def _dispatch(self, frames: FrameChannel, message: AnyMessage, payload: bytes) -> None:
-        if isinstance(message, RecordDigest):
-            await exchange.answer(frames, self._directory, payload)
-        elif isinstance(message, Leave):
-            await self._leave(frames)
+    async def _dispatch(self, frames: FrameChannel, request: Message, payload: bytes) -> None:
+        if type(request) not in _PER_SPAN:
+            await self.answers.begin(frames, request, payload)
         elif self.service is None:
             raise ServerFull("this server is loading blocks", retry_after=LOADING_RETRY_S)
         else:
-            await self.service.answer(frames, message)
+            await self.service.answers.begin(frames, request, payload)
 
-    async def _leave(self, frames: FrameChannel) -> None:
+    async def _exchange(self, frames: FrameChannel, request: RecordDigest, digest: bytes) -> None:
+        await exchange.answer(frames, self._directory, digest)
+
+    def _leave(self, request: Leave, peer: PeerId) -> tuple[Leaving, bytes]:
         """The owner's order: whoever dials with this node's own key."""
-        if frames.peer != self._me:
+        if peer != self._me:
             raise IdentityError("only this node's own key orders it to leave")
         self.ordered_to_leave.set()
-        await frames.send(Leaving(DRAIN_S))
+        return Leaving(DRAIN_S), b""

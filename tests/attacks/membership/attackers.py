@@ -17,7 +17,8 @@ from shoal.client.remote_model import RemoteModel
 from shoal.engine.proof import numbers
 from shoal.errors import NetworkError, NotAMember, ShoalError
 from shoal.protocol.frames import encode_frame
-from shoal.protocol.messages import AnyMessage, LinkGrant, Open, RecordBatch, RecordDigest, Refusal, encode_message
+from shoal.protocol.messages import LinkGrant, Message, Open, RecordBatch, RecordDigest, Refusal, encode_message
+from shoal.protocol.refusals import refusal
 from shoal.server.server import Server
 from shoal.server.sessions.hop_session import HopSession
 from shoal.swarm.directory.directory import pack_records
@@ -26,11 +27,12 @@ from shoal.swarm.identity import Identity
 from shoal.swarm.membership.credentials import CERTIFICATE_LIFETIME_S, Certificate, sign_certificate
 from shoal.swarm.membership.member_transport import REFUSAL
 from shoal.transport.channel import Channel
-from shoal.transport.frame_channel import FrameChannel, refusal
+from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.tls_transport import TlsTransport
 from shoal.types import Span
 from tests.integration.test_swarm import reply
 from tests.private import PrivateServers
+from tests.support.any_message import ANY
 
 ROWS = numbers(1, 3, 48)
 
@@ -53,20 +55,22 @@ class Outsider:
         server = server or self.swarm.servers[0]
         return await self.transport.dial(server.identity.peer, server.addresses[0])
 
-    async def hears(self, *said: bytes | bytearray | AnyMessage, server: Server | None = None) -> bytes:
+    async def hears(self, *said: bytes | bytearray | Message, server: Server | None = None) -> bytes:
         """All that a server answers until it closes the channel."""
         channel = await self.dial(server)
         heard = b""
         with contextlib.suppress(ShoalError):
             for one in said:
-                await channel.send(one if isinstance(one, bytes | bytearray) else encode_frame(encode_message(one)))
+                await channel.send(
+                    one if isinstance(one, bytes | bytearray) else encode_frame(msgspec.msgpack.encode(one))
+                )
         with contextlib.suppress(ShoalError):
             while data := await channel.receive():
                 heard += data
         channel.abort()
         return heard
 
-    async def learns_nothing(self, *said: bytes | bytearray | AnyMessage) -> None:
+    async def learns_nothing(self, *said: bytes | bytearray | Message) -> None:
         """At every server: the refusal that everybody gets, or a closed channel, and not one byte more."""
         servers = self.swarm.servers
         for heard in await asyncio.gather(*(self.hears(*said, server=server) for server in servers)):
@@ -133,13 +137,13 @@ async def dial(insider: AsyncClient | Server, server: Server) -> FrameChannel:
     return FrameChannel(await dialler.dial(server.identity.peer, server.addresses))
 
 
-async def refused(insider: AsyncClient | Server, server: Server, *said: AnyMessage, payload: bytes = b"") -> str:
+async def refused(insider: AsyncClient | Server, server: Server, *said: Message, payload: bytes = b"") -> str:
     """An insider's messages are answered with a refusal and nothing else; returns its text."""
     channel = await dial(insider, server)
     with contextlib.suppress(NetworkError):  # it may close the channel before it has heard everything
         for one in said:
             await channel.send(one, payload)
-    message, _ = await channel.receive()
+    message, _ = await channel.receive(ANY)
     channel.abort()
     assert isinstance(message, Refusal), message
     return message.message
@@ -157,7 +161,7 @@ async def push(client: AsyncClient, server: Server, *entries: tuple[bytes, bytes
         await channel.expect(RecordBatch)
         await channel.send(RecordBatch(), pack_records([], [part for entry in entries for part in entry], 1 << 20))
         with contextlib.suppress(ShoalError):
-            await channel.receive()
+            await channel.receive(ANY)
 
 
 def own_proof(server: Server) -> bytes:

@@ -12,6 +12,7 @@ from shoal.swarm.directory.records import Acceptance, sign_acceptance, sign_reco
 from shoal.swarm.identity import Identity
 from tests.attacks.membership.attackers import OWN_TOKENS, ROWS, Honest, altered, dial, opening, own_session, refused
 from tests.private import PrivateServers
+from tests.support.any_message import ANY
 
 
 async def test_someone_elses_session(swarm: PrivateServers, honest: Honest) -> None:
@@ -53,7 +54,7 @@ async def test_the_link_token_of_another_session(swarm: PrivateServers, honest: 
             own = opening(swarm, os.urandom(16), span=second.record.span)
             control = await dial(insider, second)
             await control.send(own)
-            await control.receive()
+            await control.receive(ANY)
             for role, grant in (("send", into.upstream), ("receive", out)):
                 for name in (into.terms.session, own.session, b"x" * 16):
                     attach = Attach(role, name, into.incarnation, grant.token, grant.generation)  # type: ignore[arg-type]
@@ -103,9 +104,9 @@ async def test_a_redirect_to_a_victim(swarm: PrivateServers, honest: Honest) -> 
         ):
             control = await dial(insider, first)
             await control.send(opening(swarm, session=os.urandom(16)))
-            await control.receive()
+            await control.receive(ANY)
             await control.send(Redirect(LinkGrant(1, peer, b"u" * 16), record, acceptance))
-            assert isinstance((await control.receive())[0], Refusal)
+            assert isinstance((await control.receive(ANY))[0], Refusal)
             await control.close()
     listening.close()
     await listening.wait_closed()
@@ -122,7 +123,7 @@ async def test_a_redirect_to_an_accomplice(swarm: PrivateServers, honest: Honest
     async with victim, honest.unharmed(), swarm.client("insider") as insider:
         control = await dial(insider, first)
         await control.send(opening(swarm))
-        await control.receive()
+        await control.receive(ANY)
         for generation in range(1, MAX_DIALS_PER_MINUTE + 20):
             agreed = Acceptance(b"s" * 16, friend.peer, first.identity.peer, generation, time.time() + 60)
             link = LinkGrant(generation, friend.peer, b"u" * 16)

@@ -14,27 +14,30 @@ from shoal.client.session.session_credentials import SessionCredentials
 from shoal.clock import Clock
 from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError
 from shoal.protocol.messages import (
+    ATTACH,
+    OPEN,
+    SESSION,
     Admit,
     Admitted,
-    AnyMessage,
     Attach,
     Attached,
     Close,
     Leaving,
     LinkGrant,
     LinkState,
+    Message,
     Numerics,
     Open,
-    Opened,
     Pong,
     Redirect,
     Refusal,
     Rewind,
 )
+from shoal.protocol.refusals import refused
 from shoal.protocol.row_stream import Sender
 from shoal.swarm.directory.records import SignedRecord
 from shoal.transport.dialler import Dialler
-from shoal.transport.frame_channel import FrameChannel, refused
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import Hop, PeerId
 
 TICK_S = 0.125
@@ -75,7 +78,7 @@ class HopClient:
         self._dialler = dialler
         self._channel: FrameChannel | None = None
         self._known_epoch = 0
-        self._answers: dict[tuple[str, int], asyncio.Future[AnyMessage]] = {}
+        self._answers: dict[tuple[str, int], asyncio.Future[Message]] = {}
 
     @property
     def peer(self) -> PeerId:
@@ -98,8 +101,7 @@ class HopClient:
             async with asyncio.timeout(2 * ORDER_S):
                 addresses = self.record.record.addresses
                 self._channel = FrameChannel(await self._dialler.dial(self.peer, addresses, DIAL_S))
-                await self._channel.send(request)
-                opened, _ = await self._channel.expect(Opened)
+                opened, _ = await self._channel.ask(OPEN, request)
         except TimeoutError as error:
             raise self._named(NetworkError(f"{self.name} has not opened a session for {2 * ORDER_S:.0f} s")) from error
         except ShoalError as error:
@@ -117,8 +119,8 @@ class HopClient:
             async with asyncio.timeout(ORDER_S):
                 self._channel = channel = await self.dial()
                 keys = self.keys
-                await channel.send(Attach("control", keys.session, keys.incarnation, keys.secret, epoch=epoch))
-                attached, _ = await channel.expect(Attached)
+                request = Attach("control", keys.session, keys.incarnation, keys.secret, epoch=epoch)
+                attached, _ = await channel.ask(ATTACH, request)
         except TimeoutError as error:
             raise NetworkError(f"{self.name} has not taken a session up for {ORDER_S:.0f} s") from error
         self._known_epoch = attached.epoch
@@ -154,10 +156,10 @@ class HopClient:
         self.links = {at: news for at, news in self.links.items() if at > order.link.generation - KEPT_NEWS}
         await self._order(("redirect", order.link.generation), order)
 
-    async def _order(self, key: tuple[str, int], message: Admit | Redirect) -> AnyMessage:
+    async def _order(self, key: tuple[str, int], message: Admit | Redirect) -> Message:
         if self.lost is not None:
             raise self.lost
-        answer: asyncio.Future[AnyMessage] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[key] = answer
         try:
             async with asyncio.timeout(ORDER_S):
@@ -254,7 +256,7 @@ class HopClient:
 
     async def _listen(self) -> None:
         while True:
-            message, _ = await self._present().receive()
+            message, _ = await self._present().receive(SESSION)
             if isinstance(message, Pong):
                 if not self.heartbeat.on_pong(message):
                     raise RecordError(f"{self.name} answered a ping that was not sent")
@@ -270,7 +272,7 @@ class HopClient:
             else:
                 raise ProtocolError(f"{self.name} sent {type(message).__name__} on a control channel")
 
-    def _answer(self, key: tuple[str, int], message: AnyMessage) -> None:
+    def _answer(self, key: tuple[str, int], message: Message) -> None:
         answer = self._answers.get(key)
         if answer is not None and not answer.done():
             answer.set_result(message)

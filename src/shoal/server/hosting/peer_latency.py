@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from shoal.clock import Clock
 from shoal.errors import ShoalError
-from shoal.protocol.messages import GetStatus, Status
+from shoal.protocol.messages import STATUS, GetStatus
 from shoal.swarm.directory.records import MAX_ROUND_TRIPS, ServerRecord
+from shoal.transport.asking import ask
 from shoal.transport.dialler import Dialler
-from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
 
 MEASURED_AT_ONCE = 2 * MAX_ROUND_TRIPS
@@ -48,11 +48,8 @@ class PeerLatency:
     async def _round_trip(self, record: ServerRecord) -> float | None:
         """Seconds from a question to its answer on a connection that is there; None if there is none."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                async with FrameChannel(await self._dialler.dial(PeerId(record.peer), record.addresses)) as channel:
-                    began = self._clock.monotonic()
-                    await channel.send(GetStatus())
-                    await channel.expect(Status)
-                    return self._clock.monotonic() - began
-        except (ShoalError, TimeoutError):
+            contact = (record.peer, record.addresses)
+            reply = await ask(self._dialler, contact, STATUS, GetStatus(), deadline_s=TIMEOUT_S, clock=self._clock)
+        except ShoalError:
             return None
+        return reply.round_trip_s

@@ -6,24 +6,26 @@ import asyncio
 
 from shoal.errors import NetworkError, ProtocolError, RecordError
 from shoal.protocol.messages import (
+    SESSION,
     Admit,
     Admitted,
-    AnyMessage,
     Close,
     Leaving,
     LinkGrant,
     LinkState,
+    Message,
     Numerics,
     Opened,
     Ping,
     Redirect,
     Rewind,
 )
+from shoal.protocol.refusals import refusal
 from shoal.server.sessions.hop_session import HopSession, as_shoal_error
 from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.directory.records import ACCEPTANCE_LIFETIME_S, Acceptance, sign_acceptance
 from shoal.swarm.identity import Identity
-from shoal.transport.frame_channel import FrameChannel, refusal
+from shoal.transport.frame_channel import FrameChannel
 
 
 class ControlChannel:
@@ -93,7 +95,7 @@ class ControlChannel:
 
     async def _obey(self) -> bool:
         while True:
-            message, _ = await self._frames.receive()
+            message, _ = await self._frames.receive(SESSION)
             received_at = self._clock.wall()
             if isinstance(message, Close):
                 return True
@@ -103,7 +105,7 @@ class ControlChannel:
             else:
                 await self._order(message)
 
-    async def _order(self, message: AnyMessage) -> None:
+    async def _order(self, message: Message) -> None:
         session = self._session
         if isinstance(message, Rewind):
             session.on_rewind(message)

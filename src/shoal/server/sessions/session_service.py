@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import msgspec
 
 from shoal.clock import Clock
@@ -12,7 +10,6 @@ from shoal.errors import (
     FingerprintMismatch,
     GrantExceeded,
     IdentityError,
-    ProtocolError,
     ServerFull,
     SpanError,
     UnsupportedModel,
@@ -20,13 +17,15 @@ from shoal.errors import (
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.links.row_link import Throttle
 from shoal.protocol.messages import (
+    ATTACH,
+    DESCRIBE,
     MAX_POSITION,
-    AnyMessage,
+    OPEN,
+    STATUS,
     Attach,
     Attached,
     Describe,
     Description,
-    GetStatus,
     Leaving,
     Numerics,
     Open,
@@ -34,12 +33,13 @@ from shoal.protocol.messages import (
     RowCodec,
     Status,
 )
+from shoal.server.answers import Answers
 from shoal.server.sessions.control_channel import ControlChannel
 from shoal.server.sessions.hop_session import HopSession, SessionGrant, SessionTable
 from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.identity import Identity
 from shoal.transport.frame_channel import FrameChannel
-from shoal.types import ModelSpec, Span
+from shoal.types import ModelSpec, PeerId, Span
 
 MAX_LEASE_S = 300.0
 
@@ -80,19 +80,11 @@ class SessionService:
         self._started_at = self._clock.monotonic()
         self.throttle: Throttle | None = None
         self.leaving_at: float | None = None
-
-    async def answer(self, frames: FrameChannel, message: AnyMessage) -> None:
-        """Serve a channel that begins with this message; raises ShoalError for what is refused."""
-        handlers: dict[type[AnyMessage], Callable[[], Awaitable[object]]] = {
-            Describe: lambda: self._describe(frames, message),  # type: ignore[arg-type]  # keyed by its type
-            GetStatus: lambda: frames.send(self.status()),
-            Open: lambda: self._open(frames, message),  # type: ignore[arg-type]  # keyed by its type
-            Attach: lambda: self._attach(frames, message),  # type: ignore[arg-type]  # keyed by its type
-        }
-        handler = handlers.get(type(message))
-        if handler is None:
-            raise ProtocolError(f"a channel cannot begin with {type(message).__name__}")
-        await handler()
+        self.answers = Answers()
+        self.answers.answer(DESCRIBE, self._describe)
+        self.answers.answer(STATUS, lambda request, peer: (self.status(), b""))
+        self.answers.serve(OPEN, self._open)
+        self.answers.serve(ATTACH, self._attach)
 
     def status(self) -> Status:
         """This server's load now."""
@@ -112,14 +104,14 @@ class SessionService:
             prefix_rows=stats.found_rows,
         )
 
-    async def _describe(self, frames: FrameChannel, message: Describe) -> None:
+    def _describe(self, message: Describe, peer: PeerId) -> tuple[Description, bytes]:
         model = self._holding.model
         if message.fingerprint not in ("", model.fingerprint):
             raise FingerprintMismatch(f"this server holds {model.name} as {model.fingerprint}")
         description = Description(model.name, model.fingerprint, self._holding.source, self._holding.revision)
-        await frames.send(description, self._holding.config_json)
+        return description, self._holding.config_json
 
-    async def _open(self, frames: FrameChannel, message: Open) -> None:
+    async def _open(self, frames: FrameChannel, message: Open, _: bytes) -> None:
         session = self._sessions.get(message.session)
         if session is None and self.leaving_at is not None:
             raise ServerFull("this server is leaving and takes no new sessions", retry_after=RETRY_ELSEWHERE_S)
@@ -170,7 +162,7 @@ class SessionService:
         if await control.serve():
             await self._sessions.close(session)
 
-    async def _attach(self, frames: FrameChannel, message: Attach) -> None:
+    async def _attach(self, frames: FrameChannel, message: Attach, _: bytes) -> None:
         if message.role == "control":
             session = self._sessions.find(message.session, message.token, message.incarnation)
             session.owner = frames.peer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shoal.errors import ChannelClosed
-from shoal.protocol.messages import RecordBatch, RecordDigest
+from shoal.protocol.messages import EXCHANGE, MAX_WANT, RecordBatch, RecordDigest
 from shoal.swarm.directory.directory import Directory, pack_records, unpack_records
 from shoal.transport.frame_channel import STRANGER_PAYLOAD_BYTES, FrameChannel
 from shoal.types import PEER_ID_BYTES
@@ -13,8 +13,7 @@ from shoal.types import PEER_ID_BYTES
 EXCHANGE_TIMEOUT_S = 10.0
 """How long the other side may take for one exchange, so that a silent one holds nobody up."""
 
-_MAX_WANT = 4096
-_RECORDS_BYTES = STRANGER_PAYLOAD_BYTES - _MAX_WANT * PEER_ID_BYTES
+_RECORDS_BYTES = STRANGER_PAYLOAD_BYTES - MAX_WANT * PEER_ID_BYTES
 
 
 async def ask(channel: FrameChannel, directory: Directory, timeout_s: float = EXCHANGE_TIMEOUT_S) -> int:
@@ -22,8 +21,7 @@ async def ask(channel: FrameChannel, directory: Directory, timeout_s: float = EX
     channel raises."""
     try:
         async with asyncio.timeout(timeout_s):
-            await channel.send(RecordDigest(), directory.digest())
-            message, payload = await channel.expect(RecordBatch)
+            message, payload = await channel.ask(EXCHANGE, RecordDigest(), directory.digest())
             want, entries = unpack_records(message.want, payload)
             news = directory.take(entries, channel.peer)
             await channel.send(RecordBatch(), pack_records([], directory.select(want), _RECORDS_BYTES))
@@ -39,7 +37,7 @@ async def answer(
     ServerFull for a peer that exchanges too often."""
     directory.begin_exchange(channel.peer)
     want, lacks = directory.answer(digest)
-    want = want[:_MAX_WANT]
+    want = want[:MAX_WANT]
     try:
         async with asyncio.timeout(timeout_s):
             await channel.send(RecordBatch(len(want)), pack_records(want, lacks, STRANGER_PAYLOAD_BYTES))

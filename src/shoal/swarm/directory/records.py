@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Meta
 
 from shoal.errors import RecordError
+from shoal.protocol.messages import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from shoal.protocol.messages import Counter, Peer, Secret, Text
 from shoal.swarm.identity import SIGNATURE_BYTES, Identity, verify
 from shoal.types import ModelSpec, PeerId, Span
 
-MAX_RECORD_BYTES = 1024
 MAX_ADDRESSES = 8
 MAX_ROUND_TRIPS = 4
 MAX_DISK_SPANS = 4

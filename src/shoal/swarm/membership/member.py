@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from shoal.clock import Clock
 from shoal.errors import InviteError, NetworkError, NotAMember, ShoalError, UsageError
-from shoal.protocol.messages import MAX_REVOCATIONS_BYTES, Certified, Redeem, Renew
+from shoal.protocol.messages import MAX_REVOCATIONS_BYTES, REDEEM, RENEW, Certified, Question, Redeem, Renew
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
@@ -26,9 +26,9 @@ from shoal.swarm.membership.credentials import (
 from shoal.swarm.membership.member_transport import MemberTransport
 from shoal.swarm.membership.membership_state import MembershipState
 from shoal.swarm.membership.storage import PrivateSwarm, Role, StoredMembership, SwarmFolder
+from shoal.transport.asking import ask
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
-from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
 POLL_S = 1.0
@@ -144,15 +144,16 @@ class Member:
         self._accept(PeerId(invite.swarm), answer, (str(invite.ticket),))
 
     async def _ask(self, ticket: Ticket, request: Redeem | Renew) -> tuple[Certified, bytes]:
-        peer = PeerId(ticket.peer)
-        try:
-            async with asyncio.timeout(ASK_S):
-                channel = FrameChannel(await self._dialler.dial(peer, ticket.addresses), MAX_REVOCATIONS_BYTES)
-                async with channel:
-                    await channel.send(request)
-                    return await channel.expect(Certified)
-        except TimeoutError as error:
-            raise NetworkError(f"{peer[:8]} has not answered for {ASK_S:g} s") from error
+        question: Question[Any, Certified] = REDEEM if isinstance(request, Redeem) else RENEW
+        reply = await ask(
+            self._dialler,
+            (ticket.peer, ticket.addresses),
+            question,
+            request,
+            deadline_s=ASK_S,
+            max_payload_bytes=MAX_REVOCATIONS_BYTES,
+        )
+        return reply.message, reply.payload
 
     def _accept(self, swarm: PeerId, answer: tuple[Certified, bytes], peers: tuple[str, ...]) -> None:
         """Keep a certificate and the list that came with it; raises NotAMember for what the swarm has not signed."""

@@ -11,11 +11,21 @@ import asyncio
 import weakref
 
 from shoal.errors import NetworkError, NotAMember, ShoalError
-from shoal.protocol.messages import MAX_REVOCATIONS_BYTES, AnyMessage, Certified, MemberHello, Redeem, Renew, Revoked
+from shoal.protocol.messages import (
+    GREETING,
+    MAX_REVOCATIONS_BYTES,
+    Certified,
+    MemberHello,
+    Message,
+    Redeem,
+    Renew,
+    Revoked,
+)
+from shoal.protocol.refusals import refusal
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer
 from shoal.swarm.membership.membership_state import MembershipState
 from shoal.transport.channel import RECEIVE_BYTES, Channel, ChannelHandler, PromptChannel, Tap, Transport
-from shoal.transport.frame_channel import FrameChannel, refusal
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
 GREETING_TIMEOUT_S = 3.0
@@ -179,7 +189,7 @@ class MemberTransport:
         return None
 
     async def _answer(self, frames: FrameChannel, channel: Channel) -> MemberChannel | None:
-        message, _ = await frames.receive()
+        message, _ = await frames.receive(GREETING)
         if isinstance(message, MemberHello):
             await _take(frames, message, self._roll)
             member = MemberChannel(channel, self._roll, frames.take_rest(), proven=True)
@@ -189,7 +199,7 @@ class MemberTransport:
         await frames.send(Certified(self._certificate(message, channel.peer)), self._roll.revocations_data)
         return None
 
-    def _certificate(self, message: AnyMessage, peer: PeerId) -> bytes:
+    def _certificate(self, message: Message, peer: PeerId) -> bytes:
         if self._redeemer is not None and isinstance(message, Redeem):
             return self._redeemer.redeem(message.invite, peer, self._roll.revocations)
         if self._redeemer is not None and isinstance(message, Renew):

@@ -12,12 +12,12 @@ from shoal.client.session.planner import SessionSpec
 from shoal.client.session.server_selector import AVOID_S, ServerSelector
 from shoal.errors import DialError, NoRoute, SessionLost, ShoalError, SpanError
 from shoal.protocol.messages import Numerics
+from shoal.protocol.refusals import refusal, refused
 from shoal.protocol.row_stream import Sender
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.identity import Identity
 from shoal.swarm.routing.route_planner import RouteOptions
 from shoal.transport.dialler import Dialler
-from shoal.transport.frame_channel import refusal, refused
 from shoal.types import Hop, ModelSpec, Span
 from tests.records import FINGERPRINT, signed_record
 from tests.support.virtual_clock import VirtualClock

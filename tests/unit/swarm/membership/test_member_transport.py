@@ -21,6 +21,7 @@ from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
+from tests.support.any_message import ANY
 from tests.unit.swarm.directory.test_records import FixedClock
 from tests.unit.swarm.membership.test_membership import NOW, invite
 
@@ -120,7 +121,7 @@ async def test_strangers_hear_one_sentence(world: World) -> None:
                 await frames.expect(Pong)
             said.add(str(caught.value))
             with pytest.raises(ChannelClosed):
-                await frames.receive()
+                await frames.receive(ANY)
     assert said == {f"peer {member.peer[:8]}: {REFUSAL}"}
     assert not member.served
 
@@ -132,9 +133,9 @@ async def test_a_member_tells_strangers_nothing(world: World) -> None:
 
     async def listen(channel: Channel) -> None:
         frames = FrameChannel(channel)
-        heard.append((await frames.receive())[0])
+        heard.append((await frames.receive(ANY))[0])
         await frames.send(MemberHello(Issuer(PeerId(OWNER.peer), stranger.identity).certify(stranger.peer, NOW)))
-        heard.append((await frames.receive())[0])
+        heard.append((await frames.receive(ANY))[0])
 
     await stranger.plain.listen(listen)
     with pytest.raises(NotAMember):

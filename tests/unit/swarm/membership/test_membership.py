@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import InviteError, NotAMember, UsageError
-from shoal.protocol.messages import MAX_CERTIFICATE_BYTES, MAX_REVOCATIONS_BYTES, MemberHello, Refusal, decode_message
+from shoal.protocol.messages import MAX_CERTIFICATE_BYTES, MAX_REVOCATIONS_BYTES, MemberHello
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer, Issuer
 from shoal.swarm.membership.credentials import (
@@ -348,9 +348,3 @@ def test_files_are_private_and_whole(folder: SwarmFolder) -> None:
     (folder.path / "revocations").write_bytes(b"x")
     with pytest.raises(UsageError, match="damaged"):
         MembershipState(SWARM, folder, FixedClock())
-
-
-def test_the_code_for_strangers() -> None:
-    """`member` is a code of the wire."""
-    message = Refusal("member", "no")
-    assert decode_message(msgspec.msgpack.encode(message)) == message

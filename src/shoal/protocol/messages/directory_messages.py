@@ -1,0 +1,73 @@
+"""What a node asks another about the swarm and about itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+from msgspec import Meta
+
+from shoal.protocol.messages.field_types import MAX_WANT, Counter, Elapsed, Rate, Text
+from shoal.protocol.messages.message import Message, Question, Refusal, Vocabulary
+
+
+class RecordDigest(Message, frozen=True, tag="digest"):
+    """Opens a record exchange; the payload lists (node id, sequence) of the records held."""
+
+
+class RecordBatch(Message, frozen=True, tag="records"):
+    """Payload: `want` node ids, then length-prefixed signed records."""
+
+    want: Annotated[int, Meta(ge=0, le=MAX_WANT)] = 0
+
+
+EXCHANGE = Question(RecordDigest, RecordBatch, per_span=False)
+"""After the answer, one more `records` goes the other way."""
+
+
+class Describe(Message, frozen=True, tag="describe"):
+    """Asks for a model's configuration and where its tokenizer comes from."""
+
+    fingerprint: Text
+
+
+class Description(Message, frozen=True, tag="description"):
+    """Payload: the checkpoint's configuration as JSON text."""
+
+    name: Text
+    fingerprint: Text
+    source: Text
+    revision: Text = ""
+
+
+DESCRIBE = Question(Describe, Description, per_span=True)
+
+
+class GetStatus(Message, frozen=True, tag="get_status"):
+    """Asks for the server's load."""
+
+
+class Status(Message, frozen=True, tag="status"):
+    """A server's load now; rates are rows per second through its whole span, 0 when not yet measured.
+
+    `prefix_rows` were found in its prefix cache and not computed, since it started.
+    """
+
+    sessions: Counter
+    max_sessions: Counter
+    queued_rows: Counter
+    free_tokens: Counter
+    total_tokens: Counter
+    decode_rows_per_s: Rate
+    prefill_rows_per_s: Rate
+    uptime_s: Elapsed
+    max_batch_sessions: Counter = 0
+    exact: bool = True
+    prefix_rows: Counter = 0
+
+
+STATUS = Question(GetStatus, Status, per_span=True)
+
+DirectoryMessage = RecordDigest | RecordBatch | Describe | Description | GetStatus | Status | Refusal
+
+DIRECTORY: Vocabulary[Message] = Vocabulary("questions about the swarm", get_args(DirectoryMessage))
+DIRECTORY_QUESTIONS = (EXCHANGE, DESCRIBE, STATUS)

@@ -1,0 +1,55 @@
+"""Who answers which question."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shoal.protocol.messages import QUESTIONS, STATUS, GetStatus, Ping, Status
+from shoal.server.answers import Answers
+from shoal.server.channel_dispatcher import ChannelDispatcher
+from shoal.swarm.directory.directory import Directory
+from shoal.transport.channel import Channel
+from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
+from shoal.types import PeerId
+from tests.unit.swarm.directory.test_records import FixedClock
+
+ME, OTHER = PeerId("ab" * 32), PeerId("cd" * 32)
+
+
+async def test_an_answer_is_sent_with_its_payload() -> None:
+    """The handler hears who asks what; its answer ends the exchange."""
+    network, heard = MemoryNetwork(), list[object]()
+    answers, status = Answers(), Status(1, 2, 3, 4, 5, 0.0, 0.0, 6.0)
+
+    def handler(request: GetStatus, peer: PeerId) -> tuple[Status, bytes]:
+        heard.append((request, peer))
+        return status, b"more"
+
+    answers.answer(STATUS, handler)
+    assert answers.requests == {GetStatus}
+
+    async def accept(channel: Channel) -> None:
+        await answers.begin(FrameChannel(channel), GetStatus(), b"")
+
+    one, two = MemoryTransport(ME, network), MemoryTransport(OTHER, network)
+    await two.listen(accept)
+    async with asyncio.timeout(5), FrameChannel(await one.dial(OTHER, two.addresses[0])) as channel:
+        assert await channel.ask(STATUS, GetStatus()) == (status, b"more")
+    assert heard == [(GetStatus(), ME)]
+    await one.close()
+    await two.close()
+
+
+def test_every_question_of_a_node_has_a_handler() -> None:
+    """Those about blocks are answered by the service, all others by the dispatcher, loading or not."""
+    dispatcher = ChannelDispatcher(ME, Directory(FixedClock()))
+    assert dispatcher.answers.requests == {one.request for one in QUESTIONS if not one.per_span}
+
+
+async def test_what_has_no_handler_is_a_mistake_here() -> None:
+    """The vocabulary of first messages keeps all else away."""
+    with pytest.raises(KeyError):
+        await Answers().begin(None, Ping(1), b"")  # type: ignore[arg-type]
