@@ -55,7 +55,7 @@ def _strategy(info: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.FloatType():
             return st.floats(info.ge, info.le)
         case inspect.StrType(pattern=str()):
-            return st.from_regex(info.pattern).filter(lambda text: len(text) <= (info.max_length or 64))
+            return st.from_regex(info.pattern or "").filter(lambda text: len(text) <= (info.max_length or 64))
         case inspect.StrType():
             return st.text(min_size=info.min_length or 0, max_size=info.max_length)
         case inspect.BytesType():
@@ -148,7 +148,7 @@ def _largest(info: inspect.Type, text: str) -> Any:
         case inspect.BytesType():
             return bytes(info.max_length or 0)
         case inspect.LiteralType():
-            return max(info.values, key=len)
+            return max(map(str, info.values), key=len)
         case inspect.UnionType():
             return _largest(next(one for one in info.types if not isinstance(one, inspect.NoneType)), text)
         case inspect.VarTupleType():
