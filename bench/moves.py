@@ -93,7 +93,9 @@ class MoveSetting:
     @property
     def moves(self) -> int:
         """That were carried out."""
-        return self.gone_moves + sum(server.moving.moves for server in self.servers if server.moving is not None)
+        return self.gone_moves + sum(
+            server.rebalancing.moves for server in self.servers if server.rebalancing is not None
+        )
 
     def holders(self, block: int) -> list[Server]:
         """Servers that serve a block and take sessions."""
@@ -120,7 +122,7 @@ class MoveSetting:
         left = await server.drain(30.0)
         await server.__aexit__(None, None, None)
         self.servers.remove(server)
-        self.gone_moves += server.moving.moves if server.moving is not None else 0
+        self.gone_moves += server.rebalancing.moves if server.rebalancing is not None else 0
         return left
 
 
@@ -191,7 +193,7 @@ async def _settle(stage: MoveSetting, tally: MoveCounts, rng: random.Random) -> 
     """Until nobody has announced a move for two rounds of judging, or for SETTLE_S."""
     quiet_since = began = time.monotonic()
     while (now := time.monotonic()) - quiet_since < 1.3 * JUDGE_S / SPEED and now - began < SETTLE_S:
-        planning = [one for one in stage.servers if one.moving is not None and one.moving.me.plan is not None]
+        planning = [one for one in stage.servers if one.rebalancing is not None and one.rebalancing.me.plan is not None]
         if planning:
             quiet_since = now
             if len(planning) == 1:
@@ -204,12 +206,14 @@ async def _rival(stage: MoveSetting, mover: Server, tally: MoveCounts) -> None:
     """If only one other server holds a block of one that is about to move, that one announces a move too."""
     for block in mover.record.span.blocks():
         others = [one for one in stage.holders(block) if one is not mover]
-        if len(others) == 1 and others[0].moving is not None and others[0].moving.me.plan is None:
+        if len(others) == 1 and others[0].rebalancing is not None and others[0].rebalancing.me.plan is None:
             before = stage.moves
             goal = Span(0, MOST_BLOCKS) if others[0].record.span.start else Span(NUM_BLOCKS - MOST_BLOCKS, NUM_BLOCKS)
-            await others[0].moving.announce(goal)
+            await others[0].rebalancing.announce(goal)
             tally.at_once += 1
-            while any(one.moving is not None and one.moving.me.plan is not None for one in (mover, others[0])):  # noqa: ASYNC110
+            while any(  # noqa: ASYNC110
+                one.rebalancing is not None and one.rebalancing.me.plan is not None for one in (mover, others[0])
+            ):
                 await asyncio.sleep(0.01)  # plans set no event
             tally.at_once_moved += stage.moves > before
             return

@@ -20,8 +20,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 PARENT = """
 import sys, json
-from shoal.local_cluster import LocalSwarm
-with LocalSwarm(sys.argv[1], 2, transport="tls") as swarm:
+from shoal.local_cluster import LocalCluster
+with LocalCluster(sys.argv[1], 2, transport="tls") as swarm:
     print(json.dumps({"ticket": swarm.ticket, "pids": [server.process.pid for server in swarm.servers]}), flush=True)
     sys.stdin.read()
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import discovery_flags as discovery
+from shoal.cli.logs import LogFormat, set_up_logging
 from shoal.cli.output import AsJson, Invite, SwarmName, Transport, console, megabytes, print_json, private
-from shoal.errors import ShoalError
+from shoal.tasks import first_done
 from shoal.transport.address import host_port
 from shoal.types import Span
 
@@ -79,6 +81,8 @@ def serve(
     yes: discovery.Yes = False,
     transport: Transport = None,
     as_json: AsJson = False,
+    log_level: Annotated[str, typer.Option(help="What is logged: debug, info, warning or error.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or json.")] = "text",
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
 ) -> None:
     """Hold blocks of a model and compute them for whoever asks. Prints the ticket by which others join.
@@ -123,6 +127,7 @@ def serve(
         private=private(swarm, invite, delegation),
         discovery=found,
     )
+    set_up_logging(log_level, log_format)
     discovery.agree(found, yes, serving=True)
     asyncio.run(_serve(config, as_json, watch_stdin))
 
@@ -134,22 +139,21 @@ async def _serve(config: ServerConfig, as_json: bool, watch_stdin: bool) -> None
     _stop_on_signals(stop, at_once)
     if watch_stdin:
         _stop_at_end_of_input(stop, at_once)
-    starting = asyncio.ensure_future(Server(config, _progress(as_json)).__aenter__())
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        return
-    server = await starting
-    try:
-        await _run(server, stop, as_json)
-        await _drain(server, at_once)
-        if server.failure is not None:
-            raise ShoalError(f"the compute thread died: {server.failure}") from server.failure
-    finally:
-        await server.__aexit__(None, None, None)
+    started = asyncio.Event()
+
+    async def run() -> None:
+        async with Server(config, _progress(as_json)) as server:
+            started.set()
+            await _run(server, stop, as_json)
+            await _drain(server, at_once)
         console.print("left the swarm")
+
+    async def stopped_while_starting() -> None:
+        await stop.wait()
+        if started.is_set():
+            await asyncio.Event().wait()  # the server itself looks at `stop`
+
+    await first_done(run(), stopped_while_starting())
 
 
 async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
@@ -178,7 +182,9 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
                 f"{status.sessions} sessions · {status.queued_rows} rows waiting · "
                 f"{status.free_tokens:,} of {status.total_tokens:,} tokens free · {status.decode_rows_per_s:.0f} rows/s"
             )
-            await _first(stop, server.ordered_to_leave, timeout_s=STATUS_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATUS_S):
+                    await first_done(stop.wait(), server.ordered_to_leave.wait())
 
 
 def _how_to_join(server: Server) -> str:
@@ -188,27 +194,15 @@ def _how_to_join(server: Server) -> str:
     return f"ticket   (of no use to others without an invite: shoal swarm invite {name}, on the owner's machine)"
 
 
-async def _first(*events: asyncio.Event, timeout_s: float | None = None) -> None:
-    """Wait for one of several events, or for the time to pass."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-
-
 async def _drain(server: Server, at_once: asyncio.Event) -> None:
     """Let the sessions move, unless there is no time for that."""
-    if at_once.is_set() or server.failure is not None:
+    if at_once.is_set():
         return
     if len(server.sessions):
         console.print(f"leaving: {len(server.sessions)} sessions move to other servers (Ctrl-C again: leave at once)")
-    draining, impatient = asyncio.ensure_future(server.drain()), asyncio.ensure_future(at_once.wait())
-    await asyncio.wait((draining, impatient), return_when=asyncio.FIRST_COMPLETED)
-    impatient.cancel()
-    if not draining.done():
-        draining.cancel()
-    elif draining.result():
-        console.print(f"{draining.result()} sessions found no other server in time")
+    ended, left = await first_done(server.drain(), at_once.wait())
+    if ended == 0 and left:
+        console.print(f"{left} sessions found no other server in time")
 
 
 def _progress(as_json: bool) -> Progress:

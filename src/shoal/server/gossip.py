@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from shoal.clock import Clock
 from shoal.errors import NetworkError, ShoalError
@@ -31,8 +31,16 @@ Notice = Callable[[str], None]
 class Gossip:
     """`tickets` name members that are always known; `notice` hears of those that do not answer."""
 
-    def __init__(self, me: PeerId, directory: Directory, dialler: Dialler, notice: Notice, clock: Clock) -> None:
-        self.tickets: list[Ticket] = []
+    def __init__(
+        self,
+        me: PeerId,
+        directory: Directory,
+        dialler: Dialler,
+        notice: Notice,
+        clock: Clock,
+        tickets: Sequence[Ticket] = (),
+    ) -> None:
+        self.tickets = tuple(tickets)
         self._me = me
         self._directory = directory
         self._dialler = dialler

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,56 +30,84 @@ from shoal.types import PeerId
 Wrap = Callable[[Transport, PeerId], Transport]
 
 
-class Network:
-    """`open`, then `listen`, then use the rest; `wrap` puts emulated links on transports."""
+class NodeCredentials(NamedTuple):
+    """The key that names this node, and its membership where it is in a private swarm."""
 
-    def __init__(self, config: ServerConfig, notice: Notice, clock: Clock, wrap: Wrap | None) -> None:
-        kept = Identity.load(config.identity) if config.identity else None
-        self.member = Member(config.private, "server", clock, kept) if config.private is not None else None
-        self.identity = self.member.identity if self.member is not None else kept or Identity.generate()
-        self.directory = Directory(clock)
-        self.dispatcher = ChannelDispatcher(self.identity.peer, self.directory)
-        self.addresses: tuple[str, ...] = ()
+    identity: Identity
+    member: Member | None
+
+
+def node_credentials(config: ServerConfig, clock: Clock) -> NodeCredentials:
+    """Those of the identity file or of the private swarm; a fresh key without either. Raises UsageError."""
+    kept = Identity.load(config.identity) if config.identity else None
+    if config.private is not None:
+        member = Member(config.private, "server", clock, kept)
+        return NodeCredentials(member.identity, member)
+    return NodeCredentials(kept or Identity.generate(), None)
+
+
+async def open_transports(
+    config: ServerConfig, credentials: NodeCredentials, wrap: Wrap | None, stack: contextlib.AsyncExitStack
+) -> Sequence[Transport]:
+    """The node's transports, inside the private swarm if it is one; `stack` closes them. Raises what membership raises."""
+    identity, member = credentials
+    made: Sequence[Transport] = make_transports(
+        identity.key, config.listen, config.transport, config.discovery.iroh_relay
+    )
+    if wrap is not None:
+        made = [wrap(transport, identity.peer) for transport in made]
+    for transport in made:
+        stack.push_async_callback(transport.close)
+    return await member.enter(made) if member is not None else made
+
+
+class Network:
+    """A server's addresses, the members that it knows, what dials and what answers. Nothing is bound before `listen`.
+
+    `fingerprint` is the model that it serves. `notice` hears what the operator should know.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        credentials: NodeCredentials,
+        transports: Sequence[Transport],
+        fingerprint: str,
+        notice: Notice,
+        clock: Clock,
+    ) -> None:
+        self.identity, self.member = credentials
+        me = self.identity.peer
         self.clock = clock
-        self.throttle: TokenBucket | None = None
-        if config.max_upload_bits_per_s is not None:
-            self.throttle = TokenBucket(config.max_upload_bits_per_s / 8, clock)
-        self._config = config
-        self._notice = notice
-        self._wrap = wrap or (lambda transport, me: transport)
+        self.addresses: tuple[str, ...] = ()
+        self.directory = Directory(clock)
+        self.dialler = Dialler(transports, clock=clock, only=config.transport)
+        self.dispatcher = ChannelDispatcher(me, self.directory)
+        self.peer_latency = PeerLatency(self.dialler, clock)
+        self.redirector = Redirector(self.identity, self.dialler, clock)
+        rate = config.max_upload_bits_per_s
+        self.throttle = TokenBucket(rate / 8, clock) if rate is not None else None
+        tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))
+        self.gossip = Gossip(me, self.directory, self.dialler, notice, clock, tuple(map(Ticket.parse, tickets)))
+        discoveries = Discoveries(config.discovery, fingerprint, clock)
+        finder = discoveries.finder(self.directory, self.dialler, me)
+        self.announcer = Announcer(discoveries, finder, lambda: self.directory.get(me), notice, clock)
+        if self.member is not None:
+            self.member.guard(self.directory)
+        self._blocks_are_free = config.blocks is None
+        self._transports = transports
         self._sequence = int(clock.wall() * 1000)
 
-    async def open(self, stack: contextlib.AsyncExitStack) -> None:
-        """Enter the private swarm, if it is one, and listen. Raises what membership and binding raise."""
-        config, me = self._config, self.identity.peer
-        made = make_transports(self.identity.key, config.listen, config.transport, config.discovery.iroh_relay)
-        transports = [self._wrap(transport, me) for transport in made]
-        for transport in transports:
-            stack.push_async_callback(transport.close)
-        if self.member is not None:
-            transports = await self.member.enter(transports)
-            self.member.guard(self.directory)
-        self.dialler = Dialler(transports, clock=self.clock, only=config.transport)
-        self.gossip = Gossip(me, self.directory, self.dialler, self._notice, self.clock)
-        tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))
-        self.gossip.tickets = [Ticket.parse(text) for text in tickets]
-        self.peer_latency = PeerLatency(self.dialler, self.clock)
-        self.redirector = Redirector(self.identity, self.dialler, self.clock)
+    async def listen(self, stack: contextlib.AsyncExitStack) -> None:
+        """Answer who dials, and begin to be findable; `stack` ends both. Raises UsageError where an address cannot be bound."""
         stack.push_async_callback(self.redirector.close)
-        self.addresses = await listen_all(transports, self.dispatcher.handle)
-
-    async def discover(self, stack: contextlib.AsyncExitStack, fingerprint: str) -> None:
-        """What finds a first member when tickets do not, and keeps this server findable, as far as that was asked for."""
-        me = self.identity.peer
-        discoveries = Discoveries(self._config.discovery, fingerprint, self.clock)
-        finder = discoveries.finder(self.directory, self.dialler, me)
-        announcer = Announcer(discoveries, finder, lambda: self.directory.get(me), self._notice, self.clock)
-        self.announcer = await stack.enter_async_context(announcer)
+        self.addresses = await listen_all(self._transports, self.dispatcher.handle)
+        await stack.enter_async_context(self.announcer)
 
     async def join(self) -> None:
         """Exchange records with the members that are known, or look for one where that was asked for."""
         await self.gossip.join()
-        if not self.gossip.others() and self._config.blocks is None:
+        if not self.gossip.others() and self._blocks_are_free:
             await self.announcer.look()
 
     def publish(self, record: ServerRecord) -> ServerRecord:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from functools import partial
 from types import TracebackType
 
 from shoal.clock import SYSTEM_CLOCK, Clock
@@ -12,20 +14,28 @@ from shoal.protocol.messages import Status
 from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.server.hosting.span_host import Progress, SpanHost
 from shoal.server.hosting.span_loading import choose_blocks, open_source
-from shoal.server.network import Network, Wrap
+from shoal.server.ledger import Ledger
+from shoal.server.network import Network, Wrap, node_credentials, open_transports
 from shoal.server.server_config import ServerConfig
 from shoal.server.sessions.hop_session import SessionTable
 from shoal.server.sessions.session_service import DRAIN_S
+from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import RECORD_RENEWAL_S, ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
+from shoal.swarm.identity import Identity
+from shoal.tasks import OwnedTasks, keep_running
 
 EXPIRY_S = 0.5
 """How often leases are looked at."""
+
+log = logging.getLogger("shoal.server")
 
 
 class Server:
     """Serves a span of blocks. Open with `async with`; `ticket` then reaches it.
 
+    The server owns its tasks. Gossip, announcements, moves and discovery begin again after a mistake, which is logged; when
+    the blocks cannot be computed or loaded any more, the body of `async with` is cancelled and the error raised from it.
     `wrap` puts emulated links on transports; `move_clock` times the decisions about moving to other blocks.
     """
 
@@ -38,15 +48,45 @@ class Server:
         move_clock: Clock | None = None,
     ) -> None:
         self.config = config
+        self.ledger = Ledger(clock)
+        self._credentials = node_credentials(config, clock)
+        self._wrap = wrap
         self._progress = progress or (lambda what, done, total: None)
-        self.network = Network(config, self._notice, clock, wrap)
-        self.identity = self.network.identity
-        self.directory = self.network.directory
         self._clock = clock
         self._move_clock = move_clock or clock
         self._stack = contextlib.AsyncExitStack()
+        self._tasks = OwnedTasks()
+        self._network: Network | None = None
+        self._span_host: SpanHost | None = None
+        self._rebalancing: Rebalancing | None = None
         self._moves: asyncio.Task[None] | None = None
-        self.moving: Rebalancing | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """The key that names this server."""
+        return self._credentials.identity
+
+    @property
+    def network(self) -> Network:
+        """How it reaches others and is reached."""
+        assert self._network is not None, "the server is not open: use `async with`"
+        return self._network
+
+    @property
+    def directory(self) -> Directory:
+        """The servers that it knows."""
+        return self.network.directory
+
+    @property
+    def span_host(self) -> SpanHost:
+        """What holds the blocks."""
+        assert self._span_host is not None, "the server is not open: use `async with`"
+        return self._span_host
+
+    @property
+    def rebalancing(self) -> Rebalancing | None:
+        """What moves this server to other blocks; None where its owner chose them."""
+        return self._rebalancing
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -85,13 +125,8 @@ class Server:
 
     @property
     def ordered_to_leave(self) -> asyncio.Event:
-        """Set when this node's owner asked for it from elsewhere, or when it cannot compute any more."""
+        """Set when this node's owner asked for it from elsewhere."""
         return self.network.dispatcher.ordered_to_leave
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why it cannot compute any more, if it cannot."""
-        return self.span_host.failure or self.worker.failure
 
     def status(self) -> Status:
         """This server's load now."""
@@ -100,7 +135,8 @@ class Server:
     async def drain(self, deadline_s: float = DRAIN_S) -> int:
         """Take no new sessions, say so, and wait until clients have moved theirs; returns how many did not."""
         if self._moves is not None:
-            await _cancelled(self._moves)
+            self._moves.cancel()
+            await asyncio.wait([self._moves])
         return await self.span_host.leave(deadline_s)
 
     async def __aenter__(self) -> Server:
@@ -114,34 +150,41 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        await self._stack.__aexit__(kind, error, trace)
+        log.info("left the swarm")
 
     async def _start(self) -> None:
-        config, network = self.config, self.network
+        config = self.config
         self._progress("opening the checkpoint", 0, 0)
         source = await asyncio.to_thread(open_source, config)
-        await network.open(self._stack)
-        await network.discover(self._stack, source.model.fingerprint)
+        transports = await open_transports(config, self._credentials, self._wrap, self._stack)
+        self._network = network = Network(
+            config, self._credentials, transports, source.model.fingerprint, self._notice, self._clock
+        )
+        await network.listen(self._stack)
         await network.join()
-        self.span_host = span_host = SpanHost(config, source, network, self._progress)
-        self._stack.push_async_callback(span_host.close)
-        await span_host.serve(choose_blocks(config, source, network.gossip.others()))
-        await network.announcer.start(span_host.announce)
+        self._span_host = host = SpanHost(config, source, network, self._progress, self.ledger)
+        self._stack.push_async_callback(host.close)
+        await host.serve(choose_blocks(config, source, network.gossip.others()))
+        await self._stack.enter_async_context(self._tasks)
+        await network.announcer.start(host.announce)
         await network.join()
-        works = [self._keep_announcing(), network.gossip.keep(), self._keep_expiring()]
+        self._start_tasks(host)
+        log.info("serves blocks %s of %s", host.record.span, source.model.name)
+
+    def _start_tasks(self, host: SpanHost) -> None:
+        network, clock = self.network, self._clock
+        self._tasks.start(self._keep_expiring(host))
+        self._tasks.start(keep_running("announcing", self._keep_announcing, clock, log))
+        self._tasks.start(keep_running("gossip", network.gossip.keep, clock, log))
         if network.member is not None:
             network.member.listening(self.ticket)
-            works.append(network.member.keep(self.directory, network.gossip.tell_some))
-        for work in works:
-            self._stack.push_async_callback(_cancelled, asyncio.create_task(work))
-        if config.blocks is None:
-            self.moving = Rebalancing(span_host, network.gossip, self._notice, self._move_clock)
-            self._moves = asyncio.create_task(self.moving.keep())
-            self._stack.push_async_callback(_cancelled, self._moves)
-            self._stack.push_async_callback(_cancelled, asyncio.create_task(self.moving.prefetcher.keep()))
-
-    def _notice(self, text: str) -> None:
-        self._progress(text, 0, 0)
+            keep = partial(network.member.keep, self.directory, network.gossip.tell_some)
+            self._tasks.start(keep_running("membership", keep, clock, log))
+        if self.config.blocks is None:
+            self._rebalancing = moving = Rebalancing(host, network.gossip, self._notice, self._move_clock)
+            self._moves = self._tasks.start(keep_running("rebalancing", moving.keep, clock, log))
+            self._tasks.start(keep_running("prefetching", moving.prefetcher.keep, clock, log))
 
     async def _keep_announcing(self) -> None:
         while True:
@@ -149,7 +192,8 @@ class Server:
             await self.span_host.look_around()
             self.span_host.announce()
 
-    async def _keep_expiring(self) -> None:
+    async def _keep_expiring(self, host: SpanHost) -> None:
+        """End sessions whose lease has run out or whose client was revoked. Raises what keeps the blocks from being served."""
         member = self.network.member
         while True:
             await self._clock.sleep(EXPIRY_S)
@@ -157,10 +201,9 @@ class Server:
             for session in self.sessions:
                 if member is not None and member.is_revoked(session.owner):
                     await self.sessions.close(session)
-            if self.worker.failure is not None:
-                self.ordered_to_leave.set()  # whoever runs this server must not go on announcing it
+            if host.failure is not None:
+                raise host.failure
 
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    @staticmethod
+    def _notice(text: str) -> None:
+        log.info("%s", text)

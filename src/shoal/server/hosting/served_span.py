@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from shoal.engine.scheduler import Scheduler
 from shoal.engine.worker import Worker
-from shoal.links.row_link import Throttle
-from shoal.protocol.messages import Leaving
 from shoal.server.hosting.span_loading import LoadedBlocks
+from shoal.server.ledger import Ledger
+from shoal.server.network import Network
 from shoal.server.sessions.hop_session import SessionTable
-from shoal.server.sessions.redirector import Redirector
 from shoal.server.sessions.session_service import SessionService
-from shoal.swarm.identity import Identity
 
 DRAIN_POLL_S = 0.05
 
@@ -18,21 +16,18 @@ DRAIN_POLL_S = 0.05
 class ServedSpan:
     """`start` it once and `close` it: the sessions that are left are closed then, and the weights are gone."""
 
-    def __init__(
-        self,
-        loaded: LoadedBlocks,
-        identity: Identity,
-        redirector: Redirector,
-        max_sessions: int,
-        throttle: Throttle | None,
-    ) -> None:
+    def __init__(self, loaded: LoadedBlocks, network: Network, max_sessions: int, ledger: Ledger) -> None:
         self.span_info = loaded.span_info
         self.bits_per_weight = loaded.bits_per_weight
         self.worker = Worker(loaded.runner, Scheduler(depth=len(loaded.runner.span)))
-        self.sessions = SessionTable(self.worker, loaded.runner.cache.pages, redirector.clock, max_sessions)
-        self.service = SessionService(identity, loaded.span_info, self.sessions, self.worker, redirector)
-        self.service.throttle = throttle
-        self._clock = redirector.clock
+        self.sessions = SessionTable(
+            self.worker, loaded.runner.cache.pages, network.clock, max_sessions, network.throttle
+        )
+        self.service = SessionService(
+            network.identity, loaded.span_info, self.sessions, self.worker, network.redirector, ledger
+        )
+        self._ledger = ledger
+        self._clock = network.clock
         self._closed = False
 
     async def start(self) -> None:
@@ -45,6 +40,7 @@ class ServedSpan:
             await self.sessions.close(session)
         if not self._closed:
             self._closed = True
+            self._ledger.add(rows=self.worker.stats.rows, found_rows=self.worker.stats.found_rows)
             await self.worker.__aexit__(None, None, None)
 
     @property
@@ -54,9 +50,7 @@ class ServedSpan:
 
     def begin_leaving(self, deadline_s: float) -> None:
         """Take no new sessions, and tell the clients of those that are there."""
-        self.service.leaving_at = self._clock.monotonic() + deadline_s
-        for session in self.sessions:
-            session.report(Leaving(deadline_s))
+        self.service.leave(deadline_s)
 
     async def emptied(self) -> int:
         """Wait until the sessions have moved, or the deadline; returns how many are left."""
@@ -67,9 +61,7 @@ class ServedSpan:
 
     def stay(self) -> None:
         """It takes sessions again; those that have not moved need not."""
-        self.service.leaving_at = None
-        for session in self.sessions:
-            session.report(Leaving(0.0, called_off=True))
+        self.service.stay()
 
     @property
     def attended(self) -> int:

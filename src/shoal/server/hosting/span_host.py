@@ -11,6 +11,7 @@ import msgspec
 from shoal.errors import ShoalError
 from shoal.server.hosting.served_span import ServedSpan
 from shoal.server.hosting.span_loading import Source, fetch, is_local, load, max_blocks
+from shoal.server.ledger import Ledger
 from shoal.server.network import Network
 from shoal.server.server_config import ServerConfig
 from shoal.server.sessions.session_service import DRAIN_S
@@ -26,9 +27,12 @@ Progress = Callable[[str, int, int], None]
 class SpanHost:
     """Serves blocks of `source`; nothing before `serve`. `movable` tells the swarm whether to count on its moving."""
 
-    def __init__(self, config: ServerConfig, source: Source, network: Network, progress: Progress) -> None:
+    def __init__(
+        self, config: ServerConfig, source: Source, network: Network, progress: Progress, ledger: Ledger
+    ) -> None:
         self.served_span: ServedSpan | None = None
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
+        self._ledger = ledger
         self._config = config
         self._source = source
         self._network = network
@@ -47,6 +51,16 @@ class SpanHost:
         """The blocks that it serves, or served until a moment ago."""
         assert self.served_span is not None, "nothing has been served yet"
         return self.served_span
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the blocks cannot be served any more, if they cannot."""
+        if self._failure is not None or self.served_span is None or self.served_span.worker.failure is None:
+            return self._failure
+        error = self.served_span.worker.failure
+        told = ShoalError(f"the compute thread died: {type(error).__name__}: {error}")
+        told.__cause__ = error
+        return told
 
     def announce(self) -> None:
         """Say what it holds, or is about to hold, and how it fares."""
@@ -111,9 +125,7 @@ class SpanHost:
             loaded = await asyncio.to_thread(load, self._config, self._source, span, self._progress)
         finally:
             await telling
-        served_span = ServedSpan(
-            loaded, network.identity, network.redirector, self._config.max_sessions, network.throttle
-        )
+        served_span = ServedSpan(loaded, network, self._config.max_sessions, self._ledger)
         await served_span.start()
         self.served_span, network.dispatcher.service = served_span, served_span.service
         self.inventory.add(span.blocks())
@@ -162,14 +174,14 @@ class SpanHost:
             await self._return(before.span_info.span)
         await self._network.gossip.tell_some()
         self._progress(f"serving blocks {self.record.span}", 0, 0)
+        self._ledger.add(moves=self.record.span == span)
         return self.record.span == span
 
     async def _return(self, span: Span) -> None:
         try:
             await self.serve(span)
         except ShoalError as error:
-            self.failure = error
-            self._network.dispatcher.ordered_to_leave.set()
+            self._failure = error
             raise
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ from shoal.server.sessions.hop_session import HopSession, as_shoal_error
 from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.directory.records import ACCEPTANCE_LIFETIME_S, Acceptance, sign_acceptance
 from shoal.swarm.identity import Identity
+from shoal.tasks import first_done
 from shoal.transport.frame_channel import FrameChannel
 
 
@@ -78,18 +79,14 @@ class ControlChannel:
         """Obey until the channel ends; returns whether the client closed the session."""
         session = self._session
         session.renew()
-        tasks = [asyncio.ensure_future(task) for task in (self._obey(), self._report(), session.closed.wait())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended, closed = await first_done(self._obey(), self._report(), session.closed.wait())
             if session.failure is not None:
                 await self._frames.send(refusal(as_shoal_error(session.failure)))
-            return tasks[0] in done and bool(tasks[0].result())
+            return ended == 0 and closed
         except NetworkError:
             return False
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             if session.tell == self._tell:
                 session.tell = None
 

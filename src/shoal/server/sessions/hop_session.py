@@ -197,11 +197,19 @@ class HopSession:
 class SessionTable:
     """The sessions of a server, by id; opens within limits, finds, expires."""
 
-    def __init__(self, worker: Worker, pages: PageAllocator, clock: Clock, max_sessions: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        pages: PageAllocator,
+        clock: Clock,
+        max_sessions: int,
+        throttle: Throttle | None = None,
+    ) -> None:
         self.max_sessions = max_sessions
         self.pages = pages
         self._worker = worker
         self._clock = clock
+        self._throttle = throttle
         self._sessions: dict[bytes, HopSession] = {}
         self._opening = 0
 
@@ -232,13 +240,12 @@ class SessionTable:
         self,
         terms: SessionGrant,
         client: PeerId,
-        throttle: Throttle | None,
         on_failure: Callable[[HopSession, Exception], None],
     ) -> HopSession:
         """A new session within the limits; raises ServerFull when there is no room."""
         if len(self._sessions) + self._opening >= self.max_sessions:
             raise ServerFull(f"all {self.max_sessions} sessions are taken", retry_after=self._soonest_expiry_s())
-        session = HopSession(terms, self._worker, self._clock, throttle)
+        session = HopSession(terms, self._worker, self._clock, self._throttle)
         self._opening += 1
         try:
             await self._worker.open(

@@ -15,7 +15,6 @@ from shoal.errors import (
     UnsupportedModel,
 )
 from shoal.kv.pages import PAGE_TOKENS
-from shoal.links.row_link import Throttle
 from shoal.protocol.messages import (
     ATTACH,
     DESCRIBE,
@@ -34,6 +33,7 @@ from shoal.protocol.messages import (
     Status,
 )
 from shoal.server.answers import Answers
+from shoal.server.ledger import Ledger
 from shoal.server.sessions.control_channel import ControlChannel
 from shoal.server.sessions.hop_session import HopSession, SessionGrant, SessionTable
 from shoal.server.sessions.redirector import Redirector
@@ -69,22 +69,44 @@ class SessionService:
     """Answers for the blocks that this server holds: what they are, their load, and sessions through them."""
 
     def __init__(
-        self, identity: Identity, span_info: SpanInfo, sessions: SessionTable, worker: Worker, redirector: Redirector
-    ):
+        self,
+        identity: Identity,
+        span_info: SpanInfo,
+        sessions: SessionTable,
+        worker: Worker,
+        redirector: Redirector,
+        ledger: Ledger,
+    ) -> None:
         self._identity = identity
         self._holding = span_info
         self._sessions = sessions
         self._worker = worker
         self._redirector = redirector
         self._clock: Clock = redirector.clock
-        self._started_at = self._clock.monotonic()
-        self.throttle: Throttle | None = None
-        self.leaving_at: float | None = None
+        self._ledger = ledger
+        self._leaving_at: float | None = None
         self.answers = Answers()
         self.answers.answer(DESCRIBE, self._describe)
         self.answers.answer(STATUS, lambda request, peer: (self.status(), b""))
         self.answers.serve(OPEN, self._open)
         self.answers.serve(ATTACH, self._attach)
+
+    @property
+    def leaving_at(self) -> float | None:
+        """When the sessions must have left (monotonic seconds); None while new ones are taken."""
+        return self._leaving_at
+
+    def leave(self, deadline_s: float) -> None:
+        """Take no new sessions, and tell the clients of those that are there."""
+        self._leaving_at = self._clock.monotonic() + deadline_s
+        for session in self._sessions:
+            session.report(Leaving(deadline_s))
+
+    def stay(self) -> None:
+        """Take sessions again; those that have not moved need not."""
+        self._leaving_at = None
+        for session in self._sessions:
+            session.report(Leaving(0.0, called_off=True))
 
     def status(self) -> Status:
         """This server's load now."""
@@ -98,10 +120,10 @@ class SessionService:
             total_tokens=int(pages.capacity * tokens_per_page),
             decode_rows_per_s=stats.decode_rows_per_s,
             prefill_rows_per_s=stats.prefill_rows_per_s,
-            uptime_s=self._clock.monotonic() - self._started_at,
+            uptime_s=self._ledger.uptime_s,
             max_batch_sessions=stats.max_batch_sessions,
             exact=self._holding.numerics.exact,
-            prefix_rows=stats.found_rows,
+            prefix_rows=self._ledger.totals.found_rows + stats.found_rows,
         )
 
     def _describe(self, message: Describe, peer: PeerId) -> tuple[Description, bytes]:
@@ -116,7 +138,8 @@ class SessionService:
         if session is None and self.leaving_at is not None:
             raise ServerFull("this server is leaving and takes no new sessions", retry_after=RETRY_ELSEWHERE_S)
         if session is None:
-            session = await self._sessions.open(self._terms(message), frames.peer, self.throttle, self._failed)
+            session = await self._sessions.open(self._terms(message), frames.peer, self._failed)
+            self._ledger.add(sessions=1)
         session = self._sessions.find(message.session, message.secret, message.incarnation)
         if session.terms.span != message.span:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")

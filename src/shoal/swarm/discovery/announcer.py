@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
+import logging
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from shoal.clock import SYSTEM_CLOCK, Clock
@@ -14,6 +15,7 @@ from shoal.swarm.discovery.discovery import HELLO_SCHEME, Discovery, Presence
 from shoal.swarm.discovery.discovery_options import Discoveries
 from shoal.swarm.discovery.finder import Finder
 from shoal.swarm.discovery.hello import HelloServer
+from shoal.tasks import OwnedTasks, keep_running
 from shoal.transport.address import join_host_port
 from shoal.types import PeerId
 
@@ -25,6 +27,8 @@ EARLY_S = (5.0, 30.0)
 
 LOOK_S = 5.0
 """When a server that knows nobody looks again; twice as long each time, up to ANNOUNCE_S."""
+
+log = logging.getLogger("shoal.discovery")
 
 Notice = Callable[[str], None]
 
@@ -50,7 +54,7 @@ class Announcer:
         self._clock = clock
         options = discoveries.options
         self._hello = HelloServer(options.interface, options.hello_port, record, clock)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = OwnedTasks()
         self._problems: dict[str, str] = {}
 
     async def look(self) -> bool:
@@ -66,8 +70,10 @@ class Announcer:
             return
         await self._hello.__aenter__()
         await self._map_ports(renew)
-        for work in (*map(self._keep_announcing, self._discoveries.all), self._keep_looking()):
-            self._tasks.append(asyncio.create_task(work))
+        for discovery in self._discoveries.all:
+            work = partial(self._keep_announcing, discovery)
+            self._tasks.start(keep_running(f"announcing on the {discovery.name}", work, self._clock, log))
+        self._tasks.start(keep_running("looking for members", self._keep_looking, self._clock, log))
 
     async def _map_ports(self, renew: Callable[[], None]) -> None:
         mapper, signed = self._discoveries.mapper, self._record()
@@ -121,20 +127,18 @@ class Announcer:
             await self._clock.sleep(ANNOUNCE_S if met else wait_s)
             wait_s = min(2 * wait_s, ANNOUNCE_S)
 
-    async def close(self) -> None:
-        """Stop announcing and answering, and withdraw. Closing twice is harmless."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._hello.close()
-        await self._discoveries.close()
-
     async def __aenter__(self) -> Announcer:
         for notice in self._discoveries.notices:
             self._notice(notice)
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        """Stop announcing and answering, and withdraw."""
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            await self._hello.close()
+            await self._discoveries.close()

@@ -1,0 +1,54 @@
+"""Where the log of a command goes: to standard error, as lines for people or as JSON for machines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Literal
+
+import msgspec
+
+from shoal.cli.output import console
+from shoal.errors import UsageError
+
+LogFormat = Literal["text", "json"]
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def set_up_logging(level: str, form: LogFormat) -> None:
+    """Show what the package logs from `level` on. Raises UsageError for an unknown level."""
+    if level not in LEVELS:
+        raise UsageError(f"the log level is one of {', '.join(LEVELS)}, not {level!r}")
+    logger = logging.getLogger("shoal")
+    logger.handlers[:] = [JsonHandler() if form == "json" else TextHandler()]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+class TextHandler(logging.Handler):
+    """Prints the time, the level unless it is INFO, and the message; a trace follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        console.print(f"{clock} {level}{self.format(record)}", markup=False, soft_wrap=True)
+
+
+class JsonHandler(logging.Handler):
+    """Prints one JSON object for each record: time (seconds since 1970), level, logger, message, trace (empty without one)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+        line = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "trace": trace,
+        }
+        console.file.write(msgspec.json.encode(line).decode() + "\n")
+        console.file.flush()
