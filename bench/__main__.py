@@ -18,7 +18,7 @@ def bench(
         str,
         typer.Argument(
             help="Which one: engine, decode, families, hops, batch, longcontext, heal, churn, opening, moves, placement, "
-            "discovery, kv or prefix."
+            "discovery, kv, prefix or start."
         ),
     ],
     tokens: Annotated[
@@ -28,7 +28,7 @@ def bench(
         int | None,
         typer.Option(
             help="Runs of heal (200) or moves (100), rounds of churn or opening (5), pairs of engine, decode or batch (5), "
-            "prompts of prefix (5).",
+            "prompts of prefix (5), starts (10).",
             min=1,
             max=10_000,
         ),

@@ -105,6 +105,12 @@ def _engine(size: Size) -> dict[str, Any]:
     return run(size.tokens, size.runs or 5, size.model)
 
 
+def _start(size: Size) -> dict[str, Any]:
+    from bench.start import run
+
+    return run(size.runs or 10)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "engine": _engine,
     "decode": _decode,
@@ -120,4 +126,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "discovery": _discovery,
     "kv": _kv,
     "prefix": _prefix,
+    "start": _start,
 }

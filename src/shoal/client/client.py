@@ -8,15 +8,13 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import msgspec
-import torch
 
 from shoal.client.options import SessionOptions
-from shoal.client.saved_reply import SavedSession
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
-from shoal.client.session.session import Session
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
 from shoal.protocol.messages import DESCRIBE, Describe, Description, Status
@@ -35,6 +33,12 @@ from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.local_node import LOOPBACK, make_transports
 from shoal.types import Hop, ModelSpec, PeerId, Span
+
+if TYPE_CHECKING:
+    import torch
+
+    from shoal.client.saved_reply import SavedSession
+    from shoal.client.session.session import Session
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
@@ -269,7 +273,7 @@ class AsyncClient:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
         await asyncio.gather(self._survey.look(model, span), self._hear())
-        session = Session(SessionSpec(model, span, self.identity.peer, options), self, self.clock)
+        session = self._new_session(model, span, options)
         try:
             await session.open(wait_s)
         except BaseException:
@@ -277,13 +281,18 @@ class AsyncClient:
             raise
         return session
 
+    def _new_session(self, model: ModelSpec, span: Span, options: SessionOptions, resumed: int = 0) -> Session:
+        # Here, so that a client that opens no session (`shoal status`) does without torch.
+        from shoal.client.session.session import Session
+
+        return Session(SessionSpec(model, span, self.identity.peer, options, resumed), self, self.clock)
+
     async def resume(self, saved: SavedSession, hidden_states: torch.Tensor, wait_s: float = ROUTE_WAIT_S) -> Session:
         """Take up a saved session that the caller closes, whose rows so far are `hidden_states` [position, hidden].
 
         Raises what `session` raises on entering, and SessionFenced when a later process has it; it may be tried again.
         """
-        terms = SessionSpec(saved.model, saved.span, self.identity.peer, saved.options, saved.resumed)
-        session = Session(terms, self, self.clock)
+        session = self._new_session(saved.model, saved.span, saved.options, saved.resumed)
         try:
             await session.resume(saved, hidden_states, wait_s)
         except BaseException:

@@ -55,21 +55,22 @@ class RemoteModel:
         self.config = config
         self.tokenizer = tokenizer
         self._ends = ends
-        self._tile = prove_ends(ends, config.block).tile
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shoal-head")
+        # The thread's first work, while the session is opened and the prompt is read; logits wait behind it.
+        self._proof = self._thread.submit(prove_ends, ends, config.block)
         self._computing = 0
         self.head = BatchedHead(self._logits, self._thread, free=self._is_free)
 
     def _logits(self, rows: torch.Tensor) -> torch.Tensor:
-        return self._ends.logits(rows, self._tile)
+        return self._ends.logits(rows, self._proof.result().tile)
 
     def _is_free(self) -> bool:
         """Whether arithmetic may run in the event loop: torch would keep a set of threads for every thread that calls it."""
-        return self._computing == 0 and isinstance(self._ends.head, NativeLinear)
+        return self._computing == 0 and self._proof.done() and isinstance(self._ends.head, NativeLinear)
 
     async def embed(self, token_ids: list[int]) -> torch.Tensor:
         """Token ids [n] → rows [n, hidden]."""
-        if len(token_ids) <= EMBED_AT_ONCE:
+        if len(token_ids) <= EMBED_AT_ONCE or not self._proof.done():  # the first prompt need not wait for the proof
             return self._ends.embed(token_ids)
         return await self._compute(lambda: self._ends.embed(token_ids))
 
@@ -137,15 +138,14 @@ async def open_model(
         spec = await client.find_model(wait_s=wait_s)
         description, _ = await client.describe(spec)
         checkpoint = await asyncio.to_thread(find_checkpoint, description)
-    remote = await asyncio.to_thread(_load, client, spec, checkpoint, head)
+    config, form = model_config(checkpoint.config), head_form(head)
+    ends, tokenizer = await asyncio.gather(
+        asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
+        asyncio.to_thread(load_tokenizer, checkpoint),
+    )
+    remote = RemoteModel(client, spec, config, ends, tokenizer)
     remote.source = model or ""
     return remote
-
-
-def _load(client: AsyncClient, spec: ModelSpec, checkpoint: Checkpoint, head: str) -> RemoteModel:
-    config, form = model_config(checkpoint.config), head_form(head)
-    make = choose_linears(form)
-    return RemoteModel(client, spec, config, load_ends(checkpoint, config, form, make), load_tokenizer(checkpoint))
 
 
 def head_form(head: str) -> WeightFormat:

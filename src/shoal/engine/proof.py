@@ -54,6 +54,14 @@ class Proof(msgspec.Struct, frozen=True):
     probe: str
 
 
+class Tiling(NamedTuple):
+    """A tile and torch's thread count, and whether rows are `exact` with them."""
+
+    tile: int
+    threads: int
+    exact: bool
+
+
 class ExecutionEnv(NamedTuple):
     """What blocks run in: a device, what attends there, and the floats in which it finds keys and values."""
 
@@ -84,35 +92,33 @@ def prove(blocks: Sequence[Block], model: ModelConfig, setting: ExecutionEnv = C
     def holds(tile: int, threads: int) -> bool:
         return all(block_holds(one, tile, threads, setting) for one in each)
 
-    return _search(holds, model.distinct_blocks, setting)
+    found = _search(holds, setting.device)
+    with torch.inference_mode():
+        return Proof("torch", *found, probe(model.distinct_blocks, found.tile, setting))
 
 
-def prove_ends(ends: EmbeddingAndHead, config: BlockConfig) -> Proof:
-    """The same for the final norm and the head."""
+def prove_ends(ends: EmbeddingAndHead, config: BlockConfig) -> Tiling:
+    """The same for the final norm and the head, without the probe."""
 
     def holds(tile: int, threads: int) -> bool:
         rows = numbers(PROBE_SEED, HEAD_HEIGHTS[-1] + 1, config.hidden_size)
         return _rows_hold(lambda some: ends.logits(some, tile), rows, tile, threads, HEAD_HEIGHTS)
 
     tiles = (1, *TILES) if isinstance(ends.head, NativeLinear) else TILES
-    return _search(holds, (config,), tiles=tiles)
+    return _search(holds, tiles=tiles)
 
 
-def _search(
-    holds: Callable[[int, int], bool],
-    kinds: Sequence[BlockConfig],
-    setting: ExecutionEnv = CPU,
-    tiles: Sequence[int] = TILES,
-) -> Proof:
+def _search(holds: Callable[[int, int], bool], device: str = "cpu", tiles: Sequence[int] = TILES) -> Tiling:
+    """The first that holds; its thread count is set."""
     here = torch.get_num_threads()
-    fewest, last_tile = (1, TILES[-1]) if setting.device == "cpu" else (here, 1)
+    fewest, last_tile = (1, TILES[-1]) if device == "cpu" else (here, 1)
     with torch.inference_mode():
         for threads in dict.fromkeys((here, fewest)):
             for tile in tiles:
                 if holds(tile, threads):
-                    return Proof("torch", tile, threads, True, probe(kinds, tile, setting))
-        torch.set_num_threads(fewest)
-        return Proof("torch", last_tile, fewest, False, probe(kinds, last_tile, setting))
+                    return Tiling(tile, threads, True)
+    torch.set_num_threads(fewest)
+    return Tiling(last_tile, fewest, False)
 
 
 def block_holds(block: Block, tile: int, threads: int, setting: ExecutionEnv = CPU) -> bool:
@@ -143,14 +149,15 @@ def _mix(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _rows_hold(compute: Compute, rows: Tensor, tile: int, threads: int, heights: Sequence[int]) -> bool:
     torch.set_num_threads(1)
     watched = [row for row in WATCHED if row < rows.shape[0]]
-    alone = {row: compute(pad_rows(rows[row : row + 1], tile))[0] for row in watched}
+    alone = torch.stack([compute(pad_rows(rows[row : row + 1], tile))[0] for row in watched])
     torch.set_num_threads(threads)
     for turn, height in enumerate((*heights, 1)):
         first = turn % 2
         here = compute(pad_rows(rows[first : first + height], tile))
-        for row, expected in alone.items():
-            if first <= row < first + height and not torch.equal(here[row - first], expected):
-                return False
+        within = [place for place, row in enumerate(watched) if first <= row < first + height]
+        # One comparison for all: each wakes torch's threads.
+        if not torch.equal(here[[watched[place] - first for place in within]], alone[within]):
+            return False
     return True
 
 

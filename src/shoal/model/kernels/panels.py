@@ -58,6 +58,8 @@ def pack(weight: Tensor | Quantized, bias: Tensor | None = None, int8_rows: bool
 
 
 def _padded(matrix: Tensor) -> Tensor:
+    if matrix.shape[0] % PANEL == 0 and matrix.shape[1] % STEP == 0:
+        return matrix  # a vocabulary's matrix is not copied for nothing
     return torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % STEP, 0, -matrix.shape[0] % PANEL))
 
 

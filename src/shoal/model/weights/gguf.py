@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,6 +58,11 @@ class GgufCheckpoint:
     def bytes_read(self) -> int:
         """Checkpoint: bytes of headers and tensors read so far."""
         return self._file.source.bytes_read
+
+    def header_digest(self) -> str:
+        """32 hexadecimal digits over the file's header: metadata with the vocabulary, and the tensors' names and shapes."""
+        header = self._file.source.read(0, self._file.header_bytes)
+        return hashlib.blake2b(header, digest_size=16).hexdigest()
 
     def _piece(self, name: str) -> GgufPiece:
         if name not in self._pieces:

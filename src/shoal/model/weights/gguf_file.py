@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UnsupportedModel
@@ -21,13 +23,12 @@ class GgufFile:
     """Metadata and tensors. Only the header is read at once."""
 
     def __init__(self, source: ByteSource) -> None:
-        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
         self.source = source
         self._types = {kind.value: kind for kind in GGMLQuantizationType}
         self._sizes = {kind.value: sizes for kind, sizes in GGML_QUANT_SIZES.items()}
         header: GgufHeader = read_header(source, self._sizes)
         self.metadata: Mapping[str, Any] = header.metadata
+        self.header_bytes = header.size_bytes
         self._tensors = header.tensors
 
     @property
@@ -54,8 +55,6 @@ class GgufFile:
 
         Raises CheckpointError for a name that is not there, UnsupportedModel for a type that cannot be dequantized.
         """
-        from gguf.quants import dequantize
-
         shape = self.info(name).shape
         tensor = self._tensors[name]
         start, length = tensor.offset, tensor_bytes(tensor, self._sizes)

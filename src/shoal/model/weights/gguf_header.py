@@ -21,6 +21,7 @@ WINDOW_BYTES = 1 << 20
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 
 
 class GgufTensor(NamedTuple):
@@ -32,10 +33,11 @@ class GgufTensor(NamedTuple):
 
 
 class GgufHeader(NamedTuple):
-    """Metadata (arrays longer than `KEPT` elements are left out) and tensors by their GGUF names."""
+    """Metadata (arrays longer than `KEPT_ELEMENTS` are left out), tensors by their GGUF names, and where those begin."""
 
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
+    size_bytes: int
 
 
 KEPT_ELEMENTS = 4096
@@ -93,12 +95,24 @@ class _Cursor:
     def _array(self, depth: int) -> list[Any]:
         kind = int(self.number("<I"))
         count = self.count(MAX_ELEMENTS, "elements in an array")
-        kept = []
-        for index in range(count):
-            value = self.value(kind, depth + 1)
-            if index < KEPT_ELEMENTS:
-                kept.append(value)
-        return kept if count <= KEPT_ELEMENTS else []
+        if count <= KEPT_ELEMENTS:
+            return [self.value(kind, depth + 1) for _ in range(count)]
+        for _ in range(count):
+            if kind == _STRING:
+                self._skip_string()
+            else:
+                self.value(kind, depth + 1)
+        return []
+
+    def _skip_string(self) -> None:
+        """Pass a string: a vocabulary has 100,000 that nobody asks for, and decoding them takes 0.1 s."""
+        start = self._at + _LENGTH.size
+        if start <= len(self._window):
+            stop = start + _LENGTH.unpack_from(self._window, self._at)[0]
+            if stop <= len(self._window):
+                self._at = stop
+                return
+        self.take(self.count(MAX_STRING_BYTES, "bytes in a string"))
 
 
 def read_header(source: ByteSource, type_sizes: dict[int, tuple[int, int]]) -> GgufHeader:
@@ -129,7 +143,7 @@ def read_header(source: ByteSource, type_sizes: dict[int, tuple[int, int]]) -> G
             raise CheckpointError(f"{source.name}: tensor {name[:100]} appears twice")
         tensors[name] = tensor._replace(offset=data_start + tensor.offset)
         _check(source, name, tensors[name], type_sizes)
-    return GgufHeader(metadata, tensors)
+    return GgufHeader(metadata, tensors, cursor.position)
 
 
 def _info(cursor: _Cursor, source: ByteSource) -> tuple[str, GgufTensor]:

@@ -77,6 +77,14 @@ def fetch_file(repo: str, name: str, revision: str | None) -> Path | None:
         raise NetworkError(f"the hub does not answer for {repo}: {error}") from error
 
 
+def cached_folder(repo: str, revision: str) -> Path | None:
+    """Where huggingface-hub's cache has the files of a commit; None when it has none. Nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, "config.json", revision=revision or None)
+    return Path(config).parent if isinstance(config, str) else None
+
+
 def _lacks(repo: str, name: str, commit: str) -> bool:
     """Whether the hub said before that a commit has no such file; asking again while it is down would take 23 seconds."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache

@@ -1,88 +1,145 @@
-"""Tokenizers and chat templates, by transformers."""
+"""Tokenizers and chat templates: converted by transformers once, computed by the `tokenizers` library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import ModelNotFound, UsageError
-from shoal.model.weights.checkpoint import Checkpoint
+import tokenizers
 
-Message = Mapping[str, str]
+from shoal.errors import ModelNotFound, UsageError
+from shoal.model.weights.chat_template import ChatTemplate, Message
+from shoal.model.weights.checkpoint import Checkpoint
+from shoal.model.weights.checkpoint_files import parse_config
+from shoal.model.weights.gguf import GgufCheckpoint
+from shoal.model.weights.hub import cached_folder, fetch_file
+from shoal.model.weights.tokenizer_cache import TokenizerCache, TokenizerData, cache_folder
+from shoal.model.weights.tokenizer_conversion import convert
+
+SOURCE_SUFFIXES = (".bpe", ".jinja", ".json", ".model", ".tiktoken", ".txt")
+"""The files of a checkpoint's folder that a tokenizer may be made from."""
 
 
 class Tokenizer:
-    """A thin, typed face of a transformers tokenizer."""
+    """A model's tokenizer, its chat template and its end tokens.
 
-    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        own = tokenizer.eos_token_id
+    Raises ValueError for data that the `tokenizers` library does not take.
+    """
+
+    def __init__(self, data: TokenizerData, eos_token_ids: Sequence[int] = ()) -> None:
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(bytes(data.tokenizer))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"the tokenizer's data is of no use: {error}") from error
+        self._tokenizer.encode_special_tokens = data.splits_special_tokens
+        self._data = data
+        self._template: ChatTemplate | None = None
+        own = data.eos_token_id
         self.eos_token_ids = frozenset(eos_token_ids) | (frozenset() if own is None else frozenset([own]))
 
     @property
     def has_chat_template(self) -> bool:
         """Whether the model was made for conversations."""
-        return bool(self._tokenizer.chat_template)
+        return bool(self._data.chat_templates)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the model expects at its beginning."""
-        return [int(token) for token in self._tokenizer(text)["input_ids"]]
+        return self._tokenizer.encode(text).ids
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation in the model's template, up to where the assistant speaks.
 
         Raises UsageError when the model has no template, or its template refuses the conversation.
         """
-        from jinja2 import TemplateError
+        if self._template is None:
+            self._template = ChatTemplate(self._default_template(), self._data.special_tokens)
+        return self._tokenizer.encode(self._template.render(messages), add_special_tokens=False).ids
 
-        if not self.has_chat_template:
+    def _default_template(self) -> str:
+        templates = self._data.chat_templates
+        if not templates:
             raise UsageError("this model has no chat template: use --raw (or generate from plain text)")
-        try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError) as error:
-            raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
-        return [int(token) for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if not templates.get("default"):
+            raise UsageError(f"this model has no default chat template, only {', '.join(sorted(templates))}")
+        return templates["default"]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of token ids, without special tokens."""
-        return str(
-            self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def load_tokenizer(checkpoint: Checkpoint, cache: TokenizerCache | None = None) -> Tokenizer:
     """The tokenizer beside a checkpoint; end tokens also from its generation_config.json.
 
-    Code that a repository brings along is never run, nor is the user asked to. Raises ModelNotFound when the files for it
-    are missing or damaged.
+    `cache` is the one in the cache folder unless given. Raises ModelNotFound when the tokenizer's files are missing or
+    damaged, CheckpointError for a damaged generation_config.json.
     """
-    from transformers import AutoTokenizer
-
-    path = Path(checkpoint.source).expanduser()
-    options: dict[str, Any] = {"trust_remote_code": False}
-    where = str(path)
-    if path.suffix == ".gguf":
-        where, options["gguf_file"] = str(path.parent), path.name
-    elif not path.is_dir():
-        where, options["revision"] = checkpoint.source, checkpoint.revision or None
+    source = _TokenizerSource(checkpoint)
+    end_tokens = _end_tokens(checkpoint)
+    kept = TokenizerCache(cache_folder(), _versions()) if cache is None else cache
+    digest = source.digest()
+    data = kept.load(digest)
+    if data is not None:
+        try:
+            return Tokenizer(data, end_tokens)
+        except ValueError:
+            kept.drop(digest)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        data = convert(source.where, **source.options)
+        tokenizer = Tokenizer(data, end_tokens)
     except Exception as error:  # damaged files raise whatever transformers stumbled over: KeyError, AttributeError …
         raise ModelNotFound(f"no tokenizer can be loaded for {checkpoint.source}: {error}") from error
-    return Tokenizer(tokenizer, _end_tokens(checkpoint, where))
+    kept.store(source.digest(), data)  # anew: what the hub's cache lacked is there now
+    return tokenizer
 
 
-def _end_tokens(checkpoint: Checkpoint, where: str) -> list[int]:
-    from shoal.model.weights.checkpoint_files import parse_config
-    from shoal.model.weights.hub import fetch_file
+def _versions() -> tuple[str, ...]:
+    """What converts: another version of either may convert to something else."""
+    return (f"transformers {version('transformers')}", f"tokenizers {tokenizers.__version__}")
 
+
+class _TokenizerSource:
+    """Where transformers finds a checkpoint's tokenizer, and a hash of what it is made from."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        path = Path(checkpoint.source).expanduser()
+        self._folder = path if path.is_dir() else None
+        self.where, self.options = str(path), dict[str, Any]()
+        if isinstance(checkpoint, GgufCheckpoint):
+            self.where, self.options = str(path.parent), {"gguf_file": path.name}
+        elif self._folder is None:
+            self.where, self.options = checkpoint.source, {"revision": checkpoint.revision or None}
+
+    def digest(self) -> str:
+        """32 hexadecimal digits over the content: a GGUF's header, or the files of the folder or of the hub's snapshot."""
+        if isinstance(self._checkpoint, GgufCheckpoint):
+            return "gguf " + self._checkpoint.header_digest()
+        folder = self._folder or cached_folder(self._checkpoint.source, self._checkpoint.revision)
+        hashed = hashlib.blake2b(digest_size=16)
+        for file in _source_files(folder) if folder is not None else ():
+            content = file.read_bytes()
+            hashed.update(f"{file.name}\0{len(content)}\0".encode() + content)
+        return "files " + hashed.hexdigest()
+
+
+def _source_files(folder: Path) -> Iterator[Path]:
+    """Small files beside the weights, in an order of their own; further chat templates have a folder of theirs."""
+    for place in (folder, folder / "additional_chat_templates"):
+        yield from (file for file in sorted(place.glob("*")) if file.suffix in SOURCE_SUFFIXES and file.is_file())
+
+
+def _end_tokens(checkpoint: Checkpoint) -> list[int]:
     given = [checkpoint.config.get("eos_token_id")]
-    path = Path(where)
-    file = path / "generation_config.json"
-    if not path.is_dir():
-        file = fetch_file(where, "generation_config.json", checkpoint.revision or None) or file
-    if file.is_file():
+    path = Path(checkpoint.source).expanduser()
+    folder = path.parent if isinstance(checkpoint, GgufCheckpoint) else path
+    file: Path | None = folder / "generation_config.json"
+    if not folder.is_dir():
+        file = fetch_file(checkpoint.source, "generation_config.json", checkpoint.revision or None)
+    if file is not None and file.is_file():
         given.append(parse_config(file.read_bytes(), str(file)).get("eos_token_id"))
     flat = [one for value in given for one in (value if isinstance(value, list) else [value])]
     return [one for one in flat if type(one) is int]  # JSON's true is no token

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from shoal.errors import CheckpointError, ModelNotFound, UsageError
+from shoal.model.weights import tokenizer_cache
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint
 from shoal.model.weights.tokenizer import Tokenizer, load_tokenizer
+from shoal.model.weights.tokenizer_cache import TokenizerCache
 from tests.support.tiny_models import tiny_llama, tiny_tokenizer
 
 TEMPLATE = (
@@ -138,3 +143,152 @@ def test_the_tokenizer_inside_a_gguf_file() -> None:
     assert tokenizer.eos_token_ids == {2}
     tokens = tokenizer.encode_chat([{"role": "user", "content": "hi"}])
     assert tokens[-3:] == tokenizer.encode_chat([{"role": "user", "content": "you"}])[-3:]
+
+
+TEXTS = [
+    "",
+    "The sea is salty.",
+    " two  spaces , and a full stop .",
+    "don't  we 'll\n\n\tsee",
+    "Grüße, 世界 🌊👩‍👩‍👧 ﬁ",
+    "\udc80".encode("utf-8", "surrogatepass").decode("utf-8", "replace"),
+    "<s>special</s> <|im_start|> tokens",
+    "a" * 1000,
+]
+"""Words, spaces, emoji, bytes, special tokens in a text."""
+
+
+def by_transformers(path: Path) -> object:
+    """transformers' own tokenizer of a directory or a GGUF file."""
+    from transformers import AutoTokenizer
+
+    if path.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    return AutoTokenizer.from_pretrained(str(path))
+
+
+def sentencepiece_like(folder: Path) -> Path:
+    """A model whose tokenizer marks spaces, falls back to bytes and puts a token at the beginning, as Llama 2's does."""
+    tiny_llama(folder, vocab_size=300)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "s", "e", "a", "t", "▁s", "se"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    bpe = tokenizers.models.BPE(
+        vocabulary, [("▁", "s"), ("s", "e")], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+    )
+    backend = tokenizers.Tokenizer(bpe)
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "clean_up_tokenization_spaces": True,
+        "model_max_length": 50,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(params=["bytes", "sentencepiece", "gguf"])
+def path(request: pytest.FixtureRequest, model: Path, tmp_path: Path) -> Path:
+    """Models with tokenizers of several kinds."""
+    if request.param == "bytes":
+        return model
+    if request.param == "sentencepiece":
+        return sentencepiece_like(tmp_path / "pieces")
+    try:
+        return demo_model_path()
+    except ModelNotFound:
+        pytest.skip("the demo's model is not installed")
+
+
+def test_token_ids_and_texts_are_those_of_transformers(path: Path, tmp_path: Path) -> None:
+    """Converted just now and read from the cache, in both directions; any tokens decode to the same text."""
+    reference = by_transformers(path)
+    cache = TokenizerCache(tmp_path / "cache")
+    talk = [{"role": "user", "content": "Grüße 🌊"}]
+    for _ in range(2):
+        tokenizer = load_tokenizer(open_checkpoint(str(path)), cache)
+        if tokenizer.has_chat_template:
+            said = reference.apply_chat_template(talk, add_generation_prompt=True)  # type: ignore[attr-defined]
+            assert tokenizer.encode_chat(talk) == said["input_ids"]
+        for text in TEXTS:
+            token_ids = reference(text)["input_ids"]  # type: ignore[operator]
+            assert tokenizer.encode(text) == token_ids
+            for some in (token_ids, token_ids[1:], token_ids[:-1], token_ids[::-1], [*range(40), *token_ids]):
+                expected = reference.decode(  # type: ignore[attr-defined]
+                    some, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                assert tokenizer.decode(some) == expected
+
+
+def test_the_second_start_needs_no_transformers(path: Path, tmp_path: Path) -> None:
+    """What was converted once is read by a process that never imports it."""
+    cache = tmp_path / "cache"
+    load_tokenizer(open_checkpoint(str(path)), TokenizerCache(cache))
+    program = (
+        "import sys; from pathlib import Path; from shoal.model.weights.model_source import open_checkpoint\n"
+        "from shoal.model.weights.tokenizer import load_tokenizer, TokenizerCache\n"
+        f"load_tokenizer(open_checkpoint({str(path)!r}), TokenizerCache(Path({str(cache)!r}))).encode('sea')\n"
+        "assert 'transformers' not in sys.modules and 'huggingface_hub' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_changed_file_is_converted_again(model: Path, tmp_path: Path) -> None:
+    """The cache goes by content: a template that was added since is there."""
+    cache = TokenizerCache(tmp_path / "cache")
+    assert not load_tokenizer(open_checkpoint(str(model)), cache).has_chat_template
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    assert load_tokenizer(open_checkpoint(str(model)), cache).has_chat_template
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_cached_data_that_is_of_no_use_is_converted_again(model: Path, tmp_path: Path) -> None:
+    """A file that is whole and in form, but whose tokenizer the library does not take."""
+    cache = TokenizerCache(tmp_path / "cache")
+    load_tokenizer(open_checkpoint(str(model)), cache)
+    (file,) = (tmp_path / "cache").iterdir()
+    fields = json.loads(file.read_bytes().partition(b"\n")[2])
+    fields["tokenizer"] = {"version": "1.0"}
+    body = json.dumps(fields).encode()
+    file.write_bytes(tokenizer_cache._head(file, body) + b"\n" + body)
+    tokenizer = load_tokenizer(open_checkpoint(str(model)), cache)
+    assert tokenizer.decode(tokenizer.encode("sea")) == "sea"
+
+
+def test_named_templates_without_a_default_are_named(model: Path) -> None:
+    """None of them is picked by chance."""
+    named = [{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}]
+    edit(model / "tokenizer_config.json", chat_template=named)
+    with pytest.raises(UsageError, match="no default chat template, only rag, tool_use"):
+        opened(model).encode_chat([{"role": "user", "content": "hi"}])
+
+
+def test_several_threads_load_at_once(model: Path, tmp_path: Path) -> None:
+    """In a process that has not loaded transformers yet, as when three models are opened first thing."""
+    program = (
+        "import sys, threading; from pathlib import Path; from concurrent.futures import ThreadPoolExecutor\n"
+        "from shoal.model.weights.model_source import open_checkpoint\n"
+        "from shoal.model.weights.tokenizer import load_tokenizer, TokenizerCache\n"
+        "barrier = threading.Barrier(4)\n"
+        "def load(name):\n"
+        "    barrier.wait()\n"
+        f"    return load_tokenizer(open_checkpoint({str(model)!r}), TokenizerCache(Path({str(tmp_path)!r}) / name))\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    assert len(list(pool.map(load, 'abcd'))) == 4\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)
