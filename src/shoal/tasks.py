@@ -50,6 +50,48 @@ class OwnedTasks:
                 raise first from None
 
 
+class BackgroundTask:
+    """One task of an object that lives longer than any block of code, such as a channel. Its error is logged with its trace.
+
+    `ended` is called when the work has ended, however that came.
+    """
+
+    def __init__(
+        self, name: str, work: Coroutine[Any, Any, object], log: logging.Logger, ended: Callable[[], None] | None = None
+    ) -> None:
+        self._name = name
+        self._log = log
+        self._ended = ended
+        self._task = asyncio.get_running_loop().create_task(self._run(work), name=name)
+
+    async def _run(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except Exception:
+            self._log.exception("%s failed", self._name)
+        finally:
+            if self._ended is not None:
+                self._ended()
+
+    @property
+    def done(self) -> bool:
+        """Whether the work has ended."""
+        return self._task.done()
+
+    def cancel(self) -> None:
+        """End the work soon. Harmless when it has ended."""
+        self._task.cancel()
+
+    async def wait(self) -> None:
+        """Wait until the work has ended."""
+        await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """End the work and wait until it has ended. Closing twice is harmless."""
+        self.cancel()
+        await self.wait()
+
+
 async def keep_running(name: str, work: Callable[[], Awaitable[None]], clock: Clock, log: logging.Logger) -> None:
     """Run `work` until it returns or is cancelled. An error is logged with its trace, then the work begins again."""
     pause_s = FIRST_PAUSE_S

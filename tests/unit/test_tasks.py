@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from shoal.tasks import MOST_PAUSE_S, OwnedTasks, first_done, keep_running
+from shoal.tasks import MOST_PAUSE_S, BackgroundTask, OwnedTasks, first_done, keep_running
 
 LOG = logging.getLogger("shoal.test")
 
@@ -143,3 +143,28 @@ async def test_cancelling_first_done_cancels_all() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert all(event.is_set() for event in events)
+
+
+async def test_a_background_task_tells_its_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The error is logged with its trace, and the owner told that the work has ended."""
+    ended = asyncio.Event()
+
+    async def fail() -> None:
+        raise ValueError("no more")
+
+    with caplog.at_level(logging.ERROR, "shoal"):
+        task = BackgroundTask("reading", fail(), LOG, ended.set)
+        await task.wait()
+    assert ended.is_set()
+    assert task.done
+    assert "reading failed" in caplog.text
+    assert "no more" in caplog.text
+
+
+async def test_a_background_task_is_closed() -> None:
+    """Closing cancels the work; closing twice is harmless."""
+    task = BackgroundTask("reading", asyncio.Event().wait(), LOG)
+    await asyncio.sleep(0)
+    await task.close()
+    await task.close()
+    assert task.done

@@ -18,6 +18,7 @@ from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, UsageError
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Presence
 from shoal.swarm.discovery.libtorrent_session import LibtorrentSession
+from shoal.tasks import first_done
 from shoal.transport.address import join_host_port
 
 BOOTSTRAP_S = 10.0
@@ -93,13 +94,7 @@ class DhtDiscovery:
 
     async def _news(self, replies: Replies) -> bool:
         """Whether another reply comes within QUIET_S."""
-        timer = asyncio.create_task(self._clock.sleep(QUIET_S))
-        reply = asyncio.create_task(replies.came.wait())
-        try:
-            await asyncio.wait((timer, reply), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            reply.cancel()
+        await first_done(self._clock.sleep(QUIET_S), replies.came.wait())
         came = replies.came.is_set()
         replies.came.clear()
         return came

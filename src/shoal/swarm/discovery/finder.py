@@ -12,6 +12,7 @@ from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Discovery
 from shoal.swarm.discovery.hello import ask_hello
+from shoal.tasks import first_done
 from shoal.transport.address import host_port
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
@@ -63,17 +64,10 @@ class Finder:
             self.problems = search.problems
 
     async def _run(self, search: _Search) -> bool:
-        searching: list[asyncio.Task[object]] = [asyncio.create_task(search.follow_all(self._discoveries))]
-        if self._fingerprint is not None:
-            searching.append(asyncio.create_task(search.met.wait()))
-        try:
-            done, _ = await asyncio.wait(searching, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in searching:
-                task.cancel()
-            await asyncio.gather(*searching, return_exceptions=True)
+        if self._fingerprint is None:
+            await search.follow_all(self._discoveries)
+        else:
+            await first_done(search.follow_all(self._discoveries), search.met.wait())
         return search.met.is_set()
 
     async def _meet(self, contact: Contact) -> bool:

@@ -7,8 +7,8 @@ the addresses. Whatever the network says is a hint: who answers at an address mu
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NetworkError, UsageError
 from shoal.swarm.directory.records import MAX_ADDRESSES
 from shoal.swarm.discovery.discovery import Contact, Presence
+from shoal.tasks import OwnedTasks
 from shoal.transport.address import host_port
 from shoal.types import PeerId
 
@@ -37,6 +38,9 @@ MAX_SERVICES = 64
 MAX_ADDRESS_CHARS = 128
 _LABEL_CHARS = 32
 """Of the node id in the instance's name; a DNS label has at most 63 bytes."""
+
+
+log = logging.getLogger("shoal.discovery")
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -86,17 +90,16 @@ class LanDiscovery:
 
         zeroconf = await self._open()
         found: asyncio.Queue[_Found | None] = asyncio.Queue(MAX_SERVICES + 1)
-        browse = _Browse(zeroconf, found)
-        browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browse.changed])
-        end = asyncio.create_task(self._end(found))
-        try:
-            while (item := await found.get()) is not None:
-                if self._fingerprint in (None, item.fingerprint):
-                    yield item.contact
-        finally:
-            end.cancel()
-            await browser.async_cancel()
-            await browse.close()
+        async with OwnedTasks() as tasks:
+            browse = _Browse(zeroconf, found, tasks)
+            browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browse.changed])
+            tasks.start(self._end(found))
+            try:
+                while (item := await found.get()) is not None:
+                    if self._fingerprint in (None, item.fingerprint):
+                        yield item.contact
+            finally:
+                await browser.async_cancel()
 
     async def _end(self, found: asyncio.Queue[_Found | None]) -> None:
         await self._clock.sleep(BROWSE_S)
@@ -126,39 +129,32 @@ class LanDiscovery:
 class _Browse:
     """Instances that a browser names, resolved in tasks of their own."""
 
-    def __init__(self, zeroconf: AsyncZeroconf, found: asyncio.Queue[_Found | None]) -> None:
+    def __init__(self, zeroconf: AsyncZeroconf, found: asyncio.Queue[_Found | None], tasks: OwnedTasks) -> None:
         self._zeroconf = zeroconf
         self._found = found
         self._names: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = tasks
 
     def changed(self, zeroconf: Any, service_type: str, name: str, state_change: Any) -> None:
         """zeroconf's handler, called in the event loop; its arguments are passed by these names."""
         if name not in self._names and len(self._names) < MAX_SERVICES and state_change.name != "Removed":
             self._names.add(name)
-            task = asyncio.create_task(self._resolve(name))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._resolve(name))
 
     async def _resolve(self, name: str) -> None:
-        from zeroconf import Error
         from zeroconf.asyncio import AsyncServiceInfo
 
-        with contextlib.suppress(Error):  # anybody may send any name, that of another service too
+        try:
             info = AsyncServiceInfo(SERVICE_TYPE, name)
             item = parse_txt(info.properties) if await self._answers(info) else None
-            if item is not None:
-                self._found.put_nowait(item)
+        except Exception as error:  # a stranger chooses the name; none of them ends the search
+            log.debug("the name %r is not resolved: %s", name, error)
+            return
+        if item is not None:
+            self._found.put_nowait(item)
 
     async def _answers(self, info: AsyncServiceInfo) -> bool:
         return await info.async_request(self._zeroconf.zeroconf, RESOLVE_S * 1000)
-
-    async def close(self) -> None:
-        """Drop what is still being resolved."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def open_zeroconf(interfaces: tuple[str, ...]) -> AsyncZeroconf:

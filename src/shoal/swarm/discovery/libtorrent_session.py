@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import socket
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,10 +17,13 @@ from typing import Any
 import msgspec
 
 from shoal.errors import UsageError
+from shoal.tasks import BackgroundTask
 from shoal.transport.address import host_port, join_host_port
 
 PUBLIC_BOOTSTRAP = "dht.libtorrent.org:25401,router.bittorrent.com:6881"
 """Where a node without nodes of its own enters the Mainline DHT; contacted in public mode only."""
+
+log = logging.getLogger("shoal.discovery")
 
 AlertHandler = Callable[[Any], None]
 """Gets an alert that is valid during the call only."""
@@ -94,7 +98,7 @@ class LibtorrentSession:
         self._settings = engine_settings(options)
         self._handlers: defaultdict[str, list[AlertHandler]] = defaultdict(list)
         self._session: Any = None
-        self._reader: asyncio.Task[None] | None = None
+        self._reader: BackgroundTask | None = None
         self._sockets: tuple[socket.socket, socket.socket] | None = None
         self._closed = False
         self.problem = ""
@@ -118,7 +122,7 @@ class LibtorrentSession:
             woken.setblocking(False)
             waking.setblocking(False)
             self._session.set_alert_fd(waking.fileno())
-            self._reader = asyncio.create_task(self._read_alerts(woken))
+            self._reader = BackgroundTask("reading libtorrent's alerts", self._read_alerts(woken), log)
         return self._session
 
     def on(self, alert: str, handler: AlertHandler) -> None:
@@ -145,8 +149,7 @@ class LibtorrentSession:
         """End the session; mappings are taken back. Closing twice is harmless."""
         self._closed = True
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await self._reader.close()
             self._reader = None
         ending = [self._session]
         self._session = None

@@ -10,6 +10,7 @@ from typing import Any
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import UsageError
 from shoal.swarm.discovery.libtorrent_session import LibtorrentSession
+from shoal.tasks import first_done
 from shoal.transport.address import host_port, join_host_port
 
 MAPPING_S = 4.0
@@ -44,17 +45,12 @@ class PortMapper:
         for protocol, port in ports:
             kind = getattr(self._engine.library.portmap_protocol, protocol)
             self._wanted |= dict.fromkeys(session.add_port_mapping(kind, port, port), (protocol, port))
-        timer = asyncio.create_task(self._clock.sleep(MAPPING_S))
-        try:
-            while not timer.done() and not (self.host and self._granted.keys() >= ports.keys()):
-                self._changed.clear()
-                change = asyncio.create_task(self._changed.wait())
-                try:
-                    await asyncio.wait((timer, change), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    change.cancel()
-        finally:
-            timer.cancel()
+        await first_done(self._until_granted(set(ports)), self._clock.sleep(MAPPING_S))
+
+    async def _until_granted(self, ports: set[Port]) -> None:
+        while not (self.host and self._granted.keys() >= ports):
+            self._changed.clear()
+            await self._changed.wait()
 
     def _on_granted(self, alert: Any) -> None:
         port = self._wanted.get(alert.mapping)

@@ -75,11 +75,10 @@ async def test_names_of_other_services_are_nobody(name: str) -> None:
     zeroconf = open_zeroconf(LOOPBACK)
     found: asyncio.Queue[object] = asyncio.Queue()
     try:
-        browse = _Browse(zeroconf, found)  # type: ignore[arg-type]
-        browse.changed(zeroconf.zeroconf, SERVICE_TYPE, name, SimpleNamespace(name="Added"))
-        while browse._tasks:
-            await asyncio.sleep(0)
-        await browse.close()
+        async with asyncio.TaskGroup() as group:
+            starts = SimpleNamespace(start=group.create_task)
+            browse = _Browse(zeroconf, found, starts)  # type: ignore[arg-type]
+            browse.changed(zeroconf.zeroconf, SERVICE_TYPE, name, SimpleNamespace(name="Added"))
     finally:
         await zeroconf.async_close()
     gc.collect()
