@@ -95,7 +95,7 @@ async def test_garbage_is_cut_off(swarm: Swarm, name: str) -> None:
     """Bytes that are no message end the channel, not the server."""
     async with swarm.client() as client:
         channel = await dial(client, swarm.servers[0])
-        await channel._channel.send(GARBAGE[name])
+        channel._channel.write(GARBAGE[name])
         with pytest.raises(ShoalError):
             await channel.expect(Status)
         with pytest.raises(ChannelClosed):
@@ -146,7 +146,7 @@ async def test_spans_that_no_model_has(swarm: Swarm, span: list[int]) -> None:
     """Blocks backwards, below zero or beyond every model break the specification."""
     fields = msgspec.to_builtins(request(swarm.servers[0]), builtin_types=(bytes,)) | {"span": span}
     async with swarm.client() as client, await dial(client, swarm.servers[0]) as channel:
-        await channel._channel.send(encode_frame(msgspec.msgpack.encode(fields)))
+        channel._channel.write(encode_frame(msgspec.msgpack.encode(fields)))
         message, _ = await channel.receive(ANY)
         assert isinstance(message, Refusal)
         assert message.code == "protocol"

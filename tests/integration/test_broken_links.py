@@ -26,21 +26,21 @@ def hops(swarm: Swarm) -> list[HopSession]:
 
 def cut_into(hop: int) -> Callable[[Session, list[HopSession]], None]:
     """Cuts the link into a hop, at its receiving end."""
-    return lambda session, held: held[hop].inlet.detach()
+    return lambda session, held: held[hop].row_receiver.detach()
 
 
 def cut_out_of(hop: int) -> Callable[[Session, list[HopSession]], None]:
     """Cuts the link out of a hop, at its sending end."""
-    return lambda session, held: held[hop].feed.next.detach()
+    return lambda session, held: held[hop].log.next.detach()
 
 
 def cut_control(hop: int) -> Callable[[Session, list[HopSession]], None]:
     """Cuts the control channel to a hop."""
 
     def cut(session: Session, held: list[HopSession]) -> None:
-        control = held[hop].control
-        assert control is not None
-        control.abort()
+        control = held[hop]._control
+        if control is not None:  # it may be down still
+            control.abort()
 
     return cut
 

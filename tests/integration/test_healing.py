@@ -14,6 +14,7 @@ from shoal.client.options import SessionOptions
 from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from shoal.errors import NoRoute, ServerFull, ShoalError
+from shoal.links.link import LinkKey
 from shoal.server.server import Server
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
@@ -158,12 +159,12 @@ async def test_who_stands_by_out_of_reach_is_fed_through_the_client(swarm_of: Sw
             supervisor = session.supervisor
             await until(lambda: all(stage.ready for stage in supervisor.stages))
             first, second = supervisor.stages[:2]
-            pair = (first.control, second.standbys[0], True)
+            pair = LinkKey(first.control, second.standbys[0], follows=True)
             await until(lambda: pair in supervisor.link_table.links_up)
             supervisor.link_table.break_(pair)
             supervisor.stir()
             await until(lambda: pair in supervisor.link_table.links_up and supervisor.link_table.links_up[pair].bridged)
-            await until(lambda: pair[1].heartbeat.progress.computed >= 25)
+            await until(lambda: second.standbys[0].heartbeat.progress.computed >= 25)
             await die(server_of(swarm, session, 1))
 
         output, session = await disturbed(swarm, 30, split, redundancy=2)

@@ -8,6 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import Channel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
@@ -51,14 +52,15 @@ async def play(steps: list[tuple[str, object]], seed: int) -> None:
     earliest: list[tuple[float, int]] = []
     too_early: list[tuple[float, int]] = []
 
-    async def take(channel: Channel) -> None:
+    async def take(accepted: Channel) -> None:
+        channel = ByteStream(accepted)
         while data := await channel.receive():
             arrived.extend(data)
             now = clock.monotonic() + 1e-9
             too_early.extend((at, count) for at, count in earliest if count < len(arrived) and at > now)
 
     await b.listen(take)
-    channel = await clock.run(a.dial(B, f"memory://{B}"))
+    channel = ByteStream(await clock.run(a.dial(B, f"memory://{B}")))
     for action, value in steps:
         if action == "send":
             assert isinstance(value, int)

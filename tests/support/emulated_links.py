@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from shoal.clock import Clock
 from shoal.errors import ChannelClosed
-from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Channel, ChannelHandler, Transport
+from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Channel, ChannelHandler, ChannelSink, Transport
 from shoal.transport.inbound_tasks import serve
+from shoal.transport.inbox import Inbox
 from shoal.types import PeerId
 from tests.support.link_plan import EmulatedLink, LinkPlan
 
@@ -50,21 +50,24 @@ class _Path:
 
 
 class LinkedChannel:
-    """A channel whose sent bytes take their time; what it receives has been shaped by the other side."""
+    """A channel whose written bytes take their time; what it receives has been shaped by the other side.
+
+    It is the sink of the wrapped channel. One task of its own writes into that channel, another ends it; both end with it.
+    """
 
     def __init__(self, inner: Channel, path: _Path, ended: Callable[[LinkedChannel], None]) -> None:
         self._inner = inner
         self._ended = ended
         self._path = path
+        self._inbox = Inbox(inner.pause_reading, inner.resume_reading)
         self._queue: deque[tuple[float, bytes]] = deque()
         self._queued_bytes = 0
         self._last_arrival = 0.0
         self._closed = False
-        self._wake, self._writable = asyncio.Event(), asyncio.Event()
-        self._dropped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._receiving: asyncio.Task[bytes] | None = None
+        self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._pump = asyncio.create_task(self._deliver())
         self._end: asyncio.Task[None] | None = None
+        inner.attach(self)
 
     @property
     def peer(self) -> PeerId:
@@ -76,19 +79,55 @@ class LinkedChannel:
         """Channel: the wrapped transport's name."""
         return self._inner.transport
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Channel: put on the link, then wait while too much is on its way."""
-        if self._closed or self._pump.done():
+    def data_received(self, data: bytes) -> None:
+        """ChannelSink: bytes that have come through the link."""
+        self._inbox.put(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """ChannelSink: the end, unless it has ended here."""
+        self._inbox.end(error)
+
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink."""
+        self._inbox.attach(sink)
+
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._inbox.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: the sink has too much."""
+        self._inbox.pause()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inbox.resume()
+
+    @property
+    def writable(self) -> bool:
+        """Channel: open, and there is room in the send buffer and on the link."""
+        return self._open and self._queued_bytes <= SEND_BUFFER_BYTES + self._path.link.in_flight_bytes
+
+    @property
+    def _open(self) -> bool:
+        return not self._closed and not self._pump.done()
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Channel: put on the link."""
+        if not self._open:
             raise ChannelClosed("the channel is closed")
         self._last_arrival = max(self._last_arrival, self._path.arrival(len(data)))  # order is kept
         self._queue.append((self._last_arrival, bytes(data)))
         self._queued_bytes += len(data)
         self._wake.set()
-        while self._queued_bytes > SEND_BUFFER_BYTES + self._path.link.in_flight_bytes:
-            self._writable.clear()
-            await self._writable.wait()
-            if self._closed or self._pump.done():
-                raise ChannelClosed("the channel closed while it was sending")
+
+    async def drain(self) -> None:
+        """Channel: wait while too much is on its way."""
+        while self._open and not self.writable:
+            self._room.clear()
+            await self._room.wait()
+        if not self._open:
+            raise ChannelClosed("the channel closed while it was sending")
 
     async def _deliver(self) -> None:
         try:
@@ -99,27 +138,15 @@ class LinkedChannel:
                     continue
                 arrival, data = self._queue[0]
                 await self._path.until(arrival)
-                await self._inner.send(data)
+                self._inner.write(data)
+                await self._inner.drain()
                 self._queue.popleft()
                 self._queued_bytes -= len(data)
-                self._writable.set()
+                self._room.set()
         except ChannelClosed:
-            self._queue.clear()  # the reader learns why
+            self._queue.clear()  # the sink learns why
         finally:
-            self._writable.set()
-
-    async def receive(self) -> bytes:
-        """Channel: what has arrived."""
-        if self._dropped.done():
-            raise ChannelClosed("the channel was dropped")
-        if self._receiving is None:  # else one that was cancelled, which may have bytes by now
-            self._receiving = asyncio.create_task(self._inner.receive())
-        either: list[asyncio.Future[Any]] = [self._receiving, self._dropped]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if self._dropped.done():
-            raise ChannelClosed("the channel was dropped")
-        received, self._receiving = self._receiving, None
-        return received.result()
+            self._room.set()
 
     async def close(self) -> None:
         """Channel: let everything arrive, then end."""
@@ -139,6 +166,7 @@ class LinkedChannel:
         """Channel: drop at once here; the other side learns of it when the link carries the news."""
         self._closed = True
         self._pump.cancel()
+        self._room.set()
         self._drop_here()
         if self._end is None:
             self._end = asyncio.create_task(self._end_there(_nothing))
@@ -156,10 +184,7 @@ class LinkedChannel:
         return [task for task in (self._pump, self._end) if task is not None]
 
     def _drop_here(self) -> None:
-        if not self._dropped.done():
-            self._dropped.set_result(None)
-        if self._receiving is not None and not self._receiving.cancel() and not self._receiving.cancelled():
-            self._receiving.exception()  # nobody will ask for it any more
+        self._inbox.drop(ChannelClosed("the channel was dropped"))
 
     async def _end_there(self, finish: Callable[[], Awaitable[None]]) -> None:
         try:

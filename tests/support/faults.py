@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from shoal.clock import SYSTEM_CLOCK
-from shoal.transport.channel import Channel, ChannelHandler, Transport
+from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, Transport
 from shoal.types import PeerId
 from tests.support.emulated_links import LinkedTransport
 from tests.support.link_plan import EmulatedLink, LinkPlan
@@ -53,11 +53,27 @@ class _CorruptingChannel:
     def transport(self) -> str:
         return self._inner.transport
 
-    async def send(self, data: bytes | bytearray) -> None:
-        await self._inner.send(self._faults.spoil(bytes(data)))
+    @property
+    def writable(self) -> bool:
+        return self._inner.writable
 
-    async def receive(self) -> bytes:
-        return await self._inner.receive()
+    def attach(self, sink: ChannelSink) -> None:
+        self._inner.attach(sink)
+
+    def detach(self, unused: bytes) -> None:
+        self._inner.detach(unused)
+
+    def pause_reading(self) -> None:
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._inner.resume_reading()
+
+    def write(self, data: bytes | bytearray) -> None:
+        self._inner.write(self._faults.spoil(bytes(data)))
+
+    async def drain(self) -> None:
+        await self._inner.drain()
 
     async def close(self) -> None:
         await self._inner.close()

@@ -38,7 +38,7 @@ def encode_frame(header: bytes, payload: bytes | bytearray | memoryview = b"") -
 
 
 class FrameDecoder:
-    """Cuts a byte stream into frames, holding at most one frame's bytes beyond what it was fed.
+    """Cuts a byte stream into frames; knows no I/O. It holds what it was fed and has not yet given out as frames.
 
     The limits may be lowered below the wire's where a peer has no business sending more.
     """
@@ -46,43 +46,31 @@ class FrameDecoder:
     def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES, max_header_bytes: int = MAX_HEADER_BYTES) -> None:
         self.max_payload_bytes = max_payload_bytes
         self.max_header_bytes = max_header_bytes
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._start = 0
 
     def feed(self, data: bytes) -> None:
-        """Append bytes as they came."""
-        if self._start:
+        """Take bytes as they came. Where nothing waits before them they are not copied."""
+        if not self.pending_bytes:
+            self._buffer, self._start = data, 0
+            return
+        if isinstance(self._buffer, bytes):
+            self._buffer, self._start = bytearray(memoryview(self._buffer)[self._start :]), 0
+        elif self._start:
             del self._buffer[: self._start]
             self._start = 0
         self._buffer += data
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes held that are not yet part of a frame given out."""
+        """Bytes held that are not part of a frame given out."""
         return len(self._buffer) - self._start
 
     def take_rest(self) -> bytes:
-        """The bytes that are not part of a frame given out; for a reader that leaves the stream to another one."""
+        """The bytes that are not part of a frame given out, for another reader of the stream."""
         rest = bytes(self._buffer[self._start :])
-        self._buffer.clear()
-        self._start = 0
+        self._buffer, self._start = b"", 0
         return rest
-
-    def whole(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Header and payload of bytes that are one whole frame and find nothing before them.
-
-        None for anything else, a faulty frame included: `feed` and `next` tell what it is.
-        """
-        if self.pending_bytes or len(data) < PREFIX_BYTES:
-            return None
-        magic, version, reserved, header_bytes, payload_bytes, expected = _PREFIX.unpack_from(data)
-        middle = PREFIX_BYTES + header_bytes
-        if (magic, version, reserved) != (MAGIC, VERSION, _RESERVED) or len(data) != middle + payload_bytes:
-            return None
-        if not 0 < header_bytes <= self.max_header_bytes or payload_bytes > self.max_payload_bytes:
-            return None
-        header, payload = data[PREFIX_BYTES:middle], data[middle:]
-        return (header, payload) if _hash(header, payload) == expected else None
 
     def next(self) -> tuple[bytes, bytes] | None:
         """The next frame's header and payload, or None while it is incomplete.
@@ -92,13 +80,13 @@ class FrameDecoder:
         if self.pending_bytes < PREFIX_BYTES:
             return None
         header_bytes, payload_bytes, expected = self._prefix()
-        stop = self._start + PREFIX_BYTES + header_bytes + payload_bytes
+        start = self._start + PREFIX_BYTES
+        middle = start + header_bytes
+        stop = middle + payload_bytes
         if len(self._buffer) < stop:
             return None
         with memoryview(self._buffer) as view:
-            middle = self._start + PREFIX_BYTES + header_bytes
-            header = bytes(view[self._start + PREFIX_BYTES : middle])
-            payload = bytes(view[middle:stop])
+            header, payload = bytes(view[start:middle]), bytes(view[middle:stop])
         self._start = stop
         if _hash(header, payload) != expected:
             raise CorruptFrame("a frame's hash is wrong: bytes changed on the way")

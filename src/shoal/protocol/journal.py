@@ -37,21 +37,30 @@ class RowChunk(NamedTuple):
 class Journal:
     """Chunks of rows and the `Sender` that says which of them there are.
 
-    `budget_rows` bounds the rows kept after they were sent; what was not sent is always kept, unless nobody is to get it
-    (`mute`, a follower that stands by).
+    `budget_rows` bounds the rows kept after they were sent. What was not sent is always kept, unless the party stands by:
+    no hop is to get its rows then. The sender's first cursor is the link to the next hop.
     """
 
     def __init__(self, row_bytes: int, budget_rows: int, sender: Sender | None = None) -> None:
         self.row_bytes = row_bytes
         self.sender = sender or Sender()
-        self.mute = False
+        self._standing_by = False
         self._budget_rows = budget_rows
         self._chunks: list[RowChunk] = []
 
     @property
+    def standing_by(self) -> bool:
+        """Whether no hop is to get these rows for now."""
+        return self._standing_by
+
+    def stand_by(self, standing_by: bool) -> None:
+        """Begin to stand by, or end it."""
+        self._standing_by = standing_by
+
+    @property
     def unsent(self) -> int:
         """Rows that the next hop has not been sent."""
-        return 0 if self.mute or not self.sender.cursors else self.sender.cursors[0].unsent
+        return 0 if self._standing_by or not self.sender.cursors else self.sender.cursors[0].unsent
 
     def append(self, chunk: RowChunk) -> None:
         """Keep a chunk, which must follow the last one."""
@@ -59,7 +68,7 @@ class Journal:
             raise ValueError(f"a chunk at {chunk.position} does not follow {self.sender.end}")
         self._chunks.append(chunk)
         self.sender.append(chunk.num_rows)
-        if self.mute:
+        if self._standing_by:
             self._evict()
 
     def rewind(self, epoch: int, position: int) -> None:

@@ -27,6 +27,9 @@ from shoal.transport.local_node import listen_all, make_transports
 from shoal.transport.token_bucket import TokenBucket
 from shoal.types import PeerId
 
+UPLOAD_BURST_S = 0.1
+"""A throttled upload may save up as many seconds of its rate."""
+
 Wrap = Callable[[Transport, PeerId], Transport]
 
 
@@ -86,7 +89,7 @@ class Network:
         self.peer_latency = PeerLatency(self.dialler, clock)
         self.redirector = Redirector(self.identity, self.dialler, clock)
         rate = config.max_upload_bits_per_s
-        self.throttle = TokenBucket(rate / 8, clock) if rate is not None else None
+        self.throttle = None if rate is None else TokenBucket(rate / 8, UPLOAD_BURST_S * rate / 8, clock)
         tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))
         self.gossip = Gossip(me, self.directory, self.dialler, notice, clock, tuple(map(Ticket.parse, tickets)))
         discoveries = Discoveries(config.discovery, fingerprint, clock)

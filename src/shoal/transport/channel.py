@@ -1,34 +1,44 @@
 """The seam between Shoal and the network: authenticated byte channels between two nodes.
 
 A transport dials and accepts *channels*: ordered, reliable, encrypted byte streams whose other end is known by its node
-key. Real ones are `tls.TlsTransport` and `iroh.IrohTransport`; `memory.MemoryTransport` serves tests, and
-`links.LinkedTransport` wraps any of them with the faults of a real path.
+key. The real ones are `tls_transport.TlsTransport` and `iroh_transport.IrohTransport`; `memory_transport.MemoryTransport`
+serves tests. A channel pushes what arrives into a sink, as asyncio's transports push into a protocol. `ByteStream` and
+`FrameChannel` are sinks that let a task wait for what arrives instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from shoal.types import PeerId
 
-RECEIVE_BYTES = 256 * 1024
-"""The most that one `Channel.receive` returns."""
-
 SEND_BUFFER_BYTES = 1024 * 1024
-"""Unsent bytes at which `Channel.send` starts to wait."""
+"""Unsent bytes above which a channel is not `writable`."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """How long an accepted connection may take to prove who it is."""
 
 MAX_PENDING_HANDSHAKES = 256
-"""Unproven inbound connections kept at once; one more drops the oldest, since who is honest is through in no time."""
+"""Unproven inbound connections kept at once; one more drops the oldest, since honest dialers are through in no time."""
 
 MAX_INBOUND = 4096
 """Inbound connections and streams of one transport; more are closed on arrival."""
 
 CLOSE_TIMEOUT_S = 2.0
 """How long `Channel.close` waits without any progress in flushing before it drops the channel."""
+
+
+class ChannelSink(Protocol):
+    """Takes what arrives on a channel. Neither method may raise or wait."""
+
+    def data_received(self, data: bytes) -> None:
+        """The next bytes of the stream, at least one. They may come after `pause_reading` too."""
+        ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """No more bytes will come, once; `error` is None when the other end has finished cleanly."""
+        ...
 
 
 class Channel(Protocol):
@@ -44,49 +54,41 @@ class Channel(Protocol):
         """The transport's name: "tls", "iroh" or "memory"."""
         ...
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Hand over bytes (one whole frame per call); waits while the send buffer is full.
-
-        Raises ChannelClosed when the channel has ended.
-        """
+    @property
+    def writable(self) -> bool:
+        """Whether the channel is open and its send buffer has room."""
         ...
 
-    async def receive(self) -> bytes:
-        """The next 1 to RECEIVE_BYTES bytes; empty when the other end has finished.
+    def attach(self, sink: ChannelSink) -> None:
+        """Push into `sink` from now on, first what has arrived before it, and the end if that has come."""
+        ...
 
-        Raises ChannelClosed when the channel broke.
-        """
+    def detach(self, unused: bytes) -> None:
+        """The sink leaves. Bytes that it was given and has not used go to the next one."""
+        ...
+
+    def pause_reading(self) -> None:
+        """The sink has too much: hold back what comes."""
+        ...
+
+    def resume_reading(self) -> None:
+        """The sink has room again; what was held back comes in a later turn of the event loop."""
+        ...
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Send bytes (one whole frame per call) without waiting. Raises ChannelClosed when the channel has ended."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the send buffer has room. Raises ChannelClosed when the channel has ended."""
         ...
 
     async def close(self) -> None:
-        """Flush what was sent and end the channel. Closing twice is harmless."""
+        """Flush what was written and end the channel. Closing twice is harmless."""
         ...
 
     def abort(self) -> None:
         """Drop the channel at once, from any state, without waiting."""
-        ...
-
-
-Tap = Callable[[bytes], bool]
-"""Is shown bytes as they arrive and takes all of them (True) or none. What it raises, the channel's reader raises."""
-
-
-@runtime_checkable
-class PromptChannel(Channel, Protocol):
-    """A channel that can do without a task's turn in between, in both directions: an event loop's turn costs more than the
-    rest of a small message's way."""
-
-    @property
-    def sends_now(self) -> bool:
-        """Whether the channel is open and `send` would not wait."""
-        ...
-
-    def send_now(self, data: bytes | bytearray) -> None:
-        """As `send`, right after `sends_now`."""
-        ...
-
-    def tap(self, tap: Tap | None) -> None:
-        """From now on show bytes to `tap` first, unless older ones wait for the reader."""
         ...
 
 

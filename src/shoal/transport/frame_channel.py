@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
@@ -10,7 +11,8 @@ from shoal import errors
 from shoal.protocol.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
 from shoal.protocol.messages import MAX_CONFIG_BYTES, Message, Question, Refusal, Vocabulary, encode_message, only
 from shoal.protocol.refusals import refused
-from shoal.transport.channel import Channel, PromptChannel
+from shoal.transport.channel import Channel
+from shoal.transport.inbox import PAUSE_BYTES
 from shoal.types import PeerId
 
 A = TypeVar("A", bound=Message)
@@ -22,7 +24,10 @@ STRANGER_PAYLOAD_BYTES = MAX_CONFIG_BYTES
 
 
 class FrameChannel:
-    """A channel that carries messages. One task may send and one receive at a time."""
+    """The sink of a channel that carries messages: `deliver_to` pushes them on, `receive` waits for one.
+
+    One task may send and one receive at a time.
+    """
 
     def __init__(
         self,
@@ -31,8 +36,13 @@ class FrameChannel:
         max_header_bytes: int = MAX_HEADER_BYTES,
     ) -> None:
         self._channel = channel
-        self._prompt = channel if isinstance(channel, PromptChannel) else None
         self._decoder = FrameDecoder(max_payload_bytes, max_header_bytes)
+        self._handler: Callable[[bytes, bytes], None] | None = None  # of `deliver_to`, with headers
+        self._delivering = False  # the handler is being called
+        self._paused = False
+        self._end: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None  # of the task in `receive` or `deliver_to`
+        channel.attach(self)
 
     @property
     def peer(self) -> PeerId:
@@ -48,32 +58,49 @@ class FrameChannel:
         """Change the largest payload accepted from here on."""
         self._decoder.max_payload_bytes = min(max_payload_bytes, MAX_PAYLOAD_BYTES)
 
-    async def send(self, message: Message, payload: bytes | bytearray | memoryview = b"") -> None:
-        """Send one message; waits under back-pressure. Raises ChannelClosed."""
-        await self._channel.send(encode_frame(encode_message(message), payload))
+    def data_received(self, data: bytes) -> None:
+        """ChannelSink: messages for the handler, if there is one."""
+        self._decoder.feed(data)
+        if self._handler is not None:
+            self._deliver()
+        elif self._waiter is not None:
+            self._wake()
+        elif self._decoder.pending_bytes >= PAUSE_BYTES and not self._paused:
+            self.pause_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """ChannelSink: the end comes after the messages that arrived."""
+        self._end = error or errors.ChannelClosed(f"peer {self.peer[:8]} closed the connection")
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     @property
-    def sends_now(self) -> bool:
-        """Whether `send_now` may be called now."""
-        return self._prompt is not None and self._prompt.sends_now
+    def writable(self) -> bool:
+        """Whether the channel is open and its send buffer has room."""
+        return self._channel.writable
 
-    def send_now(self, message: Message, payload: bytes | bytearray | memoryview = b"") -> None:
-        """As `send`, without waiting. Nobody may be in `send` meanwhile."""
-        assert self._prompt is not None
-        self._prompt.send_now(encode_frame(encode_message(message), payload))
+    def send_nowait(self, message: Message, payload: bytes | bytearray | memoryview = b"") -> None:
+        """Send one message whether the send buffer has room or not. Raises ChannelClosed."""
+        self._channel.write(encode_frame(encode_message(message), payload))
 
-    def tap(self, vocabulary: Vocabulary[M], handler: Callable[[M, bytes], bool] | None) -> None:
-        """Show messages to `handler` when they arrive, where the channel can; those that it leaves (False) are for `receive`.
+    async def send(self, message: Message, payload: bytes | bytearray | memoryview = b"") -> None:
+        """Send one message, then wait until the send buffer has room. Raises ChannelClosed."""
+        self.send_nowait(message, payload)
+        await self._channel.drain()
 
-        It sees none while older ones wait for `receive`. What it raises, `receive` raises.
-        """
-
-        def tapped(data: bytes) -> bool:
-            frame = self._decoder.whole(data)
-            return frame is not None and handler is not None and handler(vocabulary.decode(frame[0]), frame[1])
-
-        if self._prompt is not None:
-            self._prompt.tap(tapped if handler is not None else None)
+    async def drain(self) -> None:
+        """Wait until the send buffer has room. Raises ChannelClosed."""
+        await self._channel.drain()
 
     async def receive(self, vocabulary: Vocabulary[M]) -> tuple[M, bytes]:
         """The next message, which must be one of those that may come now, and its payload.
@@ -82,11 +109,61 @@ class FrameChannel:
         the vocabulary raises.
         """
         while (frame := self._decoder.next()) is None:
-            data = await self._channel.receive()
-            if not data:
-                raise errors.ChannelClosed(f"peer {self.peer[:8]} closed the connection")
-            self._decoder.feed(data)
+            if self._end is not None:
+                raise self._end
+            if self._paused:
+                self.resume_reading()
+            await self._wait()
         return vocabulary.decode(frame[0]), frame[1]
+
+    async def deliver_to(self, vocabulary: Vocabulary[M], handler: Callable[[M, bytes], None]) -> None:
+        """Give every message to `handler`, in the call in which it arrives, until the channel ends.
+
+        Raises what `receive` raises, or the first error of the handler; the channel is still open then.
+        """
+
+        def decoded(header: bytes, payload: bytes) -> None:
+            handler(vocabulary.decode(header), payload)
+
+        self._handler = decoded
+        try:
+            if self._paused:
+                self.resume_reading()
+            self._deliver()
+            while self._end is None:
+                await self._wait()
+        finally:
+            self._handler = None
+        raise self._end
+
+    def _deliver(self) -> None:
+        if self._delivering:
+            return  # the handler has caused this: what has come is delivered when it returns
+        self._delivering = True
+        try:
+            while (
+                (handler := self._handler) is not None
+                and not self._paused
+                and (frame := self._decoder.next()) is not None
+            ):
+                handler(*frame)
+        except Exception as error:  # the task in `deliver_to` raises it
+            self._handler, self._end = None, error
+            self._wake()
+        finally:
+            self._delivering = False
+
+    def pause_reading(self) -> None:
+        """Deliver nothing more for now."""
+        self._paused = True
+        self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Deliver again, from a later turn of the event loop on."""
+        self._paused = False
+        self._channel.resume_reading()
+        if self._handler is not None and self._decoder.pending_bytes:
+            asyncio.get_running_loop().call_soon(self._deliver)
 
     async def expect(self, kind: type[M]) -> tuple[M, bytes]:
         """The next message, which must be a `kind`, and its payload.
@@ -106,17 +183,21 @@ class FrameChannel:
         await self.send(request, payload)
         return await self.expect(question.answer)
 
-    def take_rest(self) -> bytes:
-        """What has arrived beyond the last message, for another reader of the same channel."""
-        return self._decoder.take_rest()
+    def release(self) -> Channel:
+        """Leave the channel to another sink, with what has arrived beyond the last message."""
+        self._channel.detach(self._decoder.take_rest())
+        return self._channel
 
     async def close(self) -> None:
         """Flush and end. Closing twice is harmless."""
         await self._channel.close()
 
     def abort(self) -> None:
-        """Drop the channel at once."""
+        """Drop the channel at once; nothing more is delivered."""
+        self._handler = None
         self._channel.abort()
+        if self._end is None:
+            self.connection_lost(errors.ChannelClosed("the channel was dropped"))
 
     async def __aenter__(self) -> FrameChannel:
         return self

@@ -1,89 +1,112 @@
-"""A bounded buffer between whoever receives bytes and whoever reads them."""
+"""What a channel has received, on its way into the sink."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from shoal.transport.channel import RECEIVE_BYTES, Tap
+from shoal.transport.channel import ChannelSink
 
 PAUSE_BYTES = 1024 * 1024
-"""Unread bytes at which the source is asked to pause; it resumes at half."""
+"""Bytes held for want of a sink at which the source is asked to pause."""
 
 
 def _nothing() -> None:
     """For a source that needs no pauses."""
 
 
-class Inbox:
-    """Bytes in order, then an end: clean (no error) or broken. One reader at a time."""
+def _uncounted(size_bytes: int) -> None:
+    """For a source that does not count what the sink was given."""
 
-    def __init__(self, pause: Callable[[], None] = _nothing, resume: Callable[[], None] = _nothing) -> None:
-        self._buffer = bytearray()
-        self._pause = pause
-        self._resume = resume
-        self._paused = False
+
+class Inbox:
+    """Bytes in order, then an end, pushed into a sink; held while there is no sink and while it has paused.
+
+    `pause` and `resume` are the source's; `delivered` is told how many bytes the sink was given.
+    """
+
+    def __init__(
+        self,
+        pause: Callable[[], None] = _nothing,
+        resume: Callable[[], None] = _nothing,
+        delivered: Callable[[int], None] = _uncounted,
+    ) -> None:
+        self._pause_source, self._resume_source = pause, resume
+        self._delivered = delivered
+        self._sink: ChannelSink | None = None
+        self._held = bytearray()
+        self._returned_bytes = 0  # of those held, at the front: a sink was given them before
+        self._paused = False  # by the sink
+        self._source_paused = False
         self._ended = False
         self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self.tap: Tap | None = None
+        self._told = False  # the sink knows the end
 
     def __len__(self) -> int:
-        return len(self._buffer)
+        return len(self._held)
 
-    def put(self, data: bytes) -> bool:
-        """Append bytes that arrived; True when `tap` took them instead, to which they are shown if no older ones wait."""
-        if self.tap is not None and not self._buffer:
-            try:
-                if self.tap(data):
-                    return True
-            except Exception as error:  # it is the reader's affair, who may want to say something to the other side
-                self.tap = None
-                self.end(error)
-                return False
-        self._buffer += data
-        if len(self._buffer) >= PAUSE_BYTES and not self._paused:
-            self._paused = True
-            self._pause()
-        self._wake()
-        return False
+    def put(self, data: bytes) -> None:
+        """Bytes that arrived; after the end they are dropped."""
+        if self._ended:
+            return
+        if self._sink is not None and not self._paused and not self._held:
+            self._sink.data_received(data)
+            self._delivered(len(data))
+            return
+        self._held += data
+        if len(self._held) >= PAUSE_BYTES:
+            self._set_source(paused=True)
 
     def end(self, error: Exception | None = None) -> None:
-        """No more will come; the first call counts."""
+        """No more will come; the first call counts. The sink is told after the bytes that are held."""
         if not self._ended:
             self._ended, self._error = True, error
-            self._wake()
+            self._push()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def drop(self, error: Exception) -> None:
+        """End it on this side: what is held is not wanted any more."""
+        self._held.clear()
+        self._returned_bytes, self._paused = 0, False
+        self.end(error)
+        self._push()
 
-    async def get(self, limit: int = RECEIVE_BYTES) -> bytes:
-        """The next 1 to `limit` bytes; empty at a clean end. Raises the error of a broken one."""
-        while not self._buffer:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return b""
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        with memoryview(self._buffer) as view, view[:limit] as head:
-            data = bytes(head)
-        del self._buffer[:limit]
-        if self._paused and len(self._buffer) <= PAUSE_BYTES // 2:
+    def attach(self, sink: ChannelSink) -> None:
+        """Push into this sink from now on, what is held first."""
+        self._sink, self._paused, self._told = sink, False, False
+        self._push()
+
+    def detach(self, unused: bytes) -> None:
+        """The sink leaves; what it has not used goes to the next one."""
+        self._sink, self._paused = None, False
+        self._held[:0] = unused
+        self._returned_bytes += len(unused)
+
+    def pause(self) -> None:
+        """The sink has too much."""
+        self._paused = True
+        self._set_source(paused=True)
+
+    def resume(self) -> None:
+        """The sink has room; what is held follows in a later turn, so that the sink may call this from anywhere."""
+        if self._paused:
             self._paused = False
-            self._resume()
-        return data
+            asyncio.get_running_loop().call_soon(self._push)
 
-    async def get_exactly(self, count: int) -> bytes:
-        """Just `count` bytes; raises EOFError when the end comes first, and what `get` raises."""
-        data = b""
-        while len(data) < count:
-            piece = await self.get(count - len(data))
-            if not piece:
-                raise EOFError(f"the channel ended after {len(data)} of {count} bytes")
-            data += piece
-        return data
+    def _push(self) -> None:
+        while self._held and self._sink is not None and not self._paused:
+            data, new_bytes = bytes(self._held), len(self._held) - self._returned_bytes
+            self._held.clear()
+            self._returned_bytes = 0
+            self._sink.data_received(data)
+            self._delivered(new_bytes)
+        if self._held or self._paused or self._sink is None:
+            return
+        self._set_source(paused=False)
+        if self._ended and not self._told:
+            self._told = True
+            self._sink.connection_lost(self._error)
+
+    def _set_source(self, paused: bool) -> None:
+        if paused != self._source_paused:
+            self._source_paused = paused
+            (self._pause_source if paused else self._resume_source)()

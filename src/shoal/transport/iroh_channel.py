@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from shoal.errors import ChannelClosed, ProtocolError
-from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Tap
+from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, ChannelSink
 from shoal.transport.inbox import Inbox
 from shoal.transport.iroh_credit import (
     HEADER_BYTES,
@@ -38,7 +38,7 @@ class IrohChannel:
 
     def __init__(self, peer: PeerId, connection: Any, stream: Any, ended: Callable[[IrohChannel], None]) -> None:
         self.peer = peer
-        self.inbox = Inbox()
+        self._inbox = Inbox(delivered=self._delivered)
         self._failure: type[Exception] = load_iroh().IrohError
         self._connection = connection  # iroh closes a connection that nobody holds
         self._sender: Any = stream.send()
@@ -52,39 +52,41 @@ class IrohChannel:
         self._writer = asyncio.create_task(contained(self._write_all))
         self._end = asyncio.create_task(contained(self._until_ended, ended))
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Channel: hand over to the writer, then wait while it has too much."""
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink."""
+        self._inbox.attach(sink)
+
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._inbox.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: hold what comes, and give the other side no credit for it."""
+        self._inbox.pause()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inbox.resume()
+
+    @property
+    def writable(self) -> bool:
+        """Channel: open, and the writer has not too much."""
+        return not self._closed and len(self._outgoing) <= SEND_BUFFER_BYTES
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Channel: hand over to the writer."""
         if self._closed:
             raise ChannelClosed("the channel is closed")
         self._outgoing += data
         self._wake.set()
-        if len(self._outgoing) > SEND_BUFFER_BYTES:
+
+    async def drain(self) -> None:
+        """Channel: wait while the writer has too much."""
+        if len(self._outgoing) > SEND_BUFFER_BYTES and not self._closed:
             self._writable.clear()
             await self._writable.wait()
-            if self._closed:
-                raise ChannelClosed("the channel closed while it was sending")
-
-    @property
-    def sends_now(self) -> bool:
-        """PromptChannel: open, and the writer has not too much."""
-        return not self._closed and len(self._outgoing) <= SEND_BUFFER_BYTES
-
-    def send_now(self, data: bytes | bytearray) -> None:
-        """PromptChannel: hand over to the writer."""
-        self._outgoing += data
-        self._wake.set()
-
-    def tap(self, tap: Tap | None) -> None:
-        """PromptChannel: who is shown bytes first."""
-        self.inbox.tap = tap
-
-    async def receive(self) -> bytes:
-        """Channel: what has arrived."""
-        data = await self.inbox.get()
-        self._credit.read(len(data))
-        if self._credit.due:
-            self._wake.set()
-        return data
+        if self._closed:
+            raise ChannelClosed("the channel closed while it was sending")
 
     async def close(self) -> None:
         """Channel: flush and end."""
@@ -104,7 +106,7 @@ class IrohChannel:
     def abort(self) -> None:
         """Channel: drop at once; telling the other side goes on in the background."""
         self._stop_sending()
-        self.inbox.end(ChannelClosed("the channel was dropped"))
+        self._inbox.drop(ChannelClosed("the channel was dropped"))
         self._reader.cancel()
         self._writer.cancel()
 
@@ -130,18 +132,23 @@ class IrohChannel:
             error = ChannelClosed(f"the connection broke: {failure_text(cause)}")
         except ProtocolError as cause:
             error = ChannelClosed(f"peer {self.peer[:8]} broke the rules of its stream: {cause}")
-        self.inbox.end(error)
+        self._inbox.end(error)
         self._outgoing.clear()  # who has finished reads no more either
         self._stop_sending()
 
     def _take(self, data: bytes, credit: int, sizes_bytes: list[int]) -> None:
         self._window.credit(credit)
         self._credit.arrived(sizes_bytes)
-        if len(self.inbox) + len(data) > WINDOW_BYTES:
+        if len(self._inbox) + len(data) > WINDOW_BYTES:
             raise ProtocolError(f"more than {WINDOW_BYTES} bytes without credit")
-        if data and self.inbox.put(data):
-            self._credit.read(len(data))
+        if data:
+            self._inbox.put(data)
         self._wake.set()
+
+    def _delivered(self, size_bytes: int) -> None:
+        self._credit.read(size_bytes)
+        if self._credit.due:
+            self._wake.set()
 
     def _next_record(self) -> bytes | None:
         size = self._window.allowed(len(self._outgoing))

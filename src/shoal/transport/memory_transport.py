@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
-from shoal.transport.channel import ChannelHandler
+from shoal.transport.channel import SEND_BUFFER_BYTES, ChannelHandler, ChannelSink
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.inbox import Inbox
 from shoal.types import PeerId
 
 
 class MemoryChannel:
-    """One end of a pair: what it sends is in the other end's inbox at once, and a full inbox holds it back."""
+    """One end of a pair. What it writes reaches the other end's sink in a later turn of the event loop.
+
+    Bytes under way count as unsent, as does what the other end holds back.
+    """
 
     transport = "memory"
 
@@ -20,29 +24,78 @@ class MemoryChannel:
         self.peer = peer
         self.other = self
         self.ended = False
+        self._inbox = Inbox(delivered=self._delivered)
+        self._coming: deque[bytes] = deque()
+        self._unread_bytes = 0
+        self._closed_by_other: tuple[ChannelClosed | None] | None = None
+        self._scheduled = False
         self._writable = asyncio.Event()
         self._writable.set()
-        self.inbox = Inbox(self._pause_other, self._resume_other)
 
-    def _pause_other(self) -> None:
-        self.other._writable.clear()
+    @staticmethod
+    def pair(dialler: PeerId, acceptor: PeerId) -> tuple[MemoryChannel, MemoryChannel]:
+        """Both ends of a new channel: the dialler's and the acceptor's."""
+        near, far = MemoryChannel(acceptor), MemoryChannel(dialler)
+        near.other, far.other = far, near
+        return near, far
 
-    def _resume_other(self) -> None:
-        self.other._writable.set()
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink."""
+        self._inbox.attach(sink)
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Channel: straight into the other end's inbox."""
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._inbox.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: the sink has too much."""
+        self._inbox.pause()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inbox.resume()
+
+    @property
+    def writable(self) -> bool:
+        """Channel: open, and the other end has not too much unread."""
+        return not self.ended and self.other._unread_bytes <= SEND_BUFFER_BYTES
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Channel: on its way to the other end."""
         if self.ended:
             raise ChannelClosed("the channel is closed")
-        self.other.inbox.put(bytes(data))
+        self.other._come(bytes(data))
+
+    async def drain(self) -> None:
+        """Channel: wait while the other end has too much unread."""
         await asyncio.sleep(0)  # as with a socket, others get their turn
-        await self._writable.wait()
-        if self.ended and len(self.other.inbox):
+        while self.other._unread_bytes > SEND_BUFFER_BYTES and not self.ended:
+            self._writable.clear()
+            await self._writable.wait()
+        if self.ended and self.other._unread_bytes:
             raise ChannelClosed("the channel closed while it was sending")
 
-    async def receive(self) -> bytes:
-        """Channel: what has arrived."""
-        return await self.inbox.get()
+    def _come(self, data: bytes) -> None:
+        self._coming.append(data)
+        self._unread_bytes += len(data)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._scheduled = False
+        while self._coming:
+            self._inbox.put(self._coming.popleft())
+        if self._closed_by_other is not None:
+            self._inbox.end(self._closed_by_other[0])
+
+    def _delivered(self, size_bytes: int) -> None:
+        self._unread_bytes -= size_bytes
+        if self._unread_bytes <= SEND_BUFFER_BYTES:
+            self.other._writable.set()
 
     async def close(self) -> None:
         """Channel: a clean end on both sides."""
@@ -50,13 +103,16 @@ class MemoryChannel:
 
     def abort(self) -> None:
         """Channel: a broken end on both sides."""
+        self._inbox.drop(ChannelClosed("the channel was dropped"))
         self._end(ChannelClosed("the channel was dropped"))
 
     def _end(self, error: ChannelClosed | None) -> None:
         for end in (self, self.other):
             end.ended = True
-            end.inbox.end(error)
+            if end._closed_by_other is None:
+                end._closed_by_other = (error,)
             end._writable.set()
+            end._schedule()
 
 
 class MemoryNetwork:
@@ -68,8 +124,7 @@ class MemoryNetwork:
 
     def connect(self, dialler: PeerId, acceptor: PeerId) -> tuple[MemoryChannel, MemoryChannel]:
         """A new pair of ends: the dialler's and the acceptor's."""
-        near, far = MemoryChannel(acceptor), MemoryChannel(dialler)
-        near.other, far.other = far, near
+        near, far = MemoryChannel.pair(dialler, acceptor)
         self._channels = [entry for entry in self._channels if not entry[2].ended]
         self._channels.append((dialler, acceptor, near))
         return near, far

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 
 from shoal.errors import ChannelClosed
-from shoal.transport.channel import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES, Tap
+from shoal.transport.channel import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES, ChannelSink
 from shoal.transport.inbox import Inbox
 from shoal.types import PeerId
 
@@ -22,7 +22,7 @@ class TlsChannel(asyncio.Protocol):
 
     def __init__(self, raw: asyncio.Transport, ended: Callable[[TlsChannel], None]) -> None:
         self.peer = PeerId("")
-        self.inbox = Inbox(self._pause, self._resume)
+        self._inbox = Inbox(self._pause, self._resume)
         self._raw = raw
         self._tls: asyncio.Transport | None = None
         self._ended = ended
@@ -52,28 +52,45 @@ class TlsChannel(asyncio.Protocol):
         layer: ssl.SSLObject | None = self._tls.get_extra_info("ssl_object") if self._tls is not None else None
         return layer.getpeercert(binary_form=True) if layer is not None else None
 
-    def data_received(self, data: bytes) -> None:
-        self.inbox.put(data)
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink."""
+        self._inbox.attach(sink)
 
-    def tap(self, tap: Tap | None) -> None:
-        """PromptChannel: who is shown bytes first."""
-        self.inbox.tap = tap
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._inbox.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: the sink has too much."""
+        self._inbox.pause()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inbox.resume()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes came."""
+        self._inbox.put(data)
 
     def eof_received(self) -> bool:
-        self.inbox.end()
+        """asyncio: the other end has finished."""
+        self._inbox.end()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.inbox.end(ChannelClosed(f"the connection broke: {exc}") if exc is not None else None)
+        """asyncio: the connection is gone."""
+        self._inbox.end(ChannelClosed(f"the connection broke: {exc}") if exc is not None else None)
         self._writable.set()
         if not self._lost.done():
             self._lost.set_result(None)
         self._ended(self)
 
     def pause_writing(self) -> None:
+        """asyncio: the send buffer is full."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """asyncio: it has room again."""
         self._writable.set()
 
     def _pause(self) -> None:
@@ -84,29 +101,26 @@ class TlsChannel(asyncio.Protocol):
         if self._tls is not None and not self._tls.is_closing():
             self._tls.resume_reading()
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Channel: write once, then wait while the buffer is full."""
-        if self._closing or self._tls is None or self._tls.is_closing():
-            raise ChannelClosed("the channel is closed")
-        self._tls.write(data)
-        if not self._writable.is_set():
-            await self._writable.wait()
-            if self._lost.done():
-                raise ChannelClosed("the channel closed while it was sending")
+    @property
+    def writable(self) -> bool:
+        """Channel: open, and the buffer has room."""
+        return self._open and self._writable.is_set()
 
     @property
-    def sends_now(self) -> bool:
-        """PromptChannel: open, and the buffer has room."""
-        return not self._closing and self._tls is not None and not self._tls.is_closing() and self._writable.is_set()
+    def _open(self) -> bool:
+        return not self._closing and self._tls is not None and not self._tls.is_closing()
 
-    def send_now(self, data: bytes | bytearray) -> None:
-        """PromptChannel: write."""
-        assert self._tls is not None
+    def write(self, data: bytes | bytearray) -> None:
+        """Channel: write."""
+        if not self._open or self._tls is None:
+            raise ChannelClosed("the channel is closed")
         self._tls.write(data)
 
-    async def receive(self) -> bytes:
-        """Channel: what has arrived."""
-        return await self.inbox.get()
+    async def drain(self) -> None:
+        """Channel: wait while the buffer is full."""
+        await self._writable.wait()
+        if not self._open:
+            raise ChannelClosed("the channel closed while it was sending")
 
     async def close(self) -> None:
         """Channel: flush and end."""
@@ -137,7 +151,7 @@ class TlsChannel(asyncio.Protocol):
     def abort(self) -> None:
         """Channel: drop at once."""
         self._closing = True
-        self.inbox.end(ChannelClosed("the channel was dropped"))
+        self._inbox.drop(ChannelClosed("the channel was dropped"))
         self._raw.abort()
         if self._tls is None:  # then asyncio need not report the end
             self._ended(self)

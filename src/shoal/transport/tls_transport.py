@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
 from shoal.transport.address import host_port, join_host_port, local_hosts
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, MAX_PENDING_HANDSHAKES, ChannelHandler
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.node_key import node_peer
@@ -106,8 +107,10 @@ class TlsTransport:
     async def _prove(self, channel: TlsChannel) -> PeerId:
         """Ask the dialler for a signature over a fresh nonce; raises IdentityError."""
         nonce = os.urandom(NONCE_BYTES)
-        await channel.send(nonce)
-        proof = await channel.inbox.get_exactly(PEER_ID_BYTES + SIGNATURE_BYTES)
+        stream = ByteStream(channel)
+        await stream.send(nonce)
+        proof = await stream.receive_exactly(PEER_ID_BYTES + SIGNATURE_BYTES)
+        stream.release()
         key, signature = proof[:PEER_ID_BYTES], proof[PEER_ID_BYTES:]
         peer = node_peer(key)
         try:
@@ -145,8 +148,10 @@ class TlsTransport:
         found = certified_peer(channel.certificate())
         if found != peer:
             raise IdentityError(f"node {found[:8]} answered where {peer[:8]} was expected")
-        nonce = await channel.inbox.get_exactly(NONCE_BYTES)
-        await channel.send(self._me + self._key.sign(statement(nonce, bytes.fromhex(peer), self._me)))
+        stream = ByteStream(channel)
+        nonce = await stream.receive_exactly(NONCE_BYTES)
+        stream.release()
+        channel.write(self._me + self._key.sign(statement(nonce, bytes.fromhex(peer), self._me)))
         channel.peer = peer
 
     async def close(self) -> None:

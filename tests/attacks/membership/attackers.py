@@ -26,7 +26,7 @@ from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.credentials import CERTIFICATE_LIFETIME_S, Certificate, sign_certificate
 from shoal.swarm.membership.member_transport import REFUSAL
-from shoal.transport.channel import Channel
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.tls_transport import TlsTransport
 from shoal.types import Span
@@ -50,10 +50,10 @@ class Outsider:
         self.key = key or Identity.generate()
         self.transport = TlsTransport(self.key.key)
 
-    async def dial(self, server: Server | None = None) -> Channel:
+    async def dial(self, server: Server | None = None) -> ByteStream:
         """A proven TLS channel."""
         server = server or self.swarm.servers[0]
-        return await self.transport.dial(server.identity.peer, server.addresses[0])
+        return ByteStream(await self.transport.dial(server.identity.peer, server.addresses[0]))
 
     async def hears(self, *said: bytes | bytearray | Message, server: Server | None = None) -> bytes:
         """All that a server answers until it closes the channel."""

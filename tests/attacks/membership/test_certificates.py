@@ -39,6 +39,7 @@ from shoal.swarm.membership.credentials import (
 from shoal.swarm.membership.member_transport import MemberTransport
 from shoal.swarm.membership.membership_state import MembershipState
 from shoal.swarm.membership.storage import SwarmFolder
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.iroh_transport import IrohTransport
 from shoal.types import PeerId
@@ -101,7 +102,7 @@ async def test_no_certificate_over_iroh(tmp_path: Path) -> None:
         stolen = MemberHello(state.certificate)
         by_self = MemberHello(Issuer(PeerId(owner.peer), thief).certify(thief.peer, time.time()))
         for said in (GetStatus(), stolen, by_self):
-            channel = await outside.dial(key.peer, gate.addresses[0])
+            channel = ByteStream(await outside.dial(key.peer, gate.addresses[0]))
             await channel.send(encode_frame(encode_message(said)))
             heard = b""
             with contextlib.suppress(ShoalError):

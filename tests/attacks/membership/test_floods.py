@@ -78,7 +78,7 @@ async def test_oversized_messages_from_inside(swarm: PrivateServers, honest: Hon
             for digest in (b"x" * 41, bytes(40 * (MAX_RECORDS + 1))):
                 await refused(insider, server, RecordDigest(), payload=digest)
             channel = await dial(insider, server)
-            await channel._channel.send(prefix(4, (1 << 20) + 1))
+            channel._channel.write(prefix(4, (1 << 20) + 1))
             answer, _ = await channel.receive(ANY)
             assert isinstance(answer, Refusal)
             assert "payload" in answer.message

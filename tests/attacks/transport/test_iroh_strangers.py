@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from shoal.errors import ChannelClosed
 from shoal.transport.address import host_port, join_host_port
-from shoal.transport.channel import Channel
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.iroh_credit import MAX_RECORD_BYTES, encode_record
 from shoal.transport.iroh_native import load_iroh
 from shoal.transport.iroh_transport import ALPN, HELLO
@@ -32,7 +32,7 @@ class Victim:
         self.node = await self.net.server(self._handle)
         return self
 
-    async def _handle(self, channel: Channel) -> None:
+    async def _handle(self, channel: ByteStream) -> None:
         try:
             while data := await channel.receive():
                 await channel.send(data)

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import IdentityError
 from shoal.transport.address import host_port
-from shoal.transport.channel import MAX_PENDING_HANDSHAKES, Channel
+from shoal.transport.byte_stream import ByteStream
+from shoal.transport.channel import MAX_PENDING_HANDSHAKES
 from shoal.transport.tls_certificate import client_context
 from shoal.transport.tls_transport import NONCE_BYTES, statement
 from tests.unit.transport.nodes import WAIT_S, Net, Node, echo, read_exactly, until
@@ -40,7 +41,7 @@ class Victim:
         self.node = await self.net.server(self._handle)
         return self
 
-    async def _handle(self, channel: Channel) -> None:
+    async def _handle(self, channel: ByteStream) -> None:
         self.served.append(channel.peer)
         await echo(channel)
 

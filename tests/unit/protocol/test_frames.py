@@ -55,3 +55,37 @@ def test_changed_bytes_are_the_networks_fault(at: int) -> None:
     decoder.feed(bytes(frame))
     with pytest.raises(CorruptFrame):
         decoder.next()
+
+
+def test_a_whole_frame_is_not_copied_into_a_buffer() -> None:
+    """Bytes that find nothing before them are cut where they lie, whether they are one frame, several or a part."""
+    one, two = bytes(encode_frame(b"one", b"payload")), bytes(encode_frame(b"two", b"x" * 100))
+    decoder = FrameDecoder()
+    for data in (one, two + one, two + one[:10]):
+        decoder.feed(data)
+        assert decoder._buffer is data
+        while decoder.next() is not None:
+            pass
+    decoder.feed(one[10:])
+    assert decoder.next() == (b"one", b"payload")
+    decoder.feed(two)
+    assert decoder._buffer is two
+
+
+def test_the_rest_is_left_to_another_reader() -> None:
+    """What is not part of a frame given out, whole frames included; nothing is kept."""
+    decoder = FrameDecoder()
+    rest = bytes(encode_frame(b"two") + encode_frame(b"three")[:7])
+    decoder.feed(bytes(encode_frame(b"one")) + rest)
+    assert decoder.next() == (b"one", b"")
+    assert decoder.take_rest() == rest
+    assert (decoder.pending_bytes, decoder.next()) == (0, None)
+
+
+def test_limits_may_change_between_frames() -> None:
+    """A frame behind the last one given out is judged by the limit of the time when it is asked for."""
+    decoder = FrameDecoder(max_payload_bytes=0)
+    decoder.feed(bytes(encode_frame(b"one") + encode_frame(b"two", b"payload")))
+    assert decoder.next() == (b"one", b"")
+    decoder.max_payload_bytes = 7
+    assert decoder.next() == (b"two", b"payload")

@@ -79,15 +79,15 @@ def test_rows_that_nobody_needs_are_elided() -> None:
     assert (second[0].count, second[0].elided, second[0].reply, second[1]) == (4, 3, 1, b"g")
 
 
-def test_a_mute_journal_keeps_to_its_budget() -> None:
+def test_a_journal_that_stands_by_keeps_to_its_budget() -> None:
     """Nobody is to get the rows of a hop that stands by, so none of them are unsent."""
     made = journal(4)
-    made.mute = True
+    made.stand_by(True)
     for position in range(0, 12, 3):
         made.append(RowChunk(position, 3, b"abc", position))
     assert made.unsent == 0
     assert made.sender.base == 6
-    made.mute = False
+    made.stand_by(False)
     link(made).on_have(ReceivedUpTo(0, 9))
     link(made).answer()
     assert sent(made) == [(9, 3, b"abc")]

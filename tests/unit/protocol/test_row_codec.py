@@ -40,6 +40,12 @@ def test_no_rows(codec: RowCodec) -> None:
 
 def test_the_wire_needs_no_torch() -> None:
     """What `shoal status` and the swarm import loads no torch."""
-    packages = ("protocol.row_codec", "swarm.directory.exchange", "links.row_link", "transport.frame_channel")
+    packages = (
+        "protocol.row_codec",
+        "swarm.directory.exchange",
+        "links.link",
+        "links.row_log",
+        "transport.frame_channel",
+    )
     lines = "; ".join(f"import shoal.{name}" for name in packages)
     subprocess.run([sys.executable, "-c", f"{lines}; import sys; assert 'torch' not in sys.modules"], check=True)

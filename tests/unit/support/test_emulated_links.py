@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from shoal.errors import ChannelClosed
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Channel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
@@ -33,10 +34,10 @@ class World:
         )
         self.arrived: list[tuple[float, bytes]] = []
         self.ends: list[tuple[float, str]] = []
-        self.far: Channel
+        self.far: ByteStream
 
-    async def _take(self, channel: Channel) -> None:
-        self.far = channel
+    async def _take(self, accepted: Channel) -> None:
+        self.far = channel = ByteStream(accepted)
         try:
             while data := await channel.receive():
                 self.arrived.append((self.clock.monotonic(), data))
@@ -45,12 +46,12 @@ class World:
             self.ends.append((self.clock.monotonic(), "broken"))
             raise
 
-    async def connect(self) -> Channel:
+    async def connect(self) -> ByteStream:
         """A channel from A to B, with B's end in `far`."""
         await self.b.listen(self._take)
         channel = await self.clock.run(self.a.dial(B, f"memory://{B}"))
         await self.clock.settle()
-        return channel
+        return ByteStream(channel)
 
 
 @pytest_asyncio.fixture
@@ -80,7 +81,7 @@ async def test_delay(world: World) -> None:
 
 async def test_rate_is_shared_by_channels(world: World) -> None:
     """Bytes of two channels on one link leave one after the other."""
-    channels = [await world.connect(), await world.clock.run(world.a.dial(B, f"memory://{B}"))]
+    channels = [await world.connect(), ByteStream(await world.clock.run(world.a.dial(B, f"memory://{B}")))]
     world.plan.set(A, B, EmulatedLink(delay_s=0.5, rate_bytes_s=1000.0))
     began = world.clock.monotonic()
     for channel in channels:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from types import TracebackType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.clock import SYSTEM_CLOCK
-from shoal.transport.channel import Channel, ChannelHandler, Transport
+from shoal.transport.byte_stream import ByteStream
+from shoal.transport.channel import Channel, Transport
 from shoal.transport.iroh_transport import IrohTransport
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.transport.tls_transport import TlsTransport
@@ -36,10 +37,10 @@ class Node:
         """Where it listens."""
         return self.transport.addresses[0]
 
-    async def dial(self, other: Node) -> Channel:
-        """A channel to another node."""
+    async def dial(self, other: Node) -> ByteStream:
+        """A channel to another node, for a task that waits for bytes."""
         async with asyncio.timeout(WAIT_S):
-            return await self.transport.dial(other.id, other.address)
+            return ByteStream(await self.transport.dial(other.id, other.address))
 
 
 class Net:
@@ -67,8 +68,12 @@ class Net:
         self._nodes.append(node)
         return node
 
-    async def server(self, handler: ChannelHandler) -> Node:
-        """A node that listens."""
+    async def server(self, handler: Callable[[ByteStream], Awaitable[None]]) -> Node:
+        """A node that listens; its handler waits for bytes."""
+        return await self.pushing_server(lambda channel: handler(ByteStream(channel)))
+
+    async def pushing_server(self, handler: Callable[[Channel], Awaitable[None]]) -> Node:
+        """A node that listens; its handler attaches a sink, or does not."""
         node = self.node()
         await node.transport.listen(handler)
         return node
@@ -108,13 +113,13 @@ async def stalled(progress: Callable[[], int]) -> int:
     return last
 
 
-async def echo(channel: Channel) -> None:
+async def echo(channel: ByteStream) -> None:
     """A handler that sends back what it receives."""
     while data := await channel.receive():
         await channel.send(data)
 
 
-async def read_exactly(channel: Channel, size_bytes: int) -> bytes:
+async def read_exactly(channel: ByteStream, size_bytes: int) -> bytes:
     """So many bytes, which must come."""
     data = bytearray()
     async with asyncio.timeout(WAIT_S):
@@ -126,7 +131,7 @@ async def read_exactly(channel: Channel, size_bytes: int) -> bytes:
     return bytes(data)
 
 
-async def read_all(channel: Channel) -> bytes:
+async def read_all(channel: ByteStream) -> bytes:
     """Everything up to a clean end."""
     data = bytearray()
     async with asyncio.timeout(WAIT_S):

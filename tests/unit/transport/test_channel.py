@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
-from shoal.transport.channel import RECEIVE_BYTES, Channel
+from shoal.transport.byte_stream import RECEIVE_BYTES, ByteStream
+from shoal.transport.channel import Channel
 from tests.unit.transport.nodes import KINDS, WAIT_S, Net, Node, echo, read_all, read_exactly, stalled, until
 
 MB = 1024 * 1024
@@ -27,19 +28,19 @@ class Held:
     """A handler that keeps its channel for the test."""
 
     def __init__(self) -> None:
-        self.channels: list[Channel] = []
+        self.channels: list[ByteStream] = []
         self.release = asyncio.Event()
 
-    async def __call__(self, channel: Channel) -> None:
+    async def __call__(self, channel: ByteStream) -> None:
         self.channels.append(channel)
         await self.release.wait()
 
-    async def channel(self) -> Channel:
+    async def channel(self) -> ByteStream:
         await until(lambda: self.channels)
         return self.channels[0]
 
 
-async def connected(net: Net) -> tuple[Channel, Channel, Held]:
+async def connected(net: Net) -> tuple[ByteStream, ByteStream, Held]:
     """Both ends of a new channel, the dialler's first."""
     held = Held()
     server = await net.server(held)
@@ -101,7 +102,7 @@ async def test_close_flushes_to_a_slow_reader(net: Net) -> None:
     await closing
 
 
-async def send_and_close(channel: Channel, data: bytes) -> None:
+async def send_and_close(channel: ByteStream, data: bytes) -> None:
     """Send one message and close behind it."""
     await channel.send(data)
     await channel.close()
@@ -117,7 +118,7 @@ async def test_handler_that_returns_closes(net: Net) -> None:
 async def test_handler_that_fails_ends_its_channel(net: Net) -> None:
     """An error of ours in a handler ends that channel; others are served as before."""
 
-    async def fail(channel: Channel) -> None:
+    async def fail(channel: ByteStream) -> None:
         if await channel.receive() == b"fail":
             raise ChannelClosed("on purpose")
         await channel.send(b"fine")
@@ -131,7 +132,7 @@ async def test_handler_that_fails_ends_its_channel(net: Net) -> None:
     assert await read_exactly(channel, 4) == b"fine"
 
 
-async def end_of(channel: Channel) -> bool:
+async def end_of(channel: ByteStream) -> bool:
     """Read until the channel ends, cleanly or not."""
     async with asyncio.timeout(WAIT_S):
         try:
@@ -220,7 +221,7 @@ async def test_small_messages_one_by_one(net: Net) -> None:
 async def test_channels_are_independent(net: Net) -> None:
     """Many channels at once between two nodes, one of them stuck, keep their bytes apart."""
 
-    async def stuck_or_echo(channel: Channel) -> None:
+    async def stuck_or_echo(channel: ByteStream) -> None:
         if (first := await channel.receive()) == b"stop":
             await asyncio.sleep(WAIT_S)
         await channel.send(first)
@@ -293,7 +294,7 @@ async def test_cancelled_send_stays_whole(net: Net) -> None:
 async def test_first_bytes_from_both_sides(net: Net) -> None:
     """What either side sends as soon as it can is not lost in the handshake."""
 
-    async def greet(channel: Channel) -> None:
+    async def greet(channel: ByteStream) -> None:
         await channel.send(b"server first")
         await channel.send(await channel.receive())
 
@@ -370,3 +371,116 @@ async def test_nothing_is_kept_of_ended_channels(net: Net) -> None:
         await asyncio.gather(*(visit(index) for index in range(10)))
     for transport in (server.transport, client.transport):
         await until(lambda kept=transport: not getattr(kept, "_channels", ()))
+
+
+class Sink:
+    """Keeps what a channel pushes; pauses it when `limit` bytes have come."""
+
+    def __init__(self, channel: Channel, limit: int = 1 << 40) -> None:
+        self.data = bytearray()
+        self.ends: list[Exception | None] = []
+        self.limit = limit
+        self._channel = channel
+
+    def data_received(self, data: bytes) -> None:
+        """ChannelSink."""
+        assert data
+        assert not self.ends
+        self.data += data
+        if len(self.data) >= self.limit:
+            self._channel.pause_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """ChannelSink."""
+        self.ends.append(error)
+
+
+async def pushing(net: Net) -> tuple[Channel, Channel]:
+    """Both ends of a new channel without sinks, the dialler's first."""
+    accepted: list[Channel] = []
+    release = asyncio.Event()
+
+    async def hold(channel: Channel) -> None:
+        accepted.append(channel)
+        await release.wait()
+
+    server = await net.pushing_server(hold)
+    near = await net.node().transport.dial(server.id, server.address)
+    await until(lambda: accepted)
+    return near, accepted[0]
+
+
+async def test_a_sink_gets_what_came_before_it(net: Net) -> None:
+    """Bytes and the end, in order, whenever it is attached."""
+    near, far = await pushing(net)
+    near.write(b"first ")
+    await near.drain()
+    await asyncio.sleep(0.05)
+    sink = Sink(far)
+    far.attach(sink)
+    near.write(b"then")
+    await near.close()
+    await until(lambda: sink.ends)
+    assert (bytes(sink.data), sink.ends) == (b"first then", [None])
+    other = Sink(far)
+    far.detach(b"")
+    far.attach(other)
+    assert (bytes(other.data), other.ends) == (b"", [None])
+
+
+async def test_a_sink_that_pauses_holds_the_sender_back(net: Net) -> None:
+    """Within bounded memory; when it resumes, all the rest comes."""
+    near, far = await pushing(net)
+    sink = Sink(far, limit=1)
+    far.attach(sink)
+    written = 0
+
+    async def write() -> None:
+        nonlocal written
+        for index in range(512):
+            near.write(index.to_bytes(2, "big") * (32 * 1024))
+            await near.drain()
+            written += 1
+
+    writing = asyncio.create_task(write())
+    assert await stalled(lambda: written) < 256  # 16 MB: far above our buffers and the kernel's
+    assert not near.writable
+    sink.limit = 1 << 40
+    far.resume_reading()
+    await until(lambda: len(sink.data) == 512 * 64 * 1024)
+    await writing
+    assert near.writable
+    assert sink.data[::65536] == bytes(index >> 8 for index in range(512))
+
+
+async def test_a_sink_hands_over_to_another(net: Net) -> None:
+    """What the first has not used is the second's, before everything that comes later."""
+    near, far = await pushing(net)
+    first, second = Sink(far), Sink(far)
+    far.attach(first)
+    near.write(b"hello world")
+    await until(lambda: len(first.data) == 11)
+    far.detach(bytes(first.data[6:]))
+    near.write(b" again")
+    await near.drain()
+    await asyncio.sleep(0.02)
+    far.attach(second)
+    await until(lambda: len(second.data) == 11)
+    assert bytes(second.data) == b"world again"
+
+
+async def test_an_abort_is_told_to_the_sink_at_once(net: Net) -> None:
+    """Once, with an error, though it has paused; nothing can be written any more."""
+    near, far = await pushing(net)
+    sink, theirs = Sink(near), Sink(far)
+    near.attach(sink)
+    far.attach(theirs)
+    near.pause_reading()
+    near.abort()
+    near.abort()
+    assert [type(end) for end in sink.ends] == [ChannelClosed]
+    assert not near.writable
+    with pytest.raises(ChannelClosed):
+        near.write(b"x")
+    await until(lambda: theirs.ends)
+    assert len(theirs.ends) == 1

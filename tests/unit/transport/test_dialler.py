@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from shoal.errors import DialError, IdentityError, ShoalError, UsageError
-from shoal.transport.channel import Channel, ChannelHandler
+from shoal.transport.channel import Channel, ChannelHandler, ChannelSink
 from shoal.transport.dialler import MAX_ADDRESSES, STAGGER_S, TLS_HEAD_START_S, Dialler
 from shoal.types import PeerId
 from tests.support.virtual_clock import VirtualClock
@@ -25,12 +25,25 @@ class FakeChannel:
         self.peer = PEER
         self.aborted = False
 
-    async def send(self, data: bytes | bytearray) -> None:
+    writable = True
+
+    def attach(self, sink: ChannelSink) -> None:
+        """Nothing comes."""
+
+    def detach(self, unused: bytes) -> None:
+        """Nothing came."""
+
+    def pause_reading(self) -> None:
+        """Nothing comes."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes."""
+
+    def write(self, data: bytes | bytearray) -> None:
         """Not in these tests."""
 
-    async def receive(self) -> bytes:
-        """Nothing comes."""
-        return b""
+    async def drain(self) -> None:
+        """There is room."""
 
     async def close(self) -> None:
         """Nothing to flush."""

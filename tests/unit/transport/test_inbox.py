@@ -1,89 +1,132 @@
-"""The buffer between a source of bytes and its reader."""
+"""What stands between a source of bytes and a sink."""
 
 from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from shoal.errors import ChannelClosed
 from shoal.transport.inbox import PAUSE_BYTES, Inbox
 
 
-async def test_pieces_in_order() -> None:
-    """What is put comes out, up to the limit at a time."""
-    inbox = Inbox()
-    inbox.put(b"abc")
-    inbox.put(b"def")
-    assert len(inbox) == 6
-    assert [await inbox.get(4), await inbox.get(4)] == [b"abcd", b"ef"]
+class Sink:
+    """Keeps what it is given; `pause_after` pauses the inbox after so many pieces."""
+
+    def __init__(self, inbox: Inbox | None = None, pause_after: int = 0) -> None:
+        self.events: list[object] = []
+        self._inbox = inbox
+        self._pause_after = pause_after
+
+    def data_received(self, data: bytes) -> None:
+        """ChannelSink."""
+        self.events.append(data)
+        if self._inbox is not None and len(self.events) == self._pause_after:
+            self._inbox.pause()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """ChannelSink."""
+        self.events.append(error)
 
 
-async def test_reader_waits() -> None:
-    """A reader of an empty inbox wakes when something comes."""
-    inbox = Inbox()
-    waiting = asyncio.create_task(inbox.get())
+class Source:
+    """An inbox, and what it asks of its source."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.delivered = 0
+        self.inbox = Inbox(lambda: self.asked.append("pause"), lambda: self.asked.append("resume"), self._count)
+
+    def _count(self, size_bytes: int) -> None:
+        self.delivered += size_bytes
+
+
+def test_pieces_are_pushed_as_they_come() -> None:
+    """In the call that brings them, none joined, none held."""
+    source, sink = Source(), Sink()
+    source.inbox.attach(sink)
+    source.inbox.put(b"abc")
+    source.inbox.put(b"def")
+    source.inbox.end()
+    assert sink.events == [b"abc", b"def", None]
+    assert (source.delivered, len(source.inbox), source.asked) == (6, 0, [])
+
+
+def test_bytes_wait_for_a_sink() -> None:
+    """Those that came before it are pushed first, and the end after them; a source of many is paused meanwhile."""
+    source, sink = Source(), Sink()
+    source.inbox.put(bytes(PAUSE_BYTES - 1))
+    assert source.asked == []
+    source.inbox.put(b"x")
+    source.inbox.put(b"y")
+    source.inbox.end(ChannelClosed("broke"))
+    assert (source.asked, source.delivered, len(source.inbox)) == (["pause"], 0, PAUSE_BYTES + 1)
+    source.inbox.attach(sink)
+    assert sink.events[0] == bytes(PAUSE_BYTES - 1) + b"xy"
+    assert isinstance(sink.events[1], ChannelClosed)
+    assert (source.asked, source.delivered) == (["pause", "resume"], PAUSE_BYTES + 1)
+
+
+async def test_a_pause_holds_bytes_and_the_end() -> None:
+    """Until the sink resumes; then they come in a later turn, so that the sink may resume from anywhere."""
+    source = Source()
+    sink = Sink(source.inbox, pause_after=1)
+    source.inbox.attach(sink)
+    source.inbox.put(b"one")
+    source.inbox.put(b"two")
+    source.inbox.end()
+    assert (sink.events, source.asked, source.delivered) == ([b"one"], ["pause"], 3)
+    source.inbox.resume()
+    assert sink.events == [b"one"]
     await asyncio.sleep(0)
-    inbox.put(b"x")
-    assert await waiting == b"x"
+    assert (sink.events, source.asked, source.delivered) == ([b"one", b"two", None], ["pause", "resume"], 6)
 
 
-async def test_source_is_paused_and_resumed() -> None:
-    """At PAUSE_BYTES the source is asked to pause, once; at half of it, to go on."""
-    events: list[str] = []
-    inbox = Inbox(lambda: events.append("pause"), lambda: events.append("resume"))
-    inbox.put(bytes(PAUSE_BYTES - 1))
-    assert events == []
-    inbox.put(b"x")
-    inbox.put(b"y")
-    assert events == ["pause"]
-    await inbox.get(PAUSE_BYTES // 2)
-    assert events == ["pause"]
-    await inbox.get(1)
-    assert events == ["pause", "resume"]
-
-
-async def test_clean_end_after_the_bytes() -> None:
-    """The end comes after everything that was put, and stays."""
-    inbox = Inbox()
-    inbox.put(b"last")
-    inbox.end()
-    inbox.end(ChannelClosed("too late to be an error"))
-    assert [await inbox.get(), await inbox.get(), await inbox.get()] == [b"last", b"", b""]
-
-
-async def test_broken_end_after_the_bytes() -> None:
-    """So does the error of a broken one; also for a reader that waits already."""
-    inbox = Inbox()
-    inbox.put(b"last")
-    inbox.end(ChannelClosed("broke"))
-    assert await inbox.get() == b"last"
-    for _ in range(2):
-        with pytest.raises(ChannelClosed, match="broke"):
-            await inbox.get()
-    other = Inbox()
-    waiting = asyncio.create_task(other.get())
+async def test_a_sink_may_pause_again_at_once() -> None:
+    """Bytes that came meanwhile stay in order."""
+    source = Source()
+    sink = Sink(source.inbox, pause_after=2)
+    source.inbox.attach(sink)
+    source.inbox.pause()
+    source.inbox.put(b"one")
+    source.inbox.resume()
     await asyncio.sleep(0)
-    other.end(ChannelClosed("broke"))
-    with pytest.raises(ChannelClosed):
-        await waiting
+    source.inbox.put(b"two")
+    source.inbox.put(b"three")
+    assert sink.events == [b"one", b"two"]
+    source.inbox.resume()
+    await asyncio.sleep(0)
+    assert sink.events == [b"one", b"two", b"three"]
 
 
-async def test_exact_counts() -> None:
-    """Just so many bytes, from several pieces; what follows stays."""
-    inbox = Inbox()
-    waiting = asyncio.create_task(inbox.get_exactly(5))
-    for piece in (b"ab", b"cd", b"efg"):
-        await asyncio.sleep(0)
-        inbox.put(piece)
-    assert await waiting == b"abcde"
-    assert await inbox.get() == b"fg"
+def test_a_sink_leaves_what_it_has_not_used() -> None:
+    """The next one gets it first, and it is counted once."""
+    source, first, second = Source(), Sink(), Sink()
+    source.inbox.attach(first)
+    source.inbox.put(b"used rest")
+    source.inbox.detach(b"rest")
+    source.inbox.put(b" more")
+    assert (source.delivered, len(source.inbox)) == (9, 9)
+    source.inbox.attach(second)
+    assert (first.events, second.events) == ([b"used rest"], [b"rest more"])
+    assert source.delivered == 14
 
 
-async def test_end_within_a_count() -> None:
-    """An end before enough has come is an EOFError that counts."""
-    inbox = Inbox()
-    inbox.put(b"abc")
-    inbox.end()
-    with pytest.raises(EOFError, match="3 of 5"):
-        await inbox.get_exactly(5)
+def test_the_end_counts_once() -> None:
+    """Nothing comes after it; the sink that is attached next is told too."""
+    source, first, second = Source(), Sink(), Sink()
+    source.inbox.attach(first)
+    source.inbox.end()
+    source.inbox.end(ChannelClosed("too late to be an error"))
+    source.inbox.put(b"too late")
+    source.inbox.detach(b"")
+    source.inbox.attach(second)
+    assert (first.events, second.events) == ([None], [None])
+
+
+def test_what_is_dropped_here_is_not_pushed() -> None:
+    """An end on this side forgets what is held, and is told even to a sink that has paused."""
+    source, sink = Source(), Sink()
+    source.inbox.attach(sink)
+    source.inbox.pause()
+    source.inbox.put(b"held")
+    source.inbox.drop(ChannelClosed("dropped"))
+    assert [type(event) for event in sink.events] == [ChannelClosed]

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
 from shoal.transport.address import host_port
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import Channel
 from shoal.transport.dialler import Dialler
 from shoal.transport.iroh_channel import IrohChannel
@@ -38,7 +39,7 @@ async def test_nothing_but_loopback_is_bound() -> None:
 async def test_advertised_addresses_are_taken_as_given() -> None:
     """A mapped port is told to others instead of the bound one."""
     transport = IrohTransport(Ed25519PrivateKey.generate(), advertise=("iroh://203.0.113.5:4433",))
-    await transport.listen(echo)
+    await transport.listen(lambda channel: echo(ByteStream(channel)))
     assert transport.addresses == ("iroh://203.0.113.5:4433",)
     await transport.close()
 
@@ -59,14 +60,16 @@ async def test_port_in_use() -> None:
         host, port = host_port(server.address, "iroh")
         second = IrohTransport(Ed25519PrivateKey.generate(), bind=f"{host}:{port}")
         with pytest.raises(UsageError, match=str(port)):
-            await second.listen(echo)
+            await second.listen(lambda channel: echo(ByteStream(channel)))
         await second.close()
 
 
 async def test_host_names_are_refused() -> None:
     """iroh has no names to look up, so none is looked up."""
     with pytest.raises(UsageError, match="numeric"):
-        await IrohTransport(Ed25519PrivateKey.generate(), bind="localhost:0").listen(echo)
+        await IrohTransport(Ed25519PrivateKey.generate(), bind="localhost:0").listen(
+            lambda channel: echo(ByteStream(channel))
+        )
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +79,9 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
         IrohTransport(Ed25519PrivateKey.generate())
 
 
-def connection_of(channel: Channel) -> Any:
+def connection_of(stream: ByteStream) -> Any:
     """The QUIC connection that carries a channel."""
+    channel = stream.channel
     assert isinstance(channel, IrohChannel)
     return channel._connection
 
@@ -117,7 +121,7 @@ async def test_a_silent_connection_is_not_trusted() -> None:
         assert isinstance(server.transport, IrohTransport)
         await server.transport._tasks.close()  # the endpoint lives, but nobody is behind it
         restarted = Node(server.key, IrohTransport(server.key))
-        await restarted.transport.listen(echo)
+        await restarted.transport.listen(lambda channel: echo(ByteStream(channel)))
         channel = await client.dial(restarted)
         await channel.send(b"hello")
         assert await read_exactly(channel, 5) == b"hello"
@@ -171,7 +175,7 @@ async def test_iroh_objects_never_become_cyclic_garbage() -> None:
 async def everything_that_ends() -> None:
     """Channels, dials, handlers and transports that end in every way there is."""
 
-    async def handler(channel: Channel) -> None:
+    async def handler(channel: ByteStream) -> None:
         if (word := await channel.receive()) == b"fail":
             raise ChannelClosed("on purpose")
         await channel.send(word)
@@ -250,20 +254,20 @@ async def test_flood_without_credit_ends_the_channel() -> None:
         await release.wait()
 
     async with Net("iroh") as net:
-        server, client = await net.server(hold), net.node()
-        channel = await client.dial(server)
+        server, client = await net.pushing_server(hold), net.node()
+        channel = (await client.dial(server)).channel
         assert isinstance(channel, IrohChannel)
         channel._window.allowed = lambda pending: min(pending, 65_536)  # type: ignore[method-assign]  # a cheat
-        sending = asyncio.create_task(channel.send(bytes(4 * WINDOW_BYTES)))
+        channel.write(bytes(4 * WINDOW_BYTES))
         await until(lambda: held)
         far = held[0]
         assert isinstance(far, IrohChannel)
         await until(lambda: far._closed)
-        assert len(far.inbox) <= WINDOW_BYTES
+        assert len(far._inbox) <= WINDOW_BYTES
+        stream = ByteStream(far)
         with pytest.raises(ChannelClosed, match="broke the rules"):
-            while await far.receive():
+            while await stream.receive():
                 pass
-        await asyncio.gather(sending, return_exceptions=True)
         assert node_id(client.key) == far.peer
         honest = await net.node().dial(server)
         await honest.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.errors import ChannelClosed, DialError
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
 from tests.unit.transport.nodes import echo, read_exactly
@@ -17,15 +18,15 @@ async def network_of(*peers: PeerId) -> tuple[MemoryNetwork, list[MemoryTranspor
     network = MemoryNetwork()
     transports = [MemoryTransport(peer, network) for peer in peers]
     for transport in transports:
-        await transport.listen(echo)
+        await transport.listen(lambda channel: echo(ByteStream(channel)))
     return network, transports
 
 
 async def test_cut_between_two() -> None:
     """Channels between two nodes break, whoever dialled; others do not, and new ones can be made."""
     network, (a, b, c) = await network_of(A, B, C)
-    there, back = await a.dial(B, f"memory://{B}"), await b.dial(A, f"memory://{A}")
-    other = await a.dial(C, f"memory://{C}")
+    there, back = ByteStream(await a.dial(B, f"memory://{B}")), ByteStream(await b.dial(A, f"memory://{A}"))
+    other = ByteStream(await a.dial(C, f"memory://{C}"))
     assert network.cut(A, B) == 2
     for channel in (there, back):
         with pytest.raises(ChannelClosed):
@@ -56,7 +57,7 @@ async def test_the_same_node_may_come_back() -> None:
     with pytest.raises(DialError):
         await a.dial(B, f"memory://{B}")
     again = MemoryTransport(B, network)
-    await again.listen(echo)
+    await again.listen(lambda channel: echo(ByteStream(channel)))
     await b.close()  # the old one's second close does not take the new one away
     assert await a.dial(B, f"memory://{B}")
     for transport in (a, again):

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
 from shoal.transport.address import host_port
-from shoal.transport.channel import Channel
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.tls_certificate import certified_peer, server_context
 from shoal.transport.tls_channel import TlsChannel
 from shoal.transport.tls_transport import TlsTransport
@@ -27,7 +27,7 @@ async def test_ipv6_loopback() -> None:
     async with Net("tls") as net:
         key = Ed25519PrivateKey.generate()
         server = Node(key, TlsTransport(key, listen="[::1]:0"))
-        await server.transport.listen(echo)
+        await server.transport.listen(lambda channel: echo(ByteStream(channel)))
         assert server.address.startswith("tls://[::1]:")
         channel = await net.node().dial(server)
         await channel.send(b"six")
@@ -48,7 +48,7 @@ async def test_advertised_addresses_are_taken_as_given() -> None:
     """A mapped port is told to others instead of the bound one."""
     transport = TlsTransport(Ed25519PrivateKey.generate(), advertise=("tls://203.0.113.5:4433",))
     assert transport.addresses == ()
-    await transport.listen(echo)
+    await transport.listen(lambda channel: echo(ByteStream(channel)))
     assert transport.addresses == ("tls://203.0.113.5:4433",)
     await transport.close()
 
@@ -56,7 +56,7 @@ async def test_advertised_addresses_are_taken_as_given() -> None:
 async def test_wildcard_is_advertised_as_hosts() -> None:
     """A node that listens everywhere names addresses that others can dial, never the wildcard."""
     transport = TlsTransport(Ed25519PrivateKey.generate(), listen="0.0.0.0:0")
-    await transport.listen(echo)
+    await transport.listen(lambda channel: echo(ByteStream(channel)))
     hosts = [host_port(address, "tls")[0] for address in transport.addresses]
     assert hosts
     assert "0.0.0.0" not in hosts
@@ -69,7 +69,9 @@ async def test_port_in_use() -> None:
         server = await net.server(echo)
         host, port = host_port(server.address, "tls")
         with pytest.raises(UsageError, match=str(port)):
-            await TlsTransport(Ed25519PrivateKey.generate(), listen=f"{host}:{port}").listen(echo)
+            await TlsTransport(Ed25519PrivateKey.generate(), listen=f"{host}:{port}").listen(
+                lambda channel: echo(ByteStream(channel))
+            )
 
 
 @pytest.mark.parametrize("host", ["a" * 300, "a..b", "\0", "999.1.1.1", "not a host", "xn--" + "é" * 70])
@@ -133,7 +135,7 @@ async def some_server(behaviour: Serve) -> AsyncIterator[str]:
 async def test_protocol_and_socket() -> None:
     """TLS 1.3, without delay for small frames."""
     async with Net("tls") as net:
-        channel = await net.node().dial(await net.server(echo))
+        channel = (await net.node().dial(await net.server(echo))).channel
         assert isinstance(channel, TlsChannel)
         assert channel._tls is not None
         assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
@@ -155,7 +157,7 @@ async def test_handshakes_that_end_are_forgotten() -> None:
 async def test_a_handlers_mistake_is_reported() -> None:
     """An error that is not ours ends the channel and reaches the loop's handler, once."""
 
-    async def wrong(channel: Channel) -> None:
+    async def wrong(channel: ByteStream) -> None:
         raise KeyError("a mistake")
 
     reported: list[object] = []

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from shoal.client.session.hop_client import HopClient
 from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
 from shoal.errors import NetworkError, ShoalError
+from shoal.links.link import LinkKey
 
 if TYPE_CHECKING:
-    from shoal.client.session.link_table import LinkKey
     from shoal.client.session.stage import Stage
     from shoal.client.session.supervisor import RouteSupervisor
 
@@ -105,10 +105,10 @@ class FailureDetector:
                 self._break(pair)
 
     @staticmethod
-    def _both_live(pair: LinkKey) -> bool:
+    def _both_live(pair: LinkKey[HopClient]) -> bool:
         return all(node is None or node.lost is None for node in pair[:2])
 
-    def _break(self, pair: LinkKey) -> None:
+    def _break(self, pair: LinkKey[HopClient]) -> None:
         self._chain.link_table.break_(pair)
         self.restart()
         self._chain.stir()
@@ -138,11 +138,11 @@ class FailureDetector:
                     if now - changed_at > max(HUNG_S, 8 * progress.step_s):
                         control.fail(NetworkError(f"{control.name} beats but does not compute"))
                 elif now - changed_at > max(STALLED_S, self._frame_s()):
-                    self._break((before, control, False))
+                    self._break(LinkKey(before, control))
                 return
             before = control
         if before is not None and now - max(self._since, before.heartbeat.changed_at) > max(STALLED_S, self._frame_s()):
-            self._break((before, None, False))
+            self._break(LinkKey(before, None))
 
     def _frame_s(self) -> float:
         return PREFILL_CHUNK_ROWS * self._chain.terms.row_bytes / SLOW_BYTES_PER_S

@@ -4,47 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
 
-from shoal.client.session.client_links import Bridge, keep_receiving, keep_sending
 from shoal.client.session.hop_client import HopClient
 from shoal.client.session.planner import SessionSpec
 from shoal.clock import Clock
 from shoal.errors import ShoalError
-from shoal.links.row_link import RowLog, RowReceiver
-from shoal.protocol.messages import SECRET_BYTES, LinkGrant, Redirect
+from shoal.links.bridge import Bridge
+from shoal.links.link import Endpoint, Link, LinkKey, Spawn
+from shoal.links.row_log import RowLog
+from shoal.links.row_receiver import RowReceiver
+from shoal.links.row_sender import RowSender
+from shoal.protocol.messages import SECRET_BYTES, Attach, LinkGrant, Redirect
+from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
-Endpoint = HopClient | None
-"""A hop, or (None) the client."""
-
-LinkKey = tuple[Endpoint, Endpoint, bool]
-"""From, to, and whether the one who receives only follows."""
-
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+Hops = LinkKey[HopClient]
 
 
-class Link:
-    """A link as it was ordered, with this side's tasks for it."""
+class ClientLink(Link[HopClient]):
+    """A link as the client ordered it; `bridged` when it goes through the client."""
 
-    def __init__(self, generation: int, since: float, bridged: bool) -> None:
-        self.generation = generation
-        self.since = since
+    def __init__(self, key: Hops, generation: int, clock: Clock, bridged: bool) -> None:
+        super().__init__(key, generation, clock)
         self.bridged = bridged
-        self.tasks: list[asyncio.Task[None]] = []
-
-    def cut(self) -> None:
-        """End this side's part."""
-        for task in self.tasks:
-            task.cancel()
 
 
 class LinkTable:
-    """`feed` is the client's end towards the first hop, `inlet` that from the last; `broken` are pairs that do not reach
-    each other, since when (monotonic seconds), `joining` links that are being made: a hop that does not answer holds up
-    its own links only."""
+    """The links of a session, as the client orders them and keeps up its own ends.
+
+    `ends` are the client's log towards the first hop and its receiver from the last. `broken` are pairs that do not reach
+    each other, and since when (monotonic seconds). `joining` are links that are being made: a hop that does not answer holds
+    up its own links only.
+    """
 
     def __init__(
         self,
@@ -54,17 +47,18 @@ class LinkTable:
         generations: Iterator[int],
         clock: Clock,
     ) -> None:
-        self.links_up: dict[LinkKey, Link] = {}
+        self.links_up: dict[Hops, ClientLink] = {}
         self.broken: dict[tuple[str, str], float] = {}
-        self.joining: dict[LinkKey, asyncio.Task[None]] = {}
+        self.joining: dict[Hops, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
         self._terms = terms
-        self._feed, self._inlet = ends
+        log, self._row_receiver = ends
+        self._senders = {False: log.next, True: log.add_sender()}
         self._spawn = spawn
         self._generations = generations
         self._clock = clock
 
-    def missing(self, wanted: Iterable[LinkKey]) -> list[LinkKey]:
+    def missing(self, wanted: Iterable[Hops]) -> list[Hops]:
         """The links that are wanted and not under way; those that are not wanted any more are cut."""
         if self._failure is not None:
             raise self._failure
@@ -73,36 +67,36 @@ class LinkTable:
             self.cut(pair)
         return [pair for pair in wanted if pair not in self.links_up and pair not in self.joining]
 
-    def cut(self, pair: LinkKey) -> None:
+    def cut(self, pair: Hops) -> None:
         """Forget a link; it is made anew if it is still wanted."""
         joining = self.joining.pop(pair, None)
         if joining is not None:
             joining.cancel()
-        wire = self.links_up.pop(pair, None)
-        if wire is not None:
-            wire.cut()
+        link = self.links_up.pop(pair, None)
+        if link is not None:
+            link.cut()
 
-    def break_(self, pair: LinkKey) -> None:
+    def break_(self, pair: Hops) -> None:
         """These two do not reach each other: the next link between them goes through the client."""
         sender, receiver, _ = pair
         if sender is not None and receiver is not None:
             self.broken[sender.peer, receiver.peer] = self._clock.monotonic()
         self.cut(pair)
 
-    def mend(self, pair: LinkKey) -> None:
+    def mend(self, pair: Hops) -> None:
         """They may reach each other again: the next link between them is direct."""
         sender, receiver, _ = pair
         if sender is not None and receiver is not None:
             self.broken.pop((sender.peer, receiver.peer), None)
         self.cut(pair)
 
-    def join(self, pairs: Iterable[LinkKey], done: Callable[[], None]) -> None:
+    def join(self, pairs: Iterable[Hops], done: Callable[[], None]) -> None:
         """Begin to make links, and call `done` after each; a hop that fails to obey is `lost` then."""
         for pair in pairs:
             self.joining[pair] = task = self._spawn(self._join(pair))
             task.add_done_callback(partial(self._joined, pair, done))
 
-    def _joined(self, pair: LinkKey, done: Callable[[], None], task: asyncio.Task[None]) -> None:
+    def _joined(self, pair: Hops, done: Callable[[], None], task: asyncio.Task[None]) -> None:
         if self.joining.get(pair) is task:
             del self.joining[pair]
         if not task.cancelled():
@@ -111,29 +105,52 @@ class LinkTable:
                 self._failure = error  # a mistake here: whoever asks next is told
         done()
 
-    async def _join(self, pair: LinkKey) -> None:
+    async def _join(self, pair: Hops) -> None:
         before, after, follow = pair
         bridged = before is not None and after is not None and (before.peer, after.peer) in self.broken
         upstream = before.peer if before is not None and not bridged else self._terms.me
         grant = self._grant(after, upstream)
-        wire = Link(grant.generation, self._clock.monotonic(), bridged)
+        link = ClientLink(pair, grant.generation, self._clock, bridged)
         acceptance = await after.admit(grant, follow) if after is not None else b""
         if before is not None:
             await before.redirect(self._order(grant, after, acceptance, follow, bridged))
         if bridged and before is not None and after is not None:
-            self._carry(wire, before, after, grant)
+            progress = after.heartbeat.progress
+            bridge = Bridge(self._terms.row_bytes, progress.epoch, progress.position)
+            link.start(self._spawn, self._receive(link, before, grant, bridge.row_receiver))
+            link.start(self._spawn, self._send(link, after, grant, bridge.log.next))
         elif before is None and after is not None:
-            outlet = self._feed.follower if follow else self._feed.next
-            wire.tasks.append(self._spawn(keep_sending(after, grant, outlet)))
+            link.start(self._spawn, self._send(link, after, grant, self._senders[follow]))
         elif before is not None and after is None:
-            wire.tasks.append(self._spawn(keep_receiving(before, grant, self._inlet, self._limit_bytes)))
-        self.links_up[pair] = wire
+            link.start(self._spawn, self._receive(link, before, grant, self._row_receiver))
+        self.links_up[pair] = link
+
+    async def _send(self, link: ClientLink, hop: HopClient, grant: LinkGrant, sender: RowSender) -> None:
+        """Feed a hop until the link is cut."""
+
+        async def serve(frames: FrameChannel) -> None:
+            await frames.send(Attach("send", hop.keys.session, 0, grant.token, grant.generation))
+            await sender.serve(frames)
+
+        await _keep_up(link, hop, serve)
+
+    async def _receive(self, link: ClientLink, hop: HopClient, grant: LinkGrant, receiver: RowReceiver) -> None:
+        """Take a hop's output until the link is cut."""
+
+        async def serve(frames: FrameChannel) -> None:
+            have = receiver.attach(frames)
+            frames.allow_payload(self._limit_bytes)
+            session = hop.keys.session
+            await frames.send(Attach("receive", session, 0, grant.token, grant.generation, have.epoch, have.position))
+            await receiver.serve(frames)
+
+        await _keep_up(link, hop, serve)
 
     @property
     def _limit_bytes(self) -> int:
         return self._terms.options.max_tokens * self._terms.row_bytes
 
-    def _grant(self, after: Endpoint, upstream: PeerId) -> LinkGrant:
+    def _grant(self, after: Endpoint[HopClient], upstream: PeerId) -> LinkGrant:
         first = after.first_grant[0] if after is not None and after.first_grant is not None else None
         if after is not None and first is not None:
             if first.peer == upstream:
@@ -142,7 +159,9 @@ class LinkTable:
         peer = upstream if after is not None else self._terms.me
         return LinkGrant(next(self._generations), peer, secrets.token_bytes(SECRET_BYTES))
 
-    def _order(self, grant: LinkGrant, after: Endpoint, acceptance: bytes, follow: bool, bridged: bool) -> Redirect:
+    def _order(
+        self, grant: LinkGrant, after: Endpoint[HopClient], acceptance: bytes, follow: bool, bridged: bool
+    ) -> Redirect:
         """What the sending hop is told."""
         if after is None or bridged:
             link = LinkGrant(grant.generation, self._terms.me, grant.token)
@@ -150,7 +169,16 @@ class LinkTable:
         link = LinkGrant(grant.generation, after.peer, grant.token)
         return Redirect(link, after.record.data, acceptance, follow=follow)
 
-    def _carry(self, wire: Link, before: HopClient, after: HopClient, grant: LinkGrant) -> None:
-        bridge = Bridge(self._terms.row_bytes, after.heartbeat.progress.epoch, after.heartbeat.progress.position)
-        wire.tasks.append(self._spawn(keep_receiving(before, grant, bridge.inlet, self._limit_bytes)))
-        wire.tasks.append(self._spawn(keep_sending(after, grant, bridge.feed.next)))
+
+async def _keep_up(link: ClientLink, hop: HopClient, serve: Callable[[FrameChannel], Awaitable[None]]) -> None:
+    """A hop that refuses is lost; one that cannot be reached is its control channel's affair."""
+
+    async def dial() -> FrameChannel:
+        if hop.lost is not None:
+            raise hop.lost
+        return await hop.dial()
+
+    try:
+        await link.keep_up(dial, serve)
+    except ShoalError as error:
+        hop.fail(error)

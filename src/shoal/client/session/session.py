@@ -10,15 +10,17 @@ import torch
 from shoal.client.saved_reply import SavedHop, SavedSession
 from shoal.client.session.failover import FailoverEvent
 from shoal.client.session.hop_client import HopClient
+from shoal.client.session.outputs import SessionOutputs
 from shoal.client.session.planner import Planner, SessionSpec
 from shoal.client.session.supervisor import RouteSupervisor
 from shoal.client.step_trace import StepTrace, step_trace
 from shoal.clock import Clock
-from shoal.errors import GrantExceeded, ProtocolError, ShoalError, UsageError
-from shoal.links.row_link import RowLog, RowReceiver
-from shoal.model.row_tensors import decode_tensor, encode_tensor
+from shoal.errors import GrantExceeded, ShoalError, UsageError
+from shoal.links.row_log import RowLog
+from shoal.links.row_receiver import RowReceiver
+from shoal.model.row_tensors import encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
-from shoal.protocol.messages import MAX_POSITION, Attached, Numerics, Rewind, RowsFrame
+from shoal.protocol.messages import MAX_POSITION, Attached, Numerics, Rewind
 from shoal.protocol.row_stream import Receiver, Sender
 from shoal.types import Route
 
@@ -31,16 +33,13 @@ class Session:
         self.options = terms.options
         self.last_trace: StepTrace | None = None
         self._clock = clock
-        self._row_bytes = terms.row_bytes
         # The client is the root of the stream: its journal is never evicted.
-        self._feed = RowLog(Journal(self._row_bytes, MAX_POSITION))
-        self._inlet = RowReceiver(Receiver(), self)
-        self.supervisor = RouteSupervisor(terms, planner, (self._feed, self._inlet), clock)
-        self._outputs: list[tuple[int, torch.Tensor]] = []
-        self._arrived = asyncio.Event()
-        self.supervisor.on_change = self._arrived.set
-        self._frame_times: dict[int, float] = {}
-        self._traces: list[StepTrace] = []
+        self._log = RowLog(Journal(terms.row_bytes, MAX_POSITION))
+        self._outputs = SessionOutputs(terms.model.hidden_size, terms.options.row_codec, self._log.sender, clock)
+        self._row_receiver = RowReceiver(Receiver(), self._outputs)
+        ends = self._log, self._row_receiver
+        self.supervisor = RouteSupervisor(terms, planner, ends, clock, on_change=self._outputs.wake)
+        self._sent_at: dict[int, float] = {}
         self._stepping = asyncio.Lock()
         self._closed = False
 
@@ -82,7 +81,7 @@ class Session:
 
     @property
     def _sender(self) -> Sender:
-        return self._feed.sender
+        return self._log.sender
 
     async def step(self, hidden_states: torch.Tensor, *, reply: int | None = None) -> torch.Tensor:
         """Send rows [n, hidden] or [1, n, hidden] through the route; returns the last `reply` rows (all: None), same form.
@@ -111,9 +110,8 @@ class Session:
         start, stop = self.position, self.position + rows.shape[0]
         if self._closed:
             raise UsageError("the session is closed")
-        self._outputs.clear()
-        self._traces.clear()
-        self._frame_times.clear()
+        self._outputs.begin()
+        self._sent_at.clear()
         self.supervisor.retry()
         self.supervisor.watch.begin(rows.shape[0])
         done = False
@@ -122,27 +120,37 @@ class Session:
             while not (done := self._has(stop)):
                 if self.supervisor.stuck is not None:
                     raise self.supervisor.stuck
-                self._arrived.clear()
-                await self._arrived.wait()
+                await self._outputs.changed()
+                if self._outputs.frames:
+                    self.supervisor.progressed()
         except BaseException:
             await self.rewind(start)
             raise
         finally:
             self.supervisor.watch.end(done)
-        self.last_trace = self._traces[-1] if self._traces else None
-        outputs = [tensor for _, tensor in self._outputs]
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[-reply:]
+        self.last_trace = self._trace()
+        return self._outputs.last(reply)
+
+    def _trace(self) -> StepTrace | None:
+        """The times of the step's last frame that went through the present route."""
+        controls = self.supervisor.controls
+        for frame in reversed(self._outputs.frames):
+            sent_at = self._sent_at.get(frame.position)
+            if sent_at is not None and len(frame.trace) == len(controls):
+                offsets = [control.heartbeat.clock_offset_s for control in controls]
+                return step_trace(sent_at, frame.arrived_at, self.hop_names, frame.trace, offsets)
+        return None
 
     def _has(self, stop: int) -> bool:
-        receiver = self._inlet.receiver
+        receiver = self._row_receiver.receiver
         return receiver.position >= stop and receiver.epoch >= self._sender.epoch
 
     def _send(self, rows: torch.Tensor, needed_from: int) -> None:
         for part in torch.split(rows, self.options.prefill_chunk_rows) if rows.shape[0] else ():
             position, count = self.position, part.shape[0]
-            self._frame_times[position] = self._clock.wall()
+            self._sent_at[position] = self._clock.wall()
             data = encode_tensor(part, self.options.row_codec)
-            self._feed.append(RowChunk(position, count, data, needed_from))
+            self._log.append(RowChunk(position, count, data, needed_from))
 
     async def rewind(self, position: int) -> None:
         """Take back the rows from `position` on, at every hop. Raises UsageError for a position beyond the stream."""
@@ -151,49 +159,10 @@ class Session:
         if position == self.position:
             return
         epoch = self._sender.epoch + 1
-        self._feed.rewind(epoch, position)
-        truncate_to = self._inlet.receiver.on_rewind(Rewind(epoch, position, epoch - 1))
-        self.truncate(position if truncate_to is None else truncate_to)
+        self._log.rewind(epoch, position)
+        truncate_to = self._row_receiver.receiver.on_rewind(Rewind(epoch, position, epoch - 1))
+        self._outputs.truncate(position if truncate_to is None else truncate_to)
         await asyncio.gather(*(control.rewind(self._sender) for control in self.supervisor.everybody))
-
-    def check(self, rows: RowsFrame, payload: bytes) -> None:
-        """RowSink: the form of a frame from the last hop."""
-        if rows.elided > rows.count or len(payload) != (rows.count - rows.elided) * self._row_bytes:
-            raise ProtocolError(f"{rows.count} rows ({rows.elided} elided) came with {len(payload)} bytes")
-        if rows.position + rows.count > self.position and rows.epoch == self._sender.epoch:
-            raise ProtocolError(f"rows up to {rows.position + rows.count} came; only {self.position} were sent")
-        if rows.epoch > self._sender.epoch:
-            raise ProtocolError(f"rows of epoch {rows.epoch} came; this session is in {self._sender.epoch}")
-
-    def truncate(self, position: int) -> None:
-        """RowSink: outputs from `position` on are void."""
-        self._outputs = [(at, tensor[: position - at]) for at, tensor in self._outputs if at < position]
-
-    def ready(self, rows: RowsFrame) -> bool:
-        """RowSink: there is always room for what was asked for."""
-        return True
-
-    def take_now(self, rows: RowsFrame, payload: bytes) -> None:
-        """RowSink: outputs that the last hop sent."""
-        self._keep(rows, payload, 0)
-
-    async def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
-        """RowSink: the same, without the first `skip` rows."""
-        self._keep(rows, payload, skip)
-
-    def _keep(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
-        arrived_at = self._clock.wall()
-        tensor = decode_tensor(payload, rows.count - rows.elided, self.model.hidden_size, self.options.row_codec)
-        kept = tensor[skip - rows.elided :] if skip > rows.elided else tensor
-        self._outputs.append((rows.position + rows.count - kept.shape[0], kept))
-        self.supervisor.progressed()
-        sent_at = self._frame_times.get(rows.position)
-        if sent_at is not None and len(rows.trace) == len(
-            self.supervisor.stages
-        ):  # rows of an older route have its trace
-            offsets = [control.heartbeat.clock_offset_s for control in self.supervisor.controls]
-            self._traces.append(step_trace(sent_at, arrived_at, self.hop_names, rows.trace, offsets))
-        self._arrived.set()
 
     async def open(self, patience_s: float) -> None:
         """Make the route; see `AsyncClient.session` for what is raised."""
@@ -238,9 +207,9 @@ class Session:
         """The journal as it was; rows from `base` on are sent again in a new epoch to whoever had others."""
         position = hidden_states.shape[0]
         self._send(hidden_states[:base], needed_from=position)
-        self._feed.rewind(epoch, base)
+        self._log.rewind(epoch, base)
         self._send(hidden_states[base:], needed_from=position)
-        receiver = self._inlet.receiver
+        receiver = self._row_receiver.receiver
         receiver.epoch, receiver.position = epoch, position
 
     async def close(self, end: bool = True) -> None:

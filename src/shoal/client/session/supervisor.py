@@ -15,13 +15,15 @@ from typing import Any
 from shoal.client.session.failover import Failover, FailoverEvent
 from shoal.client.session.failure_detector import FailureDetector
 from shoal.client.session.hop_client import TICK_S, HopClient
-from shoal.client.session.link_table import Endpoint, LinkKey, LinkTable
+from shoal.client.session.link_table import LinkTable
 from shoal.client.session.planner import Planner, SessionSpec
 from shoal.client.session.server_selector import ServerSelector
 from shoal.client.session.stage import Stage
 from shoal.clock import Clock
 from shoal.errors import NoRoute, SessionFenced, ShoalError
-from shoal.links.row_link import RowLog, RowReceiver
+from shoal.links.link import Endpoint, LinkKey
+from shoal.links.row_log import RowLog
+from shoal.links.row_receiver import RowReceiver
 
 LEAVING_RETRY_S = 0.5
 STANDBY_RETRY_S = 5.0
@@ -34,7 +36,14 @@ RESUMED_GENERATIONS = 1 << 24
 class RouteSupervisor:
     """Keeps `stages` alive and joined, between the client's own `ends` of the row stream."""
 
-    def __init__(self, terms: SessionSpec, planner: Planner, ends: tuple[RowLog, RowReceiver], clock: Clock) -> None:
+    def __init__(
+        self,
+        terms: SessionSpec,
+        planner: Planner,
+        ends: tuple[RowLog, RowReceiver],
+        clock: Clock,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.terms = terms
         self.clock = clock
         self.stages: list[Stage] = []
@@ -42,7 +51,7 @@ class RouteSupervisor:
         self.patience_s = 0.0
         self.stuck: ShoalError | None = None
         self.failing_over: FailoverEvent | None = None
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change = on_change
         self.sender = ends[0].sender
         generations = itertools.count(terms.resumed * RESUMED_GENERATIONS + 1)
         self.selector = ServerSelector(terms, planner, self.sender, generations, clock)
@@ -186,18 +195,18 @@ class RouteSupervisor:
         self.stages[index : index + 1] = new
         self.stir()
 
-    def pairs(self) -> Iterator[LinkKey]:
+    def pairs(self) -> Iterator[LinkKey[HopClient]]:
         """Every link that should be."""
-        nodes: list[Endpoint] = [None, *self.controls, None]
+        nodes: list[Endpoint[HopClient]] = [None, *self.controls, None]
         for before, after in itertools.pairwise(nodes):
-            yield before, after, False
+            yield LinkKey(before, after)
         for before, stage in zip(nodes, self.stages, strict=False):
             if stage.ready:
-                yield before, stage.standbys[0], True
+                yield LinkKey(before, stage.standbys[0], follows=True)
                 for one, other in itertools.pairwise(stage.standbys):
-                    yield one, other, False
+                    yield LinkKey(one, other)
 
-    def unwired(self) -> list[LinkKey]:
+    def unwired(self) -> list[LinkKey[HopClient]]:
         """Links that should be and are not under way; others are cut."""
         return self.link_table.missing(self.pairs())
 

@@ -66,4 +66,4 @@ class ServedSpan:
     @property
     def attended(self) -> int:
         """Sessions whose clients are connected."""
-        return sum(session.tell is not None for session in self.sessions)
+        return sum(session.attended for session in self.sessions)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from shoal.errors import NetworkError, ProtocolError, RecordError
 from shoal.protocol.messages import (
     SESSION,
     Admit,
     Admitted,
     Close,
-    Leaving,
     LinkGrant,
-    LinkState,
     Message,
     Numerics,
     Opened,
@@ -38,22 +34,14 @@ class ControlChannel:
         self._identity = identity
         self._redirector = redirector
         self._clock = redirector.clock
-        self._news: asyncio.Queue[LinkState | Leaving] = asyncio.Queue(maxsize=64)
-        if session.control is not None:
-            session.control.abort()  # an older connection, or an incarnation that this one fences off
-        session.control = frames
-        session.tell = self._tell
-
-    def _tell(self, news: LinkState | Leaving) -> None:
-        if not self._news.full():  # news that nobody reads is no news: links say again what they are
-            self._news.put_nowait(news)
+        self._news = session.attend(frames)
 
     def _accept(self, grant: LinkGrant) -> bytes:
         session = self._session
         if session.upstream is not None and grant.generation < session.upstream.generation:
             raise RecordError(f"link generation {grant.generation} is older than {session.upstream.generation}")
         if grant != session.upstream:
-            session.inlet.detach()
+            session.row_receiver.detach()
             session.upstream = grant
         expires_at = self._clock.wall() + ACCEPTANCE_LIFETIME_S
         acceptance = Acceptance(session.terms.session, self._identity.peer, grant.peer, grant.generation, expires_at)
@@ -87,8 +75,7 @@ class ControlChannel:
         except NetworkError:
             return False
         finally:
-            if session.tell == self._tell:
-                session.tell = None
+            session.unattend(self._frames)
 
     async def _obey(self) -> bool:
         while True:

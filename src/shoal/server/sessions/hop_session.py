@@ -13,17 +13,34 @@ from shoal.clock import Clock
 from shoal.engine.worker import StepOutput, Worker
 from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionFenced, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
-from shoal.links.row_link import RowLog, RowReceiver, RowSender, Throttle
+from shoal.links.link import Link
+from shoal.links.row_log import RowLog
+from shoal.links.row_receiver import RowReceiver
+from shoal.links.row_sender import RowSender, Throttle
 from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
-from shoal.protocol.messages import Attach, HopTrace, Leaving, LinkGrant, LinkState, Pong, Rewind, RowCodec, RowsFrame
+from shoal.protocol.messages import (
+    Attach,
+    HopTrace,
+    Leaving,
+    LinkGrant,
+    LinkState,
+    Pong,
+    ReceivedUpTo,
+    Rewind,
+    RowCodec,
+    RowsFrame,
+)
 from shoal.protocol.row_codec import row_bytes
 from shoal.protocol.row_stream import Receiver
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
 
 MAX_BACKLOG_ROWS = 2048
-"""Rows of one session that are waiting to be computed or sent; beyond them its link is not read."""
+"""Rows of one session that are waiting to be computed or sent; beyond that its link is not read."""
+
+MAX_NEWS = 64
+"""News for a client that were not sent yet; more are not kept."""
 
 
 class SessionGrant(msgspec.Struct, frozen=True):
@@ -48,24 +65,25 @@ class Arrival(NamedTuple):
     received_at: float
 
 
-class Line:
-    """An outgoing link as it was granted, and the task that keeps it up."""
+class OutgoingLink(NamedTuple):
+    """A link out of a hop as the client granted it; `elide` leaves out rows that the client does not need."""
 
-    def __init__(self, outlet: RowSender) -> None:
-        self.outlet = outlet
-        self.grant: LinkGrant | None = None
-        self.task: asyncio.Task[None] | None = None
+    link: Link[PeerId]
+    grant: LinkGrant
+    sender: RowSender
+    elide: bool
 
     def cut(self) -> None:
         """Drop the channel, and stop dialling."""
-        self.outlet.detach()
-        if self.task is not None:
-            self.task.cancel()
-            self.task = None
+        self.sender.detach()
+        self.link.cut()
 
 
 class HopSession:
-    """A session's stream at this hop. Everything runs in the event loop but the steps themselves."""
+    """A session's stream at this hop: the sink of the rows that come in, and the log of those that go out.
+
+    Everything runs in the event loop but the steps themselves.
+    """
 
     def __init__(self, terms: SessionGrant, worker: Worker, clock: Clock, throttle: Throttle | None) -> None:
         self.terms = terms
@@ -74,47 +92,83 @@ class HopSession:
         self.owner: PeerId | None = None
         self.upstream: LinkGrant | None = None
         self.failure: Exception | None = None
-        self.control: FrameChannel | None = None
-        self.tell: Callable[[LinkState | Leaving], None] | None = None
         self.closed = asyncio.Event()
         self.receiver = Receiver()
-        self.inlet = RowReceiver(self.receiver, self)
+        self.row_receiver = RowReceiver(self.receiver, self)
         self._row_bytes = row_bytes(terms.row_codec, terms.hidden_size)
-        self.feed = RowLog(Journal(self._row_bytes, terms.journal_tokens), throttle)
-        self.feed.journal.mute = terms.follow
-        self.next, self.follower = Line(self.feed.next), Line(self.feed.follower)
+        self.log = RowLog(Journal(self._row_bytes, terms.journal_tokens), throttle, self.row_receiver.resume)
+        self.log.journal.stand_by(terms.follow)
+        self.outgoing: dict[bool, OutgoingLink] = {}
+        self._follower = self.log.add_sender()
+        self._control: FrameChannel | None = None
+        self._news: asyncio.Queue[LinkState | Leaving] | None = None
         self._worker = worker
         self._clock = clock
-        self._in_order = asyncio.Lock()
         self.renew()
 
     def renew(self) -> None:
         """The client was heard: its lease begins anew."""
         self.expires_at = self._clock.monotonic() + self.terms.lease_s
 
+    @property
+    def attended(self) -> bool:
+        """Whether the client's control channel is up."""
+        return self._news is not None
+
+    def attend(self, control: FrameChannel) -> asyncio.Queue[LinkState | Leaving]:
+        """The client's control channel, which ends an older one or a fenced incarnation's; returns the news for it."""
+        if self._control is not None:
+            self._control.abort()
+        self._control, self._news = control, asyncio.Queue(MAX_NEWS)
+        return self._news
+
+    def unattend(self, control: FrameChannel) -> None:
+        """This control channel has ended."""
+        if self._control is control:
+            self._control = self._news = None
+
     def report(self, news: LinkState | Leaving) -> None:
         """Tell the client, if its control channel is up."""
-        if self.tell is not None:
-            self.tell(news)
+        if self._news is not None and not self._news.full():  # links say again what they are
+            self._news.put_nowait(news)
 
-    def wake_up(self) -> None:
-        """It stood by; from now on its output is wanted."""
-        if self.feed.journal.mute:
-            self.feed.journal.mute = False
+    def send_along(self, link: Link[PeerId], grant: LinkGrant, elide: bool) -> OutgoingLink:
+        """This link replaces the one of its kind. A session that stood by does so no longer when it has a next hop."""
+        follows = link.key.follows
+        self.cut_outgoing(follows)
+        sender = self._follower if follows else self.log.next
+        self.outgoing[follows] = made = OutgoingLink(link, grant, sender, elide)
+        if not follows and self.log.journal.standing_by:
+            self.log.journal.stand_by(False)
             self._worker.to_front(self.key)
+        return made
+
+    def cut_outgoing(self, follows: bool) -> None:
+        """End the link to the next hop, or to a follower, if there is one."""
+        link = self.outgoing.pop(follows, None)
+        if link is not None:
+            link.cut()
+
+    async def serve_link(self, link: OutgoingLink, frames: FrameChannel, have: ReceivedUpTo | None = None) -> None:
+        """Send on a link's channel until it breaks; raises what `RowSender.serve` raises."""
+
+        def dropped(position: int) -> None:
+            text = "the journal has dropped these rows"
+            self.report(LinkState(link.grant.generation, "gone", text, position))
+
+        await link.sender.serve(frames, have, link.elide, dropped)
 
     def stand_by(self) -> None:
-        """Another hop took its place; its output is kept, and wanted by nobody for now."""
-        self.next.cut()
-        self.next.grant = None
-        self.feed.journal.mute = True
-        self.feed.drained.set()
+        """Another hop takes its place; its output is kept, and no hop is to get it for now."""
+        self.cut_outgoing(follows=False)
+        self.log.journal.stand_by(True)
+        self.row_receiver.resume()
         self._worker.to_back(self.key)
 
     def pong(self, id_: int, received_at: float) -> Pong:
         """The answer to a ping: how far this hop has come."""
         stats, receiver = self._worker.stats, self.receiver
-        computed = self.feed.sender.end
+        computed = self.log.sender.end
         now = self._clock.wall()
         return Pong(id_, received_at, now, receiver.epoch, receiver.position, computed, stats.steps, stats.step_s)
 
@@ -140,36 +194,21 @@ class HopSession:
     def truncate(self, position: int) -> None:
         """RowSink: rows from `position` on are void, and so is what was computed from them."""
         self._worker.rewind(self.key, position)
-        self.feed.rewind(self.receiver.epoch, position)
+        self.log.rewind(self.receiver.epoch, position)
 
-    def ready(self, rows: RowsFrame) -> bool:
-        """RowSink: nobody waits, and there is room."""
-        return not self._in_order.locked() and self._backlog(rows) <= MAX_BACKLOG_ROWS
+    @property
+    def full(self) -> bool:
+        """RowSink: too many rows are waiting to be computed or sent."""
+        waiting = self.receiver.position - self.log.sender.end
+        return waiting + self.log.journal.unsent > MAX_BACKLOG_ROWS
 
-    def take_now(self, rows: RowsFrame, payload: bytes) -> None:
+    def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         """RowSink: hand new rows to the compute thread."""
-        self._submit(rows, payload, 0, self._clock.wall())
-
-    async def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
-        """RowSink: hand new rows to the compute thread; waits while this session's backlog is full."""
         received_at = self._clock.wall()
-        async with self._in_order:
-            while self._backlog(rows) > MAX_BACKLOG_ROWS and not self.closed.is_set():
-                self.feed.drained.clear()
-                await self.feed.drained.wait()
-            self._submit(rows, payload, skip, received_at)
-
-    def _submit(self, rows: RowsFrame, payload: bytes, skip: int, received_at: float) -> None:
-        if rows.epoch != self.receiver.epoch or self.closed.is_set():
-            return
         hidden_states = decode_tensor(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
         needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
         arrival = Arrival(needed_from, rows.trace, received_at)
         self._worker.submit(self.key, rows.position + skip, hidden_states[skip:] if skip else hidden_states, arrival)
-
-    def _backlog(self, rows: RowsFrame) -> int:
-        """Rows before this frame that are waiting to be computed or sent."""
-        return max(0, rows.position - self.feed.sender.end) + self.feed.journal.unsent
 
     def on_rewind(self, message: Rewind) -> None:
         """The client's word on the control channel."""
@@ -183,15 +222,15 @@ class HopSession:
         hop = HopTrace(arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows)
         data = encode_tensor(output.hidden_states, self.terms.row_codec)
         count = output.hidden_states.shape[0]
-        self.feed.append(RowChunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
+        self.log.append(RowChunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
+        self.row_receiver.resume()
 
     def close(self) -> None:
-        """Cut all links; whoever waits on `closed` ends. Harmless when closed."""
+        """Cut all links; `closed` is set. Harmless when closed."""
         self.closed.set()
-        self.inlet.detach()
-        self.next.cut()
-        self.follower.cut()
-        self.feed.drained.set()
+        self.row_receiver.detach()
+        for follows in list(self.outgoing):
+            self.cut_outgoing(follows)
 
 
 class SessionTable:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from shoal.clock import Clock
 from shoal.errors import NetworkError, RecordError, ServerFull, ShoalError
-from shoal.links.row_link import RowSender
-from shoal.protocol.messages import MAX_TEXT_CHARS, Attach, LinkGrant, LinkState, Redirect
-from shoal.server.sessions.hop_session import HopSession
+from shoal.links.link import Link, LinkKey
+from shoal.protocol.messages import Attach, LinkState, Redirect
+from shoal.server.sessions.hop_session import HopSession, OutgoingLink
 from shoal.swarm.directory.records import verify_acceptance, verify_record
 from shoal.swarm.identity import Identity
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.token_bucket import TokenBuckets
 from shoal.types import PeerId
 
-MAX_DIALS_PER_MINUTE = 600
-"""Dials that one client's redirects may cause in a minute, redials included: ten new sessions a second;
-beyond that its links go through the client."""
+DIALS_AT_ONCE = 600
+DIALS_PER_S = 10
+"""Dials that one client's redirects may cause at once, and how many more each second, redials included. Beyond that the
+client's links go through the client."""
 
-REDIAL_FIRST_S = 0.05
-REDIAL_MOST_S = 2.0
+MAX_CLIENTS = 4096
+"""Clients whose dials are counted; beyond that the one whose last dial is the oldest is forgotten."""
 
 
 class _Target(NamedTuple):
@@ -42,7 +44,7 @@ class Redirector:
         self._identity = identity
         self._dialler = dialler
         self._tasks: set[asyncio.Task[None]] = set()
-        self._dials: dict[PeerId, deque[float]] = {}
+        self._dials: TokenBuckets[PeerId] = TokenBuckets(DIALS_PER_S, DIALS_AT_ONCE, clock, MAX_CLIENTS)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in a task that this object keeps."""
@@ -63,22 +65,16 @@ class Redirector:
 
         Raises RecordError when the target did not agree, or for a generation that is older than the present one.
         """
-        line = session.follower if message.follow else session.next
-        link, current = message.link, line.grant
-        if current is not None and link.generation < current.generation:
-            raise RecordError(f"link generation {link.generation} is older than {current.generation}")
-        target = None if link.peer == session.owner else self._agreed(message)
-        line.cut()
-        line.grant = link
-        line.outlet.elide = message.elide and target is None
-        line.outlet.on_gone = lambda position: session.report(
-            LinkState(link.generation, "gone", "the journal has dropped these rows", position)
-        )
-        if not message.follow:
-            session.wake_up()
-        session.report(LinkState(link.generation, "ready"))
+        grant, current = message.link, session.outgoing.get(message.follow)
+        if current is not None and grant.generation < current.grant.generation:
+            raise RecordError(f"link generation {grant.generation} is older than {current.grant.generation}")
+        target = None if grant.peer == session.owner else self._agreed(message)
+        key: LinkKey[PeerId] = LinkKey(self._identity.peer, target.peer if target is not None else None, message.follow)
+        link = Link(key, grant.generation, self.clock, session.report, retried=(NetworkError, ServerFull))
+        outgoing = session.send_along(link, grant, elide=message.elide and target is None)
+        session.report(LinkState(grant.generation, "ready"))
         if target is not None:
-            line.task = self.spawn(self._keep(session, line.outlet, link, target))
+            link.start(self.spawn, self._keep_up(session, outgoing, target))
 
     def _agreed(self, message: Redirect) -> _Target:
         """Where to dial: the target has signed its addresses, and that this node may feed that session of it."""
@@ -91,35 +87,19 @@ class Redirector:
             raise RecordError(f"{message.link.peer[:8]} did not agree to be fed by this hop")
         return _Target(PeerId(record.peer), record.addresses, acceptance.session)
 
-    async def _keep(self, session: HopSession, outlet: RowSender, link: LinkGrant, target: _Target) -> None:
-        """Keep the link up until it is replaced or the session ends."""
-        wait_s = REDIAL_FIRST_S
-        while not session.closed.is_set():
-            try:
-                async with await self._dial(session, link, target) as channel:
-                    session.report(LinkState(link.generation, "up"))
-                    wait_s = REDIAL_FIRST_S
-                    await outlet.serve(channel)
-            except ShoalError as error:
-                session.report(LinkState(link.generation, "down", str(error)[:MAX_TEXT_CHARS]))
-                if not isinstance(error, NetworkError | ServerFull):
-                    return  # the peer refused: only the client can change that
-            await self.clock.sleep(wait_s)
-            wait_s = min(2 * wait_s, REDIAL_MOST_S)
+    async def _keep_up(self, session: HopSession, outgoing: OutgoingLink, target: _Target) -> None:
+        """Dial the target and send to it until the link is cut. A target that refuses is the client's to replace."""
 
-    async def _dial(self, session: HopSession, link: LinkGrant, target: _Target) -> FrameChannel:
-        self._count_dial(session)
-        channel = FrameChannel(await self._dialler.dial(target.peer, target.addresses))
-        await channel.send(Attach("send", target.session, 0, link.token, link.generation))
-        return channel
+        async def dial() -> FrameChannel:
+            self._count_dial(session.owner or PeerId(""))
+            channel = FrameChannel(await self._dialler.dial(target.peer, target.addresses))
+            await channel.send(Attach("send", target.session, 0, outgoing.grant.token, outgoing.grant.generation))
+            return channel
 
-    def _count_dial(self, session: HopSession) -> None:
-        now = self.clock.monotonic()
-        owner = session.owner or PeerId("")
-        self._dials = {peer: dials for peer, dials in self._dials.items() if dials and dials[-1] > now - 60}
-        dials = self._dials.setdefault(owner, deque())
-        while dials and dials[0] <= now - 60:
-            dials.popleft()
-        if len(dials) >= MAX_DIALS_PER_MINUTE:
-            raise ServerFull(f"more than {MAX_DIALS_PER_MINUTE} dials a minute for one client", 60 + dials[0] - now)
-        dials.append(now)
+        with contextlib.suppress(ShoalError):
+            await outgoing.link.keep_up(dial, lambda frames: session.serve_link(outgoing, frames))
+
+    def _count_dial(self, client: PeerId) -> None:
+        dials = self._dials.of(client)
+        if not dials.try_take():
+            raise ServerFull(f"more than {DIALS_AT_ONCE} dials at once for one client", dials.wait_s())

@@ -190,7 +190,7 @@ class SessionService:
             session = self._sessions.find(message.session, message.token, message.incarnation)
             session.owner = frames.peer
             control = ControlChannel(frames, session, self._identity, self._redirector)
-            base = session.feed.sender.least(message.epoch)
+            base = session.log.sender.least(message.epoch)
             position = session.receiver.position
             await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
             await self._control(control, session)
@@ -199,13 +199,13 @@ class SessionService:
             if session.upstream is None or not session.admits(session.upstream, frames.peer, message):
                 raise self._no_link(message)
             frames.allow_payload(session.max_frame_bytes)
-            await frames.send(session.inlet.attach(frames))
-            await session.inlet.serve(frames)
+            await frames.send(session.row_receiver.attach(frames))
+            await session.row_receiver.serve(frames)
         else:
             session = self._linked(message)
-            for line in (session.next, session.follower):
-                if line.grant is not None and session.admits(line.grant, frames.peer, message):
-                    await line.outlet.serve(frames, ReceivedUpTo(message.epoch, message.position))
+            for link in session.outgoing.values():
+                if session.admits(link.grant, frames.peer, message):
+                    await session.serve_link(link, frames, ReceivedUpTo(message.epoch, message.position))
                     return
             raise self._no_link(message)
 

@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 from shoal.clock import Clock
 from shoal.errors import ProtocolError, RecordError, ServerFull
-from shoal.swarm.directory.record_allowance import Allowance
 from shoal.swarm.directory.records import SignedRecord, verify_record
+from shoal.transport.token_bucket import TokenBuckets
 from shoal.types import PEER_ID_BYTES, PeerId, peer_id
 
 MAX_RECORDS = 4096
+
+MAX_SOURCES = 4096
+"""Sources whose use is counted; beyond that the one that asked longest ago is forgotten."""
 
 MAX_LOOKED_AT_PER_MINUTE = 4096
 """Records of one source that are looked at in a minute: checking one takes about 0.1 ms."""
@@ -40,6 +43,11 @@ class Held(NamedTuple):
     source: PeerId | None
 
 
+def _per_minute(count: int, clock: Clock) -> TokenBuckets[PeerId]:
+    """`count` a minute for each source, at once or spread; what was used comes back evenly."""
+    return TokenBuckets(count / 60, count, clock, MAX_SOURCES)
+
+
 class Directory:
     """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause.
 
@@ -52,14 +60,14 @@ class Directory:
         self.refuses: Callable[[PeerId], bool] = lambda peer: False
         self.certifies: Callable[[PeerId, bytes], bool] | None = None
         self._held: dict[PeerId, Held] = {}
-        self._looked_at = Allowance(MAX_LOOKED_AT_PER_MINUTE, clock)
-        self._new = Allowance(MAX_NEW_PER_MINUTE, clock)
-        self._exchanges = Allowance(MAX_EXCHANGES_PER_MINUTE, clock)
+        self._looked_at = _per_minute(MAX_LOOKED_AT_PER_MINUTE, clock)
+        self._new = _per_minute(MAX_NEW_PER_MINUTE, clock)
+        self._exchanges = _per_minute(MAX_EXCHANGES_PER_MINUTE, clock)
         self.dropped: Counter[str] = Counter()
 
     def begin_exchange(self, peer: PeerId) -> None:
         """Count an exchange that a peer asks for; raises ServerFull when there were too many."""
-        if not self._exchanges.take(peer):
+        if not self._exchanges.try_take(peer):
             self.dropped["too often"] += 1
             raise ServerFull(f"more than {MAX_EXCHANGES_PER_MINUTE} exchanges in a minute", retry_after=RETRY_AFTER_S)
 
@@ -71,7 +79,7 @@ class Directory:
 
     def add(self, data: bytes, source: PeerId | None = None, proof: bytes = b"") -> bool:
         """Take a record if it is valid and news; returns whether it was. `source` None: it was made or fetched here."""
-        if source is not None and not self._looked_at.take(source):
+        if source is not None and not self._looked_at.try_take(source):
             self.dropped["too many"] += 1
             return False
         try:
@@ -96,7 +104,7 @@ class Directory:
 
     def _room(self, source: PeerId | None) -> bool:
         """Whether one more node may be held; if need be, the last one goes of those that the busiest source brought."""
-        if source is not None and not self._new.take(source):
+        if source is not None and not self._new.try_take(source):
             self.dropped["too many"] += 1
             return False
         if len(self._held) < MAX_RECORDS:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
 from typing import cast
@@ -17,15 +16,16 @@ from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import DialError, ProtocolError, UsageError
 from shoal.swarm.directory.records import MAX_RECORD_BYTES, SignedRecord, verify_record
 from shoal.transport.address import join_host_port
+from shoal.transport.token_bucket import TokenBuckets
 
 DEADLINE_S = 2.0
 """For the whole conversation, on both sides."""
 
 MAX_CONNECTIONS = 64
 MAX_PER_SOURCE = 10
-"""Answers to one IPv4 address, or one IPv6 /64, in SOURCE_WINDOW_S."""
+PER_SOURCE_PER_S = 1.0
+"""Answers at once to one IPv4 address, or one IPv6 /64, and how many more each second."""
 
-SOURCE_WINDOW_S = 10.0
 MAX_SOURCES = 1024
 """Sources remembered; beyond that the one that was heard of longest ago is forgotten."""
 
@@ -39,26 +39,8 @@ def encode_hello(record: bytes) -> bytes:
     return _PREFIX.pack(_MAGIC, _VERSION, len(record)) + record
 
 
-class SourceLimit:
-    """How many answers each source had in the current window."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._sources: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def allows(self, host: str) -> bool:
-        """Whether this source may have one more answer, which is counted."""
-        source, now = _source(host), self._clock.monotonic()
-        began, count = self._sources.pop(source, (now, 0))
-        if now - began >= SOURCE_WINDOW_S:
-            began, count = now, 0
-        self._sources[source] = (began, min(count + 1, MAX_PER_SOURCE + 1))
-        if len(self._sources) > MAX_SOURCES:
-            self._sources.popitem(last=False)
-        return count < MAX_PER_SOURCE
-
-
-def _source(host: str) -> str:
+def source(host: str) -> str:
+    """What is limited as one: an IPv4 address, or an IPv6 /64."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if address.version == 6:
         return str(ipaddress.ip_network((address, 64), strict=False))
@@ -100,7 +82,7 @@ class HelloServer:
     ) -> None:
         self._host = host
         self._record = record
-        self._limit = SourceLimit(clock)
+        self._answers: TokenBuckets[str] = TokenBuckets(PER_SOURCE_PER_S, MAX_PER_SOURCE, clock, MAX_SOURCES)
         self._server: asyncio.Server | None = None
         self.port = port
         self.open: set[asyncio.Transport] = set()
@@ -133,7 +115,7 @@ class HelloServer:
     def admit(self, tcp: asyncio.Transport) -> bytes | None:
         """What to answer on a new connection; None when there are too many, in all or from this source."""
         peer = tcp.get_extra_info("peername")
-        if peer is None or len(self.open) >= MAX_CONNECTIONS or not self._limit.allows(peer[0]):
+        if peer is None or len(self.open) >= MAX_CONNECTIONS or not self._answers.try_take(source(peer[0])):
             return None
         signed = self._record()
         if signed is None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 
-from shoal.errors import NetworkError, NotAMember, ShoalError
+from shoal.errors import ChannelClosed, NetworkError, NotAMember, ShoalError
+from shoal.protocol.frames import FrameDecoder, encode_frame
 from shoal.protocol.messages import (
     GREETING,
     MAX_REVOCATIONS_BYTES,
@@ -18,13 +19,16 @@ from shoal.protocol.messages import (
     MemberHello,
     Message,
     Redeem,
+    Refusal,
     Renew,
     Revoked,
+    encode_message,
+    only,
 )
-from shoal.protocol.refusals import refusal
+from shoal.protocol.refusals import refusal, refused
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer
 from shoal.swarm.membership.membership_state import MembershipState
-from shoal.transport.channel import RECEIVE_BYTES, Channel, ChannelHandler, PromptChannel, Tap, Transport
+from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, Transport
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
@@ -41,14 +45,22 @@ REFUSAL = "only members of this swarm are answered; an invite makes one"
 
 
 class MemberChannel:
-    """A channel to a member. Made by the dialler, it may still have to read the other side's greeting."""
+    """A channel to a member. Made by the dialler, it may still have to read the other side's greeting.
 
-    def __init__(self, inner: Channel, state: MembershipState, rest: bytes = b"", proven: bool = False) -> None:
-        self._prompt = inner if isinstance(inner, PromptChannel) else None
+    It is the sink of the wrapped channel until then, and leaves that channel to its own sink afterwards.
+    """
+
+    def __init__(self, inner: Channel, state: MembershipState, proven: bool = False) -> None:
         self._inner = inner
         self._roll = state
-        self._rest = rest
-        self._proven = proven
+        self._decoder = FrameDecoder(max_payload_bytes=0, max_header_bytes=MAX_GREETING_BYTES)
+        self._greeting: MemberHello | None = None
+        self._sink: ChannelSink | None = None
+        self._read: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if proven:
+            self._read.set_result(None)
+        else:
+            inner.attach(self)
 
     @property
     def peer(self) -> PeerId:
@@ -61,43 +73,84 @@ class MemberChannel:
         return self._inner.transport
 
     async def prove(self) -> None:
-        """Read the acceptor's greeting. Raises NotAMember when it refuses or is none itself, and drops the channel."""
-        frames = _greeting(self._inner)
-        try:
-            greeting = await _greeting_of(frames)
-            await _take(frames, greeting, self._roll)
-        except ShoalError:
-            self._inner.abort()
-            raise
-        self._proven, self._rest = True, frames.take_rest()
+        """Wait for the acceptor's greeting. Raises NotAMember when it refuses or is none itself."""
+        await asyncio.shield(self._read)
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Channel: hand over bytes."""
-        await self._inner.send(data)
+    def data_received(self, data: bytes) -> None:
+        """ChannelSink: a part of the greeting."""
+        try:
+            self._decoder.feed(data)
+            while not self._read.done() and (frame := self._decoder.next()) is not None:
+                self._take(*frame)
+        except ShoalError as error:
+            self._fail(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """ChannelSink: it ended within the greeting."""
+        self._fail(error or ChannelClosed(f"peer {self.peer[:8]} closed the connection"))
+
+    def _take(self, header: bytes, payload: bytes) -> None:
+        if self._greeting is None:
+            self._greeting = _acceptors(only(MemberHello).decode(header), self.peer)
+            self._roll.meet(self.peer, self._greeting)
+            if self._greeting.news:
+                self._decoder.max_payload_bytes = MAX_REVOCATIONS_BYTES
+                return
+        else:
+            news = only(Revoked).decode(header)
+            if isinstance(news, Refusal):
+                raise refused(news, self.peer)
+            _take_news(payload, self.peer, self._roll)
+        if self._read.done():
+            return  # the news had this very channel dropped
+        self._read.set_result(None)
+        self._inner.detach(self._decoder.take_rest())
+        if self._sink is not None:
+            self._inner.attach(self._sink)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._read.done():
+            self._read.set_exception(error)
+            self._read.exception()  # the task in `prove` raises it, if there is one; the sink is told below
+            self._inner.abort()
+            if self._sink is not None:
+                self._sink.connection_lost(error)
+
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink, after the greeting."""
+        if not self._read.done():
+            self._sink = sink
+        elif (error := self._read.exception()) is not None:
+            sink.connection_lost(error if isinstance(error, Exception) else None)
+        else:
+            self._inner.attach(sink)
+
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._sink = None
+        if self._read.done():
+            self._inner.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: the sink has too much."""
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inner.resume_reading()
 
     @property
-    def sends_now(self) -> bool:
-        """PromptChannel: if the wrapped channel is one."""
-        return self._prompt is not None and self._prompt.sends_now
+    def writable(self) -> bool:
+        """Channel: as the wrapped one."""
+        return self._inner.writable
 
-    def send_now(self, data: bytes | bytearray) -> None:
-        """PromptChannel: hand over bytes."""
-        assert self._prompt is not None
-        self._prompt.send_now(data)
+    def write(self, data: bytes | bytearray) -> None:
+        """Channel: hand over bytes."""
+        self._inner.write(data)
 
-    def tap(self, tap: Tap | None) -> None:
-        """PromptChannel: nothing is shown before the greeting and what came with it were read."""
-        if self._prompt is not None:
-            self._prompt.tap(tap and (lambda data: self._proven and not self._rest and tap(data)))
-
-    async def receive(self) -> bytes:
-        """Channel: the next bytes, after the other side's greeting."""
-        if not self._proven:
-            await self.prove()
-        if not self._rest:
-            return await self._inner.receive()
-        head, self._rest = self._rest[:RECEIVE_BYTES], self._rest[RECEIVE_BYTES:]
-        return head
+    async def drain(self) -> None:
+        """Channel: wait for room."""
+        await self._inner.drain()
 
     async def close(self) -> None:
         """Channel: flush and end."""
@@ -156,7 +209,8 @@ class MemberTransport:
         inner = await self._inner.dial(peer, address)
         try:
             channel = MemberChannel(inner, self._roll)
-            await _greet(_greeting(inner), self._roll, self._roll.present(peer))
+            _greet(inner, self._roll, self._roll.present(peer))
+            await inner.drain()
             if not self._roll.is_member(peer):
                 await channel.prove()
         except BaseException:
@@ -192,8 +246,9 @@ class MemberTransport:
         message, _ = await frames.receive(GREETING)
         if isinstance(message, MemberHello):
             await _take(frames, message, self._roll)
-            member = MemberChannel(channel, self._roll, frames.take_rest(), proven=True)
-            await _greet(frames, self._roll, self._roll.present(channel.peer, message.number))
+            member = MemberChannel(frames.release(), self._roll, proven=True)
+            _greet(channel, self._roll, self._roll.present(channel.peer, message.number))
+            await channel.drain()
             self._channels.add(member)
             return member
         await frames.send(Certified(self._certificate(message, channel.peer)), self._roll.revocations_data)
@@ -211,29 +266,35 @@ def _greeting(channel: Channel) -> FrameChannel:
     return FrameChannel(channel, max_payload_bytes=0, max_header_bytes=MAX_GREETING_BYTES)
 
 
-async def _greeting_of(frames: FrameChannel) -> MemberHello:
+def _acceptors(message: MemberHello | Refusal, peer: PeerId) -> MemberHello:
     """The acceptor's greeting; raises NotAMember when it refuses this side's."""
-    try:
-        return (await frames.expect(MemberHello))[0]
-    except NotAMember as error:
+    if isinstance(message, MemberHello):
+        return message
+    error = refused(message, peer)
+    if isinstance(error, NotAMember):
         raise NotAMember(f"{error} (this node's certificate was refused: it may have been revoked)") from error
+    raise error
 
 
-async def _greet(frames: FrameChannel, state: MembershipState, greeting: MemberHello) -> None:
-    await frames.send(greeting)
+def _greet(channel: Channel, state: MembershipState, greeting: MemberHello) -> None:
+    channel.write(encode_frame(encode_message(greeting)))
     if greeting.news:
-        await frames.send(Revoked(), state.revocations_data)
+        channel.write(encode_frame(encode_message(Revoked()), state.revocations_data))
 
 
 async def _take(frames: FrameChannel, greeting: MemberHello, state: MembershipState) -> None:
     """Check a greeting, then take the news that it brings; raises NotAMember, and what the channel raises."""
     state.meet(frames.peer, greeting)
-    if not greeting.news:
-        return
-    frames.allow_payload(MAX_REVOCATIONS_BYTES)
-    _, data = await frames.expect(Revoked)
-    if state.take(data) and state.is_revoked(frames.peer):
-        raise NotAMember(f"{frames.peer[:8]} brought the news that it is revoked")
+    if greeting.news:
+        frames.allow_payload(MAX_REVOCATIONS_BYTES)
+        _, data = await frames.expect(Revoked)
+        _take_news(data, frames.peer, state)
+
+
+def _take_news(data: bytes, peer: PeerId, state: MembershipState) -> None:
+    """Take revocations; raises NotAMember when the peer itself is among them."""
+    if state.take(data) and state.is_revoked(peer):
+        raise NotAMember(f"{peer[:8]} brought the news that it is revoked")
 
 
 async def _refuse(frames: FrameChannel) -> None:

@@ -13,7 +13,8 @@ from shoal.client.session.session_credentials import SessionCredentials
 from shoal.client.session.supervisor import RouteSupervisor
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import NoRoute
-from shoal.links.row_link import RowLog, RowReceiver
+from shoal.links.row_log import RowLog
+from shoal.links.row_receiver import RowReceiver
 from shoal.protocol.journal import Journal
 from shoal.protocol.messages import LinkGrant, Numerics, Redirect, RowsFrame
 from shoal.protocol.row_stream import Receiver, Sender
@@ -90,13 +91,15 @@ class FakeHop(HopClient):
 class Taker:
     """The client's end, where rows would arrive."""
 
+    full = False
+
     def check(self, rows: RowsFrame, payload: bytes) -> None:
         """RowSink."""
 
     def truncate(self, position: int) -> None:
         """RowSink."""
 
-    async def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
+    def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         """RowSink."""
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from shoal.client.session.failure_detector import DIRECT_AGAIN_S, DOWN_S, HEDGE_S, HUNG_S, POKE_S, STALLED_S
 from shoal.client.session.supervisor import RouteSupervisor
-from shoal.protocol.journal import RowChunk
+from shoal.links.link import LinkKey
 from shoal.protocol.messages import LinkState, Pong
 from shoal.types import Span
 from tests.support.virtual_clock import VirtualClock
@@ -30,8 +30,7 @@ class Scene:
     def step(self, rows: int = 1) -> None:
         """The client sends rows and waits for them."""
         sender = self.supervisor.sender
-        row = self.supervisor.terms.row_bytes
-        self.supervisor.link_table._feed.append(RowChunk(sender.end, rows, bytes(rows * row), sender.end))
+        sender.append(rows)
         self.supervisor.watch.begin(rows)
 
     def report(self, hop: FakeHop, position: int, computed: int, step_s: float = 0.0) -> None:
@@ -42,7 +41,7 @@ class Scene:
 
     def state(self, hop: FakeHop, receiver: FakeHop | None, state: str, follow: bool = False) -> None:
         """A hop says how one of its links is."""
-        wire = self.supervisor.link_table.links_up[hop, receiver, follow]
+        wire = self.supervisor.link_table.links_up[LinkKey(hop, receiver, follow)]
         hop._on_link(LinkState(wire.generation, state, 0))  # type: ignore[arg-type]
 
     async def wait(self, seconds: float) -> None:
@@ -135,9 +134,9 @@ async def test_a_sender_that_cannot_connect_is_believed_sooner() -> None:
 async def test_a_bridge_is_tried_directly_between_steps() -> None:
     """After DIRECT_AGAIN_S, and not while a step is under way."""
     async with scene() as here:
-        here.supervisor.link_table.break_((here.one, here.two, False))
+        here.supervisor.link_table.break_(LinkKey(here.one, here.two))
         await here.supervisor.failover.mend(here.supervisor.failovers[0])
-        assert here.supervisor.link_table.links_up[here.one, here.two, False].bridged
+        assert here.supervisor.link_table.links_up[LinkKey(here.one, here.two)].bridged
         here.step()
         here.report(here.one, 0, 0)
         here.clock._now += DIRECT_AGAIN_S + 1

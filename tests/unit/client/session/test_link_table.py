@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from shoal.client.session.link_table import LinkKey, LinkTable
+from shoal.client.session.hop_client import HopClient
+from shoal.client.session.link_table import LinkTable
 from shoal.errors import NetworkError
+from shoal.links.link import LinkKey
 from shoal.protocol.messages import LinkGrant
 from shoal.types import Span
 from tests.support.virtual_clock import VirtualClock
@@ -25,7 +27,7 @@ class Bench:
         self.clock = VirtualClock()
         self.link_table = LinkTable(terms, ends_of(terms), self._spawn, generations(), self.clock)
         self.one, self.two = FakeHop(FIRST, self.clock), FakeHop(SECOND, self.clock)
-        self.between: LinkKey = (self.one, self.two, False)
+        self.between: LinkKey[HopClient] = LinkKey(self.one, self.two)
         self.changes = 0
 
     def _spawn(self, work: object) -> asyncio.Task[None]:
@@ -36,7 +38,7 @@ class Bench:
         """A link was made, or was not."""
         self.changes += 1
 
-    async def join(self, *pairs: LinkKey) -> None:
+    async def join(self, *pairs: LinkKey[HopClient]) -> None:
         """Make those of the pairs that are missing."""
         self.link_table.join(self.link_table.missing(pairs), self.changed)
         await self.clock.settle()
@@ -63,13 +65,13 @@ async def test_two_hops_are_told_of_each_other() -> None:
         assert not order.elide
         assert bench.changes == 1
         assert bench.link_table.missing([bench.between]) == []
-        assert bench.link_table.links_up[bench.between].tasks == []  # nothing goes through here
+        assert bench.link_table.links_up[bench.between].tasks == ()  # nothing goes through here
 
 
 async def test_the_ends_are_the_clients() -> None:
     """It feeds the first hop and dials the last, which leaves out rows that nobody wants back."""
     async with Bench() as bench:
-        await bench.join((None, bench.one, False), (bench.two, None, False))
+        await bench.join(LinkKey(None, bench.one), LinkKey(bench.two, None))
         assert bench.one.admitted[0][0].peer == ME.peer
         order = bench.two.redirects[0]
         assert (order.link.peer, order.elide, order.record) == (ME.peer, True, b"")
@@ -79,7 +81,7 @@ async def test_the_ends_are_the_clients() -> None:
 async def test_a_follower_is_told_that_it_only_follows() -> None:
     """So is the hop that feeds it."""
     async with Bench() as bench:
-        await bench.join((bench.one, bench.two, True))
+        await bench.join(LinkKey(bench.one, bench.two, follows=True))
         assert bench.two.admitted[0][1]
         assert bench.one.redirects[0].follow
 
@@ -107,7 +109,7 @@ async def test_the_grant_of_the_opening_is_used_for_the_client_alone() -> None:
     async with Bench() as bench:
         first = LinkGrant(99, ME.peer, bytes(16))
         bench.one.first_grant, bench.two.first_grant = (first, b"a"), (first, b"b")
-        await bench.join((None, bench.one, False), bench.between)
+        await bench.join(LinkKey(None, bench.one), bench.between)
         assert bench.one.admitted[0][0] == first
         assert bench.two.admitted[0][0] != first
         assert bench.two.first_grant is None
@@ -117,8 +119,8 @@ async def test_links_that_nobody_wants_are_cut() -> None:
     """This side's tasks for them end, whether they were made or still being made."""
     async with Bench() as bench:
         bench.two.frozen = True
-        await bench.join((None, bench.one, False), bench.between)
-        assert bench.link_table.missing([(None, bench.one, False), bench.between]) == []
+        await bench.join(LinkKey(None, bench.one), bench.between)
+        assert bench.link_table.missing([LinkKey(None, bench.one), bench.between]) == []
         assert bench.link_table.missing([]) == []
         await bench.clock.settle()
         assert all(task.done() for task in bench.tasks)

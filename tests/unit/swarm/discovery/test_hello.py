@@ -14,12 +14,11 @@ from shoal.swarm.directory.records import MAX_RECORD_BYTES
 from shoal.swarm.discovery.hello import (
     MAX_CONNECTIONS,
     MAX_PER_SOURCE,
-    MAX_SOURCES,
-    SOURCE_WINDOW_S,
+    PER_SOURCE_PER_S,
     HelloServer,
-    SourceLimit,
     ask_hello,
     encode_hello,
+    source,
 )
 from shoal.swarm.identity import Identity
 from tests.records import signed_record
@@ -115,21 +114,15 @@ async def test_a_source_gets_a_few_answers() -> None:
         reader, writer = await asyncio.open_connection(HOST, server.port, local_addr=("127.0.0.2", 0))
         assert await reader.read()
         writer.close()
-        await clock.advance(SOURCE_WINDOW_S)
+        await clock.advance(1.0 / PER_SOURCE_PER_S)
         assert await ask_hello(HOST, server.port) == RECORD
 
 
-def test_source_limits_are_bounded() -> None:
-    """An IPv6 /64 is one source, refused ones do not extend their window, and only so many sources are remembered."""
-    clock = VirtualClock()
-    limit = SourceLimit(clock)
-    answers = [limit.allows(f"2001:db8::{index:x}") for index in range(MAX_PER_SOURCE + 1)]
-    assert answers == [True] * MAX_PER_SOURCE + [False]
-    assert limit.allows("2001:db8:0:1::1")
-    assert limit.allows("fe80::1%eth0")
-    for index in range(MAX_SOURCES):
-        limit.allows(f"10.{index >> 8}.{index & 255}.1")
-    assert limit.allows("2001:db8::1")  # forgotten
+def test_sources() -> None:
+    """An IPv4 address is one, with all of an IPv6 /64 counted together."""
+    assert source("10.0.0.1") != source("10.0.0.2")
+    assert source("2001:db8::1") == source("2001:db8::2") != source("2001:db8:0:1::1")
+    assert source("fe80::1%eth0") == source("fe80::2")
 
 
 async def test_connections_at_once_are_bounded() -> None:

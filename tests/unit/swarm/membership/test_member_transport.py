@@ -181,7 +181,7 @@ async def test_a_rolled_back_or_forged_list_changes_nothing(world: World) -> Non
     for data, heard in ((revoking(6), True), (sign_revocations(Revocations(OWNER.peer, 9), two.identity), False)):
         frames = await two.dial_plain(one)
         await frames.send(MemberHello(two.state.certificate, 9, news=True))
-        await frames._channel.send(encode_frame(b"\x81\xa4type\xa7revoked", data))
+        frames._channel.write(encode_frame(b"\x81\xa4type\xa7revoked", data))
         if heard:
             assert (await frames.expect(MemberHello))[0].number == 7
         else:
@@ -220,7 +220,7 @@ async def test_strangers_cannot_send_much(world: World) -> None:
     one, stranger = await world.node(), await world.node(certified=False)
     for frame in (encode_frame(b"\x80" * 5000)[:24], encode_frame(b"\x80", b"payload")[:24]):
         frames = await stranger.dial_plain(one)
-        await frames._channel.send(frame)
+        frames._channel.write(frame)
         with pytest.raises(NotAMember):
             await frames.expect(Pong)
         await frames.close()

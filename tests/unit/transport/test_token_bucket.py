@@ -1,0 +1,75 @@
+"""Limits on rates: they hold whatever the pauses, and what was used comes back evenly."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.transport.token_bucket import TokenBucket, TokenBuckets
+from tests.support.virtual_clock import VirtualClock
+
+MINUTE_S = 60.0
+
+
+async def test_tokens_come_back_evenly() -> None:
+    """The burst at once, then as many as time gives back, and never more than the burst."""
+    clock = VirtualClock()
+    bucket = TokenBucket(1.0, 60, clock)
+    assert [bucket.try_take() for _ in range(61)] == [True] * 60 + [False]
+    assert bucket.wait_s() == 1.0
+    await clock.advance(2.0)
+    assert [bucket.try_take() for _ in range(3)] == [True, True, False]
+    await clock.advance(10 * MINUTE_S)
+    assert bucket.wait_s(60) == 0.0
+    assert sum(bucket.try_take() for _ in range(100)) == 60
+
+
+class SteppedClock(VirtualClock):
+    """Moves without an event loop."""
+
+    def step(self, seconds: float) -> None:
+        """Move on."""
+        self._now += seconds
+
+
+@given(st.lists(st.floats(0.0, 30.0), max_size=60), st.integers(1, 20))
+def test_no_minute_gives_more_than_the_burst_and_a_minute(pauses: list[float], per_minute: int) -> None:
+    """Whatever the pauses: what was saved, and what came back meanwhile."""
+    clock, granted = SteppedClock(), list[float]()
+    bucket = TokenBucket(per_minute / MINUTE_S, per_minute, clock)
+    for pause in pauses:
+        clock.step(pause)
+        if bucket.try_take():
+            granted.append(clock.monotonic())
+    for at in granted:
+        assert sum(at <= then < at + MINUTE_S for then in granted) <= 2 * per_minute
+
+
+async def test_takers_wait_in_the_order_of_their_calls() -> None:
+    """More than the burst may be taken; the debt is waited for, and who comes later waits longer."""
+    clock, done = VirtualClock(), list[tuple[str, float]]()
+    bucket = TokenBucket(1000.0, 100, clock)
+
+    async def take(name: str, tokens: float) -> None:
+        await bucket.take(tokens)
+        done.append((name, clock.monotonic()))
+
+    tasks = [asyncio.create_task(take(*each)) for each in (("burst", 100.0), ("large", 1000.0), ("small", 10.0))]
+    await clock.advance(0.5)
+    assert done == [("burst", 0.0)]
+    await clock.advance(5.0)
+    assert [(name, round(at, 6)) for name, at in done] == [("burst", 0.0), ("large", 1.0), ("small", 1.01)]
+    await asyncio.gather(*tasks)
+
+
+def test_sources_are_apart_and_bounded() -> None:
+    """Each has a bucket of its own; the one that asked longest ago is forgotten, the busy ones stay limited."""
+    buckets: TokenBuckets[str] = TokenBuckets(0.001, 2, VirtualClock(), max_sources=10)
+    for number in range(50):
+        buckets.try_take("busy")
+        assert buckets.try_take(str(number))
+    assert not buckets.try_take("busy")
+    assert buckets.try_take("0")
+    assert len(buckets._buckets) == 10
