@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
-from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord, SignedRecord, sign_record
+import msgspec
+
+from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord, SignedRecord
 from shoal.swarm.identity import Identity
 from shoal.types import ModelSpec, Span
 
@@ -14,7 +16,7 @@ FINGERPRINT = "f0" * 16
 def signed_record(
     identity: Identity, addresses: tuple[str, ...] = ("tls://127.0.0.1:1",), **changes: object
 ) -> SignedRecord:
-    """A sound record of a whole tiny model, with changes."""
+    """A record of a whole tiny model, sound but for the changes."""
     now = time.time()
     fields: dict[str, object] = {
         "peer": identity.peer,
@@ -26,4 +28,10 @@ def signed_record(
         "span": Span(0, 12),
         **changes,
     }
-    return sign_record(ServerRecord(**fields), identity)  # type: ignore[arg-type]
+    return sealed(ServerRecord(**fields), identity)  # type: ignore[arg-type]
+
+
+def sealed(record: ServerRecord, identity: Identity) -> SignedRecord:
+    """The record signed as it is, however impossible: what a hostile node can do."""
+    body = msgspec.msgpack.encode(record)
+    return SignedRecord(record, identity.sign(b"shoal record 1", body) + body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, NewType
 
@@ -24,14 +25,28 @@ MAX_NAME_CHARS = 64
 """Of a server's name."""
 
 MAX_MODEL_NAME_CHARS = 128
+"""Of a model's name; `plain` cuts what is longer."""
 
 MAX_FINGERPRINT_CHARS = 64
 
 NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
 """Text that a terminal shows as it is: no control characters, no line breaks, nothing that turns the direction of writing."""
 
+PRINTABLE_ASCII = r"^[\x20-\x7e]*\Z"
+
 Block = Annotated[int, Meta(ge=0, le=MAX_BLOCKS)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=NO_CONTROLS)]
+
+
+def is_plain(text: str) -> bool:
+    """Whether a terminal shows this text as it is, on one line."""
+    return re.search(NO_CONTROLS, text) is not None
+
+
+def plain(text: str, max_chars: int) -> str:
+    """The first `max_chars` characters, with a question mark for each that is a control character or no character."""
+    known = text.encode("utf-8", "replace").decode()
+    return "".join(one if is_plain(one) else "?" for one in known[:max_chars])
 
 
 def peer_id(public_key: bytes) -> PeerId:
@@ -109,6 +124,6 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """What identifies a model in the swarm: the base checkpoint's name, fingerprint and shape."""
 
     name: Annotated[str, Meta(max_length=MAX_MODEL_NAME_CHARS, pattern=NO_CONTROLS)]
-    fingerprint: Annotated[str, Meta(max_length=MAX_FINGERPRINT_CHARS, pattern=NO_CONTROLS)]
+    fingerprint: Annotated[str, Meta(max_length=MAX_FINGERPRINT_CHARS, pattern=PRINTABLE_ASCII)]
     num_blocks: Annotated[int, Meta(ge=1, le=MAX_BLOCKS)]
     hidden_size: Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]

@@ -9,10 +9,13 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from shoal.types import Span
+from shoal.types import NO_CONTROLS, PRINTABLE_ASCII, Span
 
-Fields = dict[str, Any]
-"""A struct's field values by name."""
+_ALPHABETS = {
+    PRINTABLE_ASCII: st.characters(min_codepoint=0x20, max_codepoint=0x7E),
+    NO_CONTROLS: st.characters(codec="utf-8", exclude_categories=("Cc", "Cf", "Zl", "Zp")),
+}
+"""Drawn faster than by their patterns."""
 
 
 def values(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
@@ -54,6 +57,8 @@ def _strategy(info: inspect.Type) -> st.SearchStrategy[Any]:
             return st.integers(info.ge, info.le)
         case inspect.FloatType():
             return st.floats(info.ge, info.le)
+        case inspect.StrType(pattern=pattern) if pattern in _ALPHABETS:
+            return st.text(_ALPHABETS[pattern], max_size=info.max_length)
         case inspect.StrType(pattern=str()):
             return st.from_regex(info.pattern or "").filter(lambda text: len(text) <= (info.max_length or 64))
         case inspect.StrType():

@@ -126,5 +126,6 @@ class Network:
             round_trips=self.peer_latency.round_trips,
         )
         proof = self.member.proof if self.member is not None else b""
-        self.directory.add(sign_record(stamped, self.identity).data, proof=proof)
-        return stamped
+        signed = sign_record(stamped, self.identity)
+        self.directory.add(signed.data, proof=proof)
+        return signed.record

@@ -11,7 +11,7 @@ from shoal.errors import UsageError
 from shoal.kv.cache_storage import KV_DTYPES
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.membership.storage import PrivateSwarm
-from shoal.types import Span
+from shoal.types import MAX_NAME_CHARS, Span, is_plain
 
 MIN_MEMORY_BYTES = 64 << 20
 JOURNAL_SHARE = 0.1
@@ -70,8 +70,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError("--int8-rows goes with --quantize")
         if self.private is not None and self.discovery.wanted:
             raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
-        if len(self.name) > 64:
-            raise UsageError("--name has at most 64 characters")
+        if len(self.name) > MAX_NAME_CHARS or not is_plain(self.name):
+            raise UsageError(f"--name has at most {MAX_NAME_CHARS} characters, none of them a control character")
 
 
 def default_memory_bytes() -> int:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta
 
 from shoal.errors import UsageError
+
+MAX_ADDRESS_CHARS = 128
+
+ADDRESS_FORM = (
+    r"^(?P<scheme>[a-z][a-z0-9]{0,15})://(?P<relay>https?://)?"
+    r"(?:\[(?P<ipv6>[0-9a-f:.]{2,45})\]|(?P<host>[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}))(?::(?P<port>[0-9]{1,5}))?/?\Z"
+)
+"""scheme://HOST:PORT, scheme://[IPV6]:PORT, or a relay's scheme://https://HOST/: brackets stand around IPv6 alone."""
+
+Address = Annotated[str, Meta(max_length=MAX_ADDRESS_CHARS, pattern=ADDRESS_FORM)]
+
+IP_SCHEMES = ("tls", "iroh")
+"""Schemes whose addresses are an IP address and a port, unless they are a relay's."""
 
 MAX_HOSTS = 4
 """Addresses told to others for one socket: a record has to stay small."""
@@ -23,6 +40,39 @@ def host_port(text: str, scheme: str | None = None) -> tuple[str, int]:
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65_536):
         raise UsageError(f"an address is written HOST:PORT, not {text!r}")
     return host, int(port)
+
+
+class NodeAddress(NamedTuple):
+    """An address that a node tells of itself; `relay` if it is a relay's. `port` is 0 where none is given."""
+
+    scheme: str
+    host: str
+    port: int
+    relay: bool
+
+
+def node_address(text: str) -> NodeAddress:
+    """A node's own address, as it stands in its record: numeric for the transports that are known here.
+
+    Raises UsageError for anything that no dial could use. Addresses of other schemes need only have the form.
+    """
+    found = re.search(ADDRESS_FORM, text) if len(text) <= MAX_ADDRESS_CHARS else None
+    if found is None:
+        raise UsageError(f"{text[:MAX_ADDRESS_CHARS]!r} is not an address")
+    address = NodeAddress(
+        found["scheme"], found["ipv6"] or found["host"], int(found["port"] or 0), found["relay"] is not None
+    )
+    if address.port > 65_535 or (address.scheme in IP_SCHEMES and not address.relay and not _is_numeric(address)):
+        raise UsageError(f"{text!r} is not an IP address and a port")
+    return address
+
+
+def _is_numeric(address: NodeAddress) -> bool:
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    return address.port > 0
 
 
 def join_host_port(host: str, port: int) -> str:

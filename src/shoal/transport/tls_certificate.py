@@ -44,7 +44,9 @@ def certified_peer(der: bytes | None) -> PeerId:
     """The node id in a certificate; raises IdentityError when it holds no ed25519 key that a node can have."""
     try:
         key = x509.load_der_x509_certificate(der or b"").public_key()
-    except ValueError as error:
+    except (
+        Exception
+    ) as error:  # a stranger's bytes: cryptography raises errors of many kinds, not all of them ValueErrors
         raise IdentityError("the peer showed no certificate that can be read") from error
     if not isinstance(key, Ed25519PublicKey):
         raise IdentityError("the peer's certificate is not for a node key")

@@ -82,8 +82,8 @@ class TlsTransport:
             )
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot listen on {join_host_port(host, port)}: {error}") from error
-        bound = self._server.sockets[0].getsockname()[1]
-        self.addresses = self._advertise or tuple(f"tls://{name}:{bound}" for name in local_hosts(host))
+        numeric, bound = self._server.sockets[0].getsockname()[:2]  # a record names no hosts but numbers
+        self.addresses = self._advertise or tuple(f"tls://{name}:{bound}" for name in local_hosts(numeric))
 
     async def _serve(self, raw: asyncio.Transport, context: ssl.SSLContext, handler: ChannelHandler) -> None:
         channel = self._channel(raw)

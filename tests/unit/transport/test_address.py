@@ -5,9 +5,12 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.errors import UsageError
-from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts
+from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts, node_address
+from shoal.types import is_plain
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,59 @@ def test_no_address(text: str) -> None:
     """Everything else is a UsageError that quotes it."""
     with pytest.raises(UsageError, match="address"):
         host_port(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tls://203.0.113.5:4433", ("tls", "203.0.113.5", 4433, False)),
+        ("iroh://[2001:db8::1]:1", ("iroh", "2001:db8::1", 1, False)),
+        ("iroh://https://relay.example/", ("iroh", "relay.example", 0, True)),
+        ("iroh://http://127.0.0.1:3340", ("iroh", "127.0.0.1", 3340, True)),
+        ("memory://abcd", ("memory", "abcd", 0, False)),
+    ],
+)
+def test_node_addresses(text: str, address: tuple[str, str, int, bool]) -> None:
+    """What nodes tell of themselves, taken apart."""
+    assert node_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "127.0.0.1:1",
+        "tls://127.0.0.1",
+        "tls://127.0.0.1:0",
+        "tls://127.0.0.1:65536",
+        "tls://127.0.0.1:1[/]",
+        "tls://127.0.0.1:1\n",
+        "tls://[127.0.0.1:1",
+        "tls://[fe80::1%eth0]:1",
+        "tls://::1:1",
+        "tls://host:1",
+        "iroh://host:1",
+        "tls://1.2.3:1",
+        "tls://127.0.0.1:1/path",
+        "TLS://127.0.0.1:1",
+        "iroh://https://relay.example/path?query",
+        "tls://" + "1" * 200,
+    ],
+)
+def test_no_node_address(text: str) -> None:
+    """Everything else is a UsageError, whoever wrote it."""
+    with pytest.raises(UsageError):
+        node_address(text)
+
+
+@given(st.text(max_size=60), st.sampled_from(["", "tls://", "iroh://https://", "x://["]))
+def test_any_text_is_a_node_address_or_refused(text: str, start: str) -> None:
+    """No text raises anything but UsageError, and what is one has no characters that mean something to a terminal."""
+    try:
+        node_address(start + text)
+    except UsageError:
+        return
+    assert is_plain(start + text)
 
 
 def test_wrong_scheme() -> None:

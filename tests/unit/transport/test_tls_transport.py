@@ -9,9 +9,13 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
+from shoal.transport import tls_certificate
 from shoal.transport.address import host_port
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.tls_certificate import certified_peer, server_context
@@ -189,3 +193,28 @@ def test_no_certificate(der: bytes | None) -> None:
     """Nothing, or nonsense, names nobody."""
     with pytest.raises(IdentityError, match="certificate"):
         certified_peer(der)
+
+
+def shown_certificate() -> bytes:
+    """A sound certificate as DER."""
+    return tls_certificate._certificate(Ed25519PrivateKey.generate()).public_bytes(serialization.Encoding.DER)
+
+
+def test_a_certificate_of_a_version_that_does_not_exist() -> None:
+    """What cryptography cannot read is the peer's mistake, whichever error it raises."""
+    der = shown_certificate().replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020105"))
+    with pytest.raises(IdentityError, match="certificate"):
+        certified_peer(der)
+
+
+@given(st.data())
+def test_damaged_certificates(data: st.DataObject) -> None:
+    """A certificate with some bytes changed names a node or is refused, and raises nothing else."""
+    der = bytearray(CERTIFICATE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(IdentityError):
+        assert len(certified_peer(bytes(der))) == 64
+
+
+CERTIFICATE = shown_certificate()

@@ -42,7 +42,7 @@ Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 """A time that this node may wait."""
 Elapsed = Annotated[float, Meta(ge=0, le=MAX_TIME_S)]
 """A time that was measured."""
-Moment = Annotated[float, Meta(ge=0, le=MAX_TIME_S)]
+Moment = Annotated[float, Meta(ge=-MAX_TIME_S, le=MAX_TIME_S)]
 """Seconds since 1970 by some node's clock."""
 Rate = Annotated[float, Meta(ge=0, le=MAX_RATE)]
 """Rows per second; 0 when not yet measured."""

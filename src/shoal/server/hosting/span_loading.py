@@ -31,7 +31,7 @@ from shoal.server.server_config import JOURNAL_SHARE, PREFIX_SHARE, ServerConfig
 from shoal.server.sessions.session_service import SpanInfo
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.shared_plan import choose_place
-from shoal.types import ModelSpec, Span
+from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, Span, plain
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,7 +60,9 @@ def open_source(config: ServerConfig) -> Source:
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
     model = model_config(checkpoint.config)
-    spec = ModelSpec(checkpoint.name, fingerprint(checkpoint), model.num_blocks, model.block.hidden_size)
+    spec = ModelSpec(
+        plain(checkpoint.name, MAX_MODEL_NAME_CHARS), fingerprint(checkpoint), model.num_blocks, model.block.hidden_size
+    )
     return Source(checkpoint, model, spec)
 
 

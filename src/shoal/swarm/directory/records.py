@@ -7,16 +7,23 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shoal.errors import RecordError
+from shoal.errors import InvalidMessage, RecordError, UsageError
 from shoal.protocol.messages import MAX_RECORD_BYTES as MAX_RECORD_BYTES
-from shoal.protocol.messages import Counter, Peer, Secret, Text
+from shoal.protocol.messages import Counter, Elapsed, Moment, Peer, Rate, Secret
 from shoal.swarm.identity import SIGNATURE_BYTES, Identity, verify
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.transport.address import Address, node_address
+from shoal.types import PRINTABLE_ASCII, ModelSpec, Name, PeerId, Span
 
 MAX_ADDRESSES = 8
+LEAST_ADDRESSES = 2
+"""How many addresses of a record stay in it, whatever else it says."""
 MAX_ROUND_TRIPS = 4
 MAX_DISK_SPANS = 4
 MAX_PLANNED = 12
+MAX_NUMERICS_CHARS = 128
+MAX_VERSION_CHARS = 32
+MAX_BITS_PER_WEIGHT = 64
+MAX_HELD_BLOCKS = 1 << 20
 KEY_DIGITS = 8
 """How much of a node id names a server in a plan."""
 RECORD_LIFETIME_S = 300.0
@@ -27,41 +34,40 @@ MAX_CLOCK_SKEW_S = 120.0
 _RECORD_LABEL = b"shoal record 1"
 _ACCEPTANCE_LABEL = b"shoal acceptance 1"
 
-Key = Annotated[str, Meta(max_length=KEY_DIGITS)]
-Address = Annotated[str, Meta(max_length=128)]
+Key = Annotated[str, Meta(max_length=KEY_DIGITS, pattern=r"^[0-9a-f]*\Z")]
 
 
 class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A server's own account of itself. Times are seconds since the Unix epoch, rates rows per second.
 
     `numerics` names the arithmetic without the weights. A `draining` server takes no new sessions; `next_span` is where an
-    announced move leads. `round_trips` are seconds to likely successors, by node id. `max_blocks` is how many blocks it has
-    memory for (0: its owner chose its blocks, and it never moves). `on_disk` are blocks that it can load without a network, and
-    `fetch_s` the seconds that another one takes to fetch (0: unknown). `plan` is where it thinks that servers, named by the
-    first KEY_DIGITS digits of their ids, should go.
+    announced move leads. `round_trips` are seconds to likely successors, by node id, the nearest first. `max_blocks` is how
+    many blocks it has memory for (0: its owner chose its blocks, and it never moves). `on_disk` are blocks that it can load
+    without a network, and `fetch_s` the seconds that another one takes to fetch (0: unknown). `plan` is where it thinks that
+    servers, named by the first KEY_DIGITS digits of their ids, should go.
     """
 
     peer: Peer
     sequence: Counter
-    issued_at: float
-    expires_at: float
+    issued_at: Moment
+    expires_at: Moment
     addresses: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
     model: ModelSpec
     span: Span
-    name: Annotated[str, Meta(max_length=64)] = ""
-    numerics: Text = ""
-    bits_per_weight: float = 32.0
-    decode_rows_per_s: float = 0.0
-    prefill_rows_per_s: float = 0.0
-    free_tokens: int = 0
-    queued_rows: int = 0
+    name: Name = ""
+    numerics: Annotated[str, Meta(max_length=MAX_NUMERICS_CHARS, pattern=PRINTABLE_ASCII)] = ""
+    bits_per_weight: Annotated[float, Meta(ge=0, le=MAX_BITS_PER_WEIGHT)] = 32.0
+    decode_rows_per_s: Rate = 0.0
+    prefill_rows_per_s: Rate = 0.0
+    free_tokens: Counter = 0
+    queued_rows: Counter = 0
     draining: bool = False
     next_span: Span | None = None
-    round_trips: Annotated[tuple[tuple[Peer, float], ...], Meta(max_length=MAX_ROUND_TRIPS)] = ()
-    max_blocks: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
-    version: Annotated[str, Meta(max_length=32)] = ""
+    round_trips: Annotated[tuple[tuple[Peer, Elapsed], ...], Meta(max_length=MAX_ROUND_TRIPS)] = ()
+    max_blocks: Annotated[int, Meta(ge=0, le=MAX_HELD_BLOCKS)] = 0
+    version: Annotated[str, Meta(max_length=MAX_VERSION_CHARS, pattern=PRINTABLE_ASCII)] = ""
     on_disk: Annotated[tuple[Span, ...], Meta(max_length=MAX_DISK_SPANS)] = ()
-    fetch_s: float = 0.0
+    fetch_s: Elapsed = 0.0
     plan: Annotated[tuple[tuple[Key, Span], ...], Meta(max_length=MAX_PLANNED)] = ()
 
 
@@ -72,7 +78,7 @@ class Acceptance(msgspec.Struct, frozen=True):
     peer: Peer
     upstream: Peer
     generation: Counter
-    expires_at: float
+    expires_at: Moment
 
 
 class SignedRecord(msgspec.Struct, frozen=True):
@@ -87,15 +93,50 @@ _acceptance_decoder = msgspec.msgpack.Decoder(Acceptance)
 
 
 def sign_record(record: ServerRecord, identity: Identity) -> SignedRecord:
-    """The record as bytes: a 64-byte signature, then msgpack.
+    """The record as it is told to others, and its bytes: a 64-byte signature, then msgpack, MAX_RECORD_BYTES at most.
 
-    Raises ValueError when it is larger than MAX_RECORD_BYTES: shorten names or addresses.
+    What is least useful to others is left out where it would be longer: see `fitted`. Raises InvalidMessage for a field
+    out of its bounds.
     """
+    try:
+        _check(_record_decoder.decode(msgspec.msgpack.encode(record)))
+    except (msgspec.DecodeError, RecordError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidMessage(f"ServerRecord: {error}") from error
+    record = fitted(record)
     body = msgspec.msgpack.encode(record)
-    data = identity.sign(_RECORD_LABEL, body) + body
-    if len(data) > MAX_RECORD_BYTES:
-        raise ValueError(f"a record of {len(data)} bytes is larger than {MAX_RECORD_BYTES}")
-    return SignedRecord(record, data)
+    return SignedRecord(record, identity.sign(_RECORD_LABEL, body) + body)
+
+
+def fitted(record: ServerRecord) -> ServerRecord:
+    """The record, with as much of it as fits.
+
+    Left out first are spans on disk from the last, then the farthest round trips, then the plan as a whole, since half of
+    it may leave blocks without a server, then addresses from the last down to LEAST_ADDRESSES. What remains always fits.
+    """
+    while len(msgspec.msgpack.encode(record)) > MAX_RECORD_BYTES - SIGNATURE_BYTES:
+        if record.on_disk:
+            record = msgspec.structs.replace(record, on_disk=record.on_disk[:-1])
+        elif record.round_trips:
+            record = msgspec.structs.replace(record, round_trips=record.round_trips[:-1])
+        elif record.plan:
+            record = msgspec.structs.replace(record, plan=())
+        else:
+            assert len(record.addresses) > LEAST_ADDRESSES, "the limit has no room for the fields' bounds"
+            record = msgspec.structs.replace(record, addresses=record.addresses[:-1])
+    return record
+
+
+def _check(record: ServerRecord) -> None:
+    """Raises RecordError for what the fields' types cannot say: spans are parts of the model, addresses can be dialled."""
+    of_others = (*record.on_disk, *(goal for _, goal in record.plan))
+    for span in (record.span, *((record.next_span,) if record.next_span is not None else ()), *of_others):
+        if not 0 <= span.start < span.stop <= record.model.num_blocks:
+            raise RecordError(f"the record of {record.peer[:8]} has span {span} of {record.model.num_blocks} blocks")
+    for address in record.addresses:
+        try:
+            node_address(address)
+        except UsageError as error:
+            raise RecordError(f"the record of {record.peer[:8]}: {error}") from error
 
 
 def verify_record(data: bytes, now: float) -> SignedRecord:
@@ -119,8 +160,7 @@ def parse_record(data: bytes) -> SignedRecord:
         raise RecordError(f"a record does not parse: {error}") from error
     if not verify(PeerId(record.peer), _RECORD_LABEL, data[SIGNATURE_BYTES:], data[:SIGNATURE_BYTES]):
         raise RecordError(f"the record of {record.peer[:8]} is not signed by its node")
-    if not 0 <= record.span.start < record.span.stop <= record.model.num_blocks:
-        raise RecordError(f"the record of {record.peer[:8]} has span {record.span} of {record.model.num_blocks} blocks")
+    _check(record)
     return SignedRecord(record, data)
 
 

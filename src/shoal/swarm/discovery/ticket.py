@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from shoal.errors import TicketError
 from shoal.protocol.messages import Peer
-from shoal.swarm.directory.records import MAX_ADDRESSES, Address
+from shoal.swarm.directory.records import MAX_ADDRESSES
+from shoal.transport.address import Address
 
 PREFIX = "shoal1-"
 MAX_TICKET_CHARS = 2048

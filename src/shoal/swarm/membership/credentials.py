@@ -13,10 +13,19 @@ import msgspec
 from msgspec import Meta
 
 from shoal.errors import InviteError, NotAMember
-from shoal.protocol.messages import MAX_CERTIFICATE_BYTES, MAX_REVOCATIONS_BYTES, Counter, Peer, Secret
-from shoal.swarm.directory.records import MAX_ADDRESSES, MAX_CLOCK_SKEW_S, Address
+from shoal.protocol.messages import (
+    MAX_CERTIFICATE_BYTES,
+    MAX_INVITE_BYTES,
+    MAX_REVOCATIONS_BYTES,
+    Counter,
+    Moment,
+    Peer,
+    Secret,
+)
+from shoal.swarm.directory.records import MAX_ADDRESSES, MAX_CLOCK_SKEW_S
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import SIGNATURE_BYTES, Identity, verify
+from shoal.transport.address import Address
 from shoal.types import PeerId
 
 CERTIFICATE_LIFETIME_S = 24 * 3600.0
@@ -26,7 +35,6 @@ MAX_CERTIFICATE_LIFETIME_S = 7 * 24 * 3600.0
 RENEWAL_WINDOW_S = 30 * 24 * 3600.0
 """How long after its end a certificate can still be renewed, so that a machine may be off for a while."""
 
-MAX_INVITE_BYTES = 2048
 MAX_DELEGATION_BYTES = 512
 MAX_REVOKED = 4096
 INVITE_PREFIX = "shoal-invite1-"
@@ -48,7 +56,7 @@ class Invite(msgspec.Struct, frozen=True):
     id: Secret
     redeemer: Peer
     addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=MAX_ADDRESSES)]
-    expires_at: float
+    expires_at: Moment
     name: SwarmName
 
     @property
@@ -62,7 +70,7 @@ class Delegation(msgspec.Struct, frozen=True):
 
     swarm: Peer
     peer: Peer
-    expires_at: float
+    expires_at: Moment
 
 
 class Certificate(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,8 +82,8 @@ class Certificate(msgspec.Struct, frozen=True, omit_defaults=True):
     swarm: Peer
     peer: Peer
     issuer: Peer
-    issued_at: float
-    expires_at: float
+    issued_at: Moment
+    expires_at: Moment
     invite: Annotated[bytes, Meta(max_length=16)] = b""
     delegation: Annotated[bytes, Meta(max_length=MAX_DELEGATION_BYTES)] = b""
 

@@ -123,7 +123,7 @@ def test_a_record_with_the_longest_plan_fits() -> None:
         peer=identity.peer,
         model=ModelSpec("meta-llama/Llama-3.1-405B", "f" * 64, 126, 16384),
         span=Span(100, 120),
-        addresses=("203.0.113.255:65535", "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535"),
+        addresses=("tls://203.0.113.255:65535", "tls://[2001:db8:1234:5678:9abc:def0:1234:5678]:65535"),
         plan=tuple((f"{n:08x}", Span(100, 120)) for n in range(MOST_MOVES)),
         on_disk=(Span(0, 9), Span(20, 30), Span(50, 60), Span(100, 126)),
         round_trips=tuple((f"{n:064x}", 0.123) for n in range(4)),
