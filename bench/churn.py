@@ -129,7 +129,7 @@ async def _stretch(
 async def _standing_by(session: Session) -> None:
     """Until every hop has somebody."""
     async with asyncio.timeout(STANDBY_READY_S):
-        while not all(stage.ready for stage in session.supervisor.stages):  # noqa: ASYNC110 (no event tells)
+        while not all(stage.ready for stage in session.supervisor.state.stages):  # noqa: ASYNC110 (no event tells)
             await asyncio.sleep(0.01)
 
 

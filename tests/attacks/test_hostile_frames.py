@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from shoal.client.client import AsyncClient
-from shoal.client.session.hop_client import HopClient
-from shoal.client.session.session_credentials import SessionCredentials
+from shoal.client.session.hop_client import HopClient, SessionCredentials
 from shoal.engine.proof import numbers
 from shoal.errors import ChannelClosed, ShoalError, UnknownQuestion
 from shoal.model.families import family
@@ -352,7 +351,9 @@ async def test_a_session_is_not_opened_twice_by_others(swarm: Swarm) -> None:
         keys = SessionCredentials(b"s" * 16, b"k" * 16)
         record = thief.directory.get(PeerId(server.record.peer))
         assert record is not None
-        hop = HopClient(Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock)
+        hop = HopClient(
+            Hop(PeerId(server.record.peer), Span(0, 6)), record, keys, client.dialler, client.clock, lambda: None
+        )
         await hop.open(request(server, upstream=LinkGrant(1, client.identity.peer, b"t" * 16)), Sender())
         assert hop.heartbeat.progress.position == 0
         await hop.close()

@@ -98,12 +98,9 @@ async def test_rows_that_a_journal_dropped_are_computed_again(swarm_of: SwarmMak
     async with swarm_of(*THIRDS) as swarm, swarm.client() as client:
         async with client.session(await client.find_model(), max_tokens=64) as session:
             first = await session.step(rows[:40])
-            (generation,) = [
-                w.generation
-                for pair, w in session.supervisor.link_table.links_up.items()
-                if pair[0] is session.supervisor.controls[1]
-            ]
-            hops(swarm)[1].report(LinkState(generation, "gone", "", 7))
+            state = session.supervisor.state
+            (link,) = [link for link in state.links if link.ends.sender == state.primaries[1].id]
+            hops(swarm)[1].report(LinkState(link.generation, "gone", "", 7))
             await until(lambda: len(session.failovers) == 2)
             rest = await session.step(rows[40:])
             assert session.exact
@@ -132,14 +129,6 @@ async def test_a_cut_without_journals(swarm_of: SwarmMaker, name: str) -> None:
             assert torch.equal(output, await session.step(rows))
 
 
-def vanish(session: Session) -> None:
-    """What is left of a client that was killed: its connections end, and nobody says goodbye."""
-    for task in list(session.supervisor._tasks):
-        task.cancel()
-    for control in session.supervisor.controls:
-        control.detach()
-
-
 async def test_the_lease_ends_what_a_dead_client_left(swarm_of: SwarmMaker) -> None:
     """A client that vanishes holds its sessions and pages until the lease ends, and not longer."""
     async with swarm_of(*THIRDS) as swarm:
@@ -148,7 +137,7 @@ async def test_the_lease_ends_what_a_dead_client_left(swarm_of: SwarmMaker) -> N
         session = await client.open_session(await client.find_model(), options)
         await session.step(numbers(4, 5, 48))
         assert all(len(server.sessions) == 1 for server in swarm.servers)
-        vanish(session)
+        await session.supervisor.close(end=False)  # its connections end, and nothing is said
         await until(lambda: all(len(server.sessions) == 0 for server in swarm.servers))
         await until(
             lambda: all(server.status().free_tokens == server.status().total_tokens for server in swarm.servers)

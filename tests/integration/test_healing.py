@@ -11,10 +11,11 @@ import torch
 
 from shoal.client.client import AsyncClient
 from shoal.client.options import SessionOptions
+from shoal.client.session.route_state import LinkStatus, ends_of
 from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from shoal.errors import NoRoute, ServerFull, ShoalError
-from shoal.links.link import LinkKey
+from shoal.protocol.messages import LinkState
 from shoal.server.server import Server
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
@@ -140,7 +141,7 @@ async def test_who_stands_by_has_the_rows_already(swarm_of: SwarmMaker) -> None:
         before = sum(server.worker.stats.rows for server in swarm.servers)
 
         async def kill(session: Session) -> None:
-            await until(lambda: all(stage.ready for stage in session.supervisor.stages))
+            await until(lambda: all(stage.ready for stage in session.supervisor.state.stages))
             await until(lambda: sum(server.worker.stats.rows for server in swarm.servers) - before == 6 * 30)
             await die(server_of(swarm, session, 1))
 
@@ -157,14 +158,17 @@ async def test_who_stands_by_out_of_reach_is_fed_through_the_client(swarm_of: Sw
 
         async def split(session: Session) -> None:
             supervisor = session.supervisor
-            await until(lambda: all(stage.ready for stage in supervisor.stages))
-            first, second = supervisor.stages[:2]
-            pair = LinkKey(first.control, second.standbys[0], follows=True)
-            await until(lambda: pair in supervisor.link_table.links_up)
-            supervisor.link_table.break_(pair)
-            supervisor.stir()
-            await until(lambda: pair in supervisor.link_table.links_up and supervisor.link_table.links_up[pair].bridged)
-            await until(lambda: second.standbys[0].heartbeat.progress.computed >= 25)
+            await until(lambda: all(stage.ready for stage in supervisor.state.stages) and supervisor.state.whole)
+            first, second = supervisor.state.stages[:2]
+            ends = ends_of(first.primary, second.standbys[0], follows=True)
+
+            def link() -> LinkStatus:
+                return next(link for link in supervisor.state.links if link.ends == ends)
+
+            (sender,) = server_of(swarm, session, 0).sessions
+            sender.report(LinkState(link().generation, "down"))
+            await until(lambda: link().made and link().through_client)
+            await until(lambda: supervisor.state.stages[1].standbys[0].progress.computed >= 25)
             await die(server_of(swarm, session, 1))
 
         output, session = await disturbed(swarm, 30, split, redundancy=2)

@@ -26,13 +26,14 @@ from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.membership.storage import PrivateSwarm
-from shoal.swarm.routing.route_planner import RouteOptions, same_model
+from shoal.swarm.routing.hop_costs import RoundTrips
+from shoal.swarm.routing.route_planner import same_model
 from shoal.transport.asking import ask
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.local_node import LOOPBACK, make_transports
-from shoal.types import Hop, ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, PeerId, Span
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,7 @@ class AsyncClient:
             if self._member is not None:
                 await self._enter(self._member)
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
-            self._survey = ServerProbe(self.directory, self._dialler, self.clock)
+            self._probe = ServerProbe(self.directory, self._dialler, self.clock)
             self._finder = self._discoveries.finder(self.directory, self._dialler)
             await self.refresh()
             if self._member is not None:
@@ -144,7 +145,7 @@ class AsyncClient:
 
         Raises NetworkError when nobody at all could be reached.
         """
-        await asyncio.gather(self._exchange(), self._survey.retry())
+        await asyncio.gather(self._exchange(), self._probe.retry())
 
     async def _hear(self) -> None:
         """What is new, if the last news is old; a swarm that does not answer at once is looked for when it is needed."""
@@ -191,7 +192,7 @@ class AsyncClient:
 
     async def _status(self, record: ServerRecord) -> ServerStatus:
         try:
-            return ServerStatus(record, await self._survey.ask(record))
+            return ServerStatus(record, await self._probe.ask(record))
         except ShoalError as error:
             return ServerStatus(record, None, str(error))
 
@@ -272,7 +273,7 @@ class AsyncClient:
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        await asyncio.gather(self._survey.look(model, span), self._hear())
+        await asyncio.gather(self._probe.look(model, span), self._hear())
         session = self._new_session(model, span, options)
         try:
             await session.open(wait_s)
@@ -300,12 +301,14 @@ class AsyncClient:
             raise
         return session
 
-    def route(
-        self, model: ModelSpec, span: Span, options: RouteOptions, avoid: frozenset[str]
-    ) -> list[tuple[Hop, SignedRecord]]:
-        """Planner: the best route over blocks by what is known now; raises NoRoute."""
-        return self._survey.route(model, span, options, avoid)
+    def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:
+        """Planner: the servers that may be asked, by what is known now."""
+        return self._probe.candidates(model)
+
+    def record(self, peer: PeerId) -> SignedRecord:
+        """Planner: a server's record; raises NoRoute."""
+        return self._probe.record(peer)
 
     def failed(self, record: ServerRecord) -> None:
-        """Planner: who said this did not answer."""
-        self._survey.failed(record)
+        """Planner: the server of this record did not answer."""
+        self._probe.failed(record)

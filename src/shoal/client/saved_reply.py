@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.client.options import SessionOptions
-from shoal.client.session.session_credentials import SessionCredentials
+from shoal.client.session.hop_client import SessionCredentials
 from shoal.errors import SessionFenced, UsageError
 from shoal.model.nn.sampling import SamplingParams
 from shoal.protocol.messages import Numerics

@@ -14,10 +14,10 @@ from shoal.errors import NetworkError, NoRoute, ShoalError
 from shoal.protocol.messages import STATUS, GetStatus, Status
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
-from shoal.swarm.routing.route_planner import RouteOptions, plan_route
+from shoal.swarm.routing.hop_costs import RoundTrips
 from shoal.transport.asking import ask
 from shoal.transport.dialler import DIAL_DEADLINE_S, Dialler
-from shoal.types import Hop, ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, PeerId, Span
 
 ASKED_AT_ONCE = 32
 ANSWER_S = 1.0
@@ -43,7 +43,7 @@ class Failure(NamedTuple):
 
 
 class ServerProbe:
-    """Plans routes over a directory's records, corrected by what their servers answer."""
+    """A directory's records, corrected by what their servers answer."""
 
     def __init__(self, directory: Directory, dialler: Dialler, clock: Clock, rng: random.Random | None = None) -> None:
         self._directory = directory
@@ -90,7 +90,7 @@ class ServerProbe:
                 raise result
 
     def failed(self, record: ServerRecord) -> None:
-        """Who said this did not answer: in no new route until it does, or says something new."""
+        """The server of this record did not answer: it is in no new route until it does, or says something new."""
         if not self._has_failed(record):
             self._failures[record.peer] = Failure(record.sequence, self._clock.wall())
 
@@ -105,13 +105,10 @@ class ServerProbe:
             if record.model.fingerprint == model.fingerprint and not self._has_failed(record):
                 yield record
 
-    def route(
-        self, model: ModelSpec, span: Span, options: RouteOptions, avoid: frozenset[str]
-    ) -> list[tuple[Hop, SignedRecord]]:
-        """The best route over `span`, none of it at servers in `avoid` or such that failed; raises NoRoute."""
-        records = [self._corrected(record) for record in self._servers(model) if record.peer not in avoid]
+    def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:
+        """Records of a model's servers that did not fail, with the load that they told last, and the round trips to them."""
         measured = {PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()}
-        return [(hop, self._record(hop.peer)) for hop in plan_route(span, records, options, measured)]
+        return [self._corrected(record) for record in self._servers(model)], measured
 
     def _corrected(self, record: ServerRecord) -> ServerRecord:
         answer = self._answers.get(record.peer)
@@ -120,7 +117,8 @@ class ServerProbe:
         status = answer.status
         return msgspec.structs.replace(record, free_tokens=status.free_tokens, queued_rows=status.queued_rows)
 
-    def _record(self, peer: PeerId) -> SignedRecord:
+    def record(self, peer: PeerId) -> SignedRecord:
+        """A server's record as it was signed; raises NoRoute when it has expired."""
         signed = self._directory.get(peer)
         if signed is None:
             raise NoRoute(f"the record of {peer[:8]} has expired")

@@ -16,7 +16,7 @@ from shoal.client.generation import Conversation, Generation, start
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply import Reply
 from shoal.client.saved_reply import SavedReply
-from shoal.client.session.failover import FailoverEvent
+from shoal.client.session.route_state import FailoverEvent
 from shoal.errors import UsageError
 from shoal.model.nn.sampling import SamplingParams
 from shoal.swarm.discovery.discovery_options import Discoveries

@@ -22,7 +22,7 @@ from shoal.client.saved_reply import (
     take_up,
     write_saved,
 )
-from shoal.client.session.session_credentials import SessionCredentials
+from shoal.client.session.hop_client import SessionCredentials
 from shoal.errors import RecordError, SessionFenced, UsageError
 from shoal.model.nn.sampling import SamplingParams
 from shoal.protocol.messages import Numerics

@@ -1,148 +1,444 @@
-"""Makes a chain whole: servers for hops that are lost, links where there are none, patience where nobody is there."""
+"""Every rule about hops and links that fail, as a pure function of what is known (docs/concepts/healing.md).
+
+`decide` asks the rules in order; the first that has something to do is answered. `applied` is what an action does to the state:
+no rule gives the same answer to its own outcome, so deciding and acting in turn comes to rest.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import msgspec
 
-from shoal.client.session.stage import Stage
+from shoal.client.session.route_state import (
+    DECODE_ROWS,
+    HopId,
+    HopState,
+    LinkEnds,
+    LinkStatus,
+    RouteState,
+    Search,
+    Stage,
+    ends_of,
+)
 from shoal.errors import CapacityError, NetworkError, NoRoute, NotHeld, SessionFenced, ShoalError
 from shoal.types import Span
 
-if TYPE_CHECKING:
-    from shoal.client.session.supervisor import RouteSupervisor
 
-RETRY_S = 0.5
-"""Between two looks for a server while some blocks have none."""
+class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session asks, and the figures of the rules: seconds where nothing else is said."""
 
-MAX_REPLACEMENTS = 64
-"""Hops replaced without a row in between: more is not bad luck but a mistake."""
+    patience_s: float = 60.0
+    """Blocks without a server are waited for so long, in a session that was whole once."""
+    opening_patience_s: float = 10.0
+    """The same at its first opening."""
+    redundancy: int = 1
+    """From 2 on, servers stand by for every stage."""
+    hung_s: float = 3.0
+    """A hop that beats, has rows to compute and makes no step for so long hangs ..."""
+    hung_steps: float = 8.0
+    """... if that is more than so many of its usual steps."""
+    stalled_s: float = 3.0
+    """Rows that one hop has and the next does not get for so long: the two cannot reach each other."""
+    frame_s: float = 0.0
+    """The same for a link that is just fast enough for one frame in that time."""
+    max_retries: int = 2
+    """A link made anew so often without a row: its receiver is at fault, and twice as often, its sender."""
+    down_s: float = 1.0
+    """The sending hop has said for so long that it cannot connect."""
+    direct_again_s: float = 15.0
+    """After so long a link that the client carries is tried directly again, between two steps."""
+    hedge_s: float = 0.25
+    """With hops standing by: a decoding step so late is looked into ..."""
+    hedge_steps: float = 4.0
+    """... if that is more than so many usual ones, ..."""
+    probe_s: float = 0.1
+    """... and its late hop relieved so long after a last question."""
+    caught_up_rows: int = 8
+    """A follower so few rows behind takes over from a hop that is leaving."""
+    avoid_s: float = 10.0
+    """A server where a hop was lost is not chosen for so long while others cover its blocks."""
+    retry_s: float = 0.5
+    """Between two looks for servers while some blocks have none."""
+    leaving_retry_s: float = 0.5
+    """Between two looks for servers to follow a hop that is leaving."""
+    standby_retry_s: float = 5.0
+    """The same for one that is not."""
+    max_replacements: int = 64
+    """Stages replaced without a row in between: more is not bad luck but a mistake."""
 
 
-class FailoverEvent(msgspec.Struct):
-    """One repair: why, from when to when (monotonic seconds), which servers went and came, rows sent again to them."""
+class OpenSpan(msgspec.Struct, frozen=True):
+    """Have servers open the session over `span`, none of those in `without`; `follow`: to stand by there."""
 
-    reason: str
-    began_at: float
-    ended_at: float = 0.0
-    lost: list[str] = []
-    found: list[str] = []
-    replayed_rows: int = 0
-    missing: str = ""
+    span: Span
+    follow: bool = False
+    without: frozenset[str] = frozenset()
+    broken: frozenset[tuple[str, str]] = frozenset()
+    numerics: str | None = None
+    look_again_at: float = 0.0
 
 
-class Failover:
-    """Acts on the difference between a chain as it is and as it should be. One `run` at a time."""
+class Connect(msgspec.Struct, frozen=True):
+    """Make a link."""
 
-    def __init__(self, supervisor: RouteSupervisor) -> None:
-        self.replacements = 0
-        self._chain = supervisor
+    ends: LinkEnds
+    through_client: bool = False
 
-    async def run(self) -> None:
-        """Act until nothing is lost and everything is joined; sets `stuck` when that cannot be."""
-        supervisor = self._chain
-        supervisor.failing_over = heal = FailoverEvent(self._reason(), supervisor.clock.monotonic())
-        try:
-            await self.mend(heal)
-        except ShoalError as error:
-            supervisor.stuck = error
-        finally:
-            supervisor.failing_over = None
-        heal.ended_at = supervisor.clock.monotonic()
-        if supervisor.stuck is None:
-            supervisor.failovers.append(heal)
-            supervisor.watch.restart()
-        supervisor.on_change()
 
-    async def mend(self, heal: FailoverEvent) -> None:
-        """The same, noting in `heal` what was done; raises NoRoute, or what kept servers away, SessionFenced."""
-        supervisor = self._chain
-        deadline: float | None = None
-        cause: ShoalError | None = None
-        asked = False
-        while True:
-            self._check_fence()
-            supervisor.promote_for_lost()
-            run = supervisor.lost_run()
-            if run is None:
-                supervisor.link_table.join(supervisor.unwired(), supervisor.stir)
-                if not supervisor.link_table.joining:
-                    return
-                await supervisor.changed()
-                continue
-            try:
-                cause = await self._replace(run, heal) or cause
-            except NoRoute as error:
-                if not asked:
-                    asked = True  # perhaps there are others, or the same with other blocks
-                    await self._ask_for_news()
-                    continue
-                now = supervisor.clock.monotonic()
-                deadline = deadline or now + supervisor.patience_s
-                heal.missing = str(error)
-                if now >= deadline or not self._worth_waiting(cause):
-                    raise self._final(cause, error) from error
-                await self._wait_for_servers(deadline)
+class Disconnect(msgspec.Struct, frozen=True):
+    """End a link. `reaches`: what is now held to be so of its two hops, if anything; `stalled`: no rows came over it."""
 
-    def _worth_waiting(self, cause: ShoalError | None) -> bool:
-        """At the first opening a server that refuses is an answer; later nothing is lost by waiting for another one."""
-        if cause is None or isinstance(cause, NotHeld):
-            return True  # nobody has refused; who holds other blocks by now is no answer
-        return self._chain.opened and isinstance(cause, NetworkError | CapacityError)
+    ends: LinkEnds
+    reaches: bool | None = None
+    stalled: bool = False
 
-    def _final(self, cause: ShoalError | None, error: NoRoute) -> ShoalError:
-        """What kept servers away says more than that there are none, unless they were just out of reach."""
-        absent = cause is None or isinstance(cause, NotHeld) or (self._chain.opened and isinstance(cause, NetworkError))
-        return error if absent or cause is None else cause
 
-    def _reason(self) -> str:
-        reasons = [f"{control.name}: {control.lost}" for control in self._chain.controls if control.lost is not None]
-        return "; ".join(reasons) or "joining"
+class Promote(msgspec.Struct, frozen=True):
+    """Those who stand by take the stage of `span` over; `keep_old`: its hop stands by instead."""
 
-    def _check_fence(self) -> None:
-        """Raises SessionFenced when a later process has taken the session up: this one must not go on beside it."""
-        for control in self._chain.controls:
-            if isinstance(control.lost, SessionFenced):
-                raise control.lost
+    span: Span
+    keep_old: bool = False
 
-    async def _wait_for_servers(self, deadline: float) -> None:
-        supervisor = self._chain
-        supervisor.on_change()
-        supervisor.selector.clear()  # perhaps it was not so bad
-        await supervisor.clock.sleep(min(RETRY_S, max(0.0, deadline - supervisor.clock.monotonic())))
-        await self._ask_for_news()
 
-    async def _ask_for_news(self) -> None:
-        with contextlib.suppress(NetworkError):  # whoever waits has a deadline
-            await self._chain.selector.refresh()
+class Dismiss(msgspec.Struct, frozen=True):
+    """Let those go who stand by for the stage of `span`, and ask no others."""
 
-    async def _replace(self, run: tuple[int, int], heal: FailoverEvent) -> ShoalError | None:
-        """Open other hops over the blocks of a run; returns what one of them said that refused. Raises NoRoute."""
-        supervisor = self._chain
-        first, stop = run
-        old = supervisor.stages[first:stop]
-        span = Span(old[0].control.hop.span.start, old[-1].control.hop.span.stop) if old else supervisor.terms.span
-        for stage in old:
-            supervisor.drop(stage.control)
-        controls = await supervisor.selector.open(span, supervisor.leaving, frozenset(supervisor.link_table.broken))
-        supervisor.selector.agree(controls)
-        self._count(old)
-        live = [control for control in controls if control.lost is None]
-        heal.lost += [stage.control.name for stage in old if stage.control.attached]
-        heal.found += [control.name for control in live]
-        heal.replayed_rows += supervisor.sender.end * len(live)
-        for stage in old:
-            for control in stage.standbys:
-                supervisor.spawn(control.close())
-        supervisor.stages[first:stop] = [Stage(control) for control in controls]
-        for control in live:
-            supervisor.attach(control)
-        return next((control.lost for control in controls if control.lost is not None), None)
+    span: Span
 
-    def _count(self, old: Sequence[Stage]) -> None:
-        self.replacements += bool(old)
-        if self.replacements > MAX_REPLACEMENTS:
-            raise NetworkError(f"{MAX_REPLACEMENTS} hops failed one after another")
+
+class Drop(msgspec.Struct, frozen=True):
+    """A hop is of no use any more. Its server is not chosen for `avoid_for`; `unreachable`: for no session."""
+
+    hop: HopId
+    error: ShoalError
+    avoid_for: float = 0.0
+    unreachable: bool = False
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Ask a hop how far it is."""
+
+    hop: HopId
+
+
+class Refresh(msgspec.Struct, frozen=True):
+    """Ask the swarm for news."""
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Look again at `until`: some blocks are `missing`. The search ends at `deadline`."""
+
+    until: float
+    missing: str
+    deadline: float
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """End the repair with an error, until the next step."""
+
+    error: ShoalError
+
+
+Action = OpenSpan | Connect | Disconnect | Promote | Dismiss | Drop | Probe | Refresh | Wait | GiveUp
+
+
+def decide(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """What to do now; nothing when the state is as it should be, or waits for what is under way."""
+    return _first((_fenced, _lost, _stand_in, _judge, _repair), state, now, policy)
+
+
+def applied(state: RouteState, action: Action, now: float) -> RouteState:
+    """The state once an action is under way."""
+    match action:
+        case OpenSpan(span=span, follow=follow, look_again_at=look_again_at):
+            if follow:
+                state = state.with_stage(span, look_again_at=look_again_at)
+            return state.opening(span, follow, now)
+        case Connect(ends=ends, through_client=through_client):
+            link = LinkStatus(ends, since=now, made=False, through_client=through_client)
+            return state.replaced(links=(*state.links, link))
+        case Disconnect():
+            return _disconnected(state, action, now)
+        case Promote(span=span, keep_old=keep_old):
+            return state.promoted(span, keep_old).explained(now) if keep_old else state.promoted(span, keep_old)
+        case Dismiss(span=span):
+            return state.dismissed(span)
+        case Drop(hop=hop_id, error=error, avoid_for=avoid_for):
+            return state.dropped(hop_id, error, now + avoid_for, now)
+        case Probe(hop=hop_id):
+            return state.probed(hop_id, now)
+        case Refresh():
+            search = msgspec.structs.replace(state.search, asked=True, asking=True, retry_at=None)
+            return state.replaced(search=search)
+        case Wait(until=until, missing=missing, deadline=deadline):
+            search = msgspec.structs.replace(state.search, retry_at=until, deadline=deadline)
+            event = state.failover and msgspec.structs.replace(state.failover, missing=missing)
+            return state.replaced(search=search, failover=event, avoided={})  # perhaps they were not so bad
+        case GiveUp(error=error):
+            return state.replaced(given_up=error, failover=None, search=Search())
+
+
+def _disconnected(state: RouteState, action: Disconnect, now: float) -> RouteState:
+    state = state.replaced(links=tuple(link for link in state.links if link.ends != action.ends))
+    if action.reaches is None:
+        return state
+    ends = [hop for hop in map(state.hop, action.ends[:2]) if hop is not None]
+    if action.stalled and ends:
+        computed = ends[-1].progress.computed
+        state = state.with_hops({hop.id: hop.retried(computed) for hop in ends})
+    if len(ends) == 2:
+        pair = frozenset({(ends[0].peer, ends[1].peer)})
+        known = state.unreachable
+        state = state.replaced(unreachable=known - pair if action.reaches else known | pair)
+    return state if action.reaches else state.explained(now)
+
+
+# Hops that are lost
+
+
+def _fenced(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A later process has taken the session up: this one must not go on beside it."""
+    fenced = next((hop.lost for hop in state.primaries if isinstance(hop.lost, SessionFenced)), None)
+    return [GiveUp(fenced)] if fenced is not None and state.given_up is None else []
+
+
+def _lost(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A lost hop is dropped once."""
+    hops = [*state.hops, *state.strays]
+    lost = ((hop, hop.lost) for hop in hops if hop.lost is not None and not hop.dropped)
+    return [_drop(state, hop, error, now, policy) for hop, error in lost if not isinstance(error, SessionFenced)]
+
+
+def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, policy: FailoverPolicy) -> Drop:
+    """A server out of reach is avoided, one that refuses too; one where only this session failed is at the second time."""
+    unreachable = isinstance(error, NetworkError)
+    if hop.refused and isinstance(error, NotHeld):
+        return Drop(
+            hop.id, error, 0.0, unreachable=True
+        )  # it holds other blocks than its record says: its next one tells
+    again = now - state.lost_at.get(hop.peer, -policy.avoid_s) < policy.avoid_s
+    return Drop(hop.id, error, policy.avoid_s if hop.refused or unreachable or again else 0.0, unreachable)
+
+
+def _stand_in(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Those who stand by for a lost hop take its place."""
+    stages = [stage for stage in state.stages if not stage.primary.alive and stage.ready]
+    return [Promote(stage.span) for stage in stages if not state.replacing(stage)]
+
+
+# Hops and links that are judged
+
+
+def _gone(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A hop whose journal no longer has what the next one needs starts afresh; a follower that needs it is let go."""
+    actions: list[Action] = []
+    for link in state.links:
+        sender = state.hop(link.ends.sender)
+        if not link.made or link.said != "gone" or sender is None or not sender.alive:
+            continue
+        if link.ends.follows:
+            actions += [Dismiss(stage.span) for stage in state.stages if _first_standby(stage) == link.ends.receiver]
+        else:
+            error = ShoalError(f"{sender.name} no longer has rows {link.said_position} and on")
+            actions.append(_drop(state, sender, error, now, policy))
+    return actions
+
+
+def _first_standby(stage: Stage) -> HopId | None:
+    return stage.standbys[0].id if stage.standbys else None
+
+
+def _down(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A hop that says that it cannot connect to the next one is believed."""
+    return [
+        Disconnect(link.ends, reaches=False)
+        for link in state.links
+        if link.made and not link.through_client and link.said == "down" and now - link.said_at > policy.down_s
+        if all(hop is not None and hop.alive for hop in map(state.hop, link.ends[:2]))
+    ]
+
+
+def _leaving(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A hop that is leaving goes when its follower has caught up; until then the follower is asked how far it is."""
+    probes: list[Action] = []
+    for stage in state.stages:
+        if not stage.primary.leaving or not stage.primary.alive or not stage.ready:
+            continue
+        follower = stage.standbys[-1]
+        progress = follower.progress
+        if progress.epoch >= state.epoch and progress.computed + policy.caught_up_rows >= state.end:
+            return [Promote(stage.span)]
+        if now - max(follower.heard_at, follower.probed_at) > policy.probe_s:
+            probes.append(Probe(follower.id))
+    return probes
+
+
+def _late(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A late decoding step at a hop that others stand by for goes on there, after a last question to all."""
+    step = state.step
+    if not step.active or step.rows > DECODE_ROWS or not any(stage.ready for stage in state.stages):
+        return []
+    if now - step.since < max(policy.hedge_steps * step.expected_s, policy.hedge_s):
+        return []
+    alive = [hop for hop in state.hops if hop.alive]
+    unasked: list[Action] = [Probe(hop.id) for hop in alive if hop.probed_at < step.since]
+    if unasked or now - max(hop.probed_at for hop in alive) < policy.probe_s:
+        return unasked
+    late = next((stage for stage in state.stages if _late_at(state, stage)), None)
+    if late is None or not late.ready or not late.primary.alive:
+        return []
+    ahead = late.standbys[-1].progress.computed >= late.primary.progress.computed
+    return [Promote(late.span, keep_old=True)] if ahead else []
+
+
+def _late_at(state: RouteState, stage: Stage) -> bool:
+    return state.behind(stage.primary) or stage.primary.heard_at < state.step.since
+
+
+def _stalled(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """The first hop that is behind either hangs, or does not get what the one before it has."""
+    if not state.step.active:
+        return []
+    before: HopState | None = None
+    for hop in state.primaries:
+        if state.behind(hop):
+            progress = hop.progress
+            quiet_s = now - max(state.step.since, hop.changed_at, before.changed_at if before else 0.0)
+            if progress.position <= progress.computed:
+                return _cut_off(state, before, hop, quiet_s, now, policy)
+            if hop.alive and quiet_s > max(policy.hung_s, policy.hung_steps * progress.step_s):
+                error = NetworkError(f"{hop.name} beats but does not compute")
+                return [_drop(state, hop, error, now, policy)]
+            return []
+        before = hop
+    quiet_s = now - max(state.step.since, before.changed_at) if before is not None else 0.0
+    return _cut_off(state, before, None, quiet_s, now, policy)
+
+
+def _cut_off(
+    state: RouteState,
+    sender: HopState | None,
+    receiver: HopState | None,
+    quiet_s: float,
+    now: float,
+    policy: FailoverPolicy,
+) -> list[Action]:
+    """A link that brings nothing is made anew, through the client; a hop of which that is true again and again is at fault."""
+    ends = ends_of(sender, receiver)
+    made = any(link.ends == ends and link.made for link in state.links)
+    alive = all(hop is None or hop.alive for hop in (sender, receiver))
+    if not made or not alive or quiet_s <= max(policy.stalled_s, policy.frame_s):
+        return []
+    blamed = receiver if receiver is not None and receiver.retries >= policy.max_retries else None
+    if sender is not None and sender.retries >= policy.max_retries * (1 if receiver is None else 2):
+        blamed = sender
+    if blamed is not None:
+        error = NetworkError(f"{blamed.name} answers, but no rows come over any link of it")
+        return [_drop(state, blamed, error, now, policy)]
+    return [Disconnect(ends, reaches=False, stalled=True)]
+
+
+def _direct_again(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A link that the client carries is tried directly again between two steps."""
+    if state.step.active:
+        return []
+    old = (link for link in state.links if link.made and link.through_client)
+    return [Disconnect(link.ends, reaches=True) for link in old if now - link.since > policy.direct_again_s]
+
+
+# Servers for blocks that have none
+
+
+def _too_many(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Stages that are replaced one after another without a row in between: there is a mistake."""
+    if state.replacements <= policy.max_replacements or state.whole:
+        return []
+    return [GiveUp(NetworkError(f"{policy.max_replacements} hops failed one after another"))]
+
+
+def _replace(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Servers for each run of stages that has none; where none are known, news of the swarm first, and patience then."""
+    runs, search = state.lost_runs(), state.search
+    if not runs or search.asking:
+        return []
+    if search.missing is None:
+        leaving = frozenset(hop.peer for hop in state.hops if hop.leaving)
+        return [_open(state, run, leaving, now) for run in runs]
+    if not search.asked:
+        return [Refresh()]
+    if search.retry_at is not None:
+        return [Refresh()] if now >= search.retry_at else []
+    return [_wait(state, search.missing, now, policy)]
+
+
+def _open(state: RouteState, span: Span, taken: frozenset[str], now: float) -> OpenSpan:
+    avoided = frozenset(peer for peer, until in state.avoided.items() if until > now)
+    return OpenSpan(span, False, taken | avoided, state.unreachable, state.arithmetic.key(span))
+
+
+def _wait(state: RouteState, missing: NoRoute, now: float, policy: FailoverPolicy) -> Wait | GiveUp:
+    """At the first opening a server that refuses is an answer; later nothing is lost by waiting for another one."""
+    refusal, search = state.search.refusal, state.search
+    patience_s = policy.patience_s if state.failovers else policy.opening_patience_s
+    deadline = now + patience_s if search.deadline is None else search.deadline
+    no_answer = refusal is None or isinstance(refusal, NotHeld)  # who holds other blocks by now is no answer
+    may_pass = state.opened and isinstance(refusal, NetworkError | CapacityError)
+    if now < deadline and (no_answer or may_pass):
+        return Wait(min(now + policy.retry_s, deadline), str(missing), deadline)
+    absent = no_answer or (state.opened and isinstance(refusal, NetworkError))
+    return GiveUp(missing if absent or refusal is None else refusal)
+
+
+# Links and hops that stand by
+
+
+def _join(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Links that should be are made, others are cut. Two hops that do not reach each other are joined by the client."""
+    wanted, there = state.wanted_links(), {link.ends for link in state.links}
+    actions: list[Action] = [Disconnect(link.ends) for link in state.links if link.ends not in wanted]
+    return actions + [Connect(ends, _is_broken(state, ends)) for ends in wanted if ends not in there]
+
+
+def _is_broken(state: RouteState, ends: LinkEnds) -> bool:
+    sender, receiver = state.hop(ends.sender), state.hop(ends.receiver)
+    return sender is not None and receiver is not None and (sender.peer, receiver.peer) in state.unreachable
+
+
+def _standbys(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Servers stand by where that was asked for, and where a hop is leaving."""
+    if state.failover is not None or not state.opened:
+        return []
+    taken = frozenset(hop.peer for hop in state.hops)
+    followed = {one.span for one in state.openings if one.follow}
+    return [
+        msgspec.structs.replace(
+            _open(state, stage.span, taken, now), follow=True, look_again_at=now + _interval_s(stage, policy)
+        )
+        for stage in state.stages
+        if (policy.redundancy > 1 or stage.primary.leaving) and stage.primary.alive
+        if not stage.standbys and stage.span not in followed and now >= stage.look_again_at
+    ]
+
+
+def _interval_s(stage: Stage, policy: FailoverPolicy) -> float:
+    return policy.leaving_retry_s if stage.primary.leaving else policy.standby_retry_s
+
+
+Rule = Callable[[RouteState, float, FailoverPolicy], list[Action]]
+
+
+def _judge(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Hops are judged once the route has been whole."""
+    judges: tuple[Rule, ...] = (_gone, _down, _leaving, _late, _stalled, _direct_again)
+    return _first(judges, state, now, policy) if state.opened else []
+
+
+def _repair(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """The route is made whole, unless that was given up."""
+    repairs: tuple[Rule, ...] = (_too_many, _replace, _join, _standbys)
+    return _first(repairs, state, now, policy) if state.given_up is None else []
+
+
+def _first(rules: tuple[Rule, ...], state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    return next((actions for rule in rules if (actions := rule(state, now, policy))), [])

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 
 from shoal.client.session.heartbeat import SILENCE_S, Heartbeat
-from shoal.client.session.session_credentials import SessionCredentials
 from shoal.clock import Clock
 from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError
 from shoal.protocol.messages import (
     ATTACH,
     OPEN,
+    SECRET_BYTES,
     SESSION,
     Admit,
     Admitted,
@@ -52,14 +52,34 @@ ORDER_S = 3.0
 
 KEPT_NEWS = 16
 
-T = TypeVar("T")
+
+class SessionCredentials(msgspec.Struct, frozen=True):
+    """By what a hop knows a session, and what proves it to be the client's. Every hop has its own."""
+
+    session: bytes
+    secret: bytes
+    incarnation: int = 0
+
+    @classmethod
+    def draw(cls) -> SessionCredentials:
+        """Fresh ones."""
+        return cls(secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(SECRET_BYTES))
 
 
 class HopClient:
-    """Opens a session at a hop, gives it orders, and notices when it dies. `lost` says why it is of no use any more."""
+    """Opens a session at a hop, gives it orders, and notices when it dies. `lost` says why it is of no use any more.
+
+    `on_change` is called when the hop is lost, leaves, or has news of a link. `opened`: it has had the session.
+    """
 
     def __init__(
-        self, hop: Hop, record: SignedRecord, keys: SessionCredentials, dialler: Dialler, clock: Clock
+        self,
+        hop: Hop,
+        record: SignedRecord,
+        keys: SessionCredentials,
+        dialler: Dialler,
+        clock: Clock,
+        on_change: Callable[[], None],
     ) -> None:
         self.hop = hop
         self.record = record
@@ -67,15 +87,15 @@ class HopClient:
         self.clock = clock
         self.lost: ShoalError | None = None
         self.leaving = False
-        self.attached = False
-        self.dropped = False
+        self.opened = False
         self.numerics: Numerics | None = None
         self.weights: tuple[str, ...] = ()
-        self.first_grant: tuple[LinkGrant, bytes] | None = None
-        self.links: dict[int, tuple[LinkState, float]] = {}
         self.heartbeat = Heartbeat(clock)
-        self.notify: Callable[[], None] = lambda: None
+        self._on_change = on_change
         self._dialler = dialler
+        self._closed = False
+        self._first_grant: tuple[LinkGrant, bytes] | None = None
+        self._links: dict[int, tuple[LinkState, float]] = {}
         self._channel: FrameChannel | None = None
         self._known_epoch = 0
         self._answers: dict[tuple[str, int], asyncio.Future[Message]] = {}
@@ -108,8 +128,9 @@ class HopClient:
             raise self._named(error) from error.__cause__
         if opened.max_tokens < request.max_tokens or len(opened.weights) != len(self.hop.span):
             raise self._named(ProtocolError(f"{self.name} did not grant what was asked for"))
+        self.opened = True
         self.numerics, self.weights = opened.numerics, opened.weights
-        self.first_grant = (request.upstream, opened.acceptance)
+        self._first_grant = (request.upstream, opened.acceptance)
         self.heartbeat.hear(Pong(0, 0.0, 0.0, opened.epoch, opened.position, opened.position))
         self._known_epoch = sender.epoch  # what it has missed comes with the rows
 
@@ -123,37 +144,61 @@ class HopClient:
                 attached, _ = await channel.ask(ATTACH, request)
         except TimeoutError as error:
             raise NetworkError(f"{self.name} has not taken a session up for {ORDER_S:.0f} s") from error
+        self.opened = True
         self._known_epoch = attached.epoch
         self.heartbeat.hear(
             msgspec.structs.replace(self.heartbeat.progress, epoch=attached.epoch, position=attached.position)
         )
         return attached
 
+    async def take_up(self, epoch: int, numerics: Numerics, weights: tuple[str, ...]) -> Attached | None:
+        """`attach` in a new process, which knows the hop's arithmetic; None, and the hop is lost, when it has nothing."""
+        self.numerics, self.weights = numerics, weights
+        try:
+            return await self.attach(epoch)
+        except ShoalError as error:
+            self.fail(error)
+            return None
+
     def _named(self, error: ShoalError) -> ShoalError:
-        error.peer = self.hop.peer  # whoever plans the route wants to know which hop to avoid
+        error.peer = self.hop.peer
         return error
 
     def fail(self, error: ShoalError) -> None:
-        """This hop is of no use any more; whoever waits for it is told."""
+        """This hop is of no use any more; orders that wait for it fail."""
         if self.lost is None:
             self.lost = self._named(error)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(self.lost)
         self._drop()
-        self.notify()
+        self._on_change()
+
+    def beat_often(self, often: bool) -> None:
+        """Heartbeats are frequent while a step is under way."""
+        self.heartbeat.active = often
+
+    def news_of(self, generation: int) -> tuple[LinkState, float] | None:
+        """The hop's last word of a link that it sends on, and when that came (monotonic seconds)."""
+        return self._links.get(generation)
+
+    def first_grant(self, upstream: PeerId) -> LinkGrant | None:
+        """The grant that the hop was opened with, if it is for that sender; for another one it is void from now on."""
+        if self._first_grant is not None and self._first_grant[0].peer != upstream:
+            self._first_grant = None
+        return self._first_grant[0] if self._first_grant is not None else None
 
     async def admit(self, link: LinkGrant, follow: bool) -> bytes:
         """Tell the hop who feeds it, and whether it only follows; returns its acceptance. Raises what `lost` says."""
-        if self.first_grant is not None and self.first_grant[0].generation == link.generation:
-            return self.first_grant[1]
+        if self._first_grant is not None and self._first_grant[0].generation == link.generation:
+            return self._first_grant[1]
         answer = await self._order(("admit", link.generation), Admit(link, follow))
         assert isinstance(answer, Admitted)
         return answer.acceptance
 
     async def redirect(self, order: Redirect) -> None:
         """Tell the hop where its output goes, and wait until it knows. Raises what `lost` says."""
-        self.links = {at: news for at, news in self.links.items() if at > order.link.generation - KEPT_NEWS}
+        self._links = {at: news for at, news in self._links.items() if at > order.link.generation - KEPT_NEWS}
         await self._order(("redirect", order.link.generation), order)
 
     async def _order(self, key: tuple[str, int], message: Admit | Redirect) -> Message:
@@ -171,7 +216,7 @@ class HopClient:
             raise self.lost from error
         finally:
             if answer.done() and not answer.cancelled():
-                answer.exception()  # somebody has seen it
+                answer.exception()  # asyncio complains of errors that were never looked at
             self._answers.pop(key, None)
         return answer.result()
 
@@ -198,6 +243,7 @@ class HopClient:
 
     async def close(self) -> None:
         """Tell the hop that the session is over, if it can be told at once."""
+        self._closed = True
         channel, self._channel = self._channel, None
         if channel is None:
             return
@@ -208,7 +254,7 @@ class HopClient:
             channel.abort()  # it will find out when the lease ends
 
     async def release(self) -> None:
-        """A hop that was given up may be alive after all: have it free what it holds."""
+        """A hop that was dropped may be alive after all: have it free what it holds."""
         with contextlib.suppress(ShoalError, TimeoutError):
             async with asyncio.timeout(2 * ORDER_S):
                 await self.attach(0)
@@ -222,6 +268,7 @@ class HopClient:
 
     def detach(self) -> None:
         """Let go of the hop without ending its session."""
+        self._closed = True
         self._drop()
 
     def _present(self) -> FrameChannel:
@@ -230,29 +277,28 @@ class HopClient:
         return self._channel
 
     async def run(self, sender: Sender) -> None:
-        """Ping and listen until the hop is lost. A connection that broke is dialled again, once."""
-        try:
-            while True:
-                await self._talk()
-                if self.lost is not None:
-                    return
+        """Ping and listen until the hop is lost or closed. A connection that broke is dialled again, once."""
+        while True:
+            await self._talk()
+            if self._closed or self.lost is not None:
+                return
+            try:
                 await self.attach(sender.epoch)
                 await self.rewind(sender)
-        except ShoalError as error:
-            self.fail(error)
+            except ShoalError as error:
+                self.fail(error)
+                return
 
     async def _talk(self) -> None:
-        tasks = [asyncio.ensure_future(self._listen()), asyncio.ensure_future(self._beat())]
+        """Until the connection breaks, or the hop is lost."""
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        except NetworkError:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen())
+                tasks.create_task(self._beat())
+        except* NetworkError:
             self._drop()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        except* ShoalError as group:
+            self.fail(next(error for error in group.exceptions if isinstance(error, ShoalError)))
 
     async def _listen(self) -> None:
         while True:
@@ -266,7 +312,7 @@ class HopClient:
                 self._on_link(message)
             elif isinstance(message, Leaving):
                 self.leaving = not message.called_off
-                self.notify()
+                self._on_change()
             elif isinstance(message, Refusal):
                 raise refused(message, self.peer)
             else:
@@ -281,10 +327,10 @@ class HopClient:
         if news.state == "ready":
             self._answer(("redirect", news.generation), news)
             return
-        before = self.links.get(news.generation)
+        before = self._links.get(news.generation)
         if before is None or before[0].state != news.state:
-            self.links[news.generation] = (news, self.clock.monotonic())
-            self.notify()
+            self._links[news.generation] = (news, self.clock.monotonic())
+            self._on_change()
 
     async def _beat(self) -> None:
         heartbeat = self.heartbeat
@@ -300,8 +346,9 @@ class HopClient:
             if woke_at - now > TICK_S + LATE_S:
                 heartbeat.restart()
             elif heartbeat.silent(woke_at):
-                self.fail(NetworkError(f"{self.name} was not heard for {SILENCE_S} s"))
-                return
+                error = NetworkError(f"{self.name} was not heard for {SILENCE_S} s")
+                self.fail(error)
+                raise error
 
     async def ping(self) -> None:
         """Ask the hop how far it is; the answer is `heartbeat.progress`. Raises NetworkError on a broken connection."""

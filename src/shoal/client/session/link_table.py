@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator
 
 from shoal.client.session.hop_client import HopClient
 from shoal.client.session.planner import SessionSpec
@@ -34,9 +34,8 @@ class ClientLink(Link[HopClient]):
 class LinkTable:
     """The links of a session, as the client orders them and keeps up its own ends.
 
-    `ends` are the client's log towards the first hop and its receiver from the last. `broken` are pairs that do not reach
-    each other, and since when (monotonic seconds). `joining` are links that are being made: a hop that does not answer holds
-    up its own links only.
+    `ends` are the client's log towards the first hop and its receiver from the last. `joining` are links that are being made:
+    a hop that does not answer holds up its own links only.
     """
 
     def __init__(
@@ -48,9 +47,7 @@ class LinkTable:
         clock: Clock,
     ) -> None:
         self.links_up: dict[Hops, ClientLink] = {}
-        self.broken: dict[tuple[str, str], float] = {}
         self.joining: dict[Hops, asyncio.Task[None]] = {}
-        self._failure: BaseException | None = None
         self._terms = terms
         log, self._row_receiver = ends
         self._senders = {False: log.next, True: log.add_sender()}
@@ -58,17 +55,8 @@ class LinkTable:
         self._generations = generations
         self._clock = clock
 
-    def missing(self, wanted: Iterable[Hops]) -> list[Hops]:
-        """The links that are wanted and not under way; those that are not wanted any more are cut."""
-        if self._failure is not None:
-            raise self._failure
-        wanted = list(wanted)
-        for pair in [pair for pair in (*self.links_up, *self.joining) if pair not in wanted]:
-            self.cut(pair)
-        return [pair for pair in wanted if pair not in self.links_up and pair not in self.joining]
-
     def cut(self, pair: Hops) -> None:
-        """Forget a link; it is made anew if it is still wanted."""
+        """Forget a link, and end this side's part of it."""
         joining = self.joining.pop(pair, None)
         if joining is not None:
             joining.cancel()
@@ -76,38 +64,21 @@ class LinkTable:
         if link is not None:
             link.cut()
 
-    def break_(self, pair: Hops) -> None:
-        """These two do not reach each other: the next link between them goes through the client."""
-        sender, receiver, _ = pair
-        if sender is not None and receiver is not None:
-            self.broken[sender.peer, receiver.peer] = self._clock.monotonic()
-        self.cut(pair)
+    def join(self, pair: Hops, bridged: bool, done: Callable[[], None]) -> None:
+        """Begin to make a link, `bridged`: through the client, and call `done` after it. A hop that does not obey is `lost`."""
+        self.joining[pair] = self._spawn(self._joined(pair, bridged, done))
 
-    def mend(self, pair: Hops) -> None:
-        """They may reach each other again: the next link between them is direct."""
-        sender, receiver, _ = pair
-        if sender is not None and receiver is not None:
-            self.broken.pop((sender.peer, receiver.peer), None)
-        self.cut(pair)
+    async def _joined(self, pair: Hops, bridged: bool, done: Callable[[], None]) -> None:
+        try:
+            with contextlib.suppress(ShoalError):  # the hop's loss says what was wrong
+                await self._join(pair, bridged)
+        finally:
+            if self.joining.get(pair) is asyncio.current_task():
+                del self.joining[pair]
+            done()
 
-    def join(self, pairs: Iterable[Hops], done: Callable[[], None]) -> None:
-        """Begin to make links, and call `done` after each; a hop that fails to obey is `lost` then."""
-        for pair in pairs:
-            self.joining[pair] = task = self._spawn(self._join(pair))
-            task.add_done_callback(partial(self._joined, pair, done))
-
-    def _joined(self, pair: Hops, done: Callable[[], None], task: asyncio.Task[None]) -> None:
-        if self.joining.get(pair) is task:
-            del self.joining[pair]
-        if not task.cancelled():
-            error = task.exception()
-            if error is not None and not isinstance(error, ShoalError):
-                self._failure = error  # a mistake here: whoever asks next is told
-        done()
-
-    async def _join(self, pair: Hops) -> None:
+    async def _join(self, pair: Hops, bridged: bool) -> None:
         before, after, follow = pair
-        bridged = before is not None and after is not None and (before.peer, after.peer) in self.broken
         upstream = before.peer if before is not None and not bridged else self._terms.me
         grant = self._grant(after, upstream)
         link = ClientLink(pair, grant.generation, self._clock, bridged)
@@ -151,11 +122,9 @@ class LinkTable:
         return self._terms.options.max_tokens * self._terms.row_bytes
 
     def _grant(self, after: Endpoint[HopClient], upstream: PeerId) -> LinkGrant:
-        first = after.first_grant[0] if after is not None and after.first_grant is not None else None
-        if after is not None and first is not None:
-            if first.peer == upstream:
-                return first
-            after.first_grant = None
+        first = after.first_grant(upstream) if after is not None else None
+        if first is not None:
+            return first
         peer = upstream if after is not None else self._terms.me
         return LinkGrant(next(self._generations), peer, secrets.token_bytes(SECRET_BYTES))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -9,9 +10,9 @@ import msgspec
 from shoal.client.options import SessionOptions
 from shoal.protocol.row_codec import row_bytes
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
-from shoal.swarm.routing.route_planner import RouteOptions
+from shoal.swarm.routing.hop_costs import RoundTrips
 from shoal.transport.dialler import Dialler
-from shoal.types import Hop, ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, PeerId, Span
 
 
 class Planner(Protocol):
@@ -22,10 +23,12 @@ class Planner(Protocol):
         """How servers are reached."""
         ...
 
-    def route(
-        self, model: ModelSpec, span: Span, options: RouteOptions, avoid: frozenset[str]
-    ) -> list[tuple[Hop, SignedRecord]]:
-        """Hops over a span, none of them at the servers in `avoid`; raises NoRoute."""
+    def candidates(self, model: ModelSpec) -> tuple[Sequence[ServerRecord], RoundTrips]:
+        """Records of the servers that may be asked, and the round trips to those that were."""
+        ...
+
+    def record(self, peer: PeerId) -> SignedRecord:
+        """A server's record as it was signed; raises NoRoute when it has expired."""
         ...
 
     async def refresh(self) -> None:
@@ -33,7 +36,7 @@ class Planner(Protocol):
         ...
 
     def failed(self, record: ServerRecord) -> None:
-        """Who said this did not answer: not to be chosen until it does, or says something new."""
+        """The server of this record did not answer: not to be chosen until it does, or says something new."""
         ...
 
 

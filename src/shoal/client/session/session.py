@@ -8,19 +8,18 @@ from types import TracebackType
 import torch
 
 from shoal.client.saved_reply import SavedHop, SavedSession
-from shoal.client.session.failover import FailoverEvent
-from shoal.client.session.hop_client import HopClient
 from shoal.client.session.outputs import SessionOutputs
 from shoal.client.session.planner import Planner, SessionSpec
+from shoal.client.session.route_state import FailoverEvent
 from shoal.client.session.supervisor import RouteSupervisor
 from shoal.client.step_trace import StepTrace, step_trace
 from shoal.clock import Clock
-from shoal.errors import GrantExceeded, ShoalError, UsageError
+from shoal.errors import GrantExceeded, UsageError
 from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
 from shoal.model.row_tensors import encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
-from shoal.protocol.messages import MAX_POSITION, Attached, Numerics, Rewind
+from shoal.protocol.messages import MAX_POSITION, Numerics, Rewind
 from shoal.protocol.row_stream import Receiver, Sender
 from shoal.types import Route
 
@@ -46,33 +45,33 @@ class Session:
     @property
     def route(self) -> Route:
         """The hops, in order."""
-        return tuple(control.hop for control in self.supervisor.controls)
+        return tuple(client.hop for client in self.supervisor.hops)
 
     @property
     def hop_names(self) -> tuple[str, ...]:
         """The hops' names for people, in order."""
-        return tuple(control.name for control in self.supervisor.controls)
+        return tuple(client.name for client in self.supervisor.hops)
 
     @property
     def numerics(self) -> tuple[Numerics, ...]:
         """The hops' arithmetic, in order."""
-        return tuple(control.numerics for control in self.supervisor.controls if control.numerics is not None)
+        return tuple(client.numerics for client in self.supervisor.hops if client.numerics is not None)
 
     @property
     def exact(self) -> bool:
         """Whether every row so far has the bits that an undisturbed run gives."""
-        return self.supervisor.exact
+        return self.supervisor.state.arithmetic.exact
 
     @property
     def failovers(self) -> list[FailoverEvent]:
         """What was repaired since the session was opened; the first entry is the opening."""
-        return self.supervisor.failovers
+        return list(self.supervisor.state.failovers)
 
     @property
     def waiting(self) -> str:
         """What is being repaired or waited for now; empty while all is well."""
-        heal = self.supervisor.failing_over
-        return "" if heal is None else heal.missing or heal.reason
+        event = self.supervisor.state.failover
+        return "" if event is None else event.missing or event.reason
 
     @property
     def position(self) -> int:
@@ -112,8 +111,7 @@ class Session:
             raise UsageError("the session is closed")
         self._outputs.begin()
         self._sent_at.clear()
-        self.supervisor.retry()
-        self.supervisor.watch.begin(rows.shape[0])
+        self.supervisor.begin_step(rows.shape[0])
         done = False
         try:
             self._send(rows, needed_from=stop - reply)
@@ -127,17 +125,17 @@ class Session:
             await self.rewind(start)
             raise
         finally:
-            self.supervisor.watch.end(done)
+            self.supervisor.end_step(done)
         self.last_trace = self._trace()
         return self._outputs.last(reply)
 
     def _trace(self) -> StepTrace | None:
         """The times of the step's last frame that went through the present route."""
-        controls = self.supervisor.controls
+        clients = self.supervisor.hops
         for frame in reversed(self._outputs.frames):
             sent_at = self._sent_at.get(frame.position)
-            if sent_at is not None and len(frame.trace) == len(controls):
-                offsets = [control.heartbeat.clock_offset_s for control in controls]
+            if sent_at is not None and len(frame.trace) == len(clients):
+                offsets = [client.heartbeat.clock_offset_s for client in clients]
                 return step_trace(sent_at, frame.arrived_at, self.hop_names, frame.trace, offsets)
         return None
 
@@ -162,19 +160,18 @@ class Session:
         self._log.rewind(epoch, position)
         truncate_to = self._row_receiver.receiver.on_rewind(Rewind(epoch, position, epoch - 1))
         self._outputs.truncate(position if truncate_to is None else truncate_to)
-        await asyncio.gather(*(control.rewind(self._sender) for control in self.supervisor.everybody))
+        await asyncio.gather(*(client.rewind(self._sender) for client in self.supervisor.everybody))
 
     async def open(self, patience_s: float) -> None:
         """Make the route; see `AsyncClient.session` for what is raised."""
         await self.supervisor.open(patience_s)
-        self.supervisor.start(self.options.patience_s)
 
     def save(self) -> SavedSession:
         """What a later process needs to take this session up, beside its tokens."""
         hops = [
-            SavedHop(control.record.data, control.hop.span, control.keys, control.numerics, control.weights)
-            for control in self.supervisor.controls
-            if control.numerics is not None
+            SavedHop(client.record.data, client.hop.span, client.keys, client.numerics, client.weights)
+            for client in self.supervisor.hops
+            if client.numerics is not None
         ]
         terms, epoch = self.supervisor.terms, self._sender.epoch
         return SavedSession(
@@ -187,10 +184,11 @@ class Session:
         Servers that still hold it go on from what they have; the others are replaced, and get the rows again. Raises what
         `open` raises, SessionFenced when a later process has taken it up already.
         """
-        controls = [self.supervisor.selector.control(*hop.parts()) for hop in saved.hops]
-        for control, hop in zip(controls, saved.hops, strict=True):
-            control.numerics, control.weights = hop.numerics, hop.weights
-        attached = await asyncio.gather(*(_taken_up(control, saved.epoch) for control in controls))
+        clients = [self.supervisor.client(*hop.parts()) for hop in saved.hops]
+        pairs = zip(clients, saved.hops, strict=True)
+        attached = await asyncio.gather(
+            *(client.take_up(saved.epoch, hop.numerics, hop.weights) for client, hop in pairs)
+        )
         held = [state for state in attached if state is not None]
         epoch = 1 + max([saved.epoch, *(state.epoch for state in held)])
         # Rows above the base of a rewind that not all of us know may differ: those of the old process after the file was
@@ -198,9 +196,8 @@ class Session:
         behind = any(state.epoch < saved.epoch for state in held)
         base = min([0 if behind else saved.position, *(state.base for state in held)])
         self._refill(hidden_states, base, epoch)
-        await asyncio.gather(*(control.rewind(self._sender) for control in controls if control.lost is None))
-        self.supervisor.selector.exact = saved.exact
-        self.supervisor.adopt(controls)
+        await asyncio.gather(*(client.rewind(self._sender) for client in clients if client.lost is None))
+        self.supervisor.adopt(clients, saved.exact)
         await self.open(patience_s)
 
     def _refill(self, hidden_states: torch.Tensor, base: int, epoch: int) -> None:
@@ -224,12 +221,3 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-async def _taken_up(control: HopClient, epoch: int) -> Attached | None:
-    """What a hop still has; None, and the hop is lost, when it has nothing or does not answer."""
-    try:
-        return await control.attach(epoch)
-    except ShoalError as error:
-        control.fail(error)
-        return None

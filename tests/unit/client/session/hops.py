@@ -1,27 +1,27 @@
-"""Hops that exist only in a test, and a chain of them."""
+"""Hops that exist only in a test, and a supervisor of them."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from shoal.client.options import SessionOptions
-from shoal.client.session.hop_client import HopClient
+from shoal.client.session.hop_client import HopClient, SessionCredentials
 from shoal.client.session.planner import SessionSpec
-from shoal.client.session.session_credentials import SessionCredentials
 from shoal.client.session.supervisor import RouteSupervisor
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.errors import NoRoute
+from shoal.errors import ShoalError
 from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
 from shoal.protocol.journal import Journal
-from shoal.protocol.messages import LinkGrant, Numerics, Redirect, RowsFrame
+from shoal.protocol.messages import LinkGrant, Numerics, Open, Redirect, RowsFrame
 from shoal.protocol.row_stream import Receiver, Sender
+from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.identity import Identity
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
-from shoal.types import Hop, ModelSpec, Span
+from shoal.types import Hop, ModelSpec, PeerId, Span
 from tests.records import FINGERPRINT, signed_record
 
 MODEL = ModelSpec("tiny", FINGERPRINT, 12, 48)
@@ -35,18 +35,23 @@ def terms_of(**options: object) -> SessionSpec:
 
 
 class FakeHop(HopClient):
-    """A hop that obeys at once, unless `frozen`; it notes its orders."""
+    """A hop that obeys at once, unless `frozen` or `refusal`; it notes its orders."""
 
-    def __init__(self, span: Span, clock: Clock = SYSTEM_CLOCK, name: str = "") -> None:
+    def __init__(self, span: Span, clock: Clock = SYSTEM_CLOCK, numerics: Numerics = EXACT) -> None:
         server = Identity.generate()
-        record = signed_record(server, name=name)
-        super().__init__(Hop(server.peer, span), record, SessionCredentials.draw(), Dialler([]), clock)
-        self.numerics, self.weights = EXACT, ("w",) * len(span)
+        record = signed_record(server, span=span, numerics=EXACT.key)
+        super().__init__(Hop(server.peer, span), record, SessionCredentials.draw(), Dialler([]), clock, self._stir)
+        self.numerics, self.weights = numerics, ("w",) * len(span)
+        self.on_change: Callable[[], None] = lambda: None
         self.frozen = False
+        self.refusal: ShoalError | None = None
         self.admitted: list[tuple[LinkGrant, bool]] = []
         self.redirects: list[Redirect] = []
         self.asked = self.pinged = 0
         self.ended = False
+
+    def _stir(self) -> None:
+        self.on_change()
 
     async def _obey(self) -> None:
         self.asked += 1
@@ -54,6 +59,12 @@ class FakeHop(HopClient):
             raise self.lost
         if self.frozen:
             await asyncio.Event().wait()
+
+    async def open(self, request: Open, sender: Sender) -> None:
+        """HopClient."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.opened = True
 
     async def admit(self, link: LinkGrant, follow: bool) -> bytes:
         """HopClient."""
@@ -108,41 +119,59 @@ def ends_of(terms: SessionSpec) -> tuple[RowLog, RowReceiver]:
     return RowLog(Journal(terms.row_bytes, 1 << 20)), RowReceiver(Receiver(), Taker())
 
 
-class NoPlanner:
-    """A planner that is not asked: hops come from the test."""
+class FakePlanner:
+    """Knows the hops that a test has shown it, except those that failed."""
 
     dialler = Dialler([])
 
-    def route(self, *_: object) -> list[object]:
+    def __init__(self, known: Sequence[FakeHop]) -> None:
+        self.known = list(known)
+        self.failures: list[str] = []
+        self.refreshed = 0
+
+    def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], dict[PeerId, float]]:
         """Planner."""
-        raise NoRoute("nobody")
+        return [hop.record.record for hop in self.known if hop.peer not in self.failures], {}
+
+    def record(self, peer: PeerId) -> SignedRecord:
+        """Planner."""
+        return self.hop(peer).record
+
+    def hop(self, peer: PeerId) -> FakeHop:
+        """The hop at a server."""
+        return next(hop for hop in self.known if hop.peer == peer)
 
     async def refresh(self) -> None:
         """Planner."""
+        self.refreshed += 1
 
-    def failed(self, record: object) -> None:
+    def failed(self, record: ServerRecord) -> None:
         """Planner."""
+        self.failures.append(record.peer)
 
 
-def chain_of(
-    hops: Sequence[FakeHop], spares: Sequence[FakeHop] = (), clock: Clock = SYSTEM_CLOCK, **options: object
-) -> RouteSupervisor:
-    """A chain that opens `hops`, and then takes of the spares the first that fits."""
-    terms = terms_of(**options)
-    supervisor = RouteSupervisor(terms, NoPlanner(), ends_of(terms), clock)  # type: ignore[arg-type]
-    left = list(spares)
+class FakeSupervisor(RouteSupervisor):
+    """A supervisor whose hops are a test's."""
 
-    async def open_(span: Span, taken: frozenset[str], broken: object, follow: bool = False) -> list[HopClient]:
-        if span == terms.span and not supervisor.stages:
-            return list(hops)
-        for spare in left:
-            if spare.hop.span == span and spare.peer not in taken:
-                left.remove(spare)
-                return [spare]
-        raise NoRoute(f"nobody for {span}")
+    def __init__(self, hops: Sequence[FakeHop], clock: Clock = SYSTEM_CLOCK, **options: object) -> None:
+        terms = terms_of(**options)
+        self.planner = FakePlanner(hops)
+        self.told = 0
+        super().__init__(terms, self.planner, ends_of(terms), clock, self._tell)
 
-    supervisor.selector.open = open_  # type: ignore[method-assign]
-    return supervisor
+    def _tell(self) -> None:
+        self.told += 1
+
+    def client(self, hop: Hop, record: SignedRecord, keys: SessionCredentials | None = None) -> FakeHop:
+        """RouteSupervisor."""
+        fake = self.planner.hop(hop.peer)
+        fake.on_change = self.stir
+        return fake
+
+    @property
+    def names(self) -> list[str]:
+        """The servers of the route."""
+        return [hop.peer for hop in self.hops]
 
 
 def generations() -> Iterator[int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from shoal.client.session.hop_client import HopClient
 from shoal.client.session.link_table import LinkTable
 from shoal.errors import NetworkError
@@ -38,9 +36,10 @@ class Bench:
         """A link was made, or was not."""
         self.changes += 1
 
-    async def join(self, *pairs: LinkKey[HopClient]) -> None:
-        """Make those of the pairs that are missing."""
-        self.link_table.join(self.link_table.missing(pairs), self.changed)
+    async def join(self, *pairs: LinkKey[HopClient], bridged: bool = False) -> None:
+        """Make links."""
+        for pair in pairs:
+            self.link_table.join(pair, bridged, self.changed)
         await self.clock.settle()
 
     async def __aenter__(self) -> Bench:
@@ -64,7 +63,6 @@ async def test_two_hops_are_told_of_each_other() -> None:
         assert (order.record, order.acceptance) == (bench.two.record.data, b"accepted")
         assert not order.elide
         assert bench.changes == 1
-        assert bench.link_table.missing([bench.between]) == []
         assert bench.link_table.links_up[bench.between].tasks == ()  # nothing goes through here
 
 
@@ -87,16 +85,16 @@ async def test_a_follower_is_told_that_it_only_follows() -> None:
 
 
 async def test_two_that_do_not_reach_each_other_are_bridged() -> None:
-    """Both talk to the client then, in a later generation; mended, they are sent to each other again."""
+    """Both talk to the client then, in a later generation; made anew, they are sent to each other again."""
     async with Bench() as bench:
         await bench.join(bench.between)
-        bench.link_table.break_(bench.between)
-        await bench.join(bench.between)
+        bench.link_table.cut(bench.between)
+        await bench.join(bench.between, bridged=True)
         assert bench.link_table.links_up[bench.between].bridged
         assert bench.two.admitted[1][0].peer == ME.peer
         assert bench.one.redirects[1].link.peer == ME.peer
         assert len(bench.link_table.links_up[bench.between].tasks) == 2
-        bench.link_table.mend(bench.between)
+        bench.link_table.cut(bench.between)
         assert all(task.cancelling() for task in bench.tasks[-2:])
         await bench.join(bench.between)
         assert bench.one.redirects[2].link.peer == bench.two.peer
@@ -108,39 +106,41 @@ async def test_the_grant_of_the_opening_is_used_for_the_client_alone() -> None:
     """A hop was opened with the client upstream: for another one it needs a fresh grant."""
     async with Bench() as bench:
         first = LinkGrant(99, ME.peer, bytes(16))
-        bench.one.first_grant, bench.two.first_grant = (first, b"a"), (first, b"b")
+        bench.one._first_grant, bench.two._first_grant = (first, b"a"), (first, b"b")
         await bench.join(LinkKey(None, bench.one), bench.between)
         assert bench.one.admitted[0][0] == first
         assert bench.two.admitted[0][0] != first
-        assert bench.two.first_grant is None
+        assert bench.two._first_grant is None
 
 
-async def test_links_that_nobody_wants_are_cut() -> None:
-    """This side's tasks for them end, whether they were made or still being made."""
+async def test_a_link_that_is_cut() -> None:
+    """This side's tasks for it end, whether it was made or is still being made."""
     async with Bench() as bench:
         bench.two.frozen = True
-        await bench.join(LinkKey(None, bench.one), bench.between)
-        assert bench.link_table.missing([LinkKey(None, bench.one), bench.between]) == []
-        assert bench.link_table.missing([]) == []
+        pairs = [LinkKey(None, bench.one), bench.between]
+        await bench.join(*pairs)
+        assert list(bench.link_table.joining) == [bench.between]
+        for pair in pairs:
+            bench.link_table.cut(pair)
         await bench.clock.settle()
         assert all(task.done() for task in bench.tasks)
         assert not bench.link_table.links_up
         assert not bench.link_table.joining
 
 
-async def test_a_hop_that_is_lost_leaves_its_link_missing() -> None:
-    """Whoever asked is told that something has changed; the hop's loss says what."""
+async def test_a_hop_that_is_lost_leaves_its_link_unmade() -> None:
+    """What is called tells that something has changed; the hop's loss says what."""
     async with Bench() as bench:
         bench.two.fail(NetworkError("gone"))
         await bench.join(bench.between)
         assert bench.changes == 1
-        assert bench.link_table.missing([bench.between]) == [bench.between]
+        assert not bench.link_table.links_up
+        assert not bench.link_table.joining
 
 
 async def test_a_mistake_here_is_not_swallowed() -> None:
-    """What is no ShoalError reaches whoever asks next."""
+    """What is no ShoalError ends the task with it, and with the task the session."""
     async with Bench() as bench:
         bench.two.record = None  # type: ignore[assignment]
         await bench.join(bench.between)
-        with pytest.raises(AttributeError):
-            bench.link_table.missing([bench.between])
+        assert isinstance(bench.tasks[0].exception(), AttributeError)

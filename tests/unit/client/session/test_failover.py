@@ -1,0 +1,446 @@
+"""Every rule of docs/concepts/healing.md, as a state, a time and what is to be done then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from shoal.client.session.failover import (
+    Action,
+    Connect,
+    Disconnect,
+    Dismiss,
+    Drop,
+    FailoverPolicy,
+    GiveUp,
+    OpenSpan,
+    Probe,
+    Promote,
+    Refresh,
+    Wait,
+    applied,
+    decide,
+)
+from shoal.client.session.route_state import Arithmetic, LinkEnds, RouteState, Search, Stage
+from shoal.errors import (
+    DialError,
+    NetworkError,
+    NoRoute,
+    NotHeld,
+    ServerFull,
+    SessionFenced,
+    SessionLost,
+    ShoalError,
+)
+from shoal.protocol.messages import Pong
+from shoal.types import Span
+from tests.unit.client.session.routes import (
+    ALL,
+    FIRST,
+    ONE,
+    SECOND,
+    STANDBY,
+    TWO,
+    changed,
+    followed,
+    hop_at,
+    joined,
+    peer_of,
+    reported,
+    route,
+    said,
+    stepping,
+)
+
+POLICY = FailoverPolicy()
+REDUNDANT = FailoverPolicy(redundancy=2)
+BETWEEN, INTO, OUT = LinkEnds(ONE, TWO), LinkEnds(None, ONE), LinkEnds(TWO, None)
+GONE, LOST, FULL, NO_SERVER = (
+    DialError("gone"),
+    SessionLost("expired"),
+    ServerFull("full"),
+    NoRoute("no server for 0:6"),
+)
+PEERS = frozenset(map(peer_of, (ONE, TWO, STANDBY)))
+
+
+def lost(error: ShoalError, hop: int = ONE, **fields: Any) -> RouteState:
+    """A hop of a whole route is lost."""
+    return changed(route(), hop, lost=error, **fields)
+
+
+def dropped(error: ShoalError = GONE, **fields: Any) -> RouteState:
+    """A lost hop that has been dropped, and whose links are cut."""
+    state = lost(error, dropped=True).replaced(**fields)
+    return state.replaced(links=tuple(link for link in state.links if link.ends in state.wanted_links()))
+
+
+def searching(**fields: Any) -> RouteState:
+    """No server was found for the first hop's blocks."""
+    return dropped(search=Search(missing=NO_SERVER, **fields))
+
+
+def asked(state: RouteState) -> RouteState:
+    """Every hop was asked how far it is at 0.3 s."""
+    return state.with_hops({hop.id: msgspec.structs.replace(hop, probed_at=0.3) for hop in state.hops})
+
+
+def late(follower_computed: int = 1, hop_computed: int = 0) -> RouteState:
+    """A decoding step is under way; the first hop has its row, has not computed it, and is followed."""
+    state = reported(stepping(followed(route())), ONE, 1, hop_computed)
+    return reported(state, STANDBY, 1, follower_computed)
+
+
+def leaving(follower_computed: int) -> RouteState:
+    """The first hop is leaving, twenty rows have gone through, and its follower has computed so many."""
+    return reported(changed(followed(route(end=20)), ONE, leaving=True), STANDBY, 20, follower_computed)
+
+
+def stuck_at_first_link(retries: int) -> RouteState:
+    """A row was sent, and the first hop says that it has none; its link was made anew so often already."""
+    return changed(stepping(route()), ONE, retries=retries, retried_at=0)
+
+
+def stuck_between(receiver_retries: int, sender_retries: int) -> RouteState:
+    """The first hop has computed the row, the second says that it has none."""
+    state = changed(reported(stepping(route()), ONE, 1, 1), TWO, retries=receiver_retries, retried_at=0)
+    return changed(state, ONE, retries=sender_retries, retried_at=0)
+
+
+def carried() -> RouteState:
+    """The link between the hops goes through the client."""
+    pair = frozenset({(peer_of(ONE), peer_of(TWO))})
+    return said(route(unreachable=pair), BETWEEN, "", through_client=True)
+
+
+def replacing() -> RouteState:
+    """Servers are being asked to take the first hop's place."""
+    return dropped().opening(FIRST, False, 0.0)
+
+
+class Case(NamedTuple):
+    """At `now`, `state` calls for `actions`."""
+
+    state: RouteState
+    now: float
+    actions: list[Action]
+    policy: FailoverPolicy = POLICY
+
+
+def drop(hop: int, error: ShoalError, avoid_for: float = 10.0, unreachable: bool = True) -> Drop:
+    """A Drop, of a server that is out of reach unless something else is said."""
+    return Drop(hop, error, avoid_for, unreachable)
+
+
+def open_first(without: frozenset[str] = frozenset(), **fields: Any) -> OpenSpan:
+    """Servers for the first hop's blocks."""
+    return OpenSpan(FIRST, without=without, **fields)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    # Nothing is wrong
+    "a whole idle route is left alone": lambda: Case(route(), 1000.0, []),
+    "an opening without a route": lambda: Case(RouteState(ALL), 0.0, [OpenSpan(ALL)]),
+    "an opening is under way": lambda: Case(RouteState(ALL).opening(ALL, False, 0.0), 1.0, []),
+    "hops without links are joined": lambda: Case(
+        route().replaced(links=()), 0.0, [Connect(INTO), Connect(BETWEEN), Connect(OUT)]
+    ),
+    # A hop is lost
+    "out of reach: avoided, and reported": lambda: Case(lost(GONE), 0.0, [drop(ONE, GONE)]),
+    "its session failed once: it may be asked again": lambda: Case(lost(LOST), 50.0, [drop(ONE, LOST, 0.0, False)]),
+    "its session failed twice: avoided": lambda: Case(
+        lost(LOST).replaced(lost_at={peer_of(ONE): 45.0}), 50.0, [drop(ONE, LOST, 10.0, False)]
+    ),
+    "its session failed twice, long ago": lambda: Case(
+        lost(LOST).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 0.0, False)]
+    ),
+    "it refused: avoided": lambda: Case(lost(FULL, refused=True), 0.0, [drop(ONE, FULL, 10.0, False)]),
+    "it refused since it has moved: its next record tells": lambda: Case(
+        lost(NotHeld("moved"), refused=True), 0.0, [drop(ONE, NotHeld("moved"), 0.0)]
+    ),
+    "one that stands by is lost": lambda: Case(
+        changed(followed(route()), STANDBY, lost=GONE), 0.0, [drop(STANDBY, GONE)]
+    ),
+    "one that was asked to stand by refused": lambda: Case(
+        route(strays=(hop_at(STANDBY, FIRST, lost=FULL, refused=True),)), 0.0, [drop(STANDBY, FULL, 10.0, False)]
+    ),
+    "dropped once, then replaced; its links are cut": lambda: Case(
+        lost(GONE, dropped=True), 0.0, [open_first()]
+    ),
+    "its links are cut while servers are asked": lambda: Case(
+        lost(GONE, dropped=True).opening(FIRST, False, 0.0), 0.0, [Disconnect(INTO), Disconnect(BETWEEN)]
+    ),
+    "while servers are asked nothing else is done": lambda: Case(replacing(), 1.0, []),
+    "neighbours lost together are replaced together": lambda: Case(
+        changed(dropped(), TWO, lost=GONE, dropped=True), 0.0, [OpenSpan(ALL)]
+    ),
+    "a neighbour lost later is replaced alone": lambda: Case(
+        changed(replacing(), TWO, lost=GONE, dropped=True), 0.0, [OpenSpan(SECOND)]
+    ),
+    "avoided servers and those that leave are not asked": lambda: Case(
+        changed(dropped(avoided={"x": 5.0, "y": 0.5}), TWO, leaving=True),
+        1.0,
+        [open_first(frozenset({"x", peer_of(TWO)}))],
+    ),
+    "the same arithmetic is asked for": lambda: Case(
+        dropped(arithmetic=Arithmetic(blocks={0: ("k", "w")})), 0.0, [open_first(numerics="k")]
+    ),
+    "a later process has the session": lambda: Case(
+        lost(SessionFenced("taken")), 0.0, [GiveUp(SessionFenced("taken"))]
+    ),
+    "after giving up nothing is repaired": lambda: Case(dropped(given_up=GONE), 100.0, []),
+    "too many replaced without a row": lambda: Case(
+        dropped(replacements=65), 0.0, [GiveUp(NetworkError("64 hops failed one after another"))]
+    ),
+    # Nobody holds some blocks
+    "none known: the swarm is asked first": lambda: Case(searching(), 0.0, [Refresh()]),
+    "while the swarm is asked": lambda: Case(searching(asked=True, asking=True), 1.0, []),
+    "after news: patience": lambda: Case(searching(asked=True), 1.0, [Wait(1.5, str(NO_SERVER), 61.0)]),
+    "while waiting": lambda: Case(searching(asked=True, retry_at=1.5, deadline=61.0), 1.4, []),
+    "after waiting the swarm is asked again": lambda: Case(
+        searching(asked=True, retry_at=1.5, deadline=61.0), 1.5, [Refresh()]
+    ),
+    "the last wait ends at the deadline": lambda: Case(
+        searching(asked=True, deadline=61.0), 60.8, [Wait(61.0, str(NO_SERVER), 61.0)]
+    ),
+    "patience is over": lambda: Case(searching(asked=True, deadline=61.0), 61.0, [GiveUp(NO_SERVER)]),
+    "the opening has a patience of its own": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, asked=True)), 0.0, [GiveUp(NO_SERVER)],
+        FailoverPolicy(opening_patience_s=0.0),
+    ),
+    "at the opening a refusal is an answer": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=FULL, asked=True)), 0.0, [GiveUp(FULL)]
+    ),
+    "at the opening a server that has moved is none": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=NotHeld("moved"), asked=True)),
+        0.0,
+        [Wait(0.5, str(NO_SERVER), 10.0)],
+    ),
+    "later a full server is waited out": lambda: Case(
+        searching(asked=True, refusal=FULL), 1.0, [Wait(1.5, str(NO_SERVER), 61.0)]
+    ),
+    "later a refusal for good is an answer": lambda: Case(
+        searching(asked=True, refusal=ShoalError("no")), 1.0, [GiveUp(ShoalError("no"))]
+    ),
+    "what refused says more than that there is none": lambda: Case(
+        searching(asked=True, refusal=FULL, deadline=61.0), 61.0, [GiveUp(FULL)]
+    ),
+    "unless it was just out of reach": lambda: Case(
+        searching(asked=True, refusal=GONE, deadline=61.0), 61.0, [GiveUp(NO_SERVER)]
+    ),
+    # A hop hangs, or a link brings nothing
+    "has rows, makes no step: not yet": lambda: Case(reported(stepping(route()), ONE, 1, 0), 2.9, []),
+    "has rows, makes no step": lambda: Case(
+        reported(stepping(route()), ONE, 1, 0), 3.1, [drop(ONE, NetworkError("hop 1 beats but does not compute"))]
+    ),
+    "a slow hop is given eight of its steps": lambda: Case(reported(stepping(route()), ONE, 1, 0, step_s=1.0), 7.9, []),
+    "and not more": lambda: Case(
+        reported(stepping(route()), ONE, 1, 0, step_s=1.0),
+        8.1,
+        [drop(ONE, NetworkError("hop 1 beats but does not compute"))],
+    ),
+    "between steps no hop hangs": lambda: Case(
+        reported(stepping(route()), ONE, 1, 0).step_ended(False, 0.0), 100.0, []
+    ),
+    "rows that do not reach the next hop": lambda: Case(
+        stuck_between(0, 0), 3.1, [Disconnect(BETWEEN, reaches=False, stalled=True)]
+    ),
+    "rows that do not reach it yet": lambda: Case(stuck_between(0, 0), 2.9, []),
+    "a hop that has just moved on is not cut off": lambda: Case(
+        changed(stuck_between(0, 0), ONE, changed_at=1.0), 3.9, []
+    ),
+    "a slow link is given the time for a frame": lambda: Case(
+        stuck_between(0, 0), 4.9, [], FailoverPolicy(frame_s=5.0)
+    ),
+    "output that does not arrive": lambda: Case(
+        reported(reported(stepping(route()), ONE, 1, 1), TWO, 1, 1),
+        3.1,
+        [Disconnect(OUT, reaches=False, stalled=True)],
+    ),
+    "rows that do not reach the first hop": lambda: Case(
+        stuck_at_first_link(0), 3.1, [Disconnect(INTO, reaches=False, stalled=True)]
+    ),
+    "a hop that takes no rows over any link": lambda: Case(
+        stuck_at_first_link(2),
+        3.1,
+        [drop(ONE, NetworkError("hop 1 answers, but no rows come over any link of it"))],
+    ),
+    "a receiver is blamed before its sender": lambda: Case(
+        stuck_between(2, 2), 3.1, [drop(TWO, NetworkError("hop 2 answers, but no rows come over any link of it"))]
+    ),
+    "a sender whose rows reach no second receiver either": lambda: Case(
+        stuck_between(2, 4), 3.1, [drop(ONE, NetworkError("hop 1 answers, but no rows come over any link of it"))]
+    ),
+    "a link that is being made is not judged": lambda: Case(
+        said(stuck_between(0, 0), BETWEEN, "", made=False), 10.0, []
+    ),
+    "the sender cannot connect: not yet": lambda: Case(said(route(), BETWEEN, "down"), 0.9, []),
+    "the sender cannot connect": lambda: Case(
+        said(route(), BETWEEN, "down"), 1.1, [Disconnect(BETWEEN, reaches=False)]
+    ),
+    "a carried link is not tried directly yet": lambda: Case(carried(), 14.9, []),
+    "a carried link is tried directly again": lambda: Case(carried(), 15.1, [Disconnect(BETWEEN, reaches=True)]),
+    "a carried link is left alone in a step": lambda: Case(
+        reported(stepping(carried()), ONE, 1, 0, step_s=100.0), 20.0, []
+    ),
+    "a journal has forgotten what the next hop needs": lambda: Case(
+        said(route(), BETWEEN, "gone", said_position=7),
+        0.0,
+        [drop(ONE, ShoalError("hop 1 no longer has rows 7 and on"), 0.0, False)],
+    ),
+    "a journal has forgotten what a follower needs": lambda: Case(
+        said(followed(route(), 1), LinkEnds(ONE, STANDBY, True), "gone"), 0.0, [Dismiss(SECOND)]
+    ),
+    # Standing by
+    "nobody is asked to stand by": lambda: Case(route(), 0.0, []),
+    "servers stand by for every stage": lambda: Case(
+        route(),
+        1.0,
+        [
+            OpenSpan(span, True, PEERS - {peer_of(STANDBY)}, look_again_at=6.0)
+            for span in (FIRST, SECOND)
+        ],
+        REDUNDANT,
+    ),
+    "the next look for them is later": lambda: Case(
+        route().with_stage(FIRST, look_again_at=6.0).with_stage(SECOND, look_again_at=6.0), 5.9, [], REDUNDANT
+    ),
+    "they are being asked": lambda: Case(
+        route().opening(FIRST, True, 0.0).opening(SECOND, True, 0.0), 10.0, [], REDUNDANT
+    ),
+    "a stage that is followed is content": lambda: Case(
+        followed(followed(route()), 1, 4), 0.0, [], REDUNDANT
+    ),
+    "a follower is linked to the hop before": lambda: Case(
+        route().with_stage(SECOND, standbys=(hop_at(STANDBY, SECOND),)), 0.0, [Connect(LinkEnds(ONE, STANDBY, True))]
+    ),
+    "several that stand by together are linked in a row": lambda: Case(
+        route().with_stage(SECOND, standbys=(hop_at(3, Span(6, 9)), hop_at(4, Span(9, 12)))),
+        0.0,
+        [Connect(LinkEnds(ONE, 3, True)), Connect(LinkEnds(3, 4))],
+    ),
+    "a lost hop that is followed": lambda: Case(
+        changed(followed(route()), ONE, lost=GONE, dropped=True), 0.0, [Promote(FIRST)]
+    ),
+    "a late step is looked into": lambda: Case(late(), 0.26, [Probe(ONE), Probe(STANDBY), Probe(TWO)]),
+    "a step is not late yet": lambda: Case(late(), 0.24, []),
+    "four usual steps are not late": lambda: Case(
+        late().replaced(step=msgspec.structs.replace(late().step, expected_s=0.1)), 0.39, []
+    ),
+    "after a question there is time for an answer": lambda: Case(asked(late()), 0.39, []),
+    "a late hop is relieved by who stands by": lambda: Case(asked(late()), 0.41, [Promote(FIRST, keep_old=True)]),
+    "not by who is behind as well": lambda: Case(asked(late(follower_computed=-1)), 0.41, []),
+    "nor where nobody stands by": lambda: Case(
+        reported(reported(asked(late()), ONE, 1, 1), TWO, 1, 0), 0.41, []
+    ),
+    "a prefill takes as long as it takes": lambda: Case(
+        reported(reported(stepping(followed(route()), rows=64), ONE, 64, 0), STANDBY, 64, 64), 1.0, []
+    ),
+    # Leaving
+    "a hop that leaves is followed": lambda: Case(
+        changed(route(), ONE, leaving=True),
+        1.0,
+        [OpenSpan(FIRST, True, PEERS - {peer_of(STANDBY)}, look_again_at=1.5)],
+    ),
+    "its follower is asked how far it is": lambda: Case(leaving(4), 1.0, [Probe(STANDBY)]),
+    "and not all the time": lambda: Case(changed(leaving(4), STANDBY, probed_at=0.95), 1.0, []),
+    "it goes when the follower has caught up": lambda: Case(leaving(12), 0.0, [Promote(FIRST)]),
+    "rows of an older epoch do not count": lambda: Case(
+        changed(leaving(20), STANDBY, heard_at=1.0).replaced(epoch=1), 1.0, []
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_done(name: str) -> None:
+    """One rule of failover, in one state."""
+    case = CASES[name]()
+    assert list(map(repr, decide(case.state, case.now, case.policy))) == list(map(repr, case.actions))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_is_done_twice(name: str) -> None:
+    """Acting and deciding in turn comes to rest, whatever the first action was."""
+    case = CASES[name]()
+    state, taken = case.state, []
+    while actions := decide(state, case.now, case.policy):
+        for action in actions:
+            assert repr(action) not in taken
+            taken.append(repr(action))
+            state = applied(state, action, case.now)
+        assert len(taken) < 20
+
+
+def test_a_broken_pair_is_joined_through_the_client() -> None:
+    """The link that was cut is made anew, and not directly; other links are not touched."""
+    state = applied(route(), Disconnect(BETWEEN, reaches=False), 5.0)
+    assert decide(state, 5.0, POLICY) == [Connect(BETWEEN, through_client=True)]
+    assert state.step.since == 5.0
+    again = applied(carried(), Disconnect(BETWEEN, reaches=True), 20.0)
+    assert decide(again, 20.0, POLICY) == [Connect(BETWEEN)]
+
+
+def test_a_client_s_link_that_brings_nothing_is_made_anew() -> None:
+    """There is nothing to join it through."""
+    state = applied(stuck_at_first_link(0), Disconnect(INTO, reaches=False, stalled=True), 3.1)
+    assert decide(state, 3.1, POLICY) == [Connect(INTO)]
+    hop = state.hop(ONE)
+    assert hop is not None
+    assert (hop.retries, hop.retried_at) == (1, 0)
+
+
+def test_rows_that_are_computed_excuse_a_hop() -> None:
+    """Links that were made anew count while no row comes only."""
+    hop = hop_at(ONE, FIRST).retried(5).retried(5)
+    assert hop.retries == 2
+    assert hop.retried(6).retries == 1
+
+
+def test_who_relieves_and_who_is_relieved() -> None:
+    """A late hop stands by for the one that took its place; one that is lost, or leaves, is gone."""
+    kept = applied(asked(late()), Promote(FIRST, keep_old=True), 0.41)
+    assert [hop.id for hop in kept.stages[0].hops] == [STANDBY, ONE]
+    assert kept.step.since == 0.41
+    gone = applied(leaving(20), Promote(FIRST), 0.0)
+    assert [hop.id for hop in gone.hops] == [STANDBY, TWO]
+
+
+def test_who_is_dismissed_is_not_followed_by_another() -> None:
+    """The hop before would have forgotten the rows for that one as well."""
+    state = applied(followed(route(), 1), Dismiss(SECOND), 0.0)
+    assert state.stages[1].standbys == ()
+    assert OpenSpan not in map(type, decide(applied_all(state, 0.0), 1e9, FailoverPolicy(redundancy=1)))
+    assert state.stages[1].look_again_at == float("inf")
+
+
+def applied_all(state: RouteState, now: float) -> RouteState:
+    """With what a state calls for under way."""
+    for action in decide(state, now, POLICY):
+        state = applied(state, action, now)
+    return state
+
+
+def test_waiting_forgives() -> None:
+    """Servers that were avoided may be asked after a wait: perhaps they were not so bad."""
+    state = applied(searching(asked=True).replaced(avoided={"x": 100.0}), Wait(1.5, "blocks", 61.0), 1.0)
+    assert state.avoided == {}
+    assert (state.search.retry_at, state.search.deadline) == (1.5, 61.0)
+
+
+def test_one_of_several_standbys_is_lost() -> None:
+    """The others cover the span no more, and are let go too."""
+    state = route().with_stage(SECOND, standbys=(hop_at(3, Span(6, 9)), hop_at(4, Span(9, 12), lost=GONE)))
+    (action,) = decide(state, 0.0, POLICY)
+    assert applied(state, action, 0.0).stages[1].standbys == ()
+
+
+def test_a_stage_that_is_full_is_a_stage() -> None:
+    """What a stage knows of itself."""
+    stage = Stage(FIRST, hop_at(ONE, FIRST))
+    assert not stage.ready
+    assert stage.hops == (stage.primary,)
+    assert joined(route()).whole
+    assert hop_at(ONE, FIRST).progress == Pong(0, 0.0, 0.0)

@@ -1,0 +1,147 @@
+"""What becomes of a route's state when hops are opened, lost and joined."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from shoal.client.session.route_state import Arithmetic, FailoverEvent, LinkEnds, RouteState, Search, Stage
+from shoal.errors import DialError, NoRoute, ServerFull
+from shoal.protocol.messages import Numerics
+from shoal.types import Span
+from tests.unit.client.session.routes import (
+    ALL,
+    FIRST,
+    ONE,
+    SECOND,
+    STANDBY,
+    TWO,
+    changed,
+    followed,
+    hop_at,
+    joined,
+    route,
+    said,
+)
+
+GONE = DialError("gone")
+EXACT = Numerics("torch", "probe", "float32", exact=True)
+
+
+def test_a_route_becomes_whole() -> None:
+    """The opening is the first repair; it ends when every link is made."""
+    state = RouteState(ALL).noted(1.0)
+    assert state.failover == FailoverEvent("joining", 1.0)
+    state = state.opening(ALL, False, 1.0).was_opened(0, [hop_at(ONE, FIRST), hop_at(TWO, SECOND)])
+    assert not state.openings
+    assert not state.noted(2.0).opened
+    state = joined(state).noted(3.0)
+    assert (state.opened, state.failover, state.step.since) == (True, None, 3.0)
+    assert state.failovers == (FailoverEvent("joining", 1.0, 3.0, (), ("hop 1", "hop 2"), 0),)
+
+
+def test_a_repair_says_who_went_and_who_came() -> None:
+    """And how many rows are sent again."""
+    state = changed(route(end=7), ONE, lost=GONE, dropped=True).noted(5.0)
+    assert state.failover is not None
+    assert state.failover.reason == "hop 1: gone"
+    state = joined(state.opening(FIRST, False, 5.0).was_opened(0, [hop_at(9, FIRST)])).noted(6.0)
+    assert state.failovers[-1] == FailoverEvent("hop 1: gone", 5.0, 6.0, ("hop 1",), ("hop 9",), 7)
+    assert state.replacements == 1
+    assert [hop.id for hop in state.primaries] == [9, TWO]
+
+
+def test_several_hops_for_one() -> None:
+    """A span is covered by those who were found for it; one that refused is lost, and is its own answer."""
+    full = ServerFull("full")
+    state = changed(route(), TWO, lost=GONE, dropped=True).opening(SECOND, False, 0.0)
+    parts = [hop_at(8, Span(6, 9)), hop_at(9, Span(9, 12), lost=full, refused=True, joined=False)]
+    state = state.was_opened(0, parts)
+    assert [stage.span for stage in state.stages] == [FIRST, Span(6, 9), Span(9, 12)]
+    assert state.search.refusal is full
+    assert state.lost_runs() == [Span(9, 12)]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
+def test_who_was_asked_to_stand_by(late: bool) -> None:
+    """They stand by, unless the stage has others by now."""
+    state = route().opening(FIRST, True, 0.0)
+    state = followed(state, 0, 7) if late else state
+    state = state.was_opened(0, [hop_at(STANDBY, FIRST)])
+    assert [hop.id for hop in state.stages[0].standbys] == [7 if late else STANDBY]
+    assert state.strays == ()
+
+
+def test_who_would_not_stand_by() -> None:
+    """It is remembered until it has been dropped; with it go those that would have stood by together with it."""
+    state = route().opening(FIRST, True, 0.0)
+    lost = hop_at(9, Span(3, 6), lost=GONE, refused=True)
+    state = state.was_opened(0, [hop_at(8, Span(0, 3)), lost])
+    assert state.strays == (lost,)
+    state = state.dropped(9, GONE, 10.0, 0.0)
+    assert state.strays == ()
+    assert state.avoided == {lost.peer: 10.0}
+    assert state.lost_at == {}
+
+
+def test_servers_that_are_not_there() -> None:
+    """A search begins, unless they were to stand by only."""
+    error = NoRoute("none")
+    assert RouteState(ALL).opening(ALL, False, 0.0).not_opened(0, error).search == Search(missing=error)
+    assert route().opening(FIRST, True, 0.0).not_opened(0, error).search == Search()
+
+
+def test_links_that_should_be() -> None:
+    """From end to end, and to those that stand by; none at a lost hop, and none before there are hops."""
+    state = followed(followed(route()), 1, 4)
+    assert state.wanted_links() == [
+        LinkEnds(None, ONE), LinkEnds(ONE, TWO), LinkEnds(TWO, None),
+        LinkEnds(None, STANDBY, True), LinkEnds(ONE, 4, True),
+    ]  # fmt: skip
+    lost = changed(state, ONE, lost=GONE)
+    assert lost.wanted_links() == [LinkEnds(TWO, None), LinkEnds(None, STANDBY, True)]
+    assert RouteState(ALL).wanted_links() == []
+
+
+def test_a_link_that_is_being_made_is_not_there_yet() -> None:
+    """A route is whole with all links made."""
+    state = said(route(), LinkEnds(ONE, TWO), "", made=False)
+    assert not state.whole
+    assert state.noted(0.0).failover == FailoverEvent("joining", 0.0)
+
+
+def test_what_is_usual_is_learnt_from_decoding_steps() -> None:
+    """A prefill, or a step that came to nothing, says nothing about the next decoding step."""
+    state = route()
+    for rows, done, expected_s in ((64, True, 0.0), (1, False, 0.0), (1, True, 1.0), (1, True, 1.0)):
+        state = state.step_begun(rows, 0.0).step_ended(done, 1.0)
+        assert state.step.expected_s == pytest.approx(expected_s)
+        assert not state.step.active
+
+
+def test_arithmetic_is_compared_block_by_block() -> None:
+    """The first rows decide what later hops are compared with; a block that was never computed has nothing to differ from."""
+    blocks, same = Arithmetic().compared(FIRST, EXACT, ["w"] * 6, fresh=True)
+    assert same
+    known = Arithmetic(True, blocks)
+    assert known.key(FIRST) == EXACT.key
+    assert known.key(SECOND) is None
+    other = msgspec.structs.replace(EXACT, kernel="another")
+    assert known.compared(FIRST, other, ["w"] * 6, fresh=False) == (blocks, False)
+    assert known.compared(FIRST, EXACT, ["v"] * 6, fresh=False)[1] is False
+    assert known.compared(SECOND, other, ["w"] * 6, fresh=False)[1]
+    assert known.compared(FIRST, other, ["w"] * 6, fresh=True)[1]
+    assert not known.compared(FIRST, msgspec.structs.replace(EXACT, exact=False), ["w"] * 6, fresh=False)[1]
+
+
+def test_trying_again_after_giving_up() -> None:
+    """The search begins anew, and so does the count of replacements."""
+    state = route(given_up=GONE, replacements=65, search=Search(asked=True)).retry()
+    assert (state.given_up, state.replacements, state.search) == (None, 0, Search())
+
+
+def test_a_stage_is_ready_with_live_hops_only() -> None:
+    """One that is lost does not stand by."""
+    stage = Stage(FIRST, hop_at(ONE, FIRST), (hop_at(STANDBY, FIRST),))
+    assert stage.ready
+    assert not msgspec.structs.replace(stage, standbys=(hop_at(STANDBY, FIRST, lost=GONE),)).ready

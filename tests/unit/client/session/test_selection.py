@@ -1,0 +1,92 @@
+"""Which servers a session asks for its blocks, and in which order wishes are given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from shoal.client.session import selection
+from shoal.client.session.selection import Constraints, select
+from shoal.errors import NoRoute
+from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.routing.route_planner import RouteOptions
+from shoal.types import Hop, ModelSpec, PeerId, Route, Span
+from tests.records import FINGERPRINT
+
+MODEL = ModelSpec("tiny", FINGERPRINT, 12, 48)
+ALL, FIRST, SECOND = Span(0, 12), Span(0, 6), Span(6, 12)
+A, B, C = (PeerId(letter * 64) for letter in "abc")
+
+
+def server(peer: PeerId, span: Span = ALL, **fields: Any) -> ServerRecord:
+    """A server with room."""
+    fields = {"free_tokens": 1000, "numerics": "torch", **fields}
+    return ServerRecord(peer, 1, 0.0, 300.0, ("tls://127.0.0.1:1",), MODEL, span, **fields)
+
+
+def chosen(servers: Iterable[ServerRecord], **fields: Any) -> list[Hop]:
+    """What is selected of these servers for all blocks."""
+    return select(list(servers), {}, Constraints(**{"span": ALL, "num_tokens": 100, **fields}))
+
+
+def test_several_servers_cover_a_span_together() -> None:
+    """Hop after hop."""
+    assert chosen([server(A, FIRST), server(B, SECOND)]) == [Hop(A, FIRST), Hop(B, SECOND)]
+
+
+def test_who_is_not_to_be_taken() -> None:
+    """Is not, even if nothing is left then."""
+    assert chosen([server(A), server(B)], without=frozenset({A})) == [Hop(B, ALL)]
+    with pytest.raises(NoRoute, match="0:12"):
+        chosen([server(A)], without=frozenset({A}))
+
+
+def test_equal_arithmetic_comes_first() -> None:
+    """Others are taken where no other is left, unless the session must be exact."""
+    servers = [server(A, numerics="other"), server(B)]
+    assert chosen(servers, numerics="torch") == [Hop(B, ALL)]
+    assert chosen(servers[:1], numerics="torch") == [Hop(A, ALL)]
+    with pytest.raises(NoRoute, match="numerics"):
+        chosen(servers[:1], numerics="torch", exact=True)
+
+
+def test_broken_links_are_avoided_while_there_are_others() -> None:
+    """Two that do not reach each other are taken before none: the client carries their rows."""
+    servers = [server(A, FIRST), server(B, SECOND), server(C, SECOND)]
+    broken = frozenset({(A, B)})
+    assert chosen(servers, broken=broken) == [Hop(A, FIRST), Hop(C, SECOND)]
+    assert chosen(servers[:2], broken=broken) == [Hop(A, FIRST), Hop(B, SECOND)]
+
+
+def test_a_server_that_seems_full_is_asked_last() -> None:
+    """Its record may be old."""
+    servers = [server(A, free_tokens=10), server(B)]
+    assert chosen(servers) == [Hop(B, ALL)]
+    assert chosen(servers[:1]) == [Hop(A, ALL)]
+
+
+def test_what_the_caller_asks_is_never_given_up() -> None:
+    """Servers that are denied stay denied."""
+    with pytest.raises(NoRoute, match="deny"):
+        chosen([server(A)], options=RouteOptions(deny=frozenset({A})))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_order_of_wishes(exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal arithmetic is the last to go; before it links that work, then room as far as it is known."""
+    asked: list[RouteOptions] = []
+
+    def refuse(span: Span, records: object, options: RouteOptions, measured: object) -> Route:
+        asked.append(options)
+        raise NoRoute("none")
+
+    monkeypatch.setattr(selection, "plan_route", refuse)
+    broken, none = frozenset({(A, B)}), frozenset[tuple[str, str]]()
+    with pytest.raises(NoRoute):
+        chosen([], numerics="key", broken=broken, exact=exact)
+    equal = [("key", broken, 100), ("key", none, 100), ("key", none, 0)]
+    others = [(None, broken, 100), (None, none, 100), (None, none, 0)]
+    wishes = [(one.numerics, one.broken_links, one.num_tokens) for one in asked]
+    assert wishes == (equal if exact else equal + others)
