@@ -161,7 +161,7 @@ def applied(state: RouteState, action: Action, now: float) -> RouteState:
         case Disconnect():
             return _disconnected(state, action, now)
         case Promote(span=span, keep_old=keep_old):
-            return state.promoted(span, keep_old).explained(now) if keep_old else state.promoted(span, keep_old)
+            return state.relieved(span, now) if keep_old else state.promoted(span, keep_old)
         case Dismiss(span=span):
             return state.dismissed(span)
         case Drop(hop=hop_id, error=error, avoid_for=avoid_for):
@@ -275,7 +275,7 @@ def _leaving(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
 
 
 def _late(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """A late decoding step at a hop that others stand by for goes on there, after a last question to all."""
+    """A late decoding step at a hop that others stand by for goes on there, after a last question to all; once a stage."""
     step = state.step
     if not step.active or step.rows > DECODE_ROWS or not any(stage.ready for stage in state.stages):
         return []
@@ -286,7 +286,7 @@ def _late(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]
     if unasked or now - max(hop.probed_at for hop in alive) < policy.probe_s:
         return unasked
     late = next((stage for stage in state.stages if _late_at(state, stage)), None)
-    if late is None or not late.ready or not late.primary.alive:
+    if late is None or not late.ready or not late.primary.alive or late.span in step.relieved:
         return []
     ahead = late.standbys[-1].progress.computed >= late.primary.progress.computed
     return [Promote(late.span, keep_old=True)] if ahead else []

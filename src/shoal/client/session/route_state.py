@@ -115,13 +115,14 @@ class Opening(msgspec.Struct, frozen=True):
 class Step(msgspec.Struct, frozen=True):
     """The step under way, or the last one. What took long before `since` is explained.
 
-    `expected_s`: the usual length of a decoding step.
+    `expected_s`: the usual length of a decoding step. `relieved`: stages where it went on at a hop that stood by.
     """
 
     active: bool = False
     rows: int = 0
     since: float = 0.0
     expected_s: float = 0.0
+    relieved: tuple[Span, ...] = ()
 
 
 class Search(msgspec.Struct, frozen=True):
@@ -350,6 +351,11 @@ class RouteState(msgspec.Struct, frozen=True):
                 found = tuple(hop.name for hop in stage.standbys)
                 event = msgspec.structs.replace(event, lost=(*event.lost, *lost), found=(*event.found, *found))
         return self.replaced(stages=tuple(stages), failover=event)
+
+    def relieved(self, span: Span, now: float) -> RouteState:
+        """The hops that stand by for a late one take its stage over, and it stands by for them."""
+        step = msgspec.structs.replace(self.step, since=now, relieved=(*self.step.relieved, span))
+        return self.promoted(span, keep_old=True).replaced(step=step)
 
     def dismissed(self, span: Span) -> RouteState:
         """Those who stand by for a stage are let go, and none are asked again."""

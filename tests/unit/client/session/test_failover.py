@@ -332,6 +332,9 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "after a question there is time for an answer": lambda: Case(asked(late()), 0.39, []),
     "a late hop is relieved by who stands by": lambda: Case(asked(late()), 0.41, [Promote(FIRST, keep_old=True)]),
+    "a stage is relieved once in a step": lambda: Case(
+        asked(late()).replaced(step=msgspec.structs.replace(late().step, relieved=(FIRST,))), 0.41, []
+    ),
     "not by who is behind as well": lambda: Case(asked(late(follower_computed=-1)), 0.41, []),
     "nor where nobody stands by": lambda: Case(
         reported(reported(asked(late()), ONE, 1, 1), TWO, 1, 0), 0.41, []
