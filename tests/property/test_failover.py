@@ -23,7 +23,7 @@ from shoal.client.session.failover import (
     applied,
     decide,
 )
-from shoal.client.session.route_state import HopId, HopState, LinkEnds, LinkStatus, RouteState
+from shoal.client.session.route_state import HopId, HopState, LinkEnds, LinkStatus, RouteState, ends_of
 from shoal.client.session.selection import Constraints, select
 from shoal.errors import ChannelClosed, DialError, NetworkError, NoRoute, NotHeld, ServerFull, SessionLost, ShoalError
 from shoal.swarm.directory.records import ServerRecord
@@ -236,10 +236,10 @@ class World:
         before: HopState | None = None
         for stage in self.state.stages:
             for hop in stage.standbys[:1]:
-                self._pass(LinkEnds.of(before, hop, True), hop, available)
-            available = self._pass(LinkEnds.of(before, stage.primary), stage.primary, available)
+                self._pass(ends_of(before, hop, True), hop, available)
+            available = self._pass(ends_of(before, stage.primary), stage.primary, available)
             before = stage.primary
-        if self.state.stages and available >= self.state.end and self._carries(LinkEnds.of(before, None)):
+        if self.state.stages and available >= self.state.end and self._carries(ends_of(before, None)):
             self.rows += 1
             state = self.state.replaced(replacements=0, end=self.state.end + 1)
             self.state = state.step_ended(True, self.now).step_begun(1, self.now)
