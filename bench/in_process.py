@@ -10,12 +10,12 @@ import torch
 
 from shoal.client.remote_model import head_form
 from shoal.engine.backends import choose_linears
+from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
 from shoal.engine.proof import prove_ends
-from shoal.engine.runner import Rows
-from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
 from shoal.model.families import model_config
 from shoal.model.nn.sampling import SamplingParams, sample
 from shoal.model.weights.block_loading import load_ends, weight_format
+from shoal.protocol.rows import Rows
 from shoal.server.hosting.span_loading import block_bytes, load, open_source
 from shoal.server.server_config import ServerConfig
 from shoal.types import Span
@@ -82,7 +82,7 @@ class InProcessEngine:
         with torch.inference_mode():
             rows = self._ends.embed(list(token_ids))
             for chunk in torch.split(rows, PREFILL_CHUNK_ROWS):
-                (hidden,) = self._runner.step([Rows("bench", position, self.span, chunk)])
+                (hidden,) = self._runner.step([Rows("bench", position, chunk)])
                 position += chunk.shape[0]
             logits = self._ends.logits(hidden[-1:], self._tile)[0]
             return sample(logits, GREEDY, 0, position, history)

@@ -12,7 +12,7 @@ from bench.prompt_text import prompts
 from bench.report import commit, hardware
 from shoal.engine.blocks import TorchBlocks
 from shoal.engine.proof import prove
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES, page_bytes
 from shoal.kv.pages import PAGE_TOKENS, pages_for
@@ -21,6 +21,7 @@ from shoal.model.nn.block import Block, EmbeddingAndHead, ModelConfig
 from shoal.model.weights.block_loading import load_blocks, load_ends
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint
 from shoal.model.weights.tokenizer import load_tokenizer
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 
 CHUNK = 128
@@ -62,7 +63,7 @@ def _predictions(
     runner = Runner(span, TorchBlocks(config.block, 0, blocks, cache, tile), cache)
     runner.open("text", span, len(token_ids))
     embedded = torch.split(ends.embed(token_ids), CHUNK)
-    outputs = [runner.step([Rows("text", CHUNK * index, span, rows)])[0] for index, rows in enumerate(embedded)]
+    outputs = [runner.step([Rows("text", CHUNK * index, rows)])[0] for index, rows in enumerate(embedded)]
     return torch.log_softmax(ends.logits(torch.cat(outputs), tile), -1)
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.prefix import PrefixCache
 from shoal.model.nn.block import BlockConfig
 from shoal.model.nn.rope import RopeConfig, cache_positions
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.tiny_models import random_blocks, torch_runner
 
@@ -33,7 +34,7 @@ def begin(
 ) -> torch.Tensor:
     """A session's outputs; `runner.found_rows` says how many were found."""
     runner.open(session, span, 256, client)
-    return runner.step([Rows(session, 0, span, rows)])[0]
+    return runner.step([Rows(session, 0, rows)])[0]
 
 
 def test_another_clients_rows_are_not_found() -> None:
@@ -82,7 +83,7 @@ def test_rewinding_and_sending_other_rows_poisons_nothing(cut: int) -> None:
     begin(runner, "accomplice", ROWS)
     for session in ("attacker", "accomplice"):
         runner.truncate(session, cut)
-        runner.step([Rows(session, cut, SPAN, -ROWS[cut:])])
+        runner.step([Rows(session, cut, -ROWS[cut:])])
     assert torch.equal(begin(runner, "victim", ROWS, client="victim"), expected)
     assert torch.equal(begin(runner, "next", ROWS, client="next"), expected)
 
@@ -95,9 +96,9 @@ def test_rows_that_are_refused_leave_nothing_behind() -> None:
     bad[150, 0] = float("nan")
     for _ in range(2):
         with pytest.raises(ValueError, match="finite"):
-            runner.step([Rows("attacker", 0, SPAN, bad)])
+            runner.step([Rows("attacker", 0, bad)])
     assert runner.cache.pages.num_shared == 0
-    assert torch.equal(runner.step([Rows("attacker", 0, SPAN, ROWS)])[0], begin(make(), "alone", ROWS))
+    assert torch.equal(runner.step([Rows("attacker", 0, ROWS)])[0], begin(make(), "alone", ROWS))
     assert runner.found_rows == 0
 
 

@@ -108,7 +108,7 @@ async def test_clients_share_steps(swarm_of: SwarmMaker) -> None:
             gate = threading.Event()
             held = asyncio.ensure_future(worker.between_steps(lambda: gate.wait(10)))
             steps = asyncio.gather(one.step(rows[5:6]), other.step(rows))
-            await until(lambda: worker.stats.queued_rows == 13)
+            await until(lambda: worker.queued_rows == 13)
             gate.set()
             outputs = await steps
             await held

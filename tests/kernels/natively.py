@@ -12,11 +12,12 @@ from shoal.engine.blocks import Blocks, TorchBlocks
 from shoal.engine.native import NativeBlock, NativeBlocks
 from shoal.engine.native_proof import canned
 from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.model.kernels import cpu
 from shoal.model.nn.block import Block, BlockConfig
 from shoal.model.nn.block_weights import BlockWeights
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.tiny_models import fill_with_garbage
 
@@ -63,7 +64,7 @@ def _runner(config: BlockConfig, kv_dtype: str, make: Callable[[KVCache], Blocks
 def in_one_go(runner: Runner, rows: Tensor) -> Tensor:
     """A session's rows in one step."""
     runner.open("whole", SPAN, rows.shape[0])
-    return runner.step([Rows("whole", 0, SPAN, rows)])[0]
+    return runner.step([Rows("whole", 0, rows)])[0]
 
 
 def in_company(runner: Runner, rows: Tensor, cuts: Sequence[int]) -> Tensor:
@@ -74,7 +75,7 @@ def in_company(runner: Runner, rows: Tensor, cuts: Sequence[int]) -> Tensor:
     at, outputs = 0, []
     for cut in (*cuts, count - sum(cuts)):
         other = numbers(77 + at, cut, rows.shape[1])
-        batch = [Rows("other", at, Span(4, 5), other), Rows("pieces", at, SPAN, rows[at : at + cut])]
+        batch = [Rows("other", at, other), Rows("pieces", at, rows[at : at + cut])]
         outputs.append(runner.step(batch)[1])
         at += cut
     runner.close("other")

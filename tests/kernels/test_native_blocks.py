@@ -13,7 +13,6 @@ from shoal.engine.backends import NativeBackend, choose_backend
 from shoal.engine.native import supports
 from shoal.engine.native_proof import canned
 from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows
 from shoal.kv.cache_storage import KV_DTYPES
 from shoal.model.kernels import cpu
 from shoal.model.kernels.quantized import quantize
@@ -21,6 +20,7 @@ from shoal.model.nn.block import BlockConfig, ModelConfig
 from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.rope import RopeConfig
 from shoal.model.weights.block_loading import weight_format
+from shoal.protocol.rows import Rows
 from tests.kernels.natively import (
     ROWS,
     SPAN,
@@ -161,7 +161,7 @@ def test_rows_that_are_not_finite_are_refused() -> None:
         rows[3, 7] = float("nan")
         runner.open("bad", SPAN, 10)
         with pytest.raises(ValueError, match="not finite"):
-            runner.step([Rows("bad", 0, SPAN, rows)])
+            runner.step([Rows("bad", 0, rows)])
         assert runner.cache.pages["bad"].num_tokens == 0
 
 
@@ -178,7 +178,7 @@ def test_contexts_do_not_disturb_each_other() -> None:
         runner.open("again", SPAN, 40)
         for _ in range(60):
             runner.truncate("again", 0)
-            if not torch.equal(runner.step([Rows("again", 0, SPAN, rows)])[0], expected):
+            if not torch.equal(runner.step([Rows("again", 0, rows)])[0], expected):
                 wrong.append("differs")
         context.close()
 

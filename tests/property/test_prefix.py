@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES
 from shoal.kv.prefix import PrefixCache
 from shoal.model.nn.block import Block, BlockConfig
 from shoal.model.nn.rope import RopeConfig, cache_positions
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.tiny_models import fill_with_garbage, random_blocks, shared_tile, torch_runner
 
@@ -82,7 +83,7 @@ class Twin:
         if action.kind == "step":
             rows = TEXTS[self.texts[action.session]][position : position + action.count]
             if rows.shape[0]:
-                self.step([Rows(session, position, SPANS[action.session], rows)])
+                self.step([Rows(session, position, rows)])
         elif action.kind == "rewind":
             for runner in self.runners:
                 runner.truncate(session, max(0, position - action.count))
@@ -98,7 +99,7 @@ class Twin:
         for session, text in enumerate(self.texts):
             position = self.runners[0].cache.pages[str(session)].num_tokens
             if position < MOST_TOKENS:
-                batch.append(Rows(str(session), position, SPANS[session], TEXTS[text][position:]))
+                batch.append(Rows(str(session), position, TEXTS[text][position:]))
         if batch:
             self.step(batch)
 

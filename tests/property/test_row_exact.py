@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES
 from shoal.model.nn.block import Block, BlockConfig, StoredTensors
 from shoal.model.nn.mla import LatentConfig
 from shoal.model.nn.moe import MoeConfig
 from shoal.model.nn.rope import RopeConfig
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.tiny_models import SMOLLM2, fill_with_garbage, random_blocks, shared_tile, torch_runner
 
@@ -148,6 +149,12 @@ plans = st.builds(
 )
 
 
+def in_frames(rows: Rows) -> list[Rows]:
+    """The same rows as entries that follow one another."""
+    middle = rows.position + rows.num_rows // 3
+    return [rows] if middle == rows.position else [rows.ending_at(middle), rows.starting_at(middle)]
+
+
 def session_rows(index: int, count: int, width: int) -> Tensor:
     """A session's input rows."""
     return 2 * numbers(100 + index, count, width)
@@ -163,7 +170,7 @@ def expected_rows(model: Model, plan: Plan) -> list[Tensor]:
         )
         runner.open("alone", span, count)
         rows = session_rows(index, count, model.config.hidden_size)
-        outputs.append(runner.step([Rows("alone", 0, span, rows)])[0])
+        outputs.append(runner.step([Rows("alone", 0, rows)])[0])
     return outputs
 
 
@@ -198,17 +205,18 @@ def test_a_rows_bits_are_its_sessions_own(model: Model, plan: Plan) -> None:
         for index, count in step.items():
             if index < len(inputs) and done[index] < inputs[index].shape[0]:
                 here = slice(done[index], done[index] + count)
-                rows = under_way.pop(index, None) or Rows(
-                    str(index), here.start, plan.sessions[index][1], inputs[index][here]
-                )
-                batch.append(rows._replace(upto=None if step is everything else next(pauses)))
-        for rows, output in zip(batch, runner.step(batch), strict=True):
-            if output.shape[0] == 0:
-                under_way[int(rows.session)] = rows
-                continue
-            index, stop = int(rows.session), rows.position + output.shape[0]
-            assert torch.equal(output, expected[index][rows.position : stop])
-            done[index] = stop
+                batch.append(under_way.pop(index, None) or Rows(str(index), here.start, inputs[index][here]))
+        stops = (
+            {} if step is everything else {rows.session: stop for rows in batch if (stop := next(pauses)) is not None}
+        )
+        frames = [part for rows in batch for part in in_frames(rows)]
+        outputs = runner.step(frames, stops)
+        for rows, output in zip(frames, outputs, strict=True):
+            index = int(rows.session)
+            if output.shape[0]:
+                assert torch.equal(output, expected[index][rows.position : rows.stop])
+                done[index] = rows.stop
+        under_way = {int(rows.session): rows for rows in batch if done[int(rows.session)] < rows.stop} | under_way
     assert done == [count for count, _ in plan.sessions]
 
 
@@ -225,11 +233,11 @@ def test_what_was_truncated_leaves_no_trace(model: Model, cuts: list[int], threa
     runner = torch_runner(model.config, SPAN, model.blocks, KVCache(model.config.cache_shape, 8, dtype), model.tile)
     runner.open("one", SPAN, 200)
     torch.set_num_threads(1)
-    expected = runner.step([Rows("one", 0, SPAN, rows)])[0]
+    expected = runner.step([Rows("one", 0, rows)])[0]
     torch.set_num_threads(threads)
     for cut in cuts:
         runner.truncate("one", cut)
-        runner.step([Rows("one", cut, SPAN, session_rows(8, 60, width))])
+        runner.step([Rows("one", cut, session_rows(8, 60, width))])
         runner.truncate("one", cut)
-        again = runner.step([Rows("one", cut, SPAN, rows[cut:])])[0] if cut < count else expected[:0]
+        again = runner.step([Rows("one", cut, rows[cut:])])[0] if cut < count else expected[:0]
         assert torch.equal(again, expected[cut:])

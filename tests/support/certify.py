@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import prove
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.model.families import FAMILIES, model_config
 from shoal.model.nn.block import Block, EmbeddingAndHead, ModelConfig
@@ -20,6 +20,7 @@ from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.model.weights.block_loading import load_blocks, load_ends, weight_format
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.protocol.messages import RowCodec
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.family_cases import Case
 from tests.support.gguf_files import write_gguf
@@ -83,7 +84,7 @@ def opened(loaded: Loaded, cuts: Sequence[int] = ()) -> list[Runner]:
 def through(runners: Sequence[Runner], rows: Tensor, position: int, codec: RowCodec = "fp32") -> Tensor:
     """Rows through the parts of a model, one after the other; they travel in a codec."""
     for runner in runners:
-        rows = runner.step([Rows("one", position, runner.span, _sent(rows, codec))])[0]
+        rows = runner.step([Rows("one", position, _sent(rows, codec))])[0]
     return _sent(rows, codec)
 
 
@@ -166,7 +167,7 @@ def rows_exact(loaded: Loaded) -> bool:
     runner.open("company", span, loaded.granted)
     company, done, beside = loaded.ends.embed(ids[::-1]), 0, 0
     for size in (1, 7, 2, 64, 1, 30, 45):
-        batch = [Rows("one", done, span, rows[done : done + size]), Rows("company", beside, span, company[beside:][:9])]
+        batch = [Rows("one", done, rows[done : done + size]), Rows("company", beside, company[beside:][:9])]
         got = runner.step(batch if size % 2 else batch[::-1])[0 if size % 2 else 1]
         if not torch.equal(got, expected[done : done + size]):
             return False

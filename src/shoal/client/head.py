@@ -50,14 +50,14 @@ class BatchedHead:
         self._busy = False
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._gathering = BatchDelay()
+        self._delay = BatchDelay()
 
     async def choose(self, row: Tensor, pick: Pick, whose: Hashable = None) -> int:
         """The token that `pick` takes from the logits of a row [1, hidden]; raises what it raises.
 
         `whose` is the generation that comes again and again, so that others can wait a moment for it.
         """
-        self._gathering.arrived(whose, self._clock.monotonic())
+        self._delay.arrived(whose, self._clock.monotonic())
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wish(whose, row, pick, answer))
         self._start()
@@ -73,7 +73,7 @@ class BatchedHead:
             return
         now = self._clock.monotonic()
         self._since = now if self._since is None else self._since
-        hold_s = self._gathering.hold_s(self._since, now)
+        hold_s = self._delay.hold_s(self._since, now)
         loop = asyncio.get_running_loop()
         if hold_s > 0:
             self._timer = loop.call_later(hold_s, self._start)
@@ -81,7 +81,7 @@ class BatchedHead:
         batch, self._waiting = self._waiting[:HEAD_ROWS], self._waiting[HEAD_ROWS:]
         self._since = None
         self.batch_rows[len(batch)] += 1
-        if len(batch) == 1 and self._gathering.is_prompt(now) and self._free():
+        if len(batch) == 1 and self._delay.is_short_and_alone(now) and self._free():
             self._settle(batch, self._compute(batch), now)
             return
         working = loop.run_in_executor(self._thread, self._compute, batch)
@@ -103,7 +103,7 @@ class BatchedHead:
 
     def _settle(self, batch: Sequence[_Wish], results: Sequence[int | BaseException], began_at: float) -> None:
         now = self._clock.monotonic()
-        self._gathering.left([wish.whose for wish in batch if wish.whose is not None], now - began_at, now)
+        self._delay.left([wish.whose for wish in batch if wish.whose is not None], now - began_at, now)
         for wish, result in zip(batch, results, strict=True):
             if wish.answer.done():
                 continue  # whoever asked has gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
+from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
 from shoal.errors import UsageError
 from shoal.protocol.messages import MAX_POSITION, RowCodec
 from shoal.swarm.routing.route_planner import RouteOptions

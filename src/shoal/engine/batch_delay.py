@@ -21,7 +21,7 @@ MAX_HOLD_S = 0.25
 AWAY_S = 1.0
 """Who takes longer between two steps is not decoding but thinking."""
 
-PROMPT_S = 0.005
+SHORT_STEP_S = 0.005
 """Steps that take no longer may be made in an event loop, which does nothing else meanwhile."""
 
 MAX_REMEMBERED = 4096
@@ -91,9 +91,9 @@ class BatchDelay:
         first_at = self._first_back_at.get(left_at)
         return left_at + usual.turnaround_s if first_at is None else first_at + usual.lag_s
 
-    def is_prompt(self, now: float) -> bool:
-        """Whether a step for one member may be made where its rows came: steps are short, and nobody else is about to come."""
-        return 0 < self.step_s <= PROMPT_S and not self.anybody_away(now)
+    def is_short_and_alone(self, now: float) -> bool:
+        """Whether a step for one member may be made where its rows came: steps are short, and no other is about to come."""
+        return 0 < self.step_s <= SHORT_STEP_S and not self.anybody_away(now)
 
     def anybody_away(self, now: float) -> bool:
         """Whether somebody is between two steps: came back within AWAY_S the last time, and is not long overdue."""

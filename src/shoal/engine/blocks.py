@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,15 +14,7 @@ from shoal.model.nn.attention import AttentionForm, paged_attention
 from shoal.model.nn.block import Attend, Block, BlockConfig
 from shoal.model.nn.rope import Rope, RopeConfig
 from shoal.model.nn.sdpa import Attention
-
-
-class Part(NamedTuple):
-    """A session's rows in a batch: rows first … first + num_rows of it, which stand at `position` of the session."""
-
-    session: str
-    position: int
-    first: int
-    num_rows: int
+from shoal.protocol.rows import Rows
 
 
 class Blocks(Protocol):
@@ -40,10 +32,11 @@ class Blocks(Protocol):
 
     def __len__(self) -> int: ...
 
-    def run(self, blocks: range, rows: Tensor, parts: Sequence[Part]) -> Tensor:
-        """Rows [n, hidden] in fp32 on the cache's device through the blocks of a range (0 is the span's first).
+    def run(self, blocks: range, batch: Sequence[Rows]) -> list[Tensor]:
+        """Rows of sessions, [n, hidden] each in fp32 on the cache's device, through the blocks of a range (0 is the span's
+        first); a session has one entry.
 
-        The sessions' pages have room for them. Returns new rows [n, hidden].
+        The sessions' pages have room for them. Returns new rows [n, hidden] for each entry.
         """
         ...
 
@@ -73,40 +66,41 @@ class TorchBlocks:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def run(self, blocks: range, rows: Tensor, parts: Sequence[Part]) -> Tensor:
-        """See `Blocks`."""
-        count = rows.shape[0]
+    def run(self, blocks: range, batch: Sequence[Rows]) -> list[Tensor]:
+        counts = [rows.num_rows for rows in batch]
         # On the CPU: angles are computed there, and reading a position from a device would wait for it.
-        at = [torch.arange(part.position, part.position + part.num_rows) for part in parts]
-        rows = pad_rows(rows, self._tile)
+        at = [torch.arange(rows.position, rows.stop) for rows in batch]
+        hidden = batch[0].hidden_states if len(batch) == 1 else torch.cat([rows.hidden_states for rows in batch])
+        hidden = pad_rows(hidden, self._tile)
         angles: dict[tuple[RopeConfig, int], tuple[Tensor, Tensor]] = {}
         for index in blocks:
             block = self._blocks[index]
             turning = _turning(block.config)
             if turning not in angles:
-                angles[turning] = self._angles(self._ropes[turning], parts, at, rows.shape[0])
-            attend = self._attend(self._start + index, block.attention_form, parts, at)
-            rows = block(rows, angles[turning], attend, self._tile, count)
-        return rows[:count]
+                angles[turning] = self._angles(self._ropes[turning], batch, at, hidden.shape[0])
+            attend = self._attend(self._start + index, block.attention_form, batch, at)
+            hidden = block(hidden, angles[turning], attend, self._tile, sum(counts))
+        return list(torch.split(hidden[: sum(counts)], counts))
 
-    def _angles(self, rope: Rope, parts: Sequence[Part], at: Sequence[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
+    def _angles(self, rope: Rope, batch: Sequence[Rows], at: Sequence[Tensor], num_rows: int) -> tuple[Tensor, Tensor]:
         """Every row's angles, whose factors may follow what its session was granted; rows that fill up have zeros."""
         known = [
-            rope.angles(positions, self._cache.pages[part.session].max_tokens)
-            for part, positions in zip(parts, at, strict=True)
+            rope.angles(positions, self._cache.pages[rows.session].max_tokens)
+            for rows, positions in zip(batch, at, strict=True)
         ]
         device = self._cache.device
         cos, sin = (pad_rows(torch.cat(each), num_rows).to(device) for each in zip(*known, strict=True))
         return cos, sin
 
-    def _attend(self, block: int, form: AttentionForm, parts: Sequence[Part], at: Sequence[Tensor]) -> Attend:
+    def _attend(self, block: int, form: AttentionForm, batch: Sequence[Rows], at: Sequence[Tensor]) -> Attend:
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            result = torch.zeros_like(query)
-            for part, positions in zip(parts, at, strict=True):
-                here = slice(part.first, part.first + part.num_rows)
-                self._cache.write(part.session, block, part.position, keys[here], values[here])
-                stored = self._cache.read(part.session, block)
+            result, first = torch.zeros_like(query), 0
+            for rows, positions in zip(batch, at, strict=True):
+                here = slice(first, first + positions.shape[0])
+                self._cache.write(rows.session, block, rows.position, keys[here], values[here])
+                stored = self._cache.read(rows.session, block)
                 result[here] = self._attention(query[here], *stored, positions, self._tile, form)
+                first = here.stop
             return result
 
         return attend

@@ -14,17 +14,16 @@ class Deliveries:
         self._loop = loop
         self._posted: deque[Callable[[], None]] = deque()
 
-    def post(self, callback: Callable[[], None], wake: bool = True) -> None:
-        """From any thread. `wake` False: from the loop's own, which calls `deliver` in a moment."""
+    def post(self, callback: Callable[[], None]) -> None:
+        """From any thread."""
         self._posted.append(callback)
-        if wake and len(self._posted) == 1:  # else somebody is on the way, and goes on until nothing is left
-            self._loop.call_soon_threadsafe(self.deliver)
+        if len(self._posted) == 1:  # else a call is on its way, and goes on until nothing is left
+            self._loop.call_soon_threadsafe(self._deliver)
 
-    def deliver(self) -> None:
-        """In the loop: call what was posted."""
+    def _deliver(self) -> None:
         while self._posted:
             callback = self._posted.popleft()
             try:
                 callback()
             except Exception as error:
-                self._loop.call_exception_handler({"message": "a worker's callback failed", "exception": error})
+                self._loop.call_exception_handler({"message": "a callback of the engine failed", "exception": error})

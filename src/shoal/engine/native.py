@@ -10,7 +10,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-from shoal.engine.blocks import Part
 from shoal.kv.cache import KVCache
 from shoal.model.kernels import cpu
 from shoal.model.kernels.panels import Panels, pack
@@ -19,6 +18,7 @@ from shoal.model.kernels.tiles import padded
 from shoal.model.nn.block import BlockConfig
 from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.rope import Rope, RopeConfig
+from shoal.protocol.rows import Rows
 
 ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
 CACHE_KINDS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
@@ -132,34 +132,45 @@ class NativeBlocks:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def run(self, blocks: range, rows: Tensor, parts: Sequence[Part]) -> Tensor:
-        rows = rows.clone(memory_format=torch.contiguous_format)
-        angles = [self._angles(rope, parts) for rope in self._ropes.values()]
+    def run(self, blocks: range, batch: Sequence[Rows]) -> list[Tensor]:
+        counts = [rows.num_rows for rows in batch]
+        # A copy in any case: the kernels write over it.
+        if len(batch) == 1:
+            hidden = batch[0].hidden_states.clone(memory_format=torch.contiguous_format)
+        else:
+            hidden = torch.cat([rows.hidden_states for rows in batch])
+        angles = [self._angles(rope, batch, counts) for rope in self._ropes.values()]
+        parts, first = [], 0
+        for rows, count in zip(batch, counts, strict=True):
+            parts.append(self._part(blocks.start, rows, first, count))
+            first += count
         self._context.step(
             self._shape,
             self._pointers_of(blocks),
             self._pages,
-            [self._part(blocks.start, part) for part in parts],
+            parts,
             [cpu.AnglesStruct(cos.data_ptr(), sin.data_ptr()) for cos, sin in angles],
-            rows,
+            hidden,
         )
-        return rows
+        return [hidden] if len(batch) == 1 else list(torch.split(hidden, counts))
 
     def _pointers_of(self, blocks: range) -> Array[Any]:
         if blocks not in self._pointers:
             self._pointers[blocks] = cpu.block_pointers([self._blocks[block].struct for block in blocks])
         return self._pointers[blocks]
 
-    def _angles(self, rope: Rope, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+    def _angles(self, rope: Rope, batch: Sequence[Rows], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines for all rows [n, pairs]."""
-        each = [rope.slice(part.position, part.num_rows, self._cache.pages[part.session].max_tokens) for part in parts]
+        each = [
+            rope.slice(rows.position, count, self._cache.pages[rows.session].max_tokens)
+            for rows, count in zip(batch, counts, strict=True)
+        ]
         if len(each) == 1:
             return each[0]
         return torch.cat([cos for cos, _ in each]), torch.cat([sin for _, sin in each])
 
-    def _part(self, block: int, part: Part) -> cpu.PartStruct:
-        pages = self._cache.pages[part.session]
+    def _part(self, block: int, rows: Rows, first: int, count: int) -> cpu.PartStruct:
+        """Where a session's rows are: from `first` on in the batch, and in the cache."""
+        pages = self._cache.pages[rows.session]
         pages_granted = pages.table.shape[1]
-        return cpu.PartStruct(
-            pages.address_of(self._start + block), pages_granted, part.position, part.first, part.num_rows, 0
-        )
+        return cpu.PartStruct(pages.address_of(self._start + block), pages_granted, rows.position, first, count, 0)

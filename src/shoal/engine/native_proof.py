@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shoal.engine.blocks import Part
 from shoal.engine.native import NativeBlock, NativeBlocks
 from shoal.engine.proof import PROBE_SEED, numbers
 from shoal.kv.cache import KVCache
@@ -16,6 +15,7 @@ from shoal.kv.pages import pages_for
 from shoal.model.kernels import cpu
 from shoal.model.nn.block import BlockConfig, ModelConfig
 from shoal.model.nn.block_weights import BlockWeights
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 
 ROWS = 150
@@ -57,7 +57,7 @@ def _outputs(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> 
     rows, outputs, at = numbers(PROBE_SEED, count, config.hidden_size), [], 0
     for step in steps:
         cache.grow("probe", at + step)
-        outputs.append(runner.run(range(1), rows[at : at + step], [Part("probe", at, 0, step)]))
+        outputs += runner.run(range(1), [Rows("probe", at, rows[at : at + step])])
         at += step
     return torch.cat(outputs)
 

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.engine.blocks import Blocks, Part
+from shoal.engine.blocks import Blocks
 from shoal.errors import GrantExceeded, SpanError
 from shoal.kv.cache import KVCache
 from shoal.kv.prefix import PrefixCache, PrefixMatch
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 
-
-class Rows(NamedTuple):
-    """A session's next rows: hidden states [n, hidden] in fp32 at `position`, for the blocks of `span`.
-
-    They pause before block `upto`, counted from the runner's first (None: they go through all), and the same rows again, with a
-    higher one, go on from there.
-    """
-
-    session: str
-    position: int
-    span: Span
-    hidden_states: Tensor
-    upto: int | None = None
+NO_PAUSES: Mapping[str, int] = MappingProxyType({})
 
 
-class _UnderWay:
-    """Rows that have come as far as block `at`, on their way to `stop`: `hidden` is what they are there, `ahead` what was found
-    of those before them."""
+class _Pass:
+    """A session's rows on their way through the blocks: what they are before block `at`, without those that were found."""
 
-    def __init__(self, rows: Rows, ahead: PrefixMatch, device: str) -> None:
-        self.rows = rows
+    def __init__(self, whole: Rows, span: Span, ahead: PrefixMatch, device: str) -> None:
+        self.whole = whole
         self.ahead = ahead
-        self.rest = _without(rows, ahead.outputs.shape[0])
-        self.hidden = self.rest.hidden_states if device == "cpu" else self.rest.hidden_states.to(device)
-        self.at = self.stop = rows.span.start
+        self.at = span.start
+        self.last = span.stop
+        rest = whole.starting_at(whole.position + ahead.outputs.shape[0]) if ahead.outputs.shape[0] else whole
+        self.rows = rest if device == "cpu" else rest._replace(hidden_states=rest.hidden_states.to(device))
+
+    @property
+    def hidden(self) -> Tensor:
+        """The rows [n, hidden] as they are."""
+        return cast(Tensor, self.rows.hidden_states)
 
 
 class Runner:
@@ -57,7 +52,7 @@ class Runner:
         self.cache = cache
         self.found_rows = 0
         self._blocks = blocks
-        self._paused: dict[str, _UnderWay] = {}
+        self._paused: dict[str, _Pass] = {}
         self._prefixes = prefixes or PrefixCache(cache.pages, blocks.hidden_size, device=cache.device)
 
     @property
@@ -75,9 +70,9 @@ class Runner:
     def truncate(self, session: str, num_tokens: int) -> None:
         """Forget a session's tokens from `num_tokens` on; if rows that have paused are among them, all of these."""
         paused = self._paused.get(session)
-        if paused is not None and num_tokens < paused.rows.position + paused.rows.hidden_states.shape[0]:
+        if paused is not None and num_tokens < paused.whole.stop:
             del self._paused[session]
-            num_tokens = min(num_tokens, paused.rows.position)
+            num_tokens = min(num_tokens, paused.whole.position)
         self.cache.truncate(session, num_tokens)
         self._prefixes.truncate(session, num_tokens)
 
@@ -87,71 +82,70 @@ class Runner:
         self.cache.close(session)
         self._prefixes.close(session)
 
-    def step(self, batch: Sequence[Rows]) -> list[Tensor]:
-        """Outputs [n, hidden] for each entry, in order, on the CPU; the caches hold the new tokens afterwards. There are
-        none yet of rows that pause.
+    def step(self, batch: Sequence[Rows], pauses: Mapping[str, int] = NO_PAUSES) -> list[Tensor]:
+        """Outputs [n, hidden] for each entry, in order, on the CPU; the caches hold the new tokens afterwards.
+
+        Entries are in fp32. Those of a session stand together and follow one another. The rows of a session in `pauses` stop
+        before that block, counted from the runner's first, and have no outputs yet: the same rows go on from there when they
+        come again.
 
         Raises ValueError when an entry does not continue its session, or when its rows are or become NaN or infinite;
         GrantExceeded when one has no room. The caches are as they were before, whatever is raised.
         """
-        self._check(batch)
+        joined = _joined(batch)
+        self._check(joined)
         try:
             with torch.inference_mode():
                 # From a device here and not where they are sent: there the copy would wait for the next step.
-                return [output.cpu() for output in self._step(batch)]
+                outputs = [output.cpu() for output in self._step(joined, pauses)]
         except BaseException:
-            for rows in batch:
+            for rows in joined:
                 self.truncate(rows.session, rows.position)
             raise
+        return outputs if len(outputs) == len(batch) else _parted(batch, joined, outputs)
 
-    def _step(self, batch: Sequence[Rows]) -> list[Tensor]:
+    def _step(self, batch: Sequence[Rows], pauses: Mapping[str, int]) -> list[Tensor]:
         self.found_rows = 0
-        entries = [self._paused.get(rows.session) or self._enter(rows) for rows in batch]
-        for entry, rows in zip(entries, batch, strict=True):
-            upto = rows.span.stop if rows.upto is None else self.span.start + rows.upto
-            entry.stop = max(entry.at, min(upto, rows.span.stop))
-        self._through([entry for entry in entries if entry.hidden.shape[0]])
-        return [self._leave(entry) for entry in entries]
-
-    def _enter(self, rows: Rows) -> _UnderWay:
-        entry = _UnderWay(rows, self._prefixes.find(rows.session, rows.hidden_states), self.cache.device)
-        self.found_rows += entry.ahead.outputs.shape[0]
-        self.cache.grow(rows.session, rows.position + rows.hidden_states.shape[0])
-        return entry
-
-    def _through(self, entries: Sequence[_UnderWay]) -> None:
-        for blocks, active in _segments([range(entry.at, entry.stop) for entry in entries]):
-            self._run(blocks, [entries[index] for index in active])
-        for entry in entries:
+        passes = [self._paused.get(rows.session) or self._enter(rows) for rows in batch]
+        runs = []
+        for one in passes:
+            stop = self.span.start + pauses.get(one.whole.session, len(self.span))
+            runs.append(range(one.at, max(one.at, min(stop, one.last)) if one.hidden.shape[0] else one.at))
+        for blocks, active in _segments(runs):
+            self._run(blocks, [passes[index] for index in active])
+        for one in passes:
             # A value that is not finite would reach the rows before it through weights of zero: 0 · ∞ is NaN.
-            if not _finite(entry.hidden):
-                raise ValueError(f"the rows of session {entry.rows.session} at {entry.rest.position} are not finite")
+            if one.hidden.shape[0] and not _finite(one.hidden):
+                raise ValueError(f"the rows of session {one.rows.session} at {one.rows.position} are not finite")
+        return [self._leave(one, run.stop) for one, run in zip(passes, runs, strict=True)]
 
-    def _run(self, blocks: range, entries: Sequence[_UnderWay]) -> None:
-        parts, first = [], 0
-        for entry in entries:
-            parts.append(Part(entry.rows.session, entry.rest.position, first, entry.hidden.shape[0]))
-            first += entry.hidden.shape[0]
+    def _enter(self, rows: Rows) -> _Pass:
+        span = self.cache.pages[rows.session].span
+        one = _Pass(rows, span, self._prefixes.find(rows.session, rows.hidden_states), self.cache.device)
+        self.found_rows += one.ahead.outputs.shape[0]
+        self.cache.grow(rows.session, rows.stop)
+        return one
+
+    def _run(self, blocks: range, passes: Sequence[_Pass]) -> None:
         local = range(blocks.start - self.span.start, blocks.stop - self.span.start)
-        whole = entries[0].hidden if len(entries) == 1 else torch.cat([entry.hidden for entry in entries])
-        outputs = self._blocks.run(local, whole, parts)
-        for entry, part in zip(entries, parts, strict=True):
-            entry.hidden = outputs[part.first : part.first + part.num_rows] if len(parts) > 1 else outputs
+        outputs = self._blocks.run(local, [one.rows for one in passes])
+        for one, hidden in zip(passes, outputs, strict=True):
+            one.rows = one.rows._replace(hidden_states=hidden)
 
-    def _leave(self, entry: _UnderWay) -> Tensor:
+    def _leave(self, one: _Pass, at: int) -> Tensor:
         """Outputs of rows that are through; those of others wait for their next step."""
-        rows, found = entry.rest, entry.ahead.outputs
-        entry.at = entry.stop
-        if entry.at < rows.span.stop and entry.hidden.shape[0]:
-            self._paused[rows.session] = entry
-            return entry.hidden[:0]
+        rows, found = one.rows, one.ahead.outputs
+        one.at = at
+        if one.at < one.last and one.hidden.shape[0]:
+            self._paused[rows.session] = one
+            return one.hidden[:0]
         self._paused.pop(rows.session, None)
-        self._prefixes.keep(rows.session, rows.position, entry.hidden, entry.ahead)
-        return torch.cat([found, entry.hidden]) if found.shape[0] else entry.hidden
+        self._prefixes.keep(rows.session, rows.position, one.hidden, one.ahead)
+        return torch.cat([found, one.hidden]) if found.shape[0] else one.hidden
 
     def _check(self, batch: Sequence[Rows]) -> None:
         if len({rows.session for rows in batch}) != len(batch):
-            raise ValueError("a session may have rows only once in a batch")
+            raise ValueError("rows of a session must stand together in a batch")
         for rows in batch:
             self._check_rows(rows)
 
@@ -164,13 +158,38 @@ class Runner:
                 f"rows of shape {list(shape)} and {dtype} are not [n, {self._blocks.hidden_size}] in float32"
             )
         pages, paused = self.cache.pages[rows.session], self._paused.get(rows.session)
-        num_tokens = pages.num_tokens if paused is None else paused.rows.position
-        if rows.position != num_tokens or rows.span != pages.span:
-            raise ValueError(f"rows at {rows.position} of {rows.span} do not continue {num_tokens} of {pages.span}")
-        if paused is not None and shape != tuple(paused.rows.hidden_states.shape):
-            raise ValueError(f"{shape[0]} rows do not go on where {paused.rows.hidden_states.shape[0]} paused")
-        if rows.position + rows.hidden_states.shape[0] > pages.max_tokens:
+        num_tokens = pages.num_tokens if paused is None else paused.whole.position
+        if rows.position != num_tokens:
+            raise ValueError(f"rows at {rows.position} do not continue {num_tokens}")
+        if paused is not None and shape[0] != paused.whole.num_rows:
+            raise ValueError(f"{shape[0]} rows do not go on where {paused.whole.num_rows} paused")
+        if rows.position + shape[0] > pages.max_tokens:
             raise GrantExceeded(f"more rows than the {pages.max_tokens} granted")
+
+
+def _joined(batch: Sequence[Rows]) -> Sequence[Rows]:
+    """One entry for each session. Raises ValueError for rows of a session that stand together and do not follow one another."""
+    if all(one.session != other.session for one, other in itertools.pairwise(batch)):
+        return batch
+    joined = []
+    for _, group in itertools.groupby(batch, key=lambda rows: rows.session):
+        entries = list(group)
+        for one, other in itertools.pairwise(entries):
+            if other.position != one.stop:
+                raise ValueError(f"rows at {other.position} do not continue {one.stop}")
+        whole = torch.cat([rows.hidden_states for rows in entries]) if len(entries) > 1 else entries[0].hidden_states
+        joined.append(entries[0]._replace(hidden_states=whole))
+    return joined
+
+
+def _parted(batch: Sequence[Rows], joined: Sequence[Rows], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """For each entry its part of its session's outputs; an empty one of those that paused."""
+    found = {rows.session: (rows.position, output) for rows, output in zip(joined, outputs, strict=True)}
+    parts = []
+    for rows in batch:
+        position, output = found[rows.session]
+        parts.append(output[rows.position - position : rows.stop - position])
+    return parts
 
 
 def _segments(runs: Sequence[range]) -> list[tuple[range, tuple[int, ...]]]:
@@ -191,10 +210,3 @@ def _finite(rows: Tensor) -> bool:
     if rows.device.type == "cpu":
         return bool(np.logical_and.reduce(np.isfinite(rows.numpy()), axis=None))
     return bool(torch.isfinite(rows).all())
-
-
-def _without(rows: Rows, count: int) -> Rows:
-    """An entry without its first rows."""
-    if count == 0:
-        return rows
-    return rows._replace(position=rows.position + count, hidden_states=rows.hidden_states[count:])

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.engine.worker import Worker
+from shoal.engine.compute_thread import ComputeThread
 from shoal.protocol.messages import Status
 from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.server.hosting.span_host import Progress, SpanHost
@@ -119,9 +119,9 @@ class Server:
         return self.span_host.current.sessions
 
     @property
-    def worker(self) -> Worker:
+    def worker(self) -> ComputeThread:
         """What computes the present blocks."""
-        return self.span_host.current.worker
+        return self.span_host.current.compute
 
     @property
     def ordered_to_leave(self) -> asyncio.Event:

@@ -8,7 +8,8 @@ from heapq import heapify, heappop, heappush
 import pytest
 
 from shoal.engine.batch_delay import MAX_HOLD_S, BatchDelay
-from shoal.engine.scheduler import Scheduler
+from shoal.engine.batch_queue import BatchQueue
+from shoal.protocol.rows import Rows
 
 STEP_S = 0.04
 LIMIT_S = STEP_S / 2
@@ -16,132 +17,136 @@ LIMIT_S = STEP_S / 2
 
 def after_a_round(*lags_s: float, turnaround_s: float = 0.01) -> tuple[BatchDelay, float]:
     """Members 0, 1, … shared a step, came back `turnaround_s` and their lag later, shared another one, and left just now."""
-    gathering = BatchDelay()
-    gathering.left(range(len(lags_s)), STEP_S, 1.0)
+    delay = BatchDelay()
+    delay.left(range(len(lags_s)), STEP_S, 1.0)
     for member, lag_s in enumerate(lags_s):
-        gathering.arrived(member, 1.0 + turnaround_s + lag_s)
-    gathering.left(range(len(lags_s)), STEP_S, 2.0)
-    return gathering, 2.0
+        delay.arrived(member, 1.0 + turnaround_s + lag_s)
+    delay.left(range(len(lags_s)), STEP_S, 2.0)
+    return delay, 2.0
 
 
 def test_nobody_is_waited_for_at_first() -> None:
     """How long a member stays away is not known before it came back once."""
-    gathering = BatchDelay()
-    assert gathering.hold_s(0.0, 0.0) == 0
-    gathering.left("ab", STEP_S, 1.0)
-    gathering.arrived("a", 1.01)
-    assert gathering.hold_s(1.01, 1.01) == 0
+    delay = BatchDelay()
+    assert delay.hold_s(0.0, 0.0) == 0
+    delay.left("ab", STEP_S, 1.0)
+    delay.arrived("a", 1.01)
+    assert delay.hold_s(1.01, 1.01) == 0
 
 
 def test_a_lone_member_never_waits() -> None:
     """However often it comes and goes."""
-    gathering = BatchDelay()
+    delay = BatchDelay()
     for turn in range(10):
-        gathering.left(["lone"], STEP_S, float(turn))
-        gathering.arrived("lone", turn + 0.01)
-        assert gathering.hold_s(turn + 0.01, turn + 0.01) == 0
+        delay.left(["lone"], STEP_S, float(turn))
+        delay.arrived("lone", turn + 0.01)
+        assert delay.hold_s(turn + 0.01, turn + 0.01) == 0
 
 
 def test_the_first_waits_for_those_who_left_with_it() -> None:
     """Until the last of them has come, and no longer."""
-    gathering, left_at = after_a_round(0.0, 0.001, 0.002)
+    delay, left_at = after_a_round(0.0, 0.001, 0.002)
     now = left_at + 0.01
-    gathering.arrived(0, now)
-    assert gathering.hold_s(now, now) == pytest.approx(LIMIT_S)
-    gathering.arrived(1, now + 0.001)
-    assert gathering.hold_s(now, now + 0.001) == pytest.approx(LIMIT_S - 0.001)
-    gathering.arrived(2, now + 0.003)
-    assert gathering.hold_s(now, now + 0.003) == 0
+    delay.arrived(0, now)
+    assert delay.hold_s(now, now) == pytest.approx(LIMIT_S)
+    delay.arrived(1, now + 0.001)
+    assert delay.hold_s(now, now + 0.001) == pytest.approx(LIMIT_S - 0.001)
+    delay.arrived(2, now + 0.003)
+    assert delay.hold_s(now, now + 0.003) == 0
 
 
 def test_a_slower_round_parts_nobody() -> None:
     """All come back much later than the last time, but together: the first still waits for the second."""
-    gathering, left_at = after_a_round(0.0, 0.001)
-    gathering.arrived(0, left_at + 0.5)
-    assert gathering.hold_s(left_at + 0.5, left_at + 0.5) > 0
+    delay, left_at = after_a_round(0.0, 0.001)
+    delay.arrived(0, left_at + 0.5)
+    assert delay.hold_s(left_at + 0.5, left_at + 0.5) > 0
 
 
 def test_whoever_takes_long_is_not_waited_for() -> None:
     """A member that usually comes back later than half of a step has no influence."""
-    gathering, left_at = after_a_round(0.0, 0.021)
-    gathering.arrived(0, left_at + 0.01)
-    assert gathering.hold_s(left_at + 0.01, left_at + 0.01) == 0
+    delay, left_at = after_a_round(0.0, 0.021)
+    delay.arrived(0, left_at + 0.01)
+    assert delay.hold_s(left_at + 0.01, left_at + 0.01) == 0
 
 
 def test_two_groups_become_one() -> None:
     """Rows that waited through the other group's step wait a little more for the others, who are due soon."""
-    gathering, left_at = after_a_round(0.0, turnaround_s=0.005)
-    assert gathering.hold_s(left_at, left_at) == pytest.approx(LIMIT_S)
+    delay, left_at = after_a_round(0.0, turnaround_s=0.005)
+    assert delay.hold_s(left_at, left_at) == pytest.approx(LIMIT_S)
 
 
 def test_whoever_stays_away_is_waited_for_once() -> None:
     """After the longest wait the step begins, and the next one does not wait for the same member."""
-    gathering, left_at = after_a_round(0.0, 0.001)
+    delay, left_at = after_a_round(0.0, 0.001)
     now = left_at + 0.01
-    gathering.arrived(0, now)
-    assert gathering.hold_s(now, now) > 0
-    assert gathering.hold_s(now, now + LIMIT_S) == 0
-    gathering.left([0], STEP_S, 3.0)
-    gathering.arrived(0, 3.01)
-    assert gathering.hold_s(3.01, 3.01) == 0
+    delay.arrived(0, now)
+    assert delay.hold_s(now, now) > 0
+    assert delay.hold_s(now, now + LIMIT_S) == 0
+    delay.left([0], STEP_S, 3.0)
+    delay.arrived(0, 3.01)
+    assert delay.hold_s(3.01, 3.01) == 0
 
 
 def test_a_closed_session_is_not_waited_for() -> None:
-    """The scheduler forgets it."""
-    gathering, left_at = after_a_round(0.0, 0.001)
-    gathering.arrived(0, left_at + 0.01)
-    gathering.forget(1)
-    assert gathering.hold_s(left_at + 0.01, left_at + 0.01) == 0
+    """The queue forgets it."""
+    delay, left_at = after_a_round(0.0, 0.001)
+    delay.arrived(0, left_at + 0.01)
+    delay.forget(1)
+    assert delay.hold_s(left_at + 0.01, left_at + 0.01) == 0
 
 
 def test_the_wait_is_bounded_for_slow_steps() -> None:
     """Half of ten seconds would be a long time."""
-    gathering = BatchDelay()
-    gathering.left("a", 10.0, 0.0)
-    assert gathering.limit_s == MAX_HOLD_S
+    delay = BatchDelay()
+    delay.left("a", 10.0, 0.0)
+    assert delay.limit_s == MAX_HOLD_S
 
 
 def test_somebody_is_away_between_two_steps_only() -> None:
     """Not before it is known to come back, not when it takes seconds for that, and not when it is long overdue."""
-    gathering = BatchDelay()
-    gathering.left("a", STEP_S, 1.0)
-    assert not gathering.anybody_away(1.0)
-    gathering.arrived("a", 1.1)
-    assert not gathering.anybody_away(1.1)
-    gathering.left("a", STEP_S, 2.0)
-    assert gathering.anybody_away(2.1)
-    assert not gathering.anybody_away(2.3)
+    delay = BatchDelay()
+    delay.left("a", STEP_S, 1.0)
+    assert not delay.anybody_away(1.0)
+    delay.arrived("a", 1.1)
+    assert not delay.anybody_away(1.1)
+    delay.left("a", STEP_S, 2.0)
+    assert delay.anybody_away(2.1)
+    assert not delay.anybody_away(2.3)
     slow, left_at = after_a_round(0.0, turnaround_s=1.5)
     assert not slow.anybody_away(left_at + 0.1)
 
 
 def mean_batch(sessions: int, turnaround_s: float, jitter_s: float) -> tuple[float, float]:
     """The mean number of sessions in a step, and of all steps' ends the last, of a server that is simulated for 300 steps."""
-    rng, scheduler, now, free_at = random.Random(1), Scheduler(), 0.0, 0.0
+    rng, queue, now, free_at = random.Random(1), BatchQueue(), 0.0, 0.0
     coming = [(rng.random() * STEP_S, f"{index}") for index in range(sessions)]
     heapify(coming)
+    sent = {session: 0 for _, session in coming}
+    for session in sent:
+        queue.open(session, "client")
     waiting: dict[str, float] = {}
     sizes: list[int] = []
     while len(sizes) < 300:
         while coming and coming[0][0] <= now:
             at, session = heappop(coming)
-            scheduler.add(session, "client", 1, now=at)
+            queue.submit(Rows(session, sent[session], [0]), at)
+            sent[session] += 1
             waiting[session] = at
         if not waiting:
             now = coming[0][0]
             continue
         since = max(free_at, min(waiting.values()))
-        hold_s = scheduler.hold_s(since, now)
+        hold_s = queue.delay.hold_s(since, now)
         if hold_s > 0:
-            now = min(since + scheduler.gathering.limit_s, coming[0][0] if coming else now + hold_s)
+            now = min(since + queue.delay.limit_s, coming[0][0] if coming else now + hold_s)
             continue
-        began_at, takes = now, scheduler.pick(now)
+        batch = queue.next_batch(now)
         now = free_at = now + STEP_S * (1 + 0.3 * rng.random())
-        scheduler.done(takes, began_at, now)
-        sizes.append(len(takes))
-        for take in takes:
-            del waiting[take.session]
-            heappush(coming, (now + turnaround_s + jitter_s * rng.random(), take.session))
+        queue.finish(batch, [rows.hidden_states for rows in batch.rows], now)
+        sizes.append(len(batch.rows))
+        for rows in batch.rows:
+            del waiting[rows.session]
+            heappush(coming, (now + turnaround_s + jitter_s * rng.random(), rows.session))
     return sum(sizes[30:]) / len(sizes[30:]), now
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shoal.engine.device import check_device, device_backend, device_memory, device_memory_bytes
 from shoal.engine.proof import numbers
-from shoal.engine.runner import Rows, Runner
+from shoal.engine.runner import Runner
 from shoal.errors import CapacityError, UsageError
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES, read_dtype
@@ -21,6 +21,7 @@ from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.moe import MoeConfig
 from shoal.model.nn.rope import RopeConfig, cache_positions
 from shoal.model.weights.block_loading import WeightFormat, _digest
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.tiny_models import random_parameters, torch_runner
 
@@ -62,7 +63,7 @@ def through(runner: Runner, session: str, rows: Tensor) -> Tensor:
     runner.open(session, SPAN, rows.shape[0], "somebody")
     outputs, done = [], 0
     for count in CHUNKS:
-        outputs.append(runner.step([Rows(session, done, SPAN, rows[done : done + count])])[0])
+        outputs.append(runner.step([Rows(session, done, rows[done : done + count])])[0])
         done += count
     return torch.cat(outputs)
 
@@ -109,7 +110,7 @@ def test_prefixes_are_found_on_a_device(device: str) -> None:
     outputs = []
     for session in ("first", "second"):
         runner.open(session, SPAN, 150, "somebody")
-        outputs.append(runner.step([Rows(session, 0, SPAN, rows)])[0])
+        outputs.append(runner.step([Rows(session, 0, rows)])[0])
     assert runner.found_rows == 128
     assert torch.equal(outputs[0][:128], outputs[1][:128])
     torch.testing.assert_close(outputs[0], outputs[1], atol=0.01, rtol=0)

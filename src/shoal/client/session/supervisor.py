@@ -33,7 +33,7 @@ from shoal.client.session.planner import Planner, SessionSpec
 from shoal.client.session.route_state import Arithmetic, HopId, HopState, LinkEnds, LinkStatus, RouteState, Stage
 from shoal.client.session.selection import Constraints, select
 from shoal.clock import Clock
-from shoal.engine.scheduler import PREFILL_CHUNK_ROWS
+from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
 from shoal.errors import NetworkError, NoRoute, SessionFenced, ShoalError
 from shoal.links.link import LinkKey
 from shoal.links.row_log import RowLog

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shoal.engine.scheduler import Scheduler
-from shoal.engine.worker import Worker
+from shoal.engine.batch_queue import BatchQueue
+from shoal.engine.compute_thread import ComputeThread
 from shoal.server.hosting.span_loading import LoadedBlocks
 from shoal.server.ledger import Ledger
 from shoal.server.network import Network
@@ -19,12 +19,12 @@ class ServedSpan:
     def __init__(self, loaded: LoadedBlocks, network: Network, max_sessions: int, ledger: Ledger) -> None:
         self.span_info = loaded.span_info
         self.bits_per_weight = loaded.bits_per_weight
-        self.worker = Worker(loaded.runner, Scheduler(depth=len(loaded.runner.span)))
+        self.compute = ComputeThread(loaded.runner, BatchQueue(depth=len(loaded.runner.span)))
         self.sessions = SessionTable(
-            self.worker, loaded.runner.cache.pages, network.clock, max_sessions, network.throttle
+            self.compute, loaded.runner.cache.pages, network.clock, max_sessions, network.throttle
         )
         self.service = SessionService(
-            network.identity, loaded.span_info, self.sessions, self.worker, network.redirector, ledger
+            network.identity, loaded.span_info, self.sessions, self.compute, network.redirector, ledger
         )
         self._ledger = ledger
         self._clock = network.clock
@@ -32,7 +32,7 @@ class ServedSpan:
 
     async def start(self) -> None:
         """Begin to compute."""
-        await self.worker.__aenter__()
+        await self.compute.__aenter__()
 
     async def close(self) -> None:
         """Close the sessions that are left, and drop the weights. Closing twice is harmless."""
@@ -40,8 +40,8 @@ class ServedSpan:
             await self.sessions.close(session)
         if not self._closed:
             self._closed = True
-            self._ledger.add(rows=self.worker.stats.rows, found_rows=self.worker.stats.found_rows)
-            await self.worker.__aexit__(None, None, None)
+            self._ledger.add(rows=self.compute.stats.rows, found_rows=self.compute.stats.found_rows)
+            await self.compute.__aexit__(None, None, None)
 
     @property
     def leaving(self) -> bool:

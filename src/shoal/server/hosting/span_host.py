@@ -55,9 +55,9 @@ class SpanHost:
     @property
     def failure(self) -> BaseException | None:
         """Why the blocks cannot be served any more, if they cannot."""
-        if self._failure is not None or self.served_span is None or self.served_span.worker.failure is None:
+        if self._failure is not None or self.served_span is None or self.served_span.compute.failure is None:
             return self._failure
-        error = self.served_span.worker.failure
+        error = self.served_span.compute.failure
         told = ShoalError(f"the compute thread died: {type(error).__name__}: {error}")
         told.__cause__ = error
         return told

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import msgspec
 
 from shoal.clock import Clock
-from shoal.engine.worker import StepOutput, Worker
+from shoal.engine.compute_thread import ComputeThread
 from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionFenced, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
 from shoal.links.link import Link
@@ -33,6 +32,7 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.row_codec import row_bytes
 from shoal.protocol.row_stream import Receiver
+from shoal.protocol.rows import Rows
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
 
@@ -57,14 +57,6 @@ class SessionGrant(msgspec.Struct, frozen=True):
     follow: bool = False
 
 
-class Arrival(NamedTuple):
-    """What an output has to say about the frame that it was computed from."""
-
-    needed_from: int
-    trace: tuple[HopTrace, ...]
-    received_at: float
-
-
 class OutgoingLink(NamedTuple):
     """A link out of a hop as the client granted it; `elide` leaves out rows that the client does not need."""
 
@@ -85,7 +77,7 @@ class HopSession:
     Everything runs in the event loop but the steps themselves.
     """
 
-    def __init__(self, terms: SessionGrant, worker: Worker, clock: Clock, throttle: Throttle | None) -> None:
+    def __init__(self, terms: SessionGrant, compute: ComputeThread, clock: Clock, throttle: Throttle | None) -> None:
         self.terms = terms
         self.key = terms.session.hex()
         self.incarnation = 0
@@ -102,7 +94,7 @@ class HopSession:
         self._follower = self.log.add_sender()
         self._control: FrameChannel | None = None
         self._news: asyncio.Queue[LinkState | Leaving] | None = None
-        self._worker = worker
+        self._compute = compute
         self._clock = clock
         self.renew()
 
@@ -140,7 +132,7 @@ class HopSession:
         self.outgoing[follows] = made = OutgoingLink(link, grant, sender, elide)
         if not follows and self.log.journal.standing_by:
             self.log.journal.stand_by(False)
-            self._worker.to_front(self.key)
+            self._compute.set_background(self.key, False)
         return made
 
     def cut_outgoing(self, follows: bool) -> None:
@@ -163,11 +155,11 @@ class HopSession:
         self.cut_outgoing(follows=False)
         self.log.journal.stand_by(True)
         self.row_receiver.resume()
-        self._worker.to_back(self.key)
+        self._compute.set_background(self.key, True)
 
     def pong(self, id_: int, received_at: float) -> Pong:
         """The answer to a ping: how far this hop has come."""
-        stats, receiver = self._worker.stats, self.receiver
+        stats, receiver = self._compute.stats, self.receiver
         computed = self.log.sender.end
         now = self._clock.wall()
         return Pong(id_, received_at, now, receiver.epoch, receiver.position, computed, stats.steps, stats.step_s)
@@ -193,7 +185,7 @@ class HopSession:
 
     def truncate(self, position: int) -> None:
         """RowSink: rows from `position` on are void, and so is what was computed from them."""
-        self._worker.rewind(self.key, position)
+        self._compute.rewind(self.key, position)
         self.log.rewind(self.receiver.epoch, position)
 
     @property
@@ -206,9 +198,8 @@ class HopSession:
         """RowSink: hand new rows to the compute thread."""
         received_at = self._clock.wall()
         hidden_states = decode_tensor(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
-        needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
-        arrival = Arrival(needed_from, rows.trace, received_at)
-        self._worker.submit(self.key, rows.position + skip, hidden_states[skip:] if skip else hidden_states, arrival)
+        new = Rows(self.key, rows.position, hidden_states, rows, received_at)
+        self._compute.submit(new.starting_at(rows.position + skip) if skip else new)
 
     def on_rewind(self, message: Rewind) -> None:
         """The client's word on the control channel."""
@@ -216,13 +207,11 @@ class HopSession:
         if position is not None:
             self.truncate(position)
 
-    def on_output(self, output: StepOutput) -> None:
+    def on_output(self, rows: Rows, trace: HopTrace) -> None:
         """Rows were computed: keep them and send them on."""
-        arrival: Arrival = output.tag
-        hop = HopTrace(arrival.received_at, output.queue_s, output.compute_s, output.batch_sessions, output.batch_rows)
-        data = encode_tensor(output.hidden_states, self.terms.row_codec)
-        count = output.hidden_states.shape[0]
-        self.log.append(RowChunk(output.position, count, data, arrival.needed_from, (*arrival.trace, hop)))
+        data = encode_tensor(rows.hidden_states, self.terms.row_codec)
+        before = rows.frame.trace if rows.frame is not None else ()
+        self.log.append(RowChunk(rows.position, rows.num_rows, data, rows.needed_from, (*before, trace)))
         self.row_receiver.resume()
 
     def close(self) -> None:
@@ -238,7 +227,7 @@ class SessionTable:
 
     def __init__(
         self,
-        worker: Worker,
+        compute: ComputeThread,
         pages: PageAllocator,
         clock: Clock,
         max_sessions: int,
@@ -246,7 +235,7 @@ class SessionTable:
     ) -> None:
         self.max_sessions = max_sessions
         self.pages = pages
-        self._worker = worker
+        self._compute = compute
         self._clock = clock
         self._throttle = throttle
         self._sessions: dict[bytes, HopSession] = {}
@@ -284,10 +273,10 @@ class SessionTable:
         """A new session within the limits; raises ServerFull when there is no room."""
         if len(self._sessions) + self._opening >= self.max_sessions:
             raise ServerFull(f"all {self.max_sessions} sessions are taken", retry_after=self._soonest_expiry_s())
-        session = HopSession(terms, self._worker, self._clock, self._throttle)
+        session = HopSession(terms, self._compute, self._clock, self._throttle)
         self._opening += 1
         try:
-            await self._worker.open(
+            await self._compute.open(
                 session.key,
                 client,
                 terms.span,
@@ -309,7 +298,7 @@ class SessionTable:
         """End a session and free its pages; closing twice is harmless."""
         if self._sessions.pop(session.terms.session, None) is not None:
             session.close()
-            await self._worker.close(session.key)
+            await self._compute.close(session.key)
 
     async def expire(self) -> int:
         """Close the sessions whose lease has run out; returns how many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shoal.clock import Clock
-from shoal.engine.worker import Worker
+from shoal.engine.compute_thread import ComputeThread
 from shoal.errors import (
     FingerprintMismatch,
     GrantExceeded,
@@ -73,14 +73,14 @@ class SessionService:
         identity: Identity,
         span_info: SpanInfo,
         sessions: SessionTable,
-        worker: Worker,
+        compute: ComputeThread,
         redirector: Redirector,
         ledger: Ledger,
     ) -> None:
         self._identity = identity
         self._holding = span_info
         self._sessions = sessions
-        self._worker = worker
+        self._compute = compute
         self._redirector = redirector
         self._clock: Clock = redirector.clock
         self._ledger = ledger
@@ -110,12 +110,12 @@ class SessionService:
 
     def status(self) -> Status:
         """This server's load now."""
-        stats, pages = self._worker.stats, self._sessions.pages
+        stats, pages = self._compute.stats, self._sessions.pages
         tokens_per_page = PAGE_TOKENS / len(self._holding.span)
         return Status(
             sessions=len(self._sessions),
             max_sessions=self._sessions.max_sessions,
-            queued_rows=stats.queued_rows,
+            queued_rows=self._compute.queued_rows,
             free_tokens=int((pages.capacity - pages.granted) * tokens_per_page),
             total_tokens=int(pages.capacity * tokens_per_page),
             decode_rows_per_s=stats.decode_rows_per_s,

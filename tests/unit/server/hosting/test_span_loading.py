@@ -9,12 +9,12 @@ import pytest
 from shoal.engine.backends import TorchBackend
 from shoal.engine.device import device_backend
 from shoal.engine.proof import Proof, numbers
-from shoal.engine.runner import Rows
 from shoal.errors import CapacityError, UsageError
 from shoal.kv.cache_storage import KV_DTYPES, page_bytes, read_dtype
 from shoal.kv.prefix import output_page_bytes
 from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
+from shoal.protocol.rows import Rows
 from shoal.server.hosting.span_loading import _budget, _checked, load, open_source
 from shoal.server.server_config import ServerConfig
 from shoal.types import Span
@@ -81,7 +81,7 @@ def test_a_server_on_a_device(device: str, tmp_path: Path, monkeypatch: pytest.M
     assert numerics.kernel.startswith(f"torch-{device}-")
     assert not numerics.exact
     loaded.runner.open("one", Span(0, 2), 70)
-    (output,) = loaded.runner.step([Rows("one", 0, Span(0, 2), numbers(1, 70, 48))])
+    (output,) = loaded.runner.step([Rows("one", 0, numbers(1, 70, 48))])
     assert output.shape == (70, 48)
 
 

@@ -1,4 +1,4 @@
-"""What a worker has measured of itself."""
+"""What steps have taken: counters and rates."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ WEIGHT = 0.1
 """Of a new measurement in the moving averages."""
 
 
-class WorkerStats:
+class ComputeStats:
     """Counters and moving averages; rates are rows per second through the whole span."""
 
     def __init__(self) -> None:
         self.steps = 0
         self.rows = 0
         self.found_rows = 0
-        self.queued_rows = 0
         self.batch_sessions: Counter[int] = Counter()
         self.decode_rows_per_s = 0.0
         self.prefill_rows_per_s = 0.0

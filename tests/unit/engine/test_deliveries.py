@@ -1,0 +1,37 @@
+"""Callbacks into an event loop from another thread."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from shoal.engine.deliveries import Deliveries
+
+
+async def test_what_is_posted_is_called_in_order() -> None:
+    """From another thread, and from a callback itself."""
+    deliveries, called, done = Deliveries(asyncio.get_running_loop()), list[int](), asyncio.Event()
+
+    def post_all() -> None:
+        for number in range(3):
+            deliveries.post(partial(called.append, number))
+        deliveries.post(lambda: deliveries.post(done.set))
+
+    await asyncio.to_thread(post_all)
+    await asyncio.wait_for(done.wait(), 10)
+    assert called == [0, 1, 2]
+
+
+async def test_a_mistake_keeps_nothing_from_the_others() -> None:
+    """The loop's handler is told of it."""
+    mistakes, done = list[str](), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: mistakes.append(str(context["exception"])))
+    deliveries = Deliveries(loop)
+    deliveries.post(partial([].remove, 1))
+    deliveries.post(done.set)
+    await asyncio.wait_for(done.wait(), 10)
+    assert mistakes == ["list.remove(x): x not in list"]
+    deliveries.post(done.clear)
+    await asyncio.sleep(0)
+    assert not done.is_set()
