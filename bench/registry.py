@@ -99,6 +99,12 @@ def _prefix(size: Size) -> dict[str, Any]:
     return run(size.runs or 5)
 
 
+def _steps(size: Size) -> dict[str, Any]:
+    from bench.steps import run
+
+    return run(size.tokens)
+
+
 def _engine(size: Size) -> dict[str, Any]:
     from bench.engine import run
 
@@ -113,6 +119,7 @@ def _start(size: Size) -> dict[str, Any]:
 
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "engine": _engine,
+    "steps": _steps,
     "decode": _decode,
     "families": _families,
     "hops": _hops,
