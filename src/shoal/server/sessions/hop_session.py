@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
