@@ -26,7 +26,10 @@ _BLOCK = re.compile(r"\.(?:layers|h)\.(\d+)\.")
 class GgufContents(Protocol):
     """A GGUF file: metadata, and tensors under their own names."""
 
-    metadata: Mapping[str, Any]
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Every field by its whole name."""
+        ...
 
     @property
     def name(self) -> str:

@@ -96,9 +96,3 @@ class Latent:
         if self.query_down is not None:
             yield self.query_down
         yield from (self.query, self.down, self.keys, self.values)
-
-    def norms(self) -> Iterator[RmsNorm]:
-        """Its norms."""
-        if self.query_down is not None:
-            yield self.query_norm
-        yield self.norm
