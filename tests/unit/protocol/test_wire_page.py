@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shoal.protocol import frames, messages
-from shoal.protocol.messages import QUESTIONS, Message, Refusal, Status, tag
+from shoal.protocol.messages import QUESTIONS, Message, Status, tag
 from shoal.protocol.refusals import CODES, FAILED
 from shoal.swarm.directory import directory, records
 from shoal.swarm.directory.records import ServerRecord
@@ -105,8 +105,3 @@ def test_records() -> None:
     """The page on records names every field, and the limit."""
     assert {name for row in rows(RECORDS, "field") for name in named(row[0])} == set(ServerRecord.__struct_fields__)
     assert f"at most {messages.MAX_RECORD_BYTES:,} bytes" in RECORDS
-
-
-def test_a_refusal_has_no_place_of_its_own() -> None:
-    """It may answer anything."""
-    assert Refusal in MESSAGES

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from shoal.protocol.messages import QUESTIONS, STATUS, GetStatus, Ping, Status
 from shoal.server.answers import Answers
 from shoal.server.channel_dispatcher import ChannelDispatcher
+from shoal.server.sessions.session_service import SessionService
 from shoal.swarm.directory.directory import Directory
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
@@ -47,6 +49,13 @@ def test_every_question_of_a_node_has_a_handler() -> None:
     """Those about blocks are answered by the service, all others by the dispatcher, loading or not."""
     dispatcher = ChannelDispatcher(ME, Directory(FixedClock()))
     assert dispatcher.answers.requests == {one.request for one in QUESTIONS if not one.per_span}
+
+
+def test_every_question_about_blocks_has_a_handler() -> None:
+    """A question that is declared and answered by nobody would end a channel without a word."""
+    redirector = SimpleNamespace(clock=FixedClock())
+    service = SessionService(*[None] * 4, redirector, None)  # type: ignore[arg-type]  # none of them is asked anything here
+    assert service.answers.requests == {one.request for one in QUESTIONS if one.per_span}
 
 
 async def test_what_has_no_handler_is_a_mistake_here() -> None:

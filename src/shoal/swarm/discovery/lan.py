@@ -19,7 +19,7 @@ from shoal.errors import NetworkError, UsageError
 from shoal.swarm.directory.records import MAX_ADDRESSES
 from shoal.swarm.discovery.discovery import Contact, Presence
 from shoal.tasks import OwnedTasks
-from shoal.transport.address import host_port
+from shoal.transport.address import host_port, node_address
 from shoal.types import PeerId
 
 if TYPE_CHECKING:
@@ -209,10 +209,10 @@ def _is_hex(text: str, digits: int) -> bool:
 def _is_address(text: str) -> bool:
     """Whether this is scheme://IP:PORT: strangers do not make this side look up names."""
     try:
-        host, port = host_port(text, text.partition("://")[0])
+        address = node_address(text)
     except UsageError:
         return False
-    return _is_ip(host) and port > 0
+    return _is_ip(address.host) and address.port > 0 and not address.relay
 
 
 def _is_ip(host: str) -> bool:

@@ -1,0 +1,119 @@
+"""Where channels arrive."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+
+from shoal.errors import NotHeld, ProtocolError, Refused, ServerFull, SpanError, UnknownQuestion
+from shoal.protocol.messages import (
+    EXCHANGE,
+    LEAVE,
+    STATUS,
+    GetStatus,
+    Leave,
+    Message,
+    Ping,
+    Question,
+    RecordBatch,
+    RecordDigest,
+    Status,
+)
+from shoal.server import channel_dispatcher
+from shoal.server.answers import Answers
+from shoal.server.channel_dispatcher import LOADING_RETRY_S, ChannelDispatcher
+from shoal.swarm.directory.directory import Directory
+from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
+from shoal.types import PeerId
+from tests.unit.swarm.directory.test_records import FixedClock
+
+ME, OTHER = PeerId("ab" * 32), PeerId("cd" * 32)
+
+
+class Usage(Message, frozen=True, tag="usage"):
+    """A question of a later version."""
+
+
+class World:
+    """A dispatcher that listens, and nodes that dial it."""
+
+    def __init__(self) -> None:
+        self.network = MemoryNetwork()
+        self.dispatcher = ChannelDispatcher(ME, Directory(FixedClock()))
+        self.listening = MemoryTransport(ME, self.network)
+        self.nodes = {peer: MemoryTransport(peer, self.network) for peer in (OTHER, ME)}
+
+    async def dial(self, peer: PeerId = OTHER) -> FrameChannel:
+        """A channel from this node."""
+        return FrameChannel(await self.nodes[peer].dial(ME, self.listening.addresses[0]))
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """A server that is loading blocks."""
+    world = World()
+    await world.listening.listen(world.dispatcher.handle)
+    yield world
+    for transport in (*world.nodes.values(), world.listening):
+        await transport.close()
+
+
+async def test_a_server_that_loads(world: World) -> None:
+    """It says when to come back to those who ask about its blocks, and answers all else."""
+    with pytest.raises(ServerFull) as caught:
+        await (await world.dial()).ask(STATUS, GetStatus())
+    assert caught.value.retry_after == LOADING_RETRY_S
+    assert await (await world.dial()).ask(EXCHANGE, RecordDigest()) == (RecordBatch(), b"")
+
+
+async def test_a_server_that_serves(world: World) -> None:
+    """Its blocks answer; what they refuse is told with the code of the refusal."""
+    status = Status(1, 2, 3, 4, 5, 0.0, 0.0, 6.0)
+    answers = Answers()
+    answers.answer(STATUS, lambda request, peer: (status, b""))
+    world.dispatcher.service = SimpleNamespace(answers=answers)  # type: ignore[assignment]
+    assert await (await world.dial()).ask(STATUS, GetStatus()) == (status, b"")
+
+    def refuse(request: GetStatus, peer: PeerId) -> tuple[Status, bytes]:
+        raise SpanError("moved")
+
+    answers.answer(STATUS, refuse)
+    with pytest.raises(NotHeld, match="moved"):
+        await (await world.dial()).ask(STATUS, GetStatus())
+
+
+async def test_only_its_owner_orders_a_server_to_leave(world: World) -> None:
+    """The key that dials decides."""
+    with pytest.raises(Refused, match="own key"):
+        await (await world.dial()).ask(LEAVE, Leave())
+    assert not world.dispatcher.ordered_to_leave.is_set()
+    await (await world.dial(ME)).ask(LEAVE, Leave())
+    assert world.dispatcher.ordered_to_leave.is_set()
+
+
+async def test_what_no_channel_begins_with(world: World) -> None:
+    """A question of a later version, and messages that belong elsewhere."""
+    for kind, message in ((Usage, Usage()), (Ping, Ping(1))):
+        with pytest.raises(UnknownQuestion):
+            await (await world.dial()).ask(Question(kind, kind, per_span=False), message)
+
+
+async def test_silence_ends_a_channel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever dials and says nothing is told so, and costs no more."""
+    monkeypatch.setattr(channel_dispatcher, "FIRST_MESSAGE_S", 0.02)
+    channel = await world.dial()
+    with pytest.raises(ProtocolError, match="nothing was said"):
+        await channel.expect(Status)
+
+
+async def test_a_node_has_so_many_channels(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, and others are not."""
+    monkeypatch.setattr(channel_dispatcher, "MAX_CHANNELS_PER_PEER", 1)
+    silent = await world.dial()
+    with pytest.raises(ServerFull, match="of this node"):
+        await (await world.dial()).expect(Status)
+    await (await world.dial(ME)).ask(LEAVE, Leave())
+    await silent.close()
