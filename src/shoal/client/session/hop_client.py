@@ -222,14 +222,23 @@ class HopClient:
 
     async def _why(self, error: TimeoutError | NetworkError) -> ShoalError:
         """Why an order was not obeyed: a connection that broke may have been cut by a later process of this client."""
-        if isinstance(error, NetworkError):
-            try:
-                await self.attach(self._known_epoch)
-            except SessionFenced as fenced:
-                return fenced
-            except ShoalError:
-                pass  # what was wrong before is said below
-        return NetworkError(f"{self.name} did not obey: {error or 'no answer'}")
+        fenced = await self._fenced() if isinstance(error, NetworkError) else None
+        return fenced or NetworkError(f"{self.name} did not obey: {error or 'no answer'}")
+
+    async def _fenced(self) -> SessionFenced | None:
+        """Whether a later process has the session, as the hop says when it is asked for it."""
+        try:
+            await self.attach(self._known_epoch)
+        except SessionFenced as fenced:
+            return fenced
+        except ShoalError:
+            pass  # the caller knows what was wrong before
+        return None
+
+    async def link_refused(self, error: ShoalError) -> None:
+        """The hop refused this side's end of a link: it is lost, to a later process of this client if that has the session."""
+        if self.lost is None:
+            self.fail(await self._fenced() or error)
 
     async def rewind(self, sender: Sender) -> None:
         """Tell the hop of the rewinds that it may not know. A broken channel is no error: data carries rewinds too."""
@@ -291,12 +300,14 @@ class HopClient:
 
     async def _talk(self) -> None:
         """Until the connection breaks, or the hop is lost."""
+        channel = self._channel
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
                 tasks.create_task(self._beat())
         except* NetworkError:
-            self._drop()
+            if self._channel is channel:  # `release` may have another by now
+                self._drop()
         except* ShoalError as group:
             self.fail(next(error for error in group.exceptions if isinstance(error, ShoalError)))
 

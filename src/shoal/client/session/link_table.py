@@ -150,4 +150,4 @@ async def _keep_up(link: ClientLink, hop: HopClient, serve: Callable[[FrameChann
     try:
         await link.keep_up(dial, serve)
     except ShoalError as error:
-        hop.fail(error)
+        await hop.link_refused(error)
