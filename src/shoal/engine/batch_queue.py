@@ -217,7 +217,7 @@ class BatchQueue:
             if rows.session in batch.pauses or not session.running:
                 continue
             wanted, spent_s = session.running.pop(0), session.spent_s + elapsed_s
-            queue_s = now - spent_s - rows.enqueued_at
+            queue_s = max(0.0, now - spent_s - rows.enqueued_at)  # rounding may leave less than nothing
             trace = HopTrace(rows.received_at, queue_s, spent_s, num_sessions, batch.num_rows)
             count = wanted.num_rows
             output = output if count == len(output) else output[:count]

@@ -145,6 +145,20 @@ def test_rows_of_a_frame_stay_together_with_it() -> None:
     assert traces == [(7.0, 1.0, 1.0, 12), (7.0, 1.0, 1.0, 12), (7.0, 4.0, 1.0, 8)]
 
 
+def test_no_time_in_a_trace_is_less_than_nothing() -> None:
+    """Rows that are computed the moment they come have waited 0 s, however the clock's numbers are rounded."""
+    began_at, ended_at = 0.01, 0.08
+    assert ended_at - (ended_at - began_at) < began_at
+    queue = BatchQueue()
+    queue.open("a", "a")
+    queue.submit(Rows("a", 0, range(1), RowsFrame(1, 0, 1, 0), received_at=7.0), began_at)
+    batch = queue.next_batch(began_at)
+    queue.finish(batch, [range(1)], ended_at)
+    output = queue.take_output()
+    assert output is not None
+    assert output[1].queue_s == 0.0
+
+
 def test_sessions_in_the_background_get_a_few_rows_beside_others() -> None:
     """The whole step when no other has any, and their share like others when they come to the front."""
     desk = QueueDesk()

@@ -19,7 +19,7 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_SECONDS = 86_400
 MAX_TIME_S = 1e11
 """The latest moment, in seconds since 1970, and the longest time that a measurement may show."""
-MAX_RATE = 1e12
+MAX_RATE = 1e15
 SECRET_BYTES = 16
 MAX_RECORD_BYTES = 2048
 MAX_CERTIFICATE_BYTES = 1024

@@ -15,7 +15,7 @@ from shoal.server.ledger import Ledger
 from shoal.server.network import Network
 from shoal.server.server_config import ServerConfig
 from shoal.server.sessions.session_service import DRAIN_S
-from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.directory.records import MAX_VERSION_CHARS, ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
 from shoal.swarm.placement.shared_plan import Plan
 from shoal.types import Span
@@ -78,7 +78,7 @@ class SpanHost:
             draining=self.served_span is None or self.served_span.leaving,
             next_span=self._goal,
             max_blocks=self._max_blocks if self.movable else 0,
-            version=importlib.metadata.version("shoal"),
+            version=importlib.metadata.version("shoal")[:MAX_VERSION_CHARS],
             on_disk=self.inventory.spans(),
             fetch_s=self.inventory.fetch_s,
             plan=self._plan,
