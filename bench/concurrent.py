@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shoal.client.generation import Conversation, Generation, start
+from shoal.client.completion import GrowingReply
+from shoal.client.decoder import SessionDecoder
 from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel
 from shoal.errors import UsageError
@@ -25,17 +26,15 @@ class Timed:
     def __init__(self, model: RemoteModel, prompt_ids: Sequence[int], count: int) -> None:
         self.times: list[float] = []
         self.grown = asyncio.Event()
-        self._params = SamplingParams(max_tokens=count, ignore_eos=True, temperature=0.0)
-        self.result: Generation = start(prompt_ids, self._params)
+        self.result = GrowingReply(prompt_ids, SamplingParams(max_tokens=count, ignore_eos=True, temperature=0.0))
         self._model = model
 
     async def run(self) -> None:
         """All of it, in a session of its own."""
         model, result = self._model, self.result
-        options = SessionOptions(max_tokens=len(result.prompt_ids) + self._params.max_tokens)
+        options = SessionOptions(max_tokens=len(result.prompt_ids) + result.params.max_tokens)
         async with model.client.session(model.spec, options=options) as session:
-            conversation = Conversation(model, session, keep=self._note)
-            async for _ in conversation.generate(result.prompt_ids, self._params, result):
+            async for _ in SessionDecoder(model, session, keep=self._note).generate(result):
                 pass
 
     def _note(self) -> None:

@@ -69,23 +69,19 @@ def run(tokens: int, pairs: int = PAIRS) -> dict[str, Any]:
 
 
 def _same(model: Model, engine: InProcessEngine, count: int) -> bool:
-    model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
-    assert model.last is not None
-    return model.last.token_ids == engine.decode(model.last.prompt_ids, count)[0]
+    reply = model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
+    return list(reply.token_ids) == engine.decode(reply.prompt_ids, count)[0]
 
 
 def _pair(model: Model, engine: InProcessEngine, count: int) -> dict[str, float]:
     from bench.concurrent import long_prompt
 
-    model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
-    assert model.last is not None
-    swarm, prompt_ids = model.last.decode_tokens_per_s, model.last.prompt_ids
+    short = model.generate(PROMPT, max_tokens=count, ignore_eos=True, temperature=0.0)
     text = model.remote.tokenizer.decode(long_prompt(model.remote.tokenizer, PREFILL_TOKENS))
-    model.generate(text, max_tokens=1, ignore_eos=True, temperature=0.0)
-    long_ids = model.last.prompt_ids
+    long = model.generate(text, max_tokens=1, ignore_eos=True, temperature=0.0)
     return {
-        "swarm": swarm,
-        "engine": engine.decode(prompt_ids, count)[1],
-        "swarm_prefill_s": model.last.prefill_s,
-        "engine_prefill_s": engine.prefill_s(long_ids),
+        "swarm": short.timings.decode_tokens_per_s,
+        "engine": engine.decode(short.prompt_ids, count)[1],
+        "swarm_prefill_s": long.timings.prefill_s,
+        "engine_prefill_s": engine.prefill_s(long.prompt_ids),
     }

@@ -13,7 +13,8 @@ import msgspec
 
 from bench.clientkill import killed_and_resumed
 from shoal.client.client import AsyncClient
-from shoal.client.generation import Conversation, Generation, start
+from shoal.client.completion import GrowingReply
+from shoal.client.decoder import SessionDecoder
 from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.session.session import Session
@@ -67,7 +68,7 @@ class DisturbedReply:
         self.params = SamplingParams(
             max_tokens=REPLY_TOKENS, ignore_eos=True, seed=seed, temperature=0.0 if seed is None else 1.0
         )
-        self.result: Generation = start(model.tokenizer.encode(prompt), self.params)
+        self.result = GrowingReply(model.tokenizer.encode(prompt), self.params)
         self.session: Session | None = None
         self.times: list[float] = []
         self._model = model
@@ -78,7 +79,7 @@ class DisturbedReply:
         options = SessionOptions(max_tokens=len(self.result.prompt_ids) + REPLY_TOKENS, prefill_chunk_rows=8)
         async with model.client.session(model.spec, options=options) as session:
             self.session = session
-            async for _ in Conversation(model, session).generate(self.result.prompt_ids, self.params, self.result):
+            async for _ in SessionDecoder(model, session).generate(self.result):
                 self.times.append(time.monotonic())
 
     def expected_rows(self, name: str) -> int:

@@ -35,9 +35,7 @@ def measure(transport: str, tokens: int) -> dict[str, Any]:
         LocalCluster(str(demo_model_path()), 3, transport=transport) as swarm,
         connect(peers=[swarm.ticket], transport=transport) as model,
     ):
-        model.generate(PROMPT, max_tokens=tokens + 1, ignore_eos=True)
-        assert model.last is not None
-        traces = model.last.traces
+        traces = model.generate(PROMPT, max_tokens=tokens + 1, ignore_eos=True).traces
     hops = range(len(traces[0].hops))
     links = [1e3 * statistics.median(trace.hops[hop].network_s for trace in traces) for hop in hops]
     links.append(1e3 * statistics.median(trace.return_s for trace in traces))

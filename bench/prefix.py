@@ -11,7 +11,8 @@ from typing import Any
 from bench.prompt_text import prompts
 from bench.report import report
 from shoal.client.client import AsyncClient
-from shoal.client.generation import Conversation, start
+from shoal.client.completion import GrowingReply
+from shoal.client.decoder import SessionDecoder
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.local_cluster import LocalCluster
 from shoal.model.nn.sampling import SamplingParams
@@ -60,9 +61,9 @@ async def _run(ticket: str, count: int) -> dict[str, Any]:
 async def _first_token(model: RemoteModel, token_ids: list[int]) -> tuple[float, list[int]]:
     """Seconds from opening a session to its first token, and that token."""
     params = SamplingParams(max_tokens=1, ignore_eos=True)
-    result = start(token_ids, params)
+    result = GrowingReply(token_ids, params)
     began = time.monotonic()
     async with model.client.session(model.spec, options=model.session_options(len(token_ids) + 1)) as session:
-        async for _ in Conversation(model, session).generate(token_ids, params, result):
+        async for _ in SessionDecoder(model, session).generate(result):
             pass
         return time.monotonic() - began, result.token_ids

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pydoc_data.topics import topics
-
-from shoal.model.weights.tokenizer import Tokenizer
+from typing import Protocol
 
 TOPICS = ("execmodel", "objects", "naming", "exceptions", "customization", "compound")
 
 
-def prompts(tokenizer: Tokenizer, count: int, num_tokens: int) -> list[list[int]]:
+class Encodes(Protocol):
+    """A tokenizer, as far as it is needed here."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+
+def prompts(tokenizer: Encodes, count: int, num_tokens: int) -> list[list[int]]:
     """`count` passages of so many tokens each, one after the other; raises ValueError when the text is too short."""
     text = "\n\n".join(topics[topic] for topic in TOPICS)
     token_ids = tokenizer.encode(text)

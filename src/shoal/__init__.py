@@ -1,7 +1,7 @@
 """Shoal: language models that no single machine can hold, on a swarm of peers.
 
-`connect` gives a model to blocking code, `AsyncClient` the swarm itself to asyncio code. Importing this imports
-neither torch nor anything else: the names are loaded when they are first used.
+`connect` gives a model to blocking code, `connect_async` to asyncio code, `AsyncClient` the swarm itself. Importing this
+imports neither torch nor anything else: the names are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -10,41 +10,172 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.client.async_model import AsyncModel, ConnectOptions, connect_async
+    from shoal.client.chat_session import AsyncChatSession
     from shoal.client.client import AsyncClient
+    from shoal.client.completion import AsyncCompletionStream, Completion, RouteHop, Timings, Usage
     from shoal.client.options import SessionOptions
+    from shoal.client.reply_options import ReplyOptions, ReplySettings, SamplingOptions
+    from shoal.client.saved_reply import SavedReply, read_saved
+    from shoal.client.session.route_state import FailoverEvent
     from shoal.client.session.session import Session
-    from shoal.client.sync import Chat, Model, connect
+    from shoal.client.step_trace import HopTime, StepTrace
+    from shoal.client.sync import ChatSession, CompletionStream, Model, connect
+    from shoal.errors import (
+        CapacityError,
+        ChannelClosed,
+        CheckpointError,
+        CorruptFrame,
+        DialError,
+        FingerprintMismatch,
+        GrantExceeded,
+        IdentityError,
+        InvalidMessage,
+        InviteError,
+        ModelNotFound,
+        NetworkError,
+        NoRoute,
+        NotAMember,
+        NotHeld,
+        PeerError,
+        ProtocolError,
+        RecordError,
+        Refused,
+        ServerFull,
+        SessionFenced,
+        SessionLost,
+        ShoalError,
+        SpanError,
+        TicketError,
+        UnknownQuestion,
+        UnsupportedModel,
+        UsageError,
+    )
     from shoal.model.nn.sampling import SamplingParams
+    from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
+    from shoal.swarm.membership.storage import PrivateSwarm
+    from shoal.swarm.routing.route_planner import RouteOptions
     from shoal.types import Hop, ModelSpec, Span
 
 _HOMES = {
-    "AsyncClient": "shoal.client.client",
-    "Chat": "shoal.client.sync",
-    "Hop": "shoal.types",
-    "Model": "shoal.client.sync",
-    "ModelSpec": "shoal.types",
-    "SamplingParams": "shoal.model.nn.sampling",
-    "Session": "shoal.client.session.session",
-    "SessionOptions": "shoal.client.options",
-    "Span": "shoal.types",
-    "connect": "shoal.client.sync",
+    "shoal.client.async_model": ("AsyncModel", "ConnectOptions", "connect_async"),
+    "shoal.client.chat_session": ("AsyncChatSession",),
+    "shoal.client.client": ("AsyncClient",),
+    "shoal.client.completion": ("AsyncCompletionStream", "Completion", "RouteHop", "Timings", "Usage"),
+    "shoal.client.options": ("SessionOptions",),
+    "shoal.client.reply_options": ("ReplyOptions", "ReplySettings", "SamplingOptions"),
+    "shoal.client.saved_reply": ("SavedReply", "read_saved"),
+    "shoal.client.session.route_state": ("FailoverEvent",),
+    "shoal.client.session.session": ("Session",),
+    "shoal.client.step_trace": ("HopTime", "StepTrace"),
+    "shoal.client.sync": ("ChatSession", "CompletionStream", "Model", "connect"),
+    "shoal.errors": (
+        "CapacityError",
+        "ChannelClosed",
+        "CheckpointError",
+        "CorruptFrame",
+        "DialError",
+        "FingerprintMismatch",
+        "GrantExceeded",
+        "IdentityError",
+        "InvalidMessage",
+        "InviteError",
+        "ModelNotFound",
+        "NetworkError",
+        "NoRoute",
+        "NotAMember",
+        "NotHeld",
+        "PeerError",
+        "ProtocolError",
+        "RecordError",
+        "Refused",
+        "ServerFull",
+        "SessionFenced",
+        "SessionLost",
+        "ShoalError",
+        "SpanError",
+        "TicketError",
+        "UnknownQuestion",
+        "UnsupportedModel",
+        "UsageError",
+    ),
+    "shoal.model.nn.sampling": ("SamplingParams",),
+    "shoal.swarm.discovery.discovery_options": ("Discoveries", "DiscoveryOptions"),
+    "shoal.swarm.membership.storage": ("PrivateSwarm",),
+    "shoal.swarm.routing.route_planner": ("RouteOptions",),
+    "shoal.types": ("Hop", "ModelSpec", "Span"),
 }
 
 __all__ = [
+    "AsyncChatSession",
     "AsyncClient",
-    "Chat",
+    "AsyncCompletionStream",
+    "AsyncModel",
+    "CapacityError",
+    "ChannelClosed",
+    "ChatSession",
+    "CheckpointError",
+    "Completion",
+    "CompletionStream",
+    "ConnectOptions",
+    "CorruptFrame",
+    "DialError",
+    "Discoveries",
+    "DiscoveryOptions",
+    "FailoverEvent",
+    "FingerprintMismatch",
+    "GrantExceeded",
     "Hop",
+    "HopTime",
+    "IdentityError",
+    "InvalidMessage",
+    "InviteError",
     "Model",
+    "ModelNotFound",
     "ModelSpec",
+    "NetworkError",
+    "NoRoute",
+    "NotAMember",
+    "NotHeld",
+    "PeerError",
+    "PrivateSwarm",
+    "ProtocolError",
+    "RecordError",
+    "Refused",
+    "ReplyOptions",
+    "ReplySettings",
+    "RouteHop",
+    "RouteOptions",
+    "SamplingOptions",
     "SamplingParams",
+    "SavedReply",
+    "ServerFull",
     "Session",
+    "SessionFenced",
+    "SessionLost",
     "SessionOptions",
+    "ShoalError",
     "Span",
+    "SpanError",
+    "StepTrace",
+    "TicketError",
+    "Timings",
+    "UnknownQuestion",
+    "UnsupportedModel",
+    "Usage",
+    "UsageError",
     "connect",
+    "connect_async",
+    "read_saved",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = next(home for home, names in _HOMES.items() if name in names)
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

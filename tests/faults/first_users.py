@@ -59,8 +59,7 @@ def in_a_thread(model: str, ticket: str, barrier: threading.Barrier) -> list[int
     barrier.wait()
     try:
         with shoal.connect(model, peers=[ticket], transport="tls") as remote:
-            remote.generate("the sea", max_tokens=4, ignore_eos=True)
-            return remote.last.token_ids if remote.last is not None else "no reply"
+            return list(remote.generate("the sea", max_tokens=4, ignore_eos=True).token_ids)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 

@@ -22,9 +22,7 @@ def main(model: str, ticket: str, interruptions: int) -> None:
                 print("finished", flush=True)
             except BaseException as error:
                 print(type(error).__name__, flush=True)
-        remote.generate("the sea", max_tokens=8, ignore_eos=True)
-        assert remote.last is not None
-        print(json.dumps(remote.last.token_ids), flush=True)
+        print(json.dumps(remote.generate("the sea", max_tokens=8, ignore_eos=True).token_ids), flush=True)
 
 
 if __name__ == "__main__":

@@ -55,9 +55,7 @@ async def show(swarm: Swarm, signed: SignedRecord) -> None:
 def greedy(ticket: str, model: Path | None) -> list[int]:
     """Eight tokens of a client that knows one ticket, and maybe the checkpoint."""
     with shoal.connect(None if model is None else str(model), peers=[ticket], transport="tls") as remote:
-        remote.generate(PROMPT, max_tokens=8, ignore_eos=True, wait_s=0.2)
-        assert remote.last is not None
-        return remote.last.token_ids
+        return list(remote.generate(PROMPT, max_tokens=8, ignore_eos=True, wait_s=0.2).token_ids)
 
 
 def low_and_high(folder: Path) -> tuple[Identity, Path]:

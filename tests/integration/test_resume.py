@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shoal.client.generation import Generation, start
+from shoal.client.async_model import AsyncModel
+from shoal.client.completion import AsyncCompletionStream, Completion
 from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
-from shoal.client.reply import Reply
 from shoal.client.saved_reply import SavedReply, read_saved, write_saved
 from shoal.errors import FingerprintMismatch, NoRoute, SessionFenced, UsageError
 from shoal.model.nn.sampling import SamplingParams
@@ -34,43 +34,37 @@ async def opened(swarm: Swarm) -> AsyncIterator[RemoteModel]:
         yield model
 
 
-async def begin(model: RemoteModel, params: SamplingParams, path: Path | None, **options: object) -> Reply:
+def begin(
+    model: RemoteModel, params: SamplingParams, path: Path | None, options: SessionOptions | None = None
+) -> AsyncCompletionStream:
     """A reply that has not begun."""
-    return Reply(model, start(model.tokenizer.encode(PROMPT), params), params, path)
+    sampling = msgspec.structs.asdict(params)
+    options = options or SessionOptions()
+    return AsyncModel(model).stream(PROMPT, save=path, wait_s=5.0, keep_s=30.0, options=options, **sampling)
 
 
-def stream(reply: Reply, **options: object) -> AsyncIterator[str]:
-    """Its pieces."""
-    return reply.stream(SessionOptions(max_tokens=100, **options), 5.0)
-
-
-async def undisturbed(swarm: Swarm, params: SamplingParams) -> Generation:
+async def undisturbed(swarm: Swarm, params: SamplingParams) -> Completion:
     """The same reply when nothing happens."""
     async with opened(swarm) as model:
-        reply = await begin(model, params, None)
-        async for _ in stream(reply):
-            pass
-    return reply.generation
+        return await begin(model, params, None).finish()
 
 
-async def advance(pieces: AsyncIterator[str], reply: Reply, tokens: int) -> None:
+async def advance(reply: AsyncCompletionStream, tokens: int) -> None:
     """Generate so far, and stop there."""
-    while len(reply.generation.token_ids) < tokens:
-        await anext(pieces)
+    while len(reply.token_ids) < tokens:
+        await anext(reply)
 
 
-def taken(saved: SavedReply, model: RemoteModel, path: Path) -> Reply:
+def taken(saved: SavedReply, model: RemoteModel, path: Path, wait_s: float = 5.0) -> AsyncCompletionStream:
     """The reply in another client."""
-    generation = Generation(saved.prompt_ids, saved.token_ids, "", saved.seed, saved.finish_reason)
-    return Reply(model, generation, saved.params, path)
+    return AsyncModel(model).resume(saved, path, wait_s=wait_s)
 
 
-async def finish(path: Path, model: RemoteModel) -> tuple[Generation, str, Reply]:
+async def finish(path: Path, model: RemoteModel) -> tuple[Completion, str]:
     """Take a reply up and bring it to its end; also the text that was streamed."""
-    saved = read_saved(path)
-    reply = taken(saved, model, path)
-    text = "".join([piece async for piece in reply.resume(saved, 5.0)])
-    return reply.generation, text, reply
+    reply = taken(read_saved(path), model, path)
+    text = "".join([piece async for piece in reply])
+    return reply.completion, text
 
 
 @pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
@@ -83,18 +77,17 @@ async def test_another_client_goes_on_where_the_first_stopped(
         expected = await undisturbed(swarm, params)
         before = [server.worker.stats.rows for server in swarm.servers]
         async with opened(swarm) as old, opened(swarm) as new:
-            reply = await begin(old, params, path)
-            pieces = stream(reply)
-            await advance(pieces, reply, 15)
+            reply = begin(old, params, path)
+            await advance(reply, 15)
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            result, text, _ = await finish(path, new)
+            result, text = await finish(path, new)
             assert result.token_ids == expected.token_ids
             assert (result.text, text) == (expected.text, expected.text)
             assert result.exact
             with pytest.raises(SessionFenced):
-                async for _ in pieces:
+                async for _ in reply:
                     pass
-            await pieces.aclose()
+            await reply.aclose()
         rows = [server.worker.stats.rows - first for server, first in zip(swarm.servers, before, strict=True)]
         fed = len(result.prompt_ids) + TOKENS - 1
         assert rows == [fed] * 3
@@ -107,18 +100,17 @@ async def test_a_client_may_stop_before_its_first_row(swarm_of: SwarmMaker, tmp_
     async with swarm_of(*THIRDS) as swarm:
         expected = await undisturbed(swarm, GREEDY)
         async with opened(swarm) as old, opened(swarm) as new:
-            reply = await begin(old, GREEDY, path)
-            pieces = stream(reply)
-            await advance(pieces, reply, 1)
+            reply = begin(old, GREEDY, path)
+            await advance(reply, 1)
             saved = read_saved(path)
             session = msgspec.structs.replace(saved.session, position=0)
             write_saved(path, msgspec.structs.replace(saved, token_ids=[], text="", session=session))
-            result, text, _ = await finish(path, new)
+            result, text = await finish(path, new)
             assert (result.token_ids, text) == (expected.token_ids, expected.text)
             with pytest.raises(SessionFenced):
-                async for _ in pieces:
+                async for _ in reply:
                     pass
-            await pieces.aclose()
+            await reply.aclose()
 
 
 async def test_a_server_that_is_gone_by_then_is_replaced(swarm_of: SwarmMaker, tmp_path: Path) -> None:
@@ -127,27 +119,24 @@ async def test_a_server_that_is_gone_by_then_is_replaced(swarm_of: SwarmMaker, t
     async with swarm_of(*THIRDS, Span(2, 4)) as swarm:
         expected = await undisturbed(swarm, GREEDY)
         async with opened(swarm) as old, opened(swarm) as new:
-            reply = await begin(old, GREEDY, path)
-            pieces = stream(reply)
-            await advance(pieces, reply, 15)
-            assert reply.session is not None
-            middle = reply.session.route[1].peer
+            reply = begin(old, GREEDY, path)
+            await advance(reply, 15)
+            middle = reply.route[1].peer
             victim = next(server for server in swarm.servers if server.identity.peer == middle)
             before = {server.identity.peer: server.worker.stats.rows for server in swarm.servers}
             held = read_saved(path).session.position
             await victim.__aexit__(None, None, None)
-            result, _, resumed = await finish(path, new)
+            result, _ = await finish(path, new)
             assert result.token_ids == expected.token_ids
-            assert resumed.session is not None
             names = [server.identity.peer for server in swarm.servers]
-            assert {hop.peer for hop in resumed.session.route} == set(names) - {middle}
+            assert {hop.peer for hop in result.route} == set(names) - {middle}
             new_rows = len(result.prompt_ids) + TOKENS - 1 - held
-            for hop in resumed.session.route:
+            for hop in result.route:
                 server = next(server for server in swarm.servers if server.identity.peer == hop.peer)
                 replayed = held if hop.span == Span(2, 4) else 0
                 # the first client sees the death too, and may have had the substitute begin before it was fenced off
                 assert server.worker.stats.rows - before[hop.peer] - new_rows in (replayed, 2 * replayed)
-            await pieces.aclose()
+            await reply.aclose()
 
 
 async def test_what_servers_have_forgotten_is_replayed_from_the_tokens(swarm_of: SwarmMaker, tmp_path: Path) -> None:
@@ -156,32 +145,30 @@ async def test_what_servers_have_forgotten_is_replayed_from_the_tokens(swarm_of:
     async with swarm_of(*THIRDS) as swarm:
         expected = await undisturbed(swarm, SEEDED)
         async with opened(swarm) as old:
-            reply = await begin(old, SEEDED, path)
-            pieces = stream(reply)
-            await advance(pieces, reply, 20)
-            assert reply.session is not None
-            await reply.session.close()
+            reply = begin(old, SEEDED, path)
+            await advance(reply, 20)
+            assert reply.reply.session is not None
+            await reply.reply.session.close()
         async with opened(swarm) as new:
-            result, _, _ = await finish(path, new)
+            result, _ = await finish(path, new)
         assert result.token_ids == expected.token_ids
-        await pieces.aclose()
+        await reply.aclose()
 
 
 async def test_a_reply_left_early_keeps_its_session(swarm_of: SwarmMaker, tmp_path: Path) -> None:
     """Ctrl-C with a file: servers hold what they have; a whole reply ends its session."""
     path = tmp_path / "reply"
     async with swarm_of(Span(0, 6)) as swarm, opened(swarm) as model:
-        reply = await begin(model, GREEDY, path)
-        pieces = stream(reply)
-        await advance(pieces, reply, 5)
-        await pieces.aclose()
+        reply = begin(model, GREEDY, path)
+        await advance(reply, 5)
+        await reply.aclose()
         assert swarm.servers[0].status().sessions == 1
         await finish(path, model)
         await until(lambda: swarm.servers[0].status().sessions == 0)
-        result, text, again = await finish(path, model)
-        assert again.session is None
-        assert text == result.text != ""
-        assert len(result.token_ids) == TOKENS
+        again, text = await finish(path, model)
+        assert again.route == ()
+        assert text == again.text != ""
+        assert len(again.token_ids) == TOKENS
 
 
 async def test_a_failed_resume_may_be_tried_again(swarm_of: SwarmMaker, tmp_path: Path) -> None:
@@ -190,19 +177,18 @@ async def test_a_failed_resume_may_be_tried_again(swarm_of: SwarmMaker, tmp_path
     async with swarm_of(Span(0, 3), Span(3, 6)) as swarm:
         expected = await undisturbed(swarm, GREEDY)
         async with opened(swarm) as old, swarm.client() as client, await open_model(client, None) as model:
-            reply = await begin(old, GREEDY, path)
-            pieces = stream(reply, patience_s=0.0)
-            await advance(pieces, reply, 10)
+            reply = begin(old, GREEDY, path, SessionOptions(patience_s=0.0))
+            await advance(reply, 10)
             await swarm.servers[1].__aexit__(None, None, None)
             saved = read_saved(path)
             with pytest.raises(NoRoute, match="3:6"):
-                async for _ in taken(saved, model, path).resume(saved, 0.0):
+                async for _ in taken(saved, model, path, wait_s=0.0):
                     pass
             assert swarm.servers[0].status().sessions == 1
             await swarm.join(Span(3, 6))
-            result, _, _ = await finish(path, model)
+            result, _ = await finish(path, model)
             assert result.token_ids == expected.token_ids
-            await pieces.aclose()
+            await reply.aclose()
 
 
 async def test_only_one_of_two_takes_a_reply_up(swarm_of: SwarmMaker, tmp_path: Path) -> None:
@@ -211,34 +197,31 @@ async def test_only_one_of_two_takes_a_reply_up(swarm_of: SwarmMaker, tmp_path: 
     async with swarm_of(*THIRDS) as swarm:
         expected = await undisturbed(swarm, GREEDY)
         async with opened(swarm) as old, opened(swarm) as one, opened(swarm) as other:
-            reply = await begin(old, GREEDY, path)
-            pieces = stream(reply)
-            await advance(pieces, reply, 10)
-            await pieces.aclose()
+            reply = begin(old, GREEDY, path)
+            await advance(reply, 10)
+            await reply.aclose()
             saved = read_saved(path)
             winner, loser = taken(saved, one, path), taken(saved, other, path)
-            resumed = winner.resume(saved, 5.0)
-            await anext(resumed)
+            await anext(winner)
             with pytest.raises(SessionFenced, match="another process has taken up"):
-                await anext(loser.resume(saved, 5.0))
-            async for _ in resumed:
+                await anext(loser)
+            async for _ in winner:
                 pass
-            assert winner.generation.token_ids == expected.token_ids
+            assert winner.token_ids == expected.token_ids
 
 
 async def test_a_reply_of_another_model_is_refused(swarm_of: SwarmMaker, tmp_path: Path) -> None:
     """Its rows would mean nothing here."""
     path = tmp_path / "reply"
     async with swarm_of(Span(0, 6)) as swarm, opened(swarm) as model:
-        reply = await begin(model, GREEDY, path)
-        pieces = stream(reply)
-        await advance(pieces, reply, 3)
-        await pieces.aclose()
+        reply = begin(model, GREEDY, path)
+        await advance(reply, 3)
+        await reply.aclose()
         saved = read_saved(path)
         other = msgspec.structs.replace(saved.session.model, fingerprint="00" * 16)
         saved = msgspec.structs.replace(saved, session=msgspec.structs.replace(saved.session, model=other))
         with pytest.raises(FingerprintMismatch, match=other.name):
-            async for _ in taken(saved, model, path).resume(saved, 1.0):
+            async for _ in taken(saved, model, path):
                 pass
         with pytest.raises(UsageError, match="cannot write"):
             write_saved(tmp_path / "nowhere" / "reply", saved)

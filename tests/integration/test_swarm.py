@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from shoal.client.client import AsyncClient
-from shoal.client.generation import Conversation, Generation, start
+from shoal.client.completion import GrowingReply
+from shoal.client.decoder import SessionDecoder
 from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.engine.proof import numbers
@@ -25,13 +26,13 @@ THIRDS = (Span(0, 2), Span(2, 4), Span(4, 6))
 PROMPT = "the sea, the sea"
 
 
-async def reply(model: RemoteModel, prompt: str, **sampling: object) -> Generation:
+async def reply(model: RemoteModel, prompt: str, **sampling: object) -> GrowingReply:
     """A whole reply in a session of its own."""
     params = SamplingParams(**{"max_tokens": 40, "ignore_eos": True, **sampling})
-    result = start(model.tokenizer.encode(prompt), params)
+    result = GrowingReply(model.tokenizer.encode(prompt), params)
     options = SessionOptions(max_tokens=len(result.prompt_ids) + params.max_tokens)
     async with model.client.session(model.spec, options=options) as session:
-        async for _ in Conversation(model, session).generate(result.prompt_ids, params, result):
+        async for _ in SessionDecoder(model, session).generate(result):
             pass
     return result
 
@@ -196,21 +197,21 @@ async def test_chat_pays_only_for_what_is_new(swarm_of: SwarmMaker) -> None:
     params = SamplingParams(max_tokens=10, ignore_eos=True)
     async with swarm_of(*THIRDS) as swarm, await opened(swarm) as model:
         async with model.client.session(model.spec, max_tokens=256) as session:
-            talk = Conversation(model, session)
+            talk = SessionDecoder(model, session)
             prompt = model.tokenizer.encode("hello there")
-            first = start(prompt, params)
-            async for _ in talk.generate(prompt, params, first):
+            first = GrowingReply(prompt, params)
+            async for _ in talk.generate(first):
                 pass
             longer = [*prompt, *first.token_ids, *model.tokenizer.encode(" and then")]
-            second = start(longer, params)
-            async for _ in talk.generate(longer, params, second):
+            second = GrowingReply(longer, params)
+            async for _ in talk.generate(second):
                 pass
-        assert second.prefill_rows < len(longer) - len(prompt)
+        assert second.prefill_tokens < len(longer) - len(prompt)
         fresh = await reply(model, "x", max_tokens=1)
-        assert fresh.prefill_rows == 1
+        assert fresh.prefill_tokens == 1
         async with model.client.session(model.spec, max_tokens=256) as session:
-            alone = start(longer, params)
-            async for _ in Conversation(model, session).generate(longer, params, alone):
+            alone = GrowingReply(longer, params)
+            async for _ in SessionDecoder(model, session).generate(alone):
                 pass
     assert second.token_ids == alone.token_ids
 
@@ -233,7 +234,7 @@ async def test_leaving_a_stream_early_ends_the_session(swarm_of: SwarmMaker) -> 
     async with swarm_of(*THIRDS) as swarm, await opened(swarm) as model:
         params = SamplingParams(max_tokens=200, ignore_eos=True)
         async with model.client.session(model.spec, max_tokens=256) as session:
-            stream = Conversation(model, session).generate(model.tokenizer.encode(PROMPT), params)
+            stream = SessionDecoder(model, session).generate(GrowingReply(model.tokenizer.encode(PROMPT), params))
             await anext(stream)
             await stream.aclose()
         await until(lambda: all(idle(server) for server in swarm.servers))

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from shoal.client.client import AsyncClient
-from shoal.client.generation import Conversation, start
+from shoal.client.completion import GrowingReply
+from shoal.client.decoder import SessionDecoder
 from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.model.nn.sampling import SamplingParams
@@ -41,9 +42,9 @@ async def swarm(model: str, *spans: Span, max_session_tokens: int = 512) -> Asyn
 async def greedy(model: RemoteModel, prompt_ids: list[int], count: int, chunk: int = 64) -> list[int]:
     """A greedy reply's tokens."""
     params = SamplingParams(max_tokens=count, ignore_eos=True)
-    result = start(prompt_ids, params)
+    result = GrowingReply(prompt_ids, params)
     options = SessionOptions(max_tokens=len(prompt_ids) + count, prefill_chunk_rows=chunk)
     async with model.client.session(model.spec, options=options) as session:
-        async for _ in Conversation(model, session).generate(prompt_ids, params, result):
+        async for _ in SessionDecoder(model, session).generate(result):
             pass
     return result.token_ids

@@ -27,10 +27,8 @@ def _reply(options: dict[str, Any]) -> None:
             if prompt is None
             else model.stream(prompt, save=path, **options["sampling"])
         )
-        for _ in pieces:
-            pass
-        assert model.last is not None
-        print(json.dumps({"token_ids": model.last.token_ids, "exact": model.last.exact}), flush=True)
+        reply = pieces.finish()
+        print(json.dumps({"token_ids": reply.token_ids, "exact": reply.exact}), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shoal.cli import discovery_flags as discovery
 from shoal.cli import sampling_flags as options
-from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
+from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private, report
+from shoal.errors import GrantExceeded, ShoalError
+
+if TYPE_CHECKING:
+    from shoal.client.sync import CompletionStream
 
 
 def chat(
@@ -59,21 +64,28 @@ def chat(
         if not as_json:
             console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
         while (line := _ask(as_json)) is not None:
-            if not line.strip():
-                continue
-            try:
-                for piece in talk.say(line, **chosen):
-                    if not as_json:
-                        sys.stdout.write(piece)
-                        sys.stdout.flush()
-            except KeyboardInterrupt:
-                console.print("(cancelled)")
-            if as_json:
-                print_json(
-                    {"text": talk.messages[-1]["content"], "prefill_rows": talk.last.prefill_rows if talk.last else 0}
-                )
-            else:
-                sys.stdout.write("\n")
+            if line.strip():
+                _turn(talk.stream, line, chosen, as_json)
+
+
+def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> None:
+    """One answer. Ctrl-C or an error ends it, and the conversation goes on as if the question had not been asked."""
+    try:
+        with stream(line, **sampling) as answer:
+            for piece in answer:
+                if not as_json:
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
+        if as_json:
+            print_json({"text": answer.text, "prefill_rows": answer.timings.prefill_tokens})
+        else:
+            sys.stdout.write("\n")
+    except KeyboardInterrupt:
+        console.print("\n(cancelled; the question is forgotten)")
+    except ShoalError as error:
+        report(error)
+        if isinstance(error, GrantExceeded):
+            console.print("the conversation is full: begin another, or give it more tokens (--context)")
 
 
 def _ask(as_json: bool) -> str | None:

@@ -12,6 +12,7 @@ from shoal.cli import sampling_flags as options
 from shoal.cli.output import AsJson, Transport, console, print_json
 
 if TYPE_CHECKING:
+    from shoal.client.completion import Completion
     from shoal.client.sync import Model
     from shoal.local_cluster import LocalCluster
 
@@ -41,16 +42,14 @@ def demo(
         with connect(peers=[swarm.ticket], transport=transport) as remote:
             if not as_json:
                 console.print(f"\n[bold]{prompt}[/]\n")
-            story = _disturbed(remote, swarm, prompt, raw, max_tokens, quiet=as_json)
-            disturbed = result(remote)
+            disturbed, story = _disturbed(remote, swarm, prompt, raw, max_tokens, quiet=as_json)
             if not as_json:
                 _tell(story)
-                show_times(remote)
-            remote.generate(prompt, raw=raw, max_tokens=max_tokens)
-            assert remote.last is not None
-            story["identical"] = remote.last.token_ids == disturbed["token_ids"]
+                show_times(disturbed)
+            again = remote.generate(prompt, raw=raw, max_tokens=max_tokens)
+            story["identical"] = again.token_ids == disturbed.token_ids
             if as_json:
-                print_json({**disturbed, **story})
+                print_json({**result(disturbed), **story})
             else:
                 same = "the same" if story["identical"] else "[bold red]another[/]"
                 console.print(f"asked again, with nobody dying: {same} answer, token for token")
@@ -58,31 +57,30 @@ def demo(
 
 def _disturbed(
     model: Model, swarm: LocalCluster, prompt: str, raw: bool, max_tokens: int, quiet: bool
-) -> dict[str, Any]:
-    """Stream an answer and kill the middle server after a third of it; says what that cost."""
+) -> tuple[Completion, dict[str, Any]]:
+    """Stream an answer and kill the middle server after a third of it; also what that cost."""
     story: dict[str, Any] = {}
     last_at, killed_at = time.monotonic(), None
-    for piece in model.stream(prompt, raw=raw, max_tokens=max_tokens):
+    stream = model.stream(prompt, raw=raw, max_tokens=max_tokens)
+    for piece in stream:
         now = time.monotonic()
-        if killed_at is not None and model.last_failovers[1:] and "pause_s" not in story:
+        if killed_at is not None and stream.failovers and "pause_s" not in story:
             story["pause_s"] = now - last_at
         last_at = now
         if not quiet:
             sys.stdout.write(piece)
             sys.stdout.flush()
-        assert model.last is not None
-        if killed_at is None and len(model.last.token_ids) > max_tokens // 3:
-            killed_at, victim = now, (len(model.last_route) - 1) // 2
-            swarm.of(model.last_route[victim].peer).kill()
-            story |= {"killed": model.last_hop_names[victim], "killed_after_tokens": len(model.last.token_ids)}
+        if killed_at is None and stream.usage.completion_tokens > max_tokens // 3:
+            killed_at, victim = now, stream.route[(len(stream.route) - 1) // 2]
+            swarm.of(victim.peer).kill()
+            story |= {"killed": victim.name, "killed_after_tokens": stream.usage.completion_tokens}
             if not quiet:
                 console.print(f" [bold red]✗ {story['killed']} was killed[/] ", end="")
     if not quiet:
         sys.stdout.write("\n")
-    failovers = model.last_failovers[1:]
-    story["replaced_by"] = [name for heal in failovers for name in heal.found]
-    story["replayed_rows"] = sum(heal.replayed_rows for heal in failovers)
-    return story
+    story["replaced_by"] = [name for event in stream.failovers for name in event.found]
+    story["replayed_rows"] = sum(event.replayed_rows for event in stream.failovers)
+    return stream.completion, story
 
 
 def _tell(story: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,8 @@ from shoal.cli import sampling_flags as options
 from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
 
 if TYPE_CHECKING:
-    from shoal.client.sync import Model
+    from shoal.client.completion import Completion
+    from shoal.client.sync import CompletionStream
 
 
 def generate(
@@ -78,29 +78,31 @@ def generate(
     with connect(
         model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found, head=head
     ) as remote:
-        print_reply(remote, remote.stream(text, raw=raw, save=save, keep_s=keep, **chosen), save, as_json)
+        print_reply(remote.stream(text, raw=raw, save=save, keep_s=keep, **chosen), save, as_json)
 
 
-def print_reply(model: Model, pieces: Iterator[str], kept: Path | None, as_json: bool) -> None:
-    """Print a reply as it comes, and then its times; Ctrl-C ends the reply, not the program."""
+def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> None:
+    """Print a reply as it comes, and then its times; Ctrl-C ends it, and the command with what there is by then."""
+    interrupted: KeyboardInterrupt | None = None
     try:
-        for piece in pieces:
+        for piece in stream:
             if not as_json:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        interrupted = error
         console.print(f"\n(kept: shoal resume {kept})" if kept is not None else "\n(cancelled)", soft_wrap=True)
     if as_json:
-        print_json(result(model))
+        print_json(result(stream.completion))
     else:
         sys.stdout.write("\n")
-        show_times(model)
+        show_times(stream.completion)
+    if interrupted is not None:
+        raise interrupted
 
 
-def result(model: Model) -> dict[str, Any]:
+def result(reply: Completion) -> dict[str, Any]:
     """A reply as JSON; times in seconds."""
-    reply = model.last
-    assert reply is not None
     return {
         "text": reply.text,
         "prompt_ids": reply.prompt_ids,
@@ -108,40 +110,35 @@ def result(model: Model) -> dict[str, Any]:
         "finish_reason": reply.finish_reason,
         "seed": reply.seed,
         "exact": reply.exact,
-        "route": [
-            {"peer": hop.peer, "name": name, "span": [hop.span.start, hop.span.stop]}
-            for hop, name in zip(model.last_route, model.last_hop_names, strict=True)
-        ],
-        "prefill_tokens_per_s": reply.prefill_tokens_per_s,
-        "decode_tokens_per_s": reply.decode_tokens_per_s,
-        "heals": model.last_failovers[1:],
+        "route": [{"peer": hop.peer, "name": hop.name, "span": [hop.span.start, hop.span.stop]} for hop in reply.route],
+        "prefill_tokens_per_s": reply.timings.prefill_tokens_per_s,
+        "decode_tokens_per_s": reply.timings.decode_tokens_per_s,
+        "heals": reply.failovers,
         "trace": reply.traces,
     }
 
 
-def show_times(model: Model) -> None:
+def show_times(reply: Completion) -> None:
     """The route with each hop's median times, and the rates."""
     from statistics import median
 
     from rich.table import Table
 
-    reply = model.last
-    if reply is None:
-        return
-    traces = [trace for trace in reply.traces if tuple(hop.name for hop in trace.hops) == model.last_hop_names]
+    names = [hop.name for hop in reply.route]
+    traces = [trace for trace in reply.traces if [hop.name for hop in trace.hops] == names]
     if not traces:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("hop", "blocks", "network ms", "queue ms", "compute ms"):
         table.add_column(title, justify="left" if title == "hop" else "right")
-    for index, (hop, name) in enumerate(zip(model.last_route, model.last_hop_names, strict=True)):
+    for index, hop in enumerate(reply.route):
         times = [trace.hops[index] for trace in traces]
         middle = [1e3 * median(getattr(time, part) for time in times) for part in ("network_s", "queue_s", "compute_s")]
-        table.add_row(name, str(hop.span), *(f"{value:.2f}" for value in middle))
+        table.add_row(hop.name, str(hop.span), *(f"{value:.2f}" for value in middle))
     back = 1e3 * median(trace.return_s for trace in traces)
     table.add_row("back to here", "", f"{back:.2f}", "", "")
     console.print(table)
     console.print(
-        f"prefill {reply.prefill_tokens_per_s:.1f} tokens/s · decode {reply.decode_tokens_per_s:.1f} tokens/s"
-        f"{'' if reply.exact else ' · not exact'}"
+        f"prefill {reply.timings.prefill_tokens_per_s:.1f} tokens/s · "
+        f"decode {reply.timings.decode_tokens_per_s:.1f} tokens/s{'' if reply.exact else ' · not exact'}"
     )

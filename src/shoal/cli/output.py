@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -15,6 +17,9 @@ from shoal.model.kernels.strict import strict_mode_environment
 
 if TYPE_CHECKING:
     from shoal.swarm.membership.storage import PrivateSwarm
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 console = Console(stderr=True, highlight=False)
 """Everything but results goes to standard error, so that results can be piped."""
@@ -41,9 +46,22 @@ def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | Non
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, on a line of its own."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    """One JSON document, on a line of its own; fields at their defaults are not left out."""
+    sys.stdout.write(msgspec.json.encode(whole(value)).decode() + "\n")
     sys.stdout.flush()
+
+
+def whole(value: Any) -> Any:
+    """Structs as they are encoded, but with every field."""
+    if isinstance(value, msgspec.Struct):
+        config = value.__struct_config__
+        fields = {name: whole(field) for name, field in msgspec.structs.asdict(value).items()}
+        if config.array_like:
+            return list(fields.values())
+        return fields if config.tag is None else {config.tag_field: config.tag, **fields}
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list | tuple | frozenset) else value
 
 
 def report(error: ShoalError) -> None:
@@ -56,7 +74,8 @@ def report(error: ShoalError) -> None:
 def run_command(command: Callable[[], object]) -> None:
     """Run a command line: strict arithmetic is asked for before anything imports torch, an error becomes one line.
 
-    Ends the process with code 1 after an error of ours.
+    Ends the process with code 1 after an error of ours, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that
+    a shell gives to what SIGINT and SIGPIPE have ended.
     """
     strict_mode_environment()
     try:
@@ -64,6 +83,22 @@ def run_command(command: Callable[[], object]) -> None:
     except ShoalError as error:
         report(error)
         sys.exit(1)
+    except BrokenPipeError:
+        _leave(BROKEN_PIPE)
+    except KeyboardInterrupt:
+        _leave(INTERRUPTED)
+    except SystemExit as exit_:
+        if exit_.code == INTERRUPTED:
+            _leave(INTERRUPTED)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: threads that still read files are not waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def megabytes(text: str) -> int:

@@ -30,4 +30,4 @@ def resume(
     joined = private(swarm, invite)
     ways = peers or (() if joined is not None else saved.ways)
     with connect(model or saved.source or None, peers=ways, invite=joined, transport=transport) as remote:
-        print_reply(remote, remote.resume(saved, file), file, as_json)
+        print_reply(remote.resume(saved, file), file, as_json)

@@ -9,16 +9,13 @@ import torch
 
 from bench.kv import _divergence
 from bench.prompt_text import prompts
-from shoal.model.weights.tokenizer import Tokenizer
 
 
 class Letters:
     """A tokenizer of characters."""
 
-    eos_token_id = None
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [ord(letter) for letter in text]}
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
 
 
 def test_divergence_of_two_distributions() -> None:
@@ -33,8 +30,8 @@ def test_divergence_of_two_distributions() -> None:
 
 def test_passages_follow_one_another() -> None:
     """So many of so many tokens, all different; a text that is too short is refused."""
-    one, other = prompts(Tokenizer(Letters(), ()), 2, 1500)
+    one, other = prompts(Letters(), 2, 1500)
     assert (len(one), len(other)) == (1500, 1500)
     assert one != other
     with pytest.raises(ValueError, match="more than"):
-        prompts(Tokenizer(Letters(), ()), 10, 10**6)
+        prompts(Letters(), 10, 10**6)

@@ -1,0 +1,211 @@
+"""A model in asyncio code: text in, replies out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import TypedDict, Unpack
+
+import msgspec
+
+from shoal.client.chat_session import AsyncChatSession
+from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
+from shoal.client.decoder import SessionDecoder
+from shoal.client.options import SessionOptions
+from shoal.client.remote_model import HEADS, RemoteModel, head_form, open_model
+from shoal.client.reply_file import ReplyFile
+from shoal.client.reply_options import ReplyOptions, ReplySettings, reply_settings
+from shoal.client.saved_reply import SavedReply, take_up
+from shoal.client.session.session import Session
+from shoal.errors import FingerprintMismatch, UsageError
+from shoal.swarm.discovery.discovery_options import Discoveries
+from shoal.swarm.membership.storage import PrivateSwarm
+
+CONTEXT_TOKENS = 4096
+"""How many tokens a conversation may have by default."""
+
+Opening = Callable[[], Awaitable[tuple[Session, list[int]]]]
+"""Opens a reply's session; also the tokens whose rows it holds already."""
+
+
+class AsyncModel:
+    """A model of a swarm, made by `connect_async`. Close it, or use `async with`: that ends what is still open."""
+
+    def __init__(self, remote: RemoteModel) -> None:
+        self.remote = remote
+        self._streams: set[AsyncCompletionStream] = set()
+        self._chats: list[AsyncChatSession] = []
+        self._closed = False
+
+    async def generate(self, prompt: str | Sequence[int], **options: Unpack[ReplyOptions]) -> Completion:
+        """The whole reply; raises what `stream` and reading it raise."""
+        return await self.stream(prompt, **options).finish()
+
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[ReplyOptions]) -> AsyncCompletionStream:
+        """Stream the continuation of a text or of token ids, or (`raw=False`) the answer to a text.
+
+        See `ReplySettings` and `SamplingParams` for the options. Raises UsageError for a prompt or an option that makes no
+        sense. Reading raises what a session raises, and SessionFenced when another process goes on with a saved reply.
+        """
+        self._check_open()
+        settings, params = reply_settings(options)
+        reply = GrowingReply(self._tokens(prompt, settings.raw), params)
+        asked = self._session_options(settings, len(reply.prompt_ids) + params.max_tokens)
+
+        async def opening() -> tuple[Session, list[int]]:
+            return await self.remote.client.open_session(self.remote.spec, asked, settings.wait_s), []
+
+        return self._stream(reply, settings.save, opening)
+
+    def resume(
+        self, saved: SavedReply, save: str | os.PathLike[str] | None = None, *, wait_s: float = ROUTE_WAIT_S
+    ) -> AsyncCompletionStream:
+        """Go on with a reply that `read_saved` has read; its text so far comes first.
+
+        Servers that still hold its session go on from there, the others get its rows again; the process that wrote the file is
+        fenced off. Without `save` nothing keeps another process from taking the same reply up. Reading raises
+        FingerprintMismatch for another model's reply, SessionFenced when another process has it, and what a session raises.
+        """
+        self._check_open()
+        path = None if save is None else Path(save)
+        reply = GrowingReply(saved.prompt_ids, saved.params, saved.token_ids, saved.seed)
+        if saved.finish_reason:
+            reply.finish_reason = saved.finish_reason
+            return AsyncCompletionStream(reply, self._finished(saved, reply), self._streams)
+
+        async def opening() -> tuple[Session, list[int]]:
+            self._check_same_model(saved)
+            # The file first: if this process ends too, the next one must not come as it did.
+            now = self.remote.client.clock.wall()
+            mine = saved.taken_up() if path is None else take_up(path, saved, now)
+            rows = await self.remote.embed(mine.fed_ids)
+            return await self.remote.client.resume(mine.session, rows, wait_s), mine.fed_ids
+
+        return self._stream(reply, path, opening)
+
+    async def chat(
+        self,
+        system: str | None = None,
+        *,
+        max_tokens: int = CONTEXT_TOKENS,
+        wait_s: float = ROUTE_WAIT_S,
+        options: SessionOptions | None = None,
+    ) -> AsyncChatSession:
+        """A conversation of up to `max_tokens` tokens in one session; raises what opening a session raises."""
+        self._check_open()
+        asked = self._session_options(ReplySettings(options=options or SessionOptions()), max_tokens)
+        session = await self.remote.client.open_session(self.remote.spec, asked, wait_s)
+        self._chats.append(AsyncChatSession(self.remote, session, system))
+        return self._chats[-1]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the model is closed")
+
+    def _check_same_model(self, saved: SavedReply) -> None:
+        theirs, ours = saved.session.model, self.remote.spec
+        if theirs.fingerprint != ours.fingerprint:
+            raise FingerprintMismatch(f"the reply is of {theirs.name}, this is {ours.name}")
+
+    def _tokens(self, prompt: str | Sequence[int], raw: bool) -> list[int]:
+        tokenizer = self.remote.tokenizer
+        if isinstance(prompt, str):
+            return tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        token_ids = list(prompt)
+        if not raw or not all(type(token) is int for token in token_ids):
+            raise UsageError("a prompt is a text, or with raw=True a sequence of token ids")
+        return token_ids
+
+    def _session_options(self, settings: ReplySettings, num_tokens: int) -> SessionOptions:
+        room = self.remote.session_options(num_tokens).max_tokens
+        asked = msgspec.structs.replace(settings.options, max_tokens=room)
+        return asked if settings.save is None else msgspec.structs.replace(asked, keep_s=settings.keep_s)
+
+    def _stream(self, reply: GrowingReply, path: Path | None, opening: Opening) -> AsyncCompletionStream:
+        return AsyncCompletionStream(reply, self._made(reply, path, opening), self._streams)
+
+    async def _made(self, reply: GrowingReply, path: Path | None, opening: Opening) -> AsyncGenerator[str, None]:
+        """A reply in a session of its own. Left early, one that is kept in a file leaves its session with the servers."""
+        self._check_open()
+        session, held = await opening()
+        decoder = SessionDecoder(self.remote, session, held, ReplyFile(path, self.remote, reply).keep)
+        try:
+            async with aclosing(decoder.generate(reply)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            await session.close(end=path is None or bool(reply.finish_reason))
+
+    async def _finished(self, saved: SavedReply, reply: GrowingReply) -> AsyncGenerator[str, None]:
+        self._check_same_model(saved)
+        reply.text = saved.text
+        yield saved.text
+
+    async def aclose(self) -> None:
+        """End every reply and conversation that is still open, and the client. Closing twice is harmless."""
+        self._closed = True
+        for stream in list(self._streams):
+            await stream.aclose()
+        for talk in self._chats:
+            await talk.aclose()
+        await self.remote.close()
+
+    async def __aenter__(self) -> AsyncModel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class ConnectOptions(TypedDict, total=False):
+    """How a swarm is joined, and how its model is kept here.
+
+    `peers`: tickets of members. `invite`: for a private swarm, an invite, or a PrivateSwarm by the name under which it is kept.
+    `transport`: only this one, "tls" or "iroh". `discoveries`: how to find members without a ticket. `wait_s`: how long to wait
+    for a first server of the model. `head`: how embedding and head are kept, "float32", "bfloat16" or "int8".
+    """
+
+    peers: Sequence[str]
+    invite: str | PrivateSwarm | None
+    transport: str | None
+    discoveries: Discoveries | None
+    wait_s: float
+    head: str
+
+
+async def connect_async(model: str | None = None, **options: Unpack[ConnectOptions]) -> AsyncModel:
+    """Join a swarm and open a model: a hub id, a directory, a GGUF file, or (None) the one that the swarm serves.
+
+    Raises UsageError for an option that makes no sense, or without tickets, invite or discoveries, NetworkError when no member
+    answers, and what `open_model` raises.
+    """
+    _check_options(options)
+    client = AsyncClient(
+        options.get("peers", ()),
+        invite=options.get("invite"),
+        only=options.get("transport"),
+        discoveries=options.get("discoveries"),
+    )
+    await client.__aenter__()
+    try:
+        remote = await open_model(client, model, options.get("wait_s", ROUTE_WAIT_S), options.get("head", HEADS[0]))
+        return AsyncModel(remote)
+    except BaseException:
+        await client.close()
+        raise
+
+
+def _check_options(options: ConnectOptions) -> None:
+    for name in options:
+        if name not in ConnectOptions.__annotations__:
+            known = ", ".join(sorted(ConnectOptions.__annotations__))
+            raise UsageError(f"there is no option {name}: choose of {known}")
+    if isinstance(options.get("peers"), str):
+        raise UsageError("peers is a list of tickets, not one string")
+    head_form(options.get("head", HEADS[0]))  # before anything is contacted

@@ -1,0 +1,79 @@
+"""A conversation in one session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Unpack
+
+from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
+from shoal.client.decoder import SessionDecoder
+from shoal.client.remote_model import RemoteModel
+from shoal.client.reply_options import SamplingOptions, sampling_params
+from shoal.client.session.session import Session
+from shoal.errors import UsageError
+from shoal.model.weights.chat_template import Message
+
+
+class AsyncChatSession:
+    """Made by `AsyncModel.chat`. A turn costs its new tokens only, and enters `messages` when it has succeeded.
+
+    One turn at a time: a second `say` waits for the first, and a stream that was left open ends when the next turn begins.
+    """
+
+    def __init__(self, model: RemoteModel, session: Session, system: str | None) -> None:
+        self._model = model
+        self._session = session
+        self._decoder = SessionDecoder(model, session)
+        self._messages: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
+        self._opened: set[AsyncCompletionStream] = set()
+        self._saying = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What was said, by whom."""
+        return self._messages
+
+    async def say(self, text: str, **sampling: Unpack[SamplingOptions]) -> Completion:
+        """Say something and get the whole answer; raises what a session raises, and UsageError where the template refuses."""
+        async with self._saying:
+            return await self.stream(text, **sampling).finish()
+
+    def stream(self, text: str, **sampling: Unpack[SamplingOptions]) -> AsyncCompletionStream:
+        """Say something and stream the answer. One that is left early never was said."""
+        if self._closed:
+            raise UsageError("the conversation is closed")
+        asked: tuple[Message, ...] = (*self._messages, {"role": "user", "content": text})
+        reply = GrowingReply(self._model.tokenizer.encode_chat(asked), sampling_params(sampling))
+        return AsyncCompletionStream(reply, self._turn(reply, asked), self._opened)
+
+    async def _turn(self, reply: GrowingReply, asked: tuple[Message, ...]) -> AsyncGenerator[str, None]:
+        for other in [one for one in self._opened if one.reply is not reply]:
+            await other.aclose()
+        if asked[:-1] != self._messages:
+            raise UsageError("the conversation has gone on since this turn was asked for")
+        try:
+            async with aclosing(self._decoder.generate(reply)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            if reply.finish_reason:
+                self._messages = (*asked, {"role": "assistant", "content": reply.text})
+
+    async def aclose(self) -> None:
+        """End the session, and an answer that is being streamed. Closing twice is harmless."""
+        self._closed = True
+        for stream in list(self._opened):
+            await stream.aclose()
+        await self._session.close()
+
+    async def __aenter__(self) -> AsyncChatSession:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
