@@ -42,15 +42,12 @@ class RowLog:
     def append(self, chunk: RowChunk) -> None:
         """More rows to send."""
         self.journal.append(chunk)
-        self.push()
+        for sender in self._senders:
+            sender.push()
 
     def rewind(self, epoch: int, position: int) -> None:
         """The stream continues at `position` in a higher epoch."""
         self.journal.rewind(epoch, position)
-        self.push()
-        self._drained()
-
-    def push(self) -> None:
-        """Send what there is to send."""
         for sender in self._senders:
             sender.push()
+        self._drained()

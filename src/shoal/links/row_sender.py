@@ -61,11 +61,13 @@ class RowSender:
         frames = self._frames
         if frames is None or self._left_over.is_set():
             return
-        while self._throttle is None and frames.writable:
-            following = self._next()
-            if following is None:
+        if self._throttle is None and frames.writable:
+            while (following := self._next()) is not None:
+                frames.send_nowait(*following)
+                if not frames.writable:
+                    break
+            else:
                 return
-            frames.send_nowait(*following)
         self._left_over.set()
 
     def _next(self) -> tuple[LinkMessage, bytes] | None:

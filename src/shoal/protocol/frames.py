@@ -51,7 +51,7 @@ class FrameDecoder:
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came. Where nothing waits before them they are not copied."""
-        if not self.pending_bytes:
+        if self._start == len(self._buffer):
             self._buffer, self._start = data, 0
             return
         if isinstance(self._buffer, bytes):
@@ -77,7 +77,7 @@ class FrameDecoder:
 
         Raises ProtocolError as soon as the prefix breaks the specification, CorruptFrame when the hash is wrong.
         """
-        if self.pending_bytes < PREFIX_BYTES:
+        if len(self._buffer) - self._start < PREFIX_BYTES:
             return None
         header_bytes, payload_bytes, expected = self._prefix()
         start = self._start + PREFIX_BYTES
@@ -85,12 +85,17 @@ class FrameDecoder:
         stop = middle + payload_bytes
         if len(self._buffer) < stop:
             return None
-        with memoryview(self._buffer) as view:
-            header, payload = bytes(view[start:middle]), bytes(view[middle:stop])
+        header, payload = self._cut(start, middle), self._cut(middle, stop)
         self._start = stop
         if _hash(header, payload) != expected:
             raise CorruptFrame("a frame's hash is wrong: bytes changed on the way")
         return header, payload
+
+    def _cut(self, start: int, stop: int) -> bytes:
+        if isinstance(self._buffer, bytes):
+            return self._buffer[start:stop]
+        with memoryview(self._buffer) as view:  # one copy, not two
+            return bytes(view[start:stop])
 
     def _prefix(self) -> tuple[int, int, bytes]:
         magic, version, reserved, header_bytes, payload_bytes, expected = _PREFIX.unpack_from(self._buffer, self._start)

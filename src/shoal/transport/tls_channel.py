@@ -104,22 +104,20 @@ class TlsChannel(asyncio.Protocol):
     @property
     def writable(self) -> bool:
         """Channel: open, and the buffer has room."""
-        return self._open and self._writable.is_set()
-
-    @property
-    def _open(self) -> bool:
-        return not self._closing and self._tls is not None and not self._tls.is_closing()
+        tls = self._tls
+        return not self._closing and self._writable.is_set() and tls is not None and not tls.is_closing()
 
     def write(self, data: bytes | bytearray) -> None:
         """Channel: write."""
-        if not self._open or self._tls is None:
+        tls = self._tls
+        if self._closing or tls is None or tls.is_closing():
             raise ChannelClosed("the channel is closed")
-        self._tls.write(data)
+        tls.write(data)
 
     async def drain(self) -> None:
         """Channel: wait while the buffer is full."""
         await self._writable.wait()
-        if not self._open:
+        if self._closing or self._tls is None or self._tls.is_closing():
             raise ChannelClosed("the channel closed while it was sending")
 
     async def close(self) -> None:
