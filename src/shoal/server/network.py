@@ -103,7 +103,7 @@ class Network:
 
     async def listen(self, stack: contextlib.AsyncExitStack) -> None:
         """Answer who dials, and begin to be findable; `stack` ends both. Raises UsageError where an address cannot be bound."""
-        stack.push_async_callback(self.redirector.close)
+        await stack.enter_async_context(self.redirector)
         self.addresses = await listen_all(self._transports, self.dispatcher.handle)
         await stack.enter_async_context(self.announcer)
 

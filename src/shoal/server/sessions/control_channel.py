@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.errors import NetworkError, ProtocolError, RecordError
+from shoal.errors import NetworkError, ProtocolError
 from shoal.protocol.messages import (
     SESSION,
     Admit,
@@ -38,11 +38,7 @@ class ControlChannel:
 
     def _accept(self, grant: LinkGrant) -> bytes:
         session = self._session
-        if session.upstream is not None and grant.generation < session.upstream.generation:
-            raise RecordError(f"link generation {grant.generation} is older than {session.upstream.generation}")
-        if grant != session.upstream:
-            session.row_receiver.detach()
-            session.upstream = grant
+        session.admit(grant)
         expires_at = self._clock.wall() + ACCEPTANCE_LIFETIME_S
         acceptance = Acceptance(session.terms.session, self._identity.peer, grant.peer, grant.generation, expires_at)
         return sign_acceptance(acceptance, self._identity)

@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.engine.compute_thread import ComputeThread
-from shoal.errors import GrantExceeded, ProtocolError, ServerFull, SessionFenced, SessionLost, ShoalError
+from shoal.errors import GrantExceeded, ProtocolError, RecordError, ServerFull, SessionFenced, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
 from shoal.links.link import Link
 from shoal.links.row_log import RowLog
@@ -97,11 +97,29 @@ class HopSession:
         self._news: asyncio.Queue[LinkState | Leaving] | None = None
         self._compute = compute
         self._clock = clock
-        self.renew()
+        self.expires_at = clock.monotonic() + terms.lease_s
 
     def renew(self) -> None:
         """The client was heard: its lease begins anew."""
         self.expires_at = self._clock.monotonic() + self.terms.lease_s
+
+    def take_up(self, incarnation: int, owner: PeerId) -> None:
+        """A process of the client has the session now; `owner` is its node. Raises SessionFenced for an older process."""
+        if incarnation < self.incarnation:
+            raise SessionFenced(f"session {self.key[:8]} was taken up by a later process of its client")
+        self.incarnation, self.owner = incarnation, owner
+
+    def admit(self, grant: LinkGrant) -> None:
+        """The client says who feeds this hop from now on; raises RecordError for a link older than the present one."""
+        if self.upstream is not None and grant.generation < self.upstream.generation:
+            raise RecordError(f"link generation {grant.generation} is older than {self.upstream.generation}")
+        if grant != self.upstream:
+            self.row_receiver.detach()
+            self.upstream = grant
+
+    def fail(self, error: Exception) -> None:
+        """Its rows cannot be computed any more; the client is told why when the session closes."""
+        self.failure = error
 
     @property
     def attended(self) -> bool:
@@ -252,17 +270,15 @@ class SessionTable:
         """The session of this id, if there is one."""
         return self._sessions.get(session)
 
-    def find(self, session: bytes, secret: bytes, incarnation: int) -> HopSession:
-        """The session that this secret belongs to; a higher incarnation takes it over.
+    def find(self, session: bytes, secret: bytes, incarnation: int, owner: PeerId) -> HopSession:
+        """The session that this secret belongs to, taken up by `owner`; a higher incarnation takes it over.
 
         Raises SessionLost for an unknown session or a wrong secret, SessionFenced for an incarnation that is over.
         """
         found = self._sessions.get(session)
         if found is None or not hmac.compare_digest(found.terms.secret, secret):
             raise SessionLost(f"no session {session.hex()[:8]} here: its lease ran out, or the server is new")
-        if incarnation < found.incarnation:
-            raise SessionFenced(f"session {session.hex()[:8]} was taken up by a later process of its client")
-        found.incarnation = incarnation
+        found.take_up(incarnation, owner)
         return found
 
     async def open(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Coroutine
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from shoal.clock import Clock
@@ -14,10 +15,13 @@ from shoal.protocol.messages import Attach, LinkState, Redirect
 from shoal.server.sessions.hop_session import HopSession, OutgoingLink
 from shoal.swarm.directory.records import verify_acceptance, verify_record
 from shoal.swarm.identity import Identity
+from shoal.tasks import OwnedTasks
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.token_bucket import TokenBuckets
 from shoal.types import PeerId
+
+log = logging.getLogger("shoal.server.links")
 
 DIALS_AT_ONCE = 600
 DIALS_PER_S = 10
@@ -37,28 +41,27 @@ class _Target(NamedTuple):
 
 
 class Redirector:
-    """Runs the outgoing links of all sessions."""
+    """Runs the outgoing links of all sessions. Use with `async with`, which ends them all."""
 
     def __init__(self, identity: Identity, dialler: Dialler, clock: Clock) -> None:
         self.clock = clock
         self._identity = identity
         self._dialler = dialler
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks()
         self._dials: TokenBuckets[PeerId] = TokenBuckets(DIALS_PER_S, DIALS_AT_ONCE, clock, MAX_CLIENTS)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something in a task that this object keeps."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    async def __aenter__(self) -> Redirector:
+        await self._tasks.__aenter__()
+        return self
 
-    async def close(self) -> None:
-        """End all links."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in a task that ends with this object; a mistake in it ends nothing else."""
+        return self._tasks.start(_logged(work))
 
     def redirect(self, session: HopSession, message: Redirect) -> None:
         """Send this session's output where the client says, from now on.
@@ -96,10 +99,19 @@ class Redirector:
             await channel.send(Attach("send", target.session, 0, outgoing.grant.token, outgoing.grant.generation))
             return channel
 
-        with contextlib.suppress(ShoalError):
+        try:
             await outgoing.link.keep_up(dial, lambda frames: session.serve_link(outgoing, frames))
+        except ShoalError as error:
+            log.info("session %s: %s does not take rows: %s", session.key[:8], target.peer[:8], error)
 
     def _count_dial(self, client: PeerId) -> None:
         dials = self._dials.of(client)
         if not dials.try_take():
             raise ServerFull(f"more than {DIALS_AT_ONCE} dials at once for one client", dials.wait_s())
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("a session's link failed")

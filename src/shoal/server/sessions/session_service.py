@@ -140,10 +140,9 @@ class SessionService:
         if session is None:
             session = await self._sessions.open(self._terms(message), frames.peer, self._failed)
             self._ledger.add(sessions=1)
-        session = self._sessions.find(message.session, message.secret, message.incarnation)
+        session = self._sessions.find(message.session, message.secret, message.incarnation, frames.peer)
         if session.terms.span != message.span:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
-        session.owner = frames.peer
         control = ControlChannel(frames, session, self._identity, self._redirector)
         first = message.span.start - self._holding.span.start
         weights = self._holding.weights[first : first + len(message.span)]
@@ -176,7 +175,7 @@ class SessionService:
         )
 
     def _failed(self, session: HopSession, error: Exception) -> None:
-        session.failure = error
+        session.fail(error)
         self._redirector.spawn(self._sessions.close(session))
 
     async def _control(self, control: ControlChannel, session: HopSession) -> None:
@@ -187,8 +186,7 @@ class SessionService:
 
     async def _attach(self, frames: FrameChannel, message: Attach, _: bytes) -> None:
         if message.role == "control":
-            session = self._sessions.find(message.session, message.token, message.incarnation)
-            session.owner = frames.peer
+            session = self._sessions.find(message.session, message.token, message.incarnation, frames.peer)
             control = ControlChannel(frames, session, self._identity, self._redirector)
             base = session.log.sender.least(message.epoch)
             position = session.receiver.position
