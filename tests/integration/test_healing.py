@@ -17,6 +17,7 @@ from shoal.engine.proof import numbers
 from shoal.errors import NoRoute, ServerFull, ShoalError
 from shoal.protocol.messages import LinkState
 from shoal.server.server import Server
+from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
 
@@ -93,9 +94,20 @@ async def test_several_substitutes_for_one_span(swarm_of: SwarmMaker) -> None:
         assert [hop.span for hop in session.route] == [Span(0, 1), Span(1, 4), Span(4, 6)]
 
 
+async def serve(config: ServerConfig, started: asyncio.Future[Server]) -> None:
+    """A server in a task of its own: its error ends that."""
+    async with Server(config) as server:
+        started.set_result(server)
+        await asyncio.Event().wait()
+
+
 async def test_a_server_that_computes_no_more_is_waited_out(swarm_of: SwarmMaker) -> None:
-    """It still answers, and refuses; that ends no session as long as somebody else may come."""
+    """It refuses, and ends soon; that ends no session as long as another server may come."""
     async with swarm_of(*THIRDS) as swarm:
+        await die(swarm.servers[1])
+        started: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+        serving = asyncio.ensure_future(serve(swarm.servers[1].config, started))
+        doomed = await started
         expected = await undisturbed(swarm)
 
         def fatal() -> None:
@@ -103,7 +115,7 @@ async def test_a_server_that_computes_no_more_is_waited_out(swarm_of: SwarmMaker
 
         async def stop_computing(session: Session) -> None:
             with pytest.raises(ShoalError, match="KeyboardInterrupt"):
-                await swarm.servers[1].worker.between_steps(fatal)
+                await doomed.worker.between_steps(fatal)
 
             async def join_later() -> None:
                 await until(lambda: "2:4" in session.waiting)
@@ -115,6 +127,8 @@ async def test_a_server_that_computes_no_more_is_waited_out(swarm_of: SwarmMaker
         output, _ = await disturbed(swarm, 25, stop_computing)
         await asyncio.gather(*joining)
         assert torch.equal(output, expected)
+        with pytest.raises(ShoalError, match="KeyboardInterrupt"):
+            await serving
 
 
 async def test_without_cover_a_step_waits_then_says_what_is_missing(swarm_of: SwarmMaker) -> None:
