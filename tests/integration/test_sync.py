@@ -21,7 +21,6 @@ ALL = Span(0, NUM_BLOCKS)
 THIRDS = (Span(0, 2), Span(2, 4), Span(4, 6))
 PROMPT = "the sea, the sea"
 GREEDY = {"max_tokens": 24, "ignore_eos": True}
-TEMPLATE = "{% for message in messages %}{{ message.role[0] }}:{{ message.content }}\n{% endfor %}"
 
 T = TypeVar("T")
 
@@ -34,12 +33,6 @@ def connected(swarm: Swarm, model: Path | None = None) -> shoal.Model:
 async def blocking(work: Callable[[], T]) -> T:
     """Work of a thread; the servers are in this one."""
     return await asyncio.to_thread(work)
-
-
-def talkative(tiny_model: Path) -> Path:
-    """The tiny model with a chat template; the weights stay the same, and so does what servers serve."""
-    (tiny_model / "chat_template.jinja").write_text(TEMPLATE)
-    return tiny_model
 
 
 async def idle(swarm: Swarm) -> None:
@@ -156,44 +149,6 @@ async def test_mistakes_are_told_before_anything_is_asked(swarm_of: SwarmMaker) 
 
     async with swarm_of(ALL) as swarm:
         await blocking(use)
-
-
-async def test_a_turn_enters_the_history_when_it_has_succeeded(swarm_of: SwarmMaker, tiny_model: Path) -> None:
-    """Failed ones, ones left early and ones never read do not; a turn costs its new tokens only."""
-    turn = {"max_tokens": 8, "ignore_eos": True}
-
-    def use() -> None:
-        with connected(swarm, model) as remote, remote.chat(system="Be brief.", max_tokens=200) as talk:
-            first = talk.say("hello", **turn)
-            assert [message["role"] for message in talk.messages] == ["system", "user", "assistant"]
-            assert talk.messages[-1]["content"] == first.text
-            held = talk.messages
-            with pytest.raises(shoal.UsageError, match="temperature"):
-                talk.say("hello", temperature=-1)
-            with pytest.raises(shoal.GrantExceeded):
-                talk.say("x" * 300)
-            talk.stream("never read")
-            with talk.stream("left", **turn) as left:
-                next(left)
-            abandoned = talk.stream("abandoned", **turn)
-            next(abandoned)
-            assert talk.messages == held
-            second = talk.say("and then", **turn)
-            assert list(abandoned) == []
-            assert [message["content"] for message in talk.messages[3:]] == ["and then", second.text]
-            assert second.usage.cached_tokens > 0
-            with ThreadPoolExecutor(2) as threads:
-                answers = list(threads.map(lambda text: talk.say(text, **turn), ["one", "two"]))
-            assert {message["content"] for message in talk.messages[5:]} >= {"one", "two", *map(str, answers)}
-            assert len(talk.messages) == 9
-
-    model = talkative(tiny_model)
-    try:
-        async with swarm_of(ALL) as swarm:
-            await blocking(use)
-            await idle(swarm)
-    finally:
-        (model / "chat_template.jinja").unlink()
 
 
 async def test_a_program_that_ends_without_closing_is_quiet(swarm_of: SwarmMaker, tiny_model: Path) -> None:
