@@ -10,7 +10,7 @@
 #define SHOAL_API extern "C" __attribute__((visibility("default")))
 #endif
 
-constexpr int32_t kAbi = 2;
+constexpr int32_t kAbi = 3;  // not of a block's fields, which describe themselves
 constexpr int kPanel = 64;       // output columns that lie together
 constexpr int kPageTokens = 64;  // tokens of one cache page
 
@@ -37,16 +37,30 @@ struct ShoalLinear {
     int groups() const { return (rows() + group - 1) / group; }
 };
 
-// One block: pre-norm attention and gated MLP, with what the dense families add. Null pointers: not there.
+// One block: attention and gated MLP, with what the dense families add. The names are those of Shoal's BlockConfig and of
+// its weights' roles: Python lays its struct out and fills it by this list (`shoal_block_fields`), and gives the kernels no
+// block that differs from Llama in a field that is not here.
+//   LINEAR  a matrix
+//   VECTOR  null where there is none. Norms [hidden]; query_norm, key_norm [head_dim]; sinks [heads]
+//   NUMBER  attn_softcap 0: none
+//   INTEGER window: keys that a row sees, itself included, 0: all. activation: see above. angles: which of the two tables
+#define SHOAL_BLOCK_FIELDS(LINEAR, VECTOR, NUMBER, INTEGER)                                       \
+    LINEAR(qkv) LINEAR(output) LINEAR(gate) LINEAR(up) LINEAR(down)                               \
+    VECTOR(attention_norm) VECTOR(mlp_norm) VECTOR(post_attention_norm) VECTOR(post_mlp_norm)     \
+    VECTOR(query_norm) VECTOR(key_norm) VECTOR(sinks)                                             \
+    NUMBER(norm_eps) NUMBER(attn_softcap) NUMBER(query_scale)                                     \
+    INTEGER(window) INTEGER(activation) INTEGER(angles) INTEGER(rotary_dim)
+
 struct ShoalBlock {
-    ShoalLinear qkv, output, gate, up, down;
-    const float *attention_norm, *mlp_norm;            // [hidden]
-    const float *post_attention_norm, *post_mlp_norm;  // [hidden]
-    const float *query_norm, *key_norm;                // [head_dim]
-    const float* sinks;                                // [heads]
-    float norm_eps, softcap, query_scale;              // softcap 0: none
-    int32_t window;                                    // keys that a row sees, itself included; 0: all
-    int32_t activation, angles, rotary_dim;            // angles: which of the two tables
+#define SHOAL_LINEAR(name) ShoalLinear name;
+#define SHOAL_VECTOR(name) const float* name;
+#define SHOAL_NUMBER(name) float name;
+#define SHOAL_INTEGER(name) int32_t name;
+    SHOAL_BLOCK_FIELDS(SHOAL_LINEAR, SHOAL_VECTOR, SHOAL_NUMBER, SHOAL_INTEGER)
+#undef SHOAL_LINEAR
+#undef SHOAL_VECTOR
+#undef SHOAL_NUMBER
+#undef SHOAL_INTEGER
 };
 
 struct ShoalShape {
@@ -54,7 +68,7 @@ struct ShoalShape {
 };
 
 // Keys [pages][kv_heads][width][64], values [pages][kv_heads][64][width]; 4-bit codes: two to a byte, see
-// kv/storage.py.
+// kv/cache_storage.py.
 struct ShoalCache {
     void *keys, *values;
     float *key_scales, *value_scales;  // [pages][kv_heads][64], quantized caches only

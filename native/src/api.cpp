@@ -39,6 +39,19 @@ SHOAL_API int32_t shoal_abi() {
     return kAbi;
 }
 
+// The fields of ShoalBlock in order, as "kind:name" with a space after each.
+SHOAL_API const char* shoal_block_fields() {
+#define SHOAL_LINEAR(name) "linear:" #name " "
+#define SHOAL_VECTOR(name) "vector:" #name " "
+#define SHOAL_NUMBER(name) "number:" #name " "
+#define SHOAL_INTEGER(name) "integer:" #name " "
+    return SHOAL_BLOCK_FIELDS(SHOAL_LINEAR, SHOAL_VECTOR, SHOAL_NUMBER, SHOAL_INTEGER);
+}
+
+SHOAL_API int32_t shoal_block_bytes() {
+    return sizeof(ShoalBlock);
+}
+
 // 0: nothing that we have kernels for, 2: AVX2, 5: AVX-512
 SHOAL_API int32_t shoal_isa(int32_t limit) {
     const shoal::Kernels* kernels = shoal::choose_kernels(limit);

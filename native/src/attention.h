@@ -153,7 +153,7 @@ inline void attention_item(const ShoalShape& shape, const ShoalBlock& block, con
             }
             if (from < to) {
                 const int i = (r - first) * group, n = (end - r) * group;
-                for (int j = i; j < i + n; ++j) weigh(q, j, from, to, block.softcap);
+                for (int j = i; j < i + n; ++j) weigh(q, j, from, to, block.attn_softcap);
                 add_values(q, i, n, width, values, from, to);
             }
             r = end;

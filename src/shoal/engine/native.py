@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from ctypes import Array
 from typing import Any
 
@@ -26,31 +26,35 @@ MAX_HEAD_DIM = 512
 MAX_TURNINGS = 2
 """Kinds of rotary embedding that the blocks of one span may have."""
 
-NORMS = ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm", "query_norm", "key_norm")
-KNOWN_FIELDS = frozenset(
+STRUCTURE = frozenset(
     {
-        *(
-            "hidden_size",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "intermediate_size",
-            "norm_eps",
-            "rope",
-            "activation",
-        ),
-        *("pre_norms", "post_norms", "qk_norm", "query_scale", "rotary_dim", "window", "attn_softcap", "sinks"),
+        *("hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "rope"),
+        *("pre_norms", "post_norms", "qk_norm", "sinks"),
     }
 )
-"""What the compiled kernels compute of a block's configuration; all else has to be as Llama has it."""
+"""What blocks tell the compiled kernels by their shapes, their angles and the vectors that they have."""
+
+RESOLVED: dict[str, Callable[[BlockConfig], float]] = {
+    "query_scale": lambda config: config.head_dim**-0.5 if config.query_scale is None else config.query_scale,
+    "activation": lambda config: ACTIVATIONS[config.activation],
+    "rotary_dim": lambda config: config.rotated_dim,
+    "angles": lambda config: 0,  # which of a step's tables is known where the span's blocks come together
+}
+"""The kernels' numbers of a block that are not as its configuration has them."""
 
 
-def supports(config: BlockConfig) -> bool:
-    """Whether the compiled kernels know everything that such a block does."""
-    fields = msgspec.structs.fields(config)
-    known = all(one.name in KNOWN_FIELDS or getattr(config, one.name) == one.default for one in fields)
+def supports(config: BlockConfig, numbers: Set[str] | None = None) -> bool:
+    """Whether the compiled kernels know everything that such a block computes.
+
+    They know the shapes and the `numbers` that they take (those of the library that is installed); in all else a block has to
+    be as Llama's.
+    """
+    numbers = cpu.block_numbers() if numbers is None else numbers
+    fields = {one.name: one.default for one in msgspec.structs.fields(config)}
+    known = STRUCTURE | numbers
     return (
-        known
+        numbers - RESOLVED.keys() <= fields.keys()
+        and all(name in known or getattr(config, name) == default for name, default in fields.items())
         and config.qk_norm in ("", "head")
         and config.activation in ACTIVATIONS
         and config.head_dim <= MAX_HEAD_DIM
@@ -58,24 +62,21 @@ def supports(config: BlockConfig) -> bool:
 
 
 class NativeBlock:
-    """A block's packed matrices, norms and sinks; see `Panels.int8_rows`."""
+    """A block's packed matrices, norms and sinks; see `Panels.int8_rows`. Raises ValueError for a weight without a place."""
 
     def __init__(self, config: BlockConfig, weights: BlockWeights, int8_rows: bool = False) -> None:
         self.config = config
         self.digest = ""
         self._panels = dict(_packed(weights, int8_rows))
-        self._vectors = dict(_vectors(config, weights))
-        self.struct = cpu.BlockStruct()
+        self._vectors = dict(_vectors(weights))
+        self.struct = cpu.block_struct()()
         for name, panels in self._panels.items():
             setattr(self.struct, name, cpu.linear_struct(panels))
         for name, vector in self._vectors.items():
             setattr(self.struct, name, cpu.address(vector))
-        self.struct.norm_eps = config.norm_eps
-        self.struct.softcap = config.attn_softcap
-        self.struct.query_scale = config.head_dim**-0.5 if config.query_scale is None else config.query_scale
-        self.struct.window = config.window
-        self.struct.activation = ACTIVATIONS[config.activation]
-        self.struct.rotary_dim = config.rotated_dim
+        for name in cpu.block_numbers():
+            value = RESOLVED[name](config) if name in RESOLVED else getattr(config, name)
+            setattr(self.struct, name, value)
 
     @property
     def size_bytes(self) -> int:
@@ -83,21 +84,30 @@ class NativeBlock:
         return sum(panels.size_bytes for panels in self._panels.values())
 
 
+MATRICES = {"qkv": ("q", "k", "v"), "output": ("o",), "gate": ("gate",), "up": ("up",), "down": ("down",)}
+"""The roles that each of the kernels' matrices is made of."""
+
+
 def _packed(weights: BlockWeights, int8_rows: bool) -> Iterator[tuple[str, Panels]]:
-    biases = [bias for role in "qkv" if (bias := weights.bias(role)) is not None]
-    qkv = concatenated([weights.matrix(role) for role in "qkv"])
-    yield "qkv", pack(qkv, torch.cat(biases) if biases else None, int8_rows)
-    for name, role in (("output", "o"), ("gate", "gate"), ("up", "up"), ("down", "down")):
-        yield name, pack(weights.matrix(role), weights.bias(role), int8_rows)
+    left = weights.matrices.keys() - {f"{role}.weight" for roles in MATRICES.values() for role in roles}
+    if left:
+        raise ValueError(f"the compiled kernels have no place for {', '.join(sorted(left))}")
+    for name, roles in MATRICES.items():
+        biases = [bias for role in roles if (bias := weights.bias(role)) is not None]
+        matrix = concatenated([weights.matrix(role) for role in roles])
+        yield name, pack(matrix, torch.cat(biases) if biases else None, int8_rows)
 
 
-def _vectors(config: BlockConfig, weights: BlockWeights) -> Iterator[tuple[str, Tensor]]:
-    for name in NORMS:
-        weight = weights.vectors.get(f"{name}.weight")
-        if weight is not None:
-            yield name, weight.to(torch.float32).contiguous()
-    if config.sinks:
-        yield "sinks", weights.vectors["sinks"].to(torch.float32).contiguous()
+def _vectors(weights: BlockWeights) -> Iterator[tuple[str, Tensor]]:
+    """What is neither a matrix nor its bias, by the kernels' names."""
+    fields = cpu.block_fields()
+    for role, vector in weights.vectors.items():
+        name = role.removesuffix(".weight")
+        if role.endswith(".bias"):
+            continue
+        if fields.get(name) != "vector":
+            raise ValueError(f"the compiled kernels have no place for {role}")
+        yield name, vector.to(torch.float32).contiguous()
 
 
 class NativeBlocks:

@@ -6,16 +6,25 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
-from shoal.engine.native import KNOWN_FIELDS, MAX_HEAD_DIM, supports
+from shoal.engine.native import MAX_HEAD_DIM, RESOLVED, STRUCTURE, NativeBlock, supports
+from shoal.engine.native_proof import canned
+from shoal.model.kernels import cpu
 from shoal.model.nn.block import BlockConfig
+from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.mla import LatentConfig
 from shoal.model.nn.moe import MoeConfig
 from shoal.model.nn.rope import RopeConfig
+from tests.kernels.natively import needs_kernels
 
 LLAMA = BlockConfig(48, 4, 2, 12, 100, 1e-5, RopeConfig())
-UNKNOWN = [field.name for field in msgspec.structs.fields(BlockConfig) if field.name not in KNOWN_FIELDS]
+NUMBERS = frozenset({"norm_eps", "attn_softcap", "query_scale", "window", "activation", "angles", "rotary_dim"})
+"""What the kernels of this version take."""
+
+UNKNOWN = {field.name for field in msgspec.structs.fields(BlockConfig)} - STRUCTURE - NUMBERS
 STRUCTS = {"moe": MoeConfig(4, 2, 32), "latent": LatentConfig(0, 8, 8, 4, 8)}
+GROWN = msgspec.defstruct("Grown", [("residual_multiplier", float, 1.0)], bases=(BlockConfig,), frozen=True)
 
 
 def other(name: str, value: Any) -> Any:
@@ -27,23 +36,25 @@ def other(name: str, value: Any) -> Any:
 
 def test_llama_is_taken() -> None:
     """And what the kernels know beside it."""
-    assert supports(LLAMA)
+    assert supports(LLAMA, NUMBERS)
     gemma = {"activation": "gelu_pytorch_tanh", "post_norms": True, "qk_norm": "head", "window": 9, "attn_softcap": 5.0}
-    assert supports(msgspec.structs.replace(LLAMA, **gemma, query_scale=0.3, rotary_dim=6, sinks=True, pre_norms=False))
+    more = {"query_scale": 0.3, "rotary_dim": 6, "sinks": True, "pre_norms": False}
+    assert supports(msgspec.structs.replace(LLAMA, **gemma, **more), NUMBERS)
 
 
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", sorted(UNKNOWN))
 def test_a_field_that_the_kernels_do_not_know_has_to_be_llamas(name: str) -> None:
     """Whatever it does, they would leave it out."""
-    assert not supports(msgspec.structs.replace(LLAMA, **{name: other(name, getattr(LLAMA, name))}))
+    assert not supports(msgspec.structs.replace(LLAMA, **{name: other(name, getattr(LLAMA, name))}), NUMBERS)
 
 
-def test_a_field_of_tomorrow_is_not_known() -> None:
-    """A family that needs a new word in the block is refused by the kernels until they are taught it."""
-    grown = msgspec.defstruct("Grown", [("residual_multiplier", float, 1.0)], bases=(BlockConfig,), frozen=True)
+def test_a_field_of_tomorrow_is_refused_until_the_kernels_say_that_they_take_it() -> None:
+    """A new word in the block means plain torch, and so do kernels that ask for a number that no block has."""
     fields = msgspec.structs.asdict(LLAMA)
-    assert supports(grown(**fields))
-    assert not supports(grown(**fields, residual_multiplier=0.5))
+    assert supports(GROWN(**fields), NUMBERS)
+    assert not supports(GROWN(**fields, residual_multiplier=0.5), NUMBERS)
+    assert supports(GROWN(**fields, residual_multiplier=0.5), NUMBERS | {"residual_multiplier"})
+    assert not supports(LLAMA, NUMBERS | {"residual_multiplier"})
 
 
 @pytest.mark.parametrize(
@@ -53,9 +64,29 @@ def test_a_field_of_tomorrow_is_not_known() -> None:
 )
 def test_values_that_the_kernels_do_not_know(fields: dict[str, Any]) -> None:
     """Of fields that they do know."""
-    assert not supports(msgspec.structs.replace(LLAMA, **fields))
+    assert not supports(msgspec.structs.replace(LLAMA, **fields), NUMBERS)
 
 
-def test_known_fields_exist() -> None:
-    """A field that is renamed is renamed here as well."""
-    assert {field.name for field in msgspec.structs.fields(BlockConfig)} > KNOWN_FIELDS
+@needs_kernels
+def test_a_block_is_filled_as_its_configuration_says() -> None:
+    """Each number of the struct, those that are worked out as well, and a vector for each that the weights have."""
+    assert cpu.block_numbers() == NUMBERS > RESOLVED.keys()
+    config = msgspec.structs.replace(LLAMA, window=40, attn_softcap=5.0, activation="gelu_pytorch_tanh", sinks=True)
+    block = NativeBlock(config, canned(config))
+    found = {name: getattr(block.struct, name) for name in sorted(NUMBERS)}
+    expected = {"activation": 1, "angles": 0, "attn_softcap": 5.0, "rotary_dim": 12, "window": 40}
+    assert found == pytest.approx({**expected, "norm_eps": 1e-5, "query_scale": 12**-0.5})
+    there = {name for name, kind in cpu.block_fields().items() if kind == "vector" and getattr(block.struct, name)}
+    assert there == {"attention_norm", "mlp_norm", "sinks"}
+    assert block.struct.qkv.n == 96
+
+
+@needs_kernels
+@pytest.mark.parametrize("role", ["k_up.weight", "memory", "third_norm.weight"])
+def test_a_weight_without_a_place_is_refused(role: str) -> None:
+    """It would be left out of the product otherwise."""
+    weights = canned(LLAMA)
+    more = {role: torch.ones(48, 48) if role == "k_up.weight" else torch.ones(48)}
+    grown = BlockWeights.of({**weights.matrices, **weights.vectors, **more})
+    with pytest.raises(ValueError, match=f"no place for {role}"):
+        NativeBlock(LLAMA, grown)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 import sys
-from collections.abc import Sequence
-from ctypes import POINTER, Array, Structure, c_float, c_int32, c_int64, c_void_p
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, Array, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from shoal.model.kernels.panels import Panels
 
-ABI = 2
+ABI = 3
+_LOGGER = logging.getLogger(__name__)
+
 AVX2, AVX512 = 2, 5
 """Instruction sets, by the kernels' numbers."""
 
@@ -36,18 +39,6 @@ class LinearStruct(Structure):
         ("group", c_int32),
         ("int8_rows", c_int32),
         ("unused", c_int32),
-    ]
-
-
-class BlockStruct(Structure):
-    """A block: matrices, norms, and what its family adds."""
-
-    _fields_ = [
-        *((name, LinearStruct) for name in ("qkv", "output", "gate", "up", "down")),
-        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "post_attention_norm", "post_mlp_norm")),
-        *((name, c_void_p) for name in ("query_norm", "key_norm", "sinks")),
-        *((name, c_float) for name in ("norm_eps", "softcap", "query_scale")),
-        *((name, c_int32) for name in ("window", "activation", "angles", "rotary_dim")),
     ]
 
 
@@ -94,8 +85,16 @@ def library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(LIBRARY))
     except (ImportError, OSError):
         return None
-    if found.shoal_abi() != ABI or not found.shoal_isa(AVX512):
+    if (abi := found.shoal_abi()) != ABI:
+        _LOGGER.warning(
+            "the shoal-kernels that are installed have interface %d, this Shoal needs %d: it computes in plain torch",
+            abi,
+            ABI,
+        )
         return None
+    if not found.shoal_isa(AVX512):
+        return None
+    found.shoal_block_fields.restype = c_char_p
     found.shoal_open.restype = c_void_p
     found.shoal_close.argtypes = [c_void_p]
     found.shoal_close.restype = None
@@ -113,11 +112,42 @@ def library() -> ctypes.CDLL | None:
     found.shoal_read.argtypes = [c_void_p, c_void_p, c_int64, c_int32]
     found.shoal_read.restype = None
     found.shoal_step.argtypes = [
-        *(c_void_p, POINTER(ShapeStruct), POINTER(POINTER(BlockStruct)), c_int32, POINTER(CacheStruct)),
+        *(c_void_p, POINTER(ShapeStruct), c_void_p, c_int32, POINTER(CacheStruct)),
         *(POINTER(PartStruct), c_int32, POINTER(AnglesStruct), c_void_p, c_int32),
     ]
     found.shoal_step.restype = None
     return found
+
+
+@functools.cache
+def block_fields() -> Mapping[str, str]:
+    """What the kernels know of a block, by name in the struct's order: "linear", "vector", "number" or "integer".
+
+    Empty where there are no kernels.
+    """
+    found = library()
+    pairs = [] if found is None else found.shoal_block_fields().decode().split()
+    return {name: kind for kind, _, name in (pair.partition(":") for pair in pairs)}
+
+
+@functools.cache
+def block_numbers() -> frozenset[str]:
+    """The names of a block's numbers and integers."""
+    return frozenset(name for name, kind in block_fields().items() if kind in ("number", "integer"))
+
+
+@functools.cache
+def block_struct() -> type[Structure]:
+    """A block as the kernels take it, laid out by `block_fields`; raises RuntimeError where its size is not theirs."""
+    fields = [(name, _TYPES[kind]) for name, kind in block_fields().items()]
+    struct = type("BlockStruct", (Structure,), {"_fields_": fields})
+    found = library()
+    if found is None or ctypes.sizeof(struct) != found.shoal_block_bytes():
+        raise RuntimeError(f"the compiled kernels' blocks are not {ctypes.sizeof(struct)} bytes large")
+    return struct
+
+
+_TYPES = {"linear": LinearStruct, "vector": c_void_p, "number": c_float, "integer": c_int32}
 
 
 def available() -> bool:
@@ -156,9 +186,9 @@ def linear_struct(panels: Panels) -> LinearStruct:
     )
 
 
-def block_pointers(blocks: Sequence[BlockStruct]) -> Array[Any]:
-    """Blocks as the kernels take a row of them."""
-    return (POINTER(BlockStruct) * len(blocks))(*map(ctypes.pointer, blocks))
+def block_pointers(blocks: Sequence[Structure]) -> Array[Any]:
+    """Blocks as the kernels take a row of them; the caller keeps them alive."""
+    return (c_void_p * len(blocks))(*map(ctypes.addressof, blocks))
 
 
 class Context:

@@ -99,7 +99,9 @@ Matrix = Tensor | Quantized
 
 
 def concatenated(matrices: Sequence[Matrix]) -> Matrix:
-    """Matrices [out_i, in] of one kind, one under the other."""
+    """Matrices [out_i, in] of one kind, one under the other; a single one as it is."""
+    if len(matrices) == 1:
+        return matrices[0]
     parts = [matrix for matrix in matrices if isinstance(matrix, Quantized)]
     if not parts:
         return torch.cat([matrix for matrix in matrices if isinstance(matrix, Tensor)])
