@@ -20,11 +20,11 @@ from tests.kernels.natively import needs_kernels
 
 LLAMA = BlockConfig(48, 4, 2, 12, 100, 1e-5, RopeConfig())
 NUMBERS = frozenset({"norm_eps", "attn_softcap", "query_scale", "window", "activation", "angles", "rotary_dim"})
-"""What the kernels of this version take."""
+"""Among what the kernels of this version take."""
 
 UNKNOWN = {field.name for field in msgspec.structs.fields(BlockConfig)} - STRUCTURE - NUMBERS
 STRUCTS = {"moe": MoeConfig(4, 2, 32), "latent": LatentConfig(0, 8, 8, 4, 8)}
-GROWN = msgspec.defstruct("Grown", [("residual_multiplier", float, 1.0)], bases=(BlockConfig,), frozen=True)
+GROWN = msgspec.defstruct("Grown", [("of_tomorrow", float, 1.0)], bases=(BlockConfig,), frozen=True)
 
 
 def other(name: str, value: Any) -> Any:
@@ -52,9 +52,9 @@ def test_a_field_of_tomorrow_is_refused_until_the_kernels_say_that_they_take_it(
     """A new word in the block means plain torch, and so do kernels that ask for a number that no block has."""
     fields = msgspec.structs.asdict(LLAMA)
     assert supports(GROWN(**fields), NUMBERS)
-    assert not supports(GROWN(**fields, residual_multiplier=0.5), NUMBERS)
-    assert supports(GROWN(**fields, residual_multiplier=0.5), NUMBERS | {"residual_multiplier"})
-    assert not supports(LLAMA, NUMBERS | {"residual_multiplier"})
+    assert not supports(GROWN(**fields, of_tomorrow=0.5), NUMBERS)
+    assert supports(GROWN(**fields, of_tomorrow=0.5), NUMBERS | {"of_tomorrow"})
+    assert not supports(LLAMA, NUMBERS | {"of_tomorrow"})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_values_that_the_kernels_do_not_know(fields: dict[str, Any]) -> None:
 @needs_kernels
 def test_a_block_is_filled_as_its_configuration_says() -> None:
     """Each number of the struct, those that are worked out as well, and a vector for each that the weights have."""
-    assert cpu.block_numbers() == NUMBERS > RESOLVED.keys()
+    assert cpu.block_numbers() >= NUMBERS > RESOLVED.keys()
     config = msgspec.structs.replace(LLAMA, window=40, attn_softcap=5.0, activation="gelu_pytorch_tanh", sinks=True)
     block = NativeBlock(config, canned(config))
     found = {name: getattr(block.struct, name) for name in sorted(NUMBERS)}
