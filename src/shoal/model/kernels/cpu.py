@@ -199,13 +199,14 @@ class Context:
     """
 
     def __init__(self, threads: int, limit: int | None = None, non_temporal: bool | None = None) -> None:
+        self._handle: Any = None
         found = library()
         if found is None:
             raise RuntimeError("the compiled kernels are not available")
         self.threads = threads
         self._library = found
         hint = -1 if non_temporal is None else int(non_temporal)
-        self._handle: Any = found.shoal_open(c_int32(threads), c_int32(_limit(limit)), c_int32(hint))
+        self._handle = found.shoal_open(c_int32(threads), c_int32(_limit(limit)), c_int32(hint))
 
     def close(self) -> None:
         """End the threads."""
