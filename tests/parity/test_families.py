@@ -10,6 +10,7 @@ import torch
 
 from bench.families import PAGE, page, verdicts
 from shoal.model.families import FAMILIES
+from shoal.model.kernels import cpu
 from shoal.model.weights.block_loading import load_blocks
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.types import Span
@@ -61,6 +62,8 @@ def test_the_page_says_what_ran() -> None:
     """docs/families.md is what the tests above measured: all families, all properties, nothing else."""
     if len(RAN) < len(CASES) * len(PROPERTIES):
         pytest.skip("only a part of the table ran")
+    if not cpu.available():
+        pytest.skip("the compiled kernels are not built here")
     assert PAGE.read_text() == page(verdicts(MEASURED)), "run: python -m bench families --write docs/families.md"
 
 

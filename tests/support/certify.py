@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shoal.engine.backends import choose_backend
 from shoal.engine.proof import prove
 from shoal.engine.runner import Runner
 from shoal.kv.cache import KVCache
 from shoal.model.families import FAMILIES, model_config
+from shoal.model.kernels import cpu
 from shoal.model.nn.block import Block, EmbeddingAndHead, ModelConfig
 from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.model.weights.block_loading import load_blocks, load_ends, weight_format
@@ -215,6 +217,22 @@ def quantized_divergence(loaded: Loaded, bits: int) -> float:
     return float(divergence(logits(loaded._replace(blocks=blocks)), logits(loaded)).mean())
 
 
+def kernels_error(loaded: Loaded) -> float | None:
+    """The largest difference between logits through this machine's fastest blocks and in plain torch; None without kernels."""
+    if not cpu.available():
+        return None
+    span, config, form = Span(0, loaded.config.num_blocks), loaded.config, weight_format("float32")
+    backend = choose_backend(config, form, 1)
+    checkpoint = open_checkpoint(str(loaded.directory))
+    blocks = load_blocks(checkpoint, config, span, form, build=backend.build)
+    backend.prove(blocks, config)
+    cache = KVCache(config.block.cache_shape, (-(-loaded.granted // 64) + 2) * len(span))
+    runner = Runner(span, backend.assemble(config, span, blocks, cache), cache)
+    runner.open("one", span, loaded.granted)
+    rows = through([runner], loaded.ends.embed(prompt(config.vocab_size)), 0)
+    return float((loaded.ends.logits(rows, loaded.tile) - logits(loaded)).abs().max())
+
+
 class Property(NamedTuple):
     """A column of docs/families.md. `measure` gives a number that must not be above `limit`; None: the case is not asked."""
 
@@ -229,6 +247,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("greedy", "128 greedy tokens", 0, lambda loaded, case: None if case.name else greedy_differences(loaded)),
     Property("splits", "any split, same bits", 0, lambda loaded, case: float(not splits_equal(loaded))),
     Property("rows", "row-exact", 0, lambda loaded, case: float(not rows_exact(loaded))),
+    Property("kernels", "on compiled kernels", 1e-4, lambda loaded, case: kernels_error(loaded)),
     Property("gguf", "from GGUF", 2e-5, lambda loaded, case: gguf_error(loaded) if case.gguf else None),
     Property("8 bits", "weights in 8 bits", EIGHT_BITS_LIMIT, lambda loaded, case: quantized_divergence(loaded, 8)),
     Property("4 bits", "weights in 4 bits", FOUR_BITS_LIMIT, lambda loaded, case: quantized_divergence(loaded, 4)),

@@ -1,19 +1,26 @@
-"""Start-up proof for the compiled kernels. They are exact by construction; a miscompiled library would not be."""
+"""Start-up proof for the compiled kernels.
+
+They are exact by construction; a miscompiled library would not be. That they are right is compared with plain torch, for blocks
+with all that the model's have.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import msgspec
 import torch
 from torch import Tensor
 
+from shoal.engine.blocks import Blocks, TorchBlocks
 from shoal.engine.native import NativeBlock, NativeBlocks
-from shoal.engine.proof import PROBE_SEED, numbers
+from shoal.engine.proof import PROBE_SEED, TILES, numbers
+from shoal.errors import UsageError
 from shoal.kv.cache import KVCache
 from shoal.kv.pages import pages_for
 from shoal.model.kernels import cpu
-from shoal.model.nn.block import BlockConfig, ModelConfig
+from shoal.model.nn.block import Block, BlockConfig, ModelConfig
 from shoal.model.nn.block_weights import BlockWeights
 from shoal.protocol.rows import Rows
 from shoal.types import Span
@@ -21,6 +28,12 @@ from shoal.types import Span
 ROWS = 150
 CUTS = (1, 2, 5, 6, 7, 3, 1, 64, 20)
 """Rows in steps, for comparison with all in one: every height of the inner loops, pages crossed."""
+
+FEW, NARROW = 40, 256
+"""Rows that are compared with plain torch, and the most that such a block is wide."""
+
+TOLERANCE = 1e-3
+"""Of the outputs' length. Rounding makes 1e-6 of it; a number that is left out several percent."""
 
 ONE = Span(0, 1)
 _ENTRIES = 512
@@ -31,29 +44,59 @@ def prove_native(blocks: Sequence[NativeBlock], model: ModelConfig, context: cpu
     """Whether rows are exact in one block of each kind, and a probe.
 
     The probe is 32 hexadecimal digits over a canned block of each kind that the model has, equal where machines give equal
-    bits.
+    bits. Raises UsageError where the kernels compute something else than plain torch.
     """
+    for config in model.distinct_blocks:
+        _compare(_narrow(config), context)
     exact = all(_holds(block, context) for block in {block.config: block for block in blocks}.values())
     digest = hashlib.blake2b(digest_size=16)
     for config in model.distinct_blocks:
-        digest.update(_outputs(NativeBlock(config, canned(config)), context, (40,)).numpy().tobytes())
+        digest.update(_native(NativeBlock(config, canned(config)), context, (FEW,)).numpy().tobytes())
     return exact, digest.hexdigest()
 
 
 def _holds(block: NativeBlock, context: cpu.Context) -> bool:
     alone = cpu.Context(1)
     try:
-        return torch.equal(_outputs(block, context, (ROWS,)), _outputs(block, alone, (*CUTS, ROWS - sum(CUTS))))
+        return torch.equal(_native(block, context, (ROWS,)), _native(block, alone, (*CUTS, ROWS - sum(CUTS))))
     finally:
         alone.close()
 
 
-def _outputs(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> Tensor:
+def _compare(config: BlockConfig, context: cpu.Context) -> None:
+    """Raise UsageError unless a canned block of this form computes to rounding what plain torch computes."""
+    weights = canned(config)
+    found, block = _native(NativeBlock(config, weights), context, (FEW,)), Block(config, weights)
+    expected = _outputs(config, lambda cache: TorchBlocks(config, 0, [block], cache, TILES[0]), (FEW,))
+    if not (found - expected).norm() <= TOLERANCE * expected.norm():
+        raise UsageError(
+            "the compiled kernels compute something else than plain torch for this model's blocks: "
+            f"install shoal-kernels anew, or set {cpu.VARIABLE}=torch to do without them"
+        )
+
+
+def _narrow(config: BlockConfig) -> BlockConfig:
+    """A small block that does all that this one does."""
+    return msgspec.structs.replace(
+        config,
+        hidden_size=min(config.hidden_size, NARROW),
+        intermediate_size=min(config.intermediate_size, NARROW),
+        num_heads=config.num_heads // config.num_kv_heads,
+        num_kv_heads=1,
+        window=min(config.window, FEW // 2),
+    )
+
+
+def _native(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> Tensor:
+    return _outputs(block.config, lambda cache: NativeBlocks(block.config, 0, [block], cache, context), steps)
+
+
+def _outputs(config: BlockConfig, make: Callable[[KVCache], Blocks], steps: Sequence[int]) -> Tensor:
     """Rows through one block, in steps of so many."""
-    config, count = block.config, sum(steps)
+    count = sum(steps)
     cache = KVCache(config.cache_shape, pages_for(count))
     cache.open("probe", ONE, count)
-    runner = NativeBlocks(config, 0, [block], cache, context)
+    runner = make(cache)
     rows, outputs, at = numbers(PROBE_SEED, count, config.hidden_size), [], 0
     for step in steps:
         cache.grow("probe", at + step)
