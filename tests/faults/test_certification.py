@@ -66,7 +66,6 @@ def test_blocks_of_a_form_that_is_not_supported_go_elsewhere(kinds: tuple[BlockC
 
 @needs_kernels
 @pytest.mark.usefixtures("_one_thread")
-@pytest.mark.xfail(strict=True, reason="C1: no column is computed by the compiled kernels", raises=AssertionError)
 def test_certification_sees_the_compiled_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family whose blocks the compiled kernels compute wrongly fails a column of the table."""
     case = next(case for case in CASES if case.model_type == "llama" and not case.name)
@@ -77,9 +76,6 @@ def test_certification_sees_the_compiled_kernels(tmp_path: Path, monkeypatch: py
 
 
 @needs_kernels
-@pytest.mark.xfail(
-    strict=True, reason="C1: the proof at the start asks for equal rows, not right ones", raises=AssertionError
-)
 async def test_a_server_whose_kernels_are_wrong_serves_nothing_wrong(
     swarm_of: SwarmMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

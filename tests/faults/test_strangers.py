@@ -175,7 +175,6 @@ def endings() -> dict[str, str]:
 
 
 @needs_kernels
-@pytest.mark.xfail(strict=True, reason="A2: compiled kernels take sizes as they come", raises=AssertionError)
 @pytest.mark.parametrize("call", CALLS)
 def test_compiled_kernels_check_sizes(endings: dict[str, str], call: str) -> None:
     """Rows, room and threads that cannot be are refused before a compiled kernel divides by them or reads beyond them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from shoal.engine.backends import choose_backend
 from shoal.engine.proof import prove
 from shoal.engine.runner import Runner
+from shoal.errors import UsageError
 from shoal.kv.cache import KVCache
 from shoal.model.families import FAMILIES, model_config
 from shoal.model.kernels import cpu
@@ -225,7 +227,10 @@ def kernels_error(loaded: Loaded) -> float | None:
     backend = choose_backend(config, form, 1)
     checkpoint = open_checkpoint(str(loaded.directory))
     blocks = load_blocks(checkpoint, config, span, form, build=backend.build)
-    backend.prove(blocks, config)
+    try:
+        backend.prove(blocks, config)
+    except UsageError:  # they are not even exact, or right on canned weights
+        return math.inf
     cache = KVCache(config.block.cache_shape, (-(-loaded.granted // 64) + 2) * len(span))
     runner = Runner(span, backend.assemble(config, span, blocks, cache), cache)
     runner.open("one", span, loaded.granted)

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.model.kernels.panels import Panels
+from shoal.model.kernels.panels import PANEL, Panels
 
 ABI = 3
 _LOGGER = logging.getLogger(__name__)
 
 AVX2, AVX512 = 2, 5
 """Instruction sets, by the kernels' numbers."""
+
+MAX_THREADS = 1024
 
 VARIABLE = "SHOAL_KERNELS"
 """Set to `torch` it leaves the compiled kernels alone; `avx2` keeps them from using more than that."""
@@ -191,6 +193,11 @@ def block_pointers(blocks: Sequence[Structure]) -> Array[Any]:
     return (c_void_p * len(blocks))(*map(ctypes.addressof, blocks))
 
 
+def _check_floats(tensor: Tensor, what: str) -> None:
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError(f"{what}: {tensor.dtype} on {tensor.device} is not contiguous fp32 on the CPU")
+
+
 class Context:
     """Threads that compute, and their memory. One call at a time; closing twice is harmless.
 
@@ -200,6 +207,8 @@ class Context:
 
     def __init__(self, threads: int, limit: int | None = None, non_temporal: bool | None = None) -> None:
         self._handle: Any = None
+        if not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"{threads} threads are not from 1 to {MAX_THREADS}")
         found = library()
         if found is None:
             raise RuntimeError("the compiled kernels are not available")
@@ -218,14 +227,28 @@ class Context:
         self.close()
 
     def linear(self, panels: Panels, rows: Tensor, out: Tensor) -> None:
-        """Rows [n, in] in fp32 → rows Wᵀ + b into `out`, contiguous, [n, at least 64 · panels]."""
+        """Rows [n, in] → rows Wᵀ + b into `out`, contiguous in fp32, [at least n, at least 64 · panels].
+
+        Raises ValueError for other shapes.
+        """
         rows = rows.to(torch.float32).contiguous()
+        if rows.ndim != 2 or rows.shape[1] != panels.in_features:
+            raise ValueError(f"rows of shape {list(rows.shape)} are not [n, {panels.in_features}]")
+        room = (rows.shape[0], PANEL * panels.num_panels)
+        _check_floats(out, "the room for a product")
+        if out.ndim != 2 or out.shape[0] < room[0] or out.shape[1] < room[1]:
+            raise ValueError(f"room of shape {list(out.shape)} is less than {list(room)}")
+        if not rows.shape[0]:
+            return
         self._library.shoal_linear(
             self._handle, linear_struct(panels), None, 0.0, rows.data_ptr(), rows.shape[0], out.data_ptr(), out.shape[1]
         )
 
     def read(self, data: Tensor, pieces: int) -> None:
-        """Read a contiguous tensor of floats once, on all threads, every piece as four streams: what no step can beat."""
+        """Read a contiguous tensor in fp32 once, on all threads, every piece as four streams: what no step can beat."""
+        _check_floats(data, "what is read")
+        if pieces < 1:
+            raise ValueError(f"there are no {pieces} pieces")
         self._library.shoal_read(self._handle, data.data_ptr(), data.numel(), pieces)
 
     def step(
@@ -239,8 +262,15 @@ class Context:
     ) -> None:
         """Rows [n, hidden] in fp32, contiguous, through `blocks` (see `block_pointers`), in place.
 
-        What the structs point to is the caller's to keep.
+        What the structs point to is the caller's to keep. Raises ValueError for rows that are not what blocks and parts say.
         """
+        _check_floats(rows, "rows")
+        if rows.ndim != 2 or rows.shape[1] != shape.hidden or rows.shape[0] != sum(part.rows for part in parts):
+            raise ValueError(
+                f"rows of shape {list(rows.shape)} are not those of {len(parts)} parts, {shape.hidden} wide"
+            )
+        if not rows.shape[0] or not len(blocks):
+            return
         both = (AnglesStruct * 2)(*angles, *([AnglesStruct()] * (2 - len(angles))))
         self._library.shoal_step(
             self._handle,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 
@@ -78,3 +79,26 @@ def test_a_context_closes_twice() -> None:
     torch.testing.assert_close(out, rows @ matrix.T)
     context.close()
     context.close()
+
+
+@needs_kernels
+def test_sizes_are_checked_before_the_library_sees_them() -> None:
+    """Rows of another width, room that is too small, tensors that are not what they should be; no rows are no work."""
+    panels = pack(numbers(1, 70, 40))
+    with contextlib.closing(cpu.Context(1)) as context:
+        for rows, out, message in (
+            (numbers(2, 5, 39), torch.empty(5, 128), "not .n, 40."),
+            (numbers(2, 40), torch.empty(5, 128), "not .n, 40."),
+            (numbers(2, 5, 40), torch.empty(4, 128), "less than"),
+            (numbers(2, 5, 40), torch.empty(5, 127), "less than"),
+            (numbers(2, 5, 40), torch.empty(5, 128, dtype=torch.float64), "not contiguous fp32"),
+            (numbers(2, 5, 40), torch.empty(128, 5).T, "not contiguous fp32"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                context.linear(panels, rows, out)
+        context.linear(panels, numbers(2, 0, 40), torch.empty(0, 128))
+        with pytest.raises(ValueError, match="pieces"):
+            context.read(torch.ones(1024), 0)
+    for threads in (0, -1, cpu.MAX_THREADS + 1):
+        with pytest.raises(ValueError, match=f"{threads} threads"):
+            cpu.Context(threads)
