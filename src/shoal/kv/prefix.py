@@ -46,7 +46,6 @@ class Scope(msgspec.Struct, frozen=True):
     numerics: str
     positions: bytes
     granted_tokens: int = 0
-    adapter: str = ""
 
 
 class PrefixHash(NamedTuple):
