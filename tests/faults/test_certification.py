@@ -50,6 +50,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@needs_kernels
 def test_a_field_that_the_kernels_do_not_know_is_not_supported() -> None:
     """A block whose form has a field that the compiled kernels never heard of is not for them."""
     assert native.supports(SMOLLM2)
