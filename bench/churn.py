@@ -18,7 +18,7 @@ import torch
 
 from bench.fault_runs import make_tiny, scene_of
 from bench.report import commit, hardware
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from tests.support.fault_scenario import FaultScenario

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from shoal.client.client_options import SessionOptions
 from shoal.client.completion import GrowingReply
 from shoal.client.decoder import SessionDecoder
-from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel
 from shoal.errors import UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.tokenizer import Tokenizer
 
 TEXT = "The history of the sea begins with rain that fell for longer than anybody can imagine. "

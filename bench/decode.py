@@ -9,6 +9,7 @@ from bench.peers import Transformers
 from bench.report import report
 from shoal.local_cluster import LocalCluster
 from shoal.model.weights.model_source import demo_model_path
+from shoal.server.serve_options import WeightDtype
 
 if TYPE_CHECKING:
     from bench.in_process import InProcessEngine
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 SERVERS = 3
 PAIRS = 5
 THREADS = 1
-DTYPE = "bfloat16"
+DTYPE: WeightDtype = "bfloat16"
 PROMPT = "The history of the sea begins with"
 PREFILL_TOKENS = 512
 MEMORY_BYTES = 1 << 30

@@ -13,13 +13,13 @@ import msgspec
 
 from bench.clientkill import killed_and_resumed
 from shoal.client.client import AsyncClient
+from shoal.client.client_options import SessionOptions
 from shoal.client.completion import GrowingReply
 from shoal.client.decoder import SessionDecoder
-from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.session.session import Session
 from shoal.errors import ShoalError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from tests.support.fault_scenario import DAMAGES, SERVERS_PER_SPAN, FaultScenario
 from tests.support.faults import Faults
 from tests.support.server_cluster import ServerCluster

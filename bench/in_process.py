@@ -13,11 +13,12 @@ from shoal.engine.backends import choose_linears
 from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
 from shoal.engine.proof import prove_ends
 from shoal.model.families import model_config
-from shoal.model.nn.sampling import SamplingParams, sample
+from shoal.model.nn.sampling import sample
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import load_ends, weight_format
 from shoal.protocol.rows import Rows
 from shoal.server.hosting.span_loading import block_bytes, load, open_source
-from shoal.server.server_config import ServerConfig
+from shoal.server.serve_options import ServeOptions, WeightDtype
 from shoal.types import Span
 
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
@@ -26,7 +27,7 @@ GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 class EngineForm(NamedTuple):
     """How weights are kept: see `shoal serve --dtype --quantize --int8-rows` and, for the head, `client.model.HEADS`."""
 
-    dtype: str = "float32"
+    dtype: WeightDtype = "float32"
     head: str = "float32"
     quantize: int | None = None
     int8_rows: bool = False
@@ -36,7 +37,7 @@ class InProcessEngine:
     """All blocks as a server loads them, and both ends as a client does. Blocks while it loads."""
 
     def __init__(self, model: str, form: EngineForm, threads: int, memory_bytes: int) -> None:
-        config = ServerConfig(
+        config = ServeOptions(
             model=model,
             dtype=form.dtype,
             quantize=form.quantize,

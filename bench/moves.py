@@ -21,8 +21,8 @@ from shoal.client.client import AsyncClient
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.errors import ShoalError
 from shoal.server.hosting.rebalancing import JUDGE_S
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 from tests.support.virtual_clock import FastClock
 
@@ -77,7 +77,7 @@ class MoveSetting:
 
     async def join(self) -> Server:
         """One more server, with memory for half of the model."""
-        config = ServerConfig(
+        config = ServeOptions(
             model=str(self._model),
             num_blocks=MOST_BLOCKS,
             peers=tuple(server.ticket for server in self.servers),

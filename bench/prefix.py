@@ -15,7 +15,7 @@ from shoal.client.completion import GrowingReply
 from shoal.client.decoder import SessionDecoder
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.local_cluster import LocalCluster
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.model_source import demo_model_path
 
 SERVERS = 3

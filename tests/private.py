@@ -10,8 +10,8 @@ from pathlib import Path
 
 from shoal.client.client import AsyncClient
 from shoal.clock import SYSTEM_CLOCK
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.membership.credentials import Invite, sign_invite
 from shoal.swarm.membership.owner import Owner
@@ -59,7 +59,7 @@ class PrivateServers:
 
     async def serve(self, stack: contextlib.AsyncExitStack, span: Span, node: str, **private: str) -> Server:
         """One more server, admitted by an invite unless it is the owner's."""
-        config = ServerConfig(
+        config = ServeOptions(
             model=str(self.model),
             blocks=span,
             name=node,

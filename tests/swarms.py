@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shoal.client.client import AsyncClient
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 from tests.support.tiny_models import tiny_llama, tiny_tokenizer
 
@@ -49,7 +49,7 @@ SwarmMaker = Callable[..., contextlib.AbstractAsyncContextManager[Swarm]]
 
 @pytest.fixture
 def swarm_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> SwarmMaker:
-    """`async with swarm_of(Span(0, 3), Span(3, 6)) as swarm`: one server per span; options as for ServerConfig."""
+    """`async with swarm_of(Span(0, 3), Span(3, 6)) as swarm`: one server per span; options as for ServeOptions."""
     monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))  # clients find the model by the name that servers tell
 
     @contextlib.asynccontextmanager
@@ -59,7 +59,7 @@ def swarm_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeyp
             identities = tmp_path_factory.mktemp("identities")
 
             async def join(span: Span) -> Server:
-                config = ServerConfig(
+                config = ServeOptions(
                     **{
                         "model": str(tiny_model),
                         "blocks": span,

@@ -10,12 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.client.async_model import AsyncModel, ConnectOptions, connect_async
+    from shoal.client.async_model import AsyncModel, connect_async
     from shoal.client.chat_session import AsyncChatSession
     from shoal.client.client import AsyncClient
+    from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
     from shoal.client.completion import AsyncCompletionStream, Completion, RouteHop, Timings, Usage
-    from shoal.client.options import SessionOptions
-    from shoal.client.reply_options import ReplyOptions, ReplySettings, SamplingOptions
     from shoal.client.saved_reply import SavedReply, read_saved
     from shoal.client.session.route_state import FailoverEvent
     from shoal.client.session.session import Session
@@ -51,19 +50,18 @@ if TYPE_CHECKING:
         UnsupportedModel,
         UsageError,
     )
-    from shoal.model.nn.sampling import SamplingParams
+    from shoal.model.nn.sampling_params import SamplingParams
     from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
     from shoal.swarm.membership.storage import PrivateSwarm
-    from shoal.swarm.routing.route_planner import RouteOptions
+    from shoal.swarm.routing.route_options import RouteOptions
     from shoal.types import Hop, ModelSpec, Span
 
 _HOMES = {
-    "shoal.client.async_model": ("AsyncModel", "ConnectOptions", "connect_async"),
+    "shoal.client.async_model": ("AsyncModel", "connect_async"),
     "shoal.client.chat_session": ("AsyncChatSession",),
     "shoal.client.client": ("AsyncClient",),
     "shoal.client.completion": ("AsyncCompletionStream", "Completion", "RouteHop", "Timings", "Usage"),
-    "shoal.client.options": ("SessionOptions",),
-    "shoal.client.reply_options": ("ReplyOptions", "ReplySettings", "SamplingOptions"),
+    "shoal.client.client_options": ("ConnectOptions", "ReplyOptions", "SessionOptions"),
     "shoal.client.saved_reply": ("SavedReply", "read_saved"),
     "shoal.client.session.route_state": ("FailoverEvent",),
     "shoal.client.session.session": ("Session",),
@@ -99,10 +97,10 @@ _HOMES = {
         "UnsupportedModel",
         "UsageError",
     ),
-    "shoal.model.nn.sampling": ("SamplingParams",),
+    "shoal.model.nn.sampling_params": ("SamplingParams",),
     "shoal.swarm.discovery.discovery_options": ("Discoveries", "DiscoveryOptions"),
     "shoal.swarm.membership.storage": ("PrivateSwarm",),
-    "shoal.swarm.routing.route_planner": ("RouteOptions",),
+    "shoal.swarm.routing.route_options": ("RouteOptions",),
     "shoal.types": ("Hop", "ModelSpec", "Span"),
 }
 
@@ -143,10 +141,8 @@ __all__ = [
     "RecordError",
     "Refused",
     "ReplyOptions",
-    "ReplySettings",
     "RouteHop",
     "RouteOptions",
-    "SamplingOptions",
     "SamplingParams",
     "SavedReply",
     "ServerFull",

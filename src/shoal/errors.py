@@ -43,7 +43,11 @@ class ShoalError(Exception):
 
 
 class UsageError(ShoalError, ValueError):
-    """A mistake on this side."""
+    """A mistake on this side; `field` names the option that is wrong, if it is one."""
+
+    def __init__(self, message: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ModelNotFound(UsageError):

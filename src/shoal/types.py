@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, NewType
+from typing import Annotated, Literal, NewType
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +33,9 @@ NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
 """Text that a terminal shows as it is: no control characters, no line breaks, nothing that turns the direction of writing."""
 
 PRINTABLE_ASCII = r"^[\x20-\x7e]*\Z"
+
+KvDtype = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+"""How the cache keeps keys and values."""
 
 Block = Annotated[int, Meta(ge=0, le=MAX_BLOCKS)]
 Name = Annotated[str, Meta(max_length=MAX_NAME_CHARS, pattern=NO_CONTROLS)]

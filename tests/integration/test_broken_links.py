@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from shoal.protocol.messages import LinkState

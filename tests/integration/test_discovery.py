@@ -14,8 +14,8 @@ import pytest
 from shoal.client.client import AsyncClient
 from shoal.errors import NetworkError, UsageError
 from shoal.local_cluster import LocalServer
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.libtorrent_session import LibtorrentSession
 from shoal.types import Span
@@ -86,7 +86,7 @@ async def test_a_name_alone_gives_a_route(swarm_of: SwarmMaker, tiny_model: Path
             servers = [
                 await stack.enter_async_context(
                     Server(
-                        ServerConfig(
+                        ServeOptions(
                             model=str(tiny_model),
                             blocks=span,
                             transport="tls",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.errors import Refused
 from shoal.model.families import family
 from shoal.model.kernels import cpu

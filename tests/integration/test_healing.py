@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shoal.client.client import AsyncClient
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.client.session.route_state import LinkStatus, ends_of
 from shoal.client.session.session import Session
 from shoal.engine.proof import numbers

@@ -11,8 +11,8 @@ import torch
 
 from shoal.errors import CheckpointError
 from shoal.server.hosting import span_host
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 from tests.integration.test_healing import ROWS, die, disturbed, server_of, undisturbed
 from tests.support.virtual_clock import FastClock
@@ -30,7 +30,7 @@ def served(servers: list[Server]) -> set[int]:
 def freely(model: Path, *near: Server) -> Server:
     """A server that chooses three blocks, and moves; a minute of its judgement is a second."""
     return Server(
-        ServerConfig(
+        ServeOptions(
             model=str(model),
             num_blocks=3,
             peers=tuple(server.ticket for server in near),
@@ -91,7 +91,7 @@ async def test_blocks_that_cannot_be_loaded(swarm_of: SwarmMaker, monkeypatch: p
     """The server serves again what it served before; when that fails too it says so, and leaves."""
     load, broken = span_host.load, [SECOND]
 
-    def failing(config: ServerConfig, source: object, span: Span, progress: object) -> object:
+    def failing(config: ServeOptions, source: object, span: Span, progress: object) -> object:
         if span in broken:
             raise CheckpointError(f"blocks {span} are damaged")
         return load(config, source, span, progress)  # type: ignore[arg-type]  # passed on as they came
@@ -154,7 +154,7 @@ async def test_who_joins_says_so_before_it_has_loaded(swarm_of: SwarmMaker, tiny
                 loading.set()
                 go_on.wait(10.0)
 
-        config = ServerConfig(model=str(tiny_model), num_blocks=3, peers=(swarm.ticket,), transport="tls")
+        config = ServeOptions(model=str(tiny_model), num_blocks=3, peers=(swarm.ticket,), transport="tls")
         joiner = Server(config, progress)
         starting = asyncio.ensure_future(joiner.__aenter__())
         try:

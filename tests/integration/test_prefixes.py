@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from shoal.client.client import AsyncClient
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.engine.proof import numbers
 from shoal.types import Span
 from tests.swarms import NUM_BLOCKS, Swarm, SwarmMaker

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from shoal.client.async_model import AsyncModel
+from shoal.client.client_options import SessionOptions
 from shoal.client.completion import AsyncCompletionStream, Completion
-from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.saved_reply import SavedReply, read_saved, write_saved
 from shoal.errors import FingerprintMismatch, NoRoute, SessionFenced, UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
 

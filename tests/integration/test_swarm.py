@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from shoal.client.client import AsyncClient
+from shoal.client.client_options import SessionOptions
 from shoal.client.completion import GrowingReply
 from shoal.client.decoder import SessionDecoder
-from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.engine.proof import numbers
 from shoal.errors import GrantExceeded, NoRoute, ServerFull, UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.server.server import Server
 from shoal.types import Span
 from tests.swarms import NUM_BLOCKS, Swarm, SwarmMaker, until

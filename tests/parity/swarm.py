@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from shoal.client.client import AsyncClient
+from shoal.client.client_options import SessionOptions
 from shoal.client.completion import GrowingReply
 from shoal.client.decoder import SessionDecoder
-from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel, open_model
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 
 NEAR_TIE = 1e-3
@@ -25,7 +25,7 @@ async def swarm(model: str, *spans: Span, max_session_tokens: int = 512) -> Asyn
     async with contextlib.AsyncExitStack() as stack:
         tickets: tuple[str, ...] = ()
         for span in spans:
-            config = ServerConfig(
+            config = ServeOptions(
                 model=model,
                 blocks=span,
                 peers=tickets[:1],

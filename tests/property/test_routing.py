@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from shoal.errors import NoRoute
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import CLIENT, RoundTrips
-from shoal.swarm.routing.route_planner import RouteOptions, estimate_route, plan_route
+from shoal.swarm.routing.route_options import RouteOptions
+from shoal.swarm.routing.route_planner import estimate_route, plan_route
 from shoal.types import Hop, ModelSpec, PeerId, Route, Span
 
 MODEL = ModelSpec("tiny", "f" * 32, 6, 48)

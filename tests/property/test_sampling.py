@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.model.nn.sampling import SamplingParams, candidates, sample
+from shoal.model.nn.sampling import candidates, sample
+from shoal.model.nn.sampling_params import SamplingParams
 
 values = st.one_of(st.floats(-20, 20, width=32), st.sampled_from([0.0, 1.0, -1.0, 3e38, -3e38]))
 logit_lists = st.lists(values, min_size=1, max_size=60)

@@ -22,11 +22,11 @@ from tests.support.link_plan import EmulatedLink
 
 
 async def _serve(options: dict[str, Any]) -> None:
+    from shoal.server.serve_options import ServeOptions
     from shoal.server.server import Server
-    from shoal.server.server_config import ServerConfig
 
     blocks = Span.parse(options.pop("blocks"))
-    config = ServerConfig(**{**options, "blocks": blocks, "peers": tuple(options.get("peers", ()))})
+    config = ServeOptions(**{**options, "blocks": blocks, "peers": tuple(options.get("peers", ()))})
     faults = Faults()
     orders: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     _read_orders(orders)

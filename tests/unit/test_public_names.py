@@ -15,7 +15,7 @@ PUBLIC = {
     *("connect", "connect_async", "Model", "AsyncModel", "AsyncClient"),
     *("Completion", "CompletionStream", "AsyncCompletionStream", "ChatSession", "AsyncChatSession"),
     *("RouteHop", "Timings", "Usage", "FailoverEvent", "StepTrace", "HopTime"),
-    *("ConnectOptions", "ReplyOptions", "ReplySettings", "SamplingOptions", "SamplingParams", "SessionOptions"),
+    *("ConnectOptions", "ReplyOptions", "SamplingParams", "SessionOptions"),
     *("RouteOptions", "Discoveries", "DiscoveryOptions", "PrivateSwarm", "SavedReply", "read_saved"),
     *("Hop", "ModelSpec", "Session", "Span"),
 }
@@ -43,8 +43,8 @@ async def asynchronous(ticket: str) -> tuple[int, ...]:
 """
 WRONG = """
 import shoal
-shoal.connect(peers=[]).generate("x", max_tokens="many")
-shoal.connect(tickets=[])
+shoal.connect(peers=[]).generate(1.5)
+shoal.SessionOptions(redundancy="two")
 """
 
 
@@ -74,7 +74,7 @@ def test_importing_it_loads_nothing() -> None:
 
 
 def test_the_package_is_typed(tmp_path: Path) -> None:
-    """Programs that use it are checked: right ones pass, wrong options do not."""
+    """Programs that use it are checked: right ones pass, wrong arguments do not."""
     assert Path(shoal.__file__).with_name("py.typed").is_file()
 
     def checked(text: str) -> subprocess.CompletedProcess[str]:
@@ -85,5 +85,5 @@ def test_the_package_is_typed(tmp_path: Path) -> None:
 
     right, wrong = checked(SNIPPET), checked(WRONG)
     assert right.returncode == 0, right.stdout + right.stderr
-    assert "max_tokens" in wrong.stdout
-    assert "tickets" in wrong.stdout
+    assert "generate" in wrong.stdout
+    assert "redundancy" in wrong.stdout

@@ -6,66 +6,53 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from shoal.cli import discovery_flags as discovery
-from shoal.cli import sampling_flags as options
-from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private, report
+from shoal.cli.connecting import ModelSource, connected
+from shoal.cli.discovery_flags import Yes, client_discoveries
+from shoal.cli.option_flags import with_option_flags
+from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private, report
+from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
+from shoal.model.nn.sampling_params import SamplingParams
+from shoal.swarm.discovery.discovery_options import DiscoveryOptions
+from shoal.swarm.routing.route_options import RouteOptions
 
 if TYPE_CHECKING:
     from shoal.client.sync import CompletionStream
 
+TALK = SamplingParams(max_tokens=512, temperature=0.7, top_p=0.95)
 
+
+@with_option_flags("dht_port", "hello_port")
 def chat(
-    peers: Peers = None,
+    connection: ConnectOptions = ConnectOptions(),
+    sampling: SamplingParams = TALK,
+    session: SessionOptions = SessionOptions(),
+    route: RouteOptions = RouteOptions(),
+    discovery: DiscoveryOptions = DiscoveryOptions(),
+    *,
+    model: ModelSource = None,
     swarm: SwarmName = "",
     invite: Invite = "",
-    model: Annotated[
-        str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
-    ] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     context: Annotated[int, typer.Option(help="Tokens that the conversation may have.")] = 4096,
-    max_tokens: options.MaxTokens = 512,
-    temperature: options.Temperature = 0.7,
-    top_p: options.TopP = 0.95,
-    seed: options.Seed = None,
-    lan: discovery.Lan = False,
-    public: discovery.Public = False,
-    swarm_name: discovery.SwarmName = None,
-    dht_node: discovery.DhtNodes = None,
-    relay: discovery.Relay = None,
-    interface: discovery.Interface = "0.0.0.0",
-    yes: discovery.Yes = False,
-    transport: Transport = None,
-    head: Head = "float32",
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Chat with a model. The session stays open between turns. Ctrl-C ends a reply, Ctrl-D the chat."""
-    from shoal.client.sync import connect
-
-    chosen = options.sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    found = discovery.client_discoveries(
-        model=model,
-        lan=lan,
-        public=public,
-        swarm_name=swarm_name,
-        dht_nodes=dht_node,
-        relay=relay,
-        interface=interface,
-        yes=yes,
-    )
+    found = client_discoveries(model, discovery, yes)
+    asked = msgspec.structs.replace(session, route=route)
     with (
-        connect(
-            model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found, head=head
-        ) as remote,
-        remote.chat(system, max_tokens=context) as talk,
+        connected(model, connection, private(swarm, invite), found) as remote,
+        remote.chat(system, max_tokens=context, options=asked) as talk,
     ):
         if not as_json:
             console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
         while (line := _ask(as_json)) is not None:
             if line.strip():
-                _turn(talk.stream, line, chosen, as_json)
+                _turn(talk.stream, line, msgspec.structs.asdict(sampling), as_json)
 
 
 def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli import sampling_flags as options
 from shoal.cli.output import AsJson, Transport, console, print_json
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ PROMPT = "Explain in a short paragraph why fish swim in schools."
 def demo(
     servers: Annotated[int, typer.Option(help="How many servers share the model's blocks.", min=1, max=30)] = 3,
     prompt: Annotated[str, typer.Option(help="What to ask.")] = PROMPT,
-    max_tokens: options.MaxTokens = 96,
+    max_tokens: Annotated[int, typer.Option(help="The longest reply, in tokens.", min=1)] = 96,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
     threads: Annotated[int, typer.Option(help="Compute threads of each server.")] = 1,
     transport: Transport = None,

@@ -11,43 +11,15 @@ from shoal.cli.output import console
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.libtorrent_session import PUBLIC_BOOTSTRAP
 
-Lan = Annotated[bool, typer.Option("--lan", help="Find members in the local network (mDNS).")]
-Public = Annotated[bool, typer.Option("--public", help="Find members anywhere (BitTorrent DHT); asks first.")]
-SwarmName = Annotated[
-    str | None, typer.Option(help="With --public: the swarm's name; default: the model's fingerprint.")
-]
-DhtNodes = Annotated[
-    list[str] | None, typer.Option("--dht-node", help="HOST:PORT of a DHT of your own, instead of the public one.")
-]
-Relay = Annotated[str | None, typer.Option(help="iroh relay to use, a URL, or none.")]
-Interface = Annotated[str, typer.Option(help="Address of this machine that discovery uses; default: all.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before joining a public swarm.")]
 
 
-def client_discoveries(
-    *,
-    model: str | None,
-    lan: bool,
-    public: bool,
-    swarm_name: str | None,
-    dht_nodes: list[str] | None,
-    relay: str | None,
-    interface: str,
-    yes: bool,
-) -> Discoveries | None:
+def client_discoveries(model: str | None, options: DiscoveryOptions, yes: bool) -> Discoveries | None:
     """The discoveries of a client command, after the user agreed; None when none were asked for.
 
     `model` gives the fingerprint, where it lies on this machine or on the hub. Raises UsageError when a public swarm
     has neither a name nor a model, typer.Abort when the user does not agree.
     """
-    options = DiscoveryOptions(
-        lan=lan,
-        public=public,
-        swarm_name=swarm_name,
-        dht_nodes=tuple(dht_nodes or ()),
-        relay=relay,
-        interface=interface,
-    )
     if not options.wanted:
         return None
     agree(options, yes, serving=False)

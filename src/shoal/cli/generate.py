@@ -6,79 +6,48 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from shoal.cli import discovery_flags as discovery
-from shoal.cli import sampling_flags as options
-from shoal.cli.output import AsJson, Head, Invite, Peers, SwarmName, Transport, console, print_json, private
+from shoal.cli.connecting import ModelSource, connected
+from shoal.cli.discovery_flags import Yes, client_discoveries
+from shoal.cli.option_flags import with_option_flags
+from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
+from shoal.model.nn.sampling_params import SamplingParams
+from shoal.swarm.discovery.discovery_options import DiscoveryOptions
+from shoal.swarm.routing.route_options import RouteOptions
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
     from shoal.client.sync import CompletionStream
 
+ANSWER = ReplyOptions(raw=False)
 
+
+@with_option_flags("dht_port", "hello_port")
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    peers: Peers = None,
+    connection: ConnectOptions = ConnectOptions(),
+    reply: ReplyOptions = ANSWER,
+    sampling: SamplingParams = SamplingParams(),
+    session: SessionOptions = SessionOptions(),
+    route: RouteOptions = RouteOptions(),
+    discovery: DiscoveryOptions = DiscoveryOptions(),
+    *,
+    model: ModelSource = None,
     swarm: SwarmName = "",
     invite: Invite = "",
-    model: Annotated[
-        str | None, typer.Option(help="Hub id, directory or GGUF file; default: what the swarm serves.")
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text; no chat template.")] = False,
-    max_tokens: options.MaxTokens = 256,
-    temperature: options.Temperature = 0.0,
-    top_k: options.TopK = 0,
-    top_p: options.TopP = 1.0,
-    min_p: options.MinP = 0.0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    lan: discovery.Lan = False,
-    public: discovery.Public = False,
-    swarm_name: discovery.SwarmName = None,
-    dht_node: discovery.DhtNodes = None,
-    relay: discovery.Relay = None,
-    interface: discovery.Interface = "0.0.0.0",
-    yes: discovery.Yes = False,
-    save: Annotated[
-        Path | None, typer.Option(help="Keep the reply in this file as it grows: `shoal resume` goes on with it.")
-    ] = None,
-    keep: Annotated[
-        float, typer.Option(help="Seconds for which servers are asked to hold a saved reply's session.")
-    ] = 300,
-    transport: Transport = None,
-    head: Head = "float32",
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate a reply through the swarm and stream it."""
-    from shoal.client.sync import connect
-
-    chosen = options.sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-    )
-    found = discovery.client_discoveries(
-        model=model,
-        lan=lan,
-        public=public,
-        swarm_name=swarm_name,
-        dht_nodes=dht_node,
-        relay=relay,
-        interface=interface,
-        yes=yes,
-    )
+    found = client_discoveries(model, discovery, yes)
     text = sys.stdin.read() if prompt == "-" else prompt
-    with connect(
-        model, peers=peers or (), invite=private(swarm, invite), transport=transport, discoveries=found, head=head
-    ) as remote:
-        print_reply(remote.stream(text, raw=raw, save=save, keep_s=keep, **chosen), save, as_json)
+    asked = {**msgspec.structs.asdict(reply), **msgspec.structs.asdict(sampling)}
+    asked["options"] = msgspec.structs.replace(session, route=route)
+    with connected(model, connection, private(swarm, invite), found) as remote:
+        print_reply(remote.stream(text, **asked), reply.save, as_json)
 
 
 def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> None:

@@ -5,29 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.generate import print_reply
-from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, private
+from shoal.cli.option_flags import with_option_flags
+from shoal.cli.output import AsJson, Invite, SwarmName, private
+from shoal.client.client_options import ConnectOptions
 
 
+@with_option_flags()
 def resume(
     file: Annotated[Path, typer.Argument(help="What `shoal generate --save` has kept.")],
-    peers: Peers = None,
+    connection: ConnectOptions = ConnectOptions(),
+    *,
+    model: ModelSource = None,
     swarm: SwarmName = "",
     invite: Invite = "",
-    model: Annotated[
-        str | None, typer.Option(help="Hub id, directory or GGUF file; default: as when the reply was begun.")
-    ] = None,
-    transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a reply from its file: from what the servers still hold, else from its tokens. The file is kept up to date."""
     from shoal.client.saved_reply import read_saved
-    from shoal.client.sync import connect
 
     saved = read_saved(file)
     joined = private(swarm, invite)
-    ways = peers or (() if joined is not None else saved.ways)
-    with connect(model or saved.source or None, peers=ways, invite=joined, transport=transport) as remote:
+    if not connection.peers and joined is None:
+        connection = msgspec.structs.replace(connection, peers=tuple(saved.ways))
+    with connected(model or saved.source or None, connection, joined) as remote:
         print_reply(remote.resume(saved, file), file, as_json)

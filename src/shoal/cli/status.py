@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from shoal.cli import discovery_flags as discovery
-from shoal.cli.output import AsJson, Invite, Peers, SwarmName, Transport, console, print_json, private
+from shoal.cli.connecting import ModelSource
+from shoal.cli.discovery_flags import Yes, client_discoveries
+from shoal.cli.option_flags import with_option_flags
+from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.client.client_options import ConnectOptions
+from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.types import Span, missing_spans
 
 if TYPE_CHECKING:
     from shoal.client.client import AsyncClient, ServerStatus
 
 
+@with_option_flags("dht_port", "hello_port", "head")
 def status(
-    peers: Peers = None,
+    connection: ConnectOptions = ConnectOptions(),
+    discovery: DiscoveryOptions = DiscoveryOptions(),
+    *,
+    model: ModelSource = None,
     swarm: SwarmName = "",
     invite: Invite = "",
-    model: Annotated[
-        str | None, typer.Option(help="With --public: the checkpoint whose swarm to find; hub id, directory or GGUF.")
-    ] = None,
-    lan: discovery.Lan = False,
-    public: discovery.Public = False,
-    swarm_name: discovery.SwarmName = None,
-    dht_node: discovery.DhtNodes = None,
-    relay: discovery.Relay = None,
-    interface: discovery.Interface = "0.0.0.0",
-    yes: discovery.Yes = False,
-    transport: Transport = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """List the servers of a swarm, their blocks and load, and the blocks that are missing."""
     from shoal.client.client import AsyncClient
 
-    found = discovery.client_discoveries(
-        model=model,
-        lan=lan,
-        public=public,
-        swarm_name=swarm_name,
-        dht_nodes=dht_node,
-        relay=relay,
-        interface=interface,
-        yes=yes,
-    )
+    found = client_discoveries(model, discovery, yes)
     joined = private(swarm, invite)
-    servers = asyncio.run(_ask(AsyncClient(peers or (), invite=joined, only=transport, discoveries=found)))
+    servers = asyncio.run(
+        _ask(AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found))
+    )
     models = _by_model(servers)
     if as_json:
         print_json({"models": models})

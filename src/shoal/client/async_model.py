@@ -7,26 +7,27 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict, Unpack
+from typing import Any
 
 import msgspec
 
 from shoal.client.chat_session import AsyncChatSession
-from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.client import AsyncClient
+from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions, connect_options, reply_options, session_options
 from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
 from shoal.client.decoder import SessionDecoder
-from shoal.client.options import SessionOptions
-from shoal.client.remote_model import HEADS, RemoteModel, head_form, open_model
+from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply_file import ReplyFile
-from shoal.client.reply_options import ReplyOptions, ReplySettings, reply_settings
 from shoal.client.saved_reply import SavedReply, take_up
 from shoal.client.session.session import Session
 from shoal.errors import FingerprintMismatch, UsageError
-from shoal.swarm.discovery.discovery_options import Discoveries
-from shoal.swarm.membership.storage import PrivateSwarm
+from shoal.options import split
+from shoal.swarm.routing.route_options import RouteOptions
 
 CONTEXT_TOKENS = 4096
 """How many tokens a conversation may have by default."""
+
+DEFAULTS = SessionOptions()
 
 Opening = Callable[[], Awaitable[tuple[Session, list[int]]]]
 """Opens a reply's session; also the tokens whose rows it holds already."""
@@ -35,31 +36,35 @@ Opening = Callable[[], Awaitable[tuple[Session, list[int]]]]
 class AsyncModel:
     """A model of a swarm, made by `connect_async`. Close it, or use `async with`: that ends what is still open."""
 
-    def __init__(self, remote: RemoteModel) -> None:
+    def __init__(self, remote: RemoteModel, options: SessionOptions = DEFAULTS) -> None:
         self.remote = remote
+        self._options = options
         self._streams: set[AsyncCompletionStream] = set()
         self._chats: list[AsyncChatSession] = []
         self._closed = False
 
-    async def generate(self, prompt: str | Sequence[int], **options: Unpack[ReplyOptions]) -> Completion:
+    async def generate(self, prompt: str | Sequence[int], **options: Any) -> Completion:
         """The whole reply; raises what `stream` and reading it raise."""
         return await self.stream(prompt, **options).finish()
 
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[ReplyOptions]) -> AsyncCompletionStream:
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> AsyncCompletionStream:
         """Stream the continuation of a text or of token ids, or (`raw=False`) the answer to a text.
 
-        See `ReplySettings` and `SamplingParams` for the options. Raises UsageError for a prompt or an option that makes no
-        sense. Reading raises what a session raises, and SessionFenced when another process goes on with a saved reply.
+        The keywords are the fields of `ReplyOptions`, `SamplingParams`, `SessionOptions` and `RouteOptions`. Raises
+        UsageError for a prompt or an option that makes no sense. Reading raises what a session raises, and
+        SessionFenced when another process goes on with a saved reply.
         """
         self._check_open()
-        settings, params = reply_settings(options)
-        reply = GrowingReply(self._tokens(prompt, settings.raw), params)
-        asked = self._session_options(settings, len(reply.prompt_ids) + params.max_tokens)
+        asked, params, session = reply_options(options, self._options)
+        reply = GrowingReply(self._tokens(prompt, asked.raw), params)
+        room = self._with_room(session, len(reply.prompt_ids) + params.max_tokens)
+        if asked.save is not None:
+            room = msgspec.structs.replace(room, keep_s=asked.keep_s)
 
         async def opening() -> tuple[Session, list[int]]:
-            return await self.remote.client.open_session(self.remote.spec, asked, settings.wait_s), []
+            return await self.remote.client.open_session(self.remote.spec, room, asked.wait_s), []
 
-        return self._stream(reply, settings.save, opening)
+        return self._stream(reply, asked.save, opening)
 
     def resume(
         self, saved: SavedReply, save: str | os.PathLike[str] | None = None, *, wait_s: float = ROUTE_WAIT_S
@@ -94,12 +99,16 @@ class AsyncModel:
         max_tokens: int = CONTEXT_TOKENS,
         wait_s: float = ROUTE_WAIT_S,
         options: SessionOptions | None = None,
+        **session: Any,
     ) -> AsyncChatSession:
-        """A conversation of up to `max_tokens` tokens in one session; raises what opening a session raises."""
+        """A conversation of up to `max_tokens` tokens in one session; raises what opening a session raises.
+
+        The other keywords are the fields of `SessionOptions` and `RouteOptions`.
+        """
         self._check_open()
-        asked = self._session_options(ReplySettings(options=options or SessionOptions()), max_tokens)
-        session = await self.remote.client.open_session(self.remote.spec, asked, wait_s)
-        self._chats.append(AsyncChatSession(self.remote, session, system))
+        asked = session_options(options or self._options, *split(session, SessionOptions, RouteOptions))
+        opened = await self.remote.client.open_session(self.remote.spec, self._with_room(asked, max_tokens), wait_s)
+        self._chats.append(AsyncChatSession(self.remote, opened, system))
         return self._chats[-1]
 
     def _check_open(self) -> None:
@@ -120,10 +129,8 @@ class AsyncModel:
             raise UsageError("a prompt is a text, or with raw=True a sequence of token ids")
         return token_ids
 
-    def _session_options(self, settings: ReplySettings, num_tokens: int) -> SessionOptions:
-        room = self.remote.session_options(num_tokens).max_tokens
-        asked = msgspec.structs.replace(settings.options, max_tokens=room)
-        return asked if settings.save is None else msgspec.structs.replace(asked, keep_s=settings.keep_s)
+    def _with_room(self, asked: SessionOptions, num_tokens: int) -> SessionOptions:
+        return msgspec.structs.replace(asked, max_tokens=self.remote.session_options(num_tokens).max_tokens)
 
     def _stream(self, reply: GrowingReply, path: Path | None, opening: Opening) -> AsyncCompletionStream:
         return AsyncCompletionStream(reply, self._made(reply, path, opening), self._streams)
@@ -163,49 +170,18 @@ class AsyncModel:
         await self.aclose()
 
 
-class ConnectOptions(TypedDict, total=False):
-    """How a swarm is joined, and how its model is kept here.
-
-    `peers`: tickets of members. `invite`: for a private swarm, an invite, or a PrivateSwarm by the name under which it is kept.
-    `transport`: only this one, "tls" or "iroh". `discoveries`: how to find members without a ticket. `wait_s`: how long to wait
-    for a first server of the model. `head`: how embedding and head are kept, "float32", "bfloat16" or "int8".
-    """
-
-    peers: Sequence[str]
-    invite: str | PrivateSwarm | None
-    transport: str | None
-    discoveries: Discoveries | None
-    wait_s: float
-    head: str
-
-
-async def connect_async(model: str | None = None, **options: Unpack[ConnectOptions]) -> AsyncModel:
+async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     """Join a swarm and open a model: a hub id, a directory, a GGUF file, or (None) the one that the swarm serves.
 
+    The keywords are the fields of `ConnectOptions`, and of `SessionOptions` and `RouteOptions` for all replies of the model.
     Raises UsageError for an option that makes no sense, or without tickets, invite or discoveries, NetworkError when no member
     answers, and what `open_model` raises.
     """
-    _check_options(options)
-    client = AsyncClient(
-        options.get("peers", ()),
-        invite=options.get("invite"),
-        only=options.get("transport"),
-        discoveries=options.get("discoveries"),
-    )
+    asked, session = connect_options(options)
+    client = AsyncClient(asked.peers, invite=asked.invite, only=asked.transport, discoveries=asked.discoveries)
     await client.__aenter__()
     try:
-        remote = await open_model(client, model, options.get("wait_s", ROUTE_WAIT_S), options.get("head", HEADS[0]))
-        return AsyncModel(remote)
+        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head), session)
     except BaseException:
         await client.close()
         raise
-
-
-def _check_options(options: ConnectOptions) -> None:
-    for name in options:
-        if name not in ConnectOptions.__annotations__:
-            known = ", ".join(sorted(ConnectOptions.__annotations__))
-            raise UsageError(f"there is no option {name}: choose of {known}")
-    if isinstance(options.get("peers"), str):
-        raise UsageError("peers is a list of tickets, not one string")
-    head_form(options.get("head", HEADS[0]))  # before anything is contacted

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Unpack
+from typing import Any
 
 from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
 from shoal.client.decoder import SessionDecoder
 from shoal.client.remote_model import RemoteModel
-from shoal.client.reply_options import SamplingOptions, sampling_params
 from shoal.client.session.session import Session
 from shoal.errors import UsageError
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.chat_template import Message
 
 
@@ -37,17 +37,17 @@ class AsyncChatSession:
         """What was said, by whom."""
         return self._messages
 
-    async def say(self, text: str, **sampling: Unpack[SamplingOptions]) -> Completion:
+    async def say(self, text: str, **sampling: Any) -> Completion:
         """Say something and get the whole answer; raises what a session raises, and UsageError where the template refuses."""
         async with self._saying:
             return await self.stream(text, **sampling).finish()
 
-    def stream(self, text: str, **sampling: Unpack[SamplingOptions]) -> AsyncCompletionStream:
+    def stream(self, text: str, **sampling: Any) -> AsyncCompletionStream:
         """Say something and stream the answer. One that is left early never was said."""
         if self._closed:
             raise UsageError("the conversation is closed")
         asked: tuple[Message, ...] = (*self._messages, {"role": "user", "content": text})
-        reply = GrowingReply(self._model.tokenizer.encode_chat(asked), sampling_params(sampling))
+        reply = GrowingReply(self._model.tokenizer.encode_chat(asked), SamplingParams.of(sampling))
         return AsyncCompletionStream(reply, self._turn(reply, asked), self._opened)
 
     async def _turn(self, reply: GrowingReply, asked: tuple[Message, ...]) -> AsyncGenerator[str, None]:

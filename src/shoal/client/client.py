@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
 from shoal.clock import SYSTEM_CLOCK, Clock
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
-
-ROUTE_WAIT_S = 10.0
-"""How long a client waits by default for a route to exist."""
 
 
 class ServerStatus(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from shoal.client.session.route_state import FailoverEvent
 from shoal.client.session.session import Session
 from shoal.client.step_trace import StepTrace
 from shoal.errors import UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.types import PeerId, Span
 
 SHOWN_CHARACTERS = 60

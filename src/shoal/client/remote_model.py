@@ -12,16 +12,17 @@ from typing import TypeVar
 
 import torch
 
-from shoal.client.client import ROUTE_WAIT_S, AsyncClient
+from shoal.client.client import AsyncClient
+from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions
 from shoal.client.head import BatchedHead
-from shoal.client.options import SessionOptions
 from shoal.engine.backends import choose_linears
 from shoal.engine.proof import prove_ends
 from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError, UsageError
 from shoal.model.families import model_config
 from shoal.model.kernels.native_linear import NativeLinear
 from shoal.model.nn.block import EmbeddingAndHead, ModelConfig
-from shoal.model.nn.sampling import SamplingParams, sample
+from shoal.model.nn.sampling import sample
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import WeightFormat, load_ends, weight_format
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint

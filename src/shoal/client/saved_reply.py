@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.client.session.hop_client import SessionCredentials
 from shoal.errors import SessionFenced, UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.protocol.messages import Numerics
 from shoal.swarm.directory.records import SignedRecord, parse_record
 from shoal.swarm.discovery.ticket import Ticket

@@ -10,16 +10,14 @@ import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Unpack
+from typing import Any
 
-from shoal.client.async_model import CONTEXT_TOKENS, AsyncModel, ConnectOptions, connect_async
+from shoal.client.async_model import CONTEXT_TOKENS, AsyncModel, connect_async
 from shoal.client.chat_session import AsyncChatSession
-from shoal.client.client import ROUTE_WAIT_S
+from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions
 from shoal.client.completion import AsyncCompletionStream, Completion, CompletionFields
 from shoal.client.loop_thread import CLOSE_S, REACTS_S, LoopThread
-from shoal.client.options import SessionOptions
 from shoal.client.remote_model import RemoteModel
-from shoal.client.reply_options import ReplyOptions, SamplingOptions
 from shoal.client.saved_reply import SavedReply
 from shoal.errors import ShoalError
 from shoal.model.weights.chat_template import Message
@@ -41,11 +39,11 @@ class Model:
         """Its embedding, head and tokenizer."""
         return self._model.remote
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[ReplyOptions]) -> Completion:
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Completion:
         """See `AsyncModel.generate`. No token waits until this thread has seen the one before."""
         return self._loop.run(self._model.generate(prompt, **options))
 
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[ReplyOptions]) -> CompletionStream:
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> CompletionStream:
         """See `AsyncModel.stream`."""
         return CompletionStream(self, self._loop, self._model.stream(prompt, **options))
 
@@ -62,9 +60,10 @@ class Model:
         max_tokens: int = CONTEXT_TOKENS,
         wait_s: float = ROUTE_WAIT_S,
         options: SessionOptions | None = None,
+        **session: Any,
     ) -> ChatSession:
         """See `AsyncModel.chat`."""
-        talk = self._model.chat(system, max_tokens=max_tokens, wait_s=wait_s, options=options)
+        talk = self._model.chat(system, max_tokens=max_tokens, wait_s=wait_s, options=options, **session)
         return ChatSession(self, self._loop, self._loop.run(talk))
 
     def close(self) -> None:
@@ -132,11 +131,11 @@ class ChatSession:
         """What was said, by whom."""
         return self._session.messages
 
-    def say(self, text: str, **sampling: Unpack[SamplingOptions]) -> Completion:
+    def say(self, text: str, **sampling: Any) -> Completion:
         """See `AsyncChatSession.say`."""
         return self._loop.run(self._session.say(text, **sampling))
 
-    def stream(self, text: str, **sampling: Unpack[SamplingOptions]) -> CompletionStream:
+    def stream(self, text: str, **sampling: Any) -> CompletionStream:
         """See `AsyncChatSession.stream`."""
         return CompletionStream(self._model, self._loop, self._session.stream(text, **sampling))
 
@@ -154,7 +153,7 @@ class ChatSession:
         self.close()
 
 
-def connect(model: str | None = None, **options: Unpack[ConnectOptions]) -> Model:
+def connect(model: str | None = None, **options: Any) -> Model:
     """See `connect_async`, whose options these are."""
     loop = LoopThread()
     try:

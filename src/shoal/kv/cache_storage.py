@@ -15,13 +15,14 @@ where rint rounds halves to even. What was never written, and what lies beyond h
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from shoal.kv.pages import PAGE_TOKENS
+from shoal.types import KvDtype
 
 HALF_TOKENS = PAGE_TOKENS // 2
 SCALE_BYTES = 4
@@ -29,7 +30,7 @@ NO_CODES = 0x88
 """Two 4-bit codes of 0, which is stored as 8."""
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KV_DTYPES = (*FLOATS, "int8", "int4")
+KV_DTYPES: tuple[str, ...] = get_args(KvDtype)
 
 
 def read_dtype(dtype: str) -> torch.dtype:

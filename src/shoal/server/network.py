@@ -12,7 +12,7 @@ from shoal.clock import Clock
 from shoal.server.channel_dispatcher import ChannelDispatcher
 from shoal.server.gossip import Gossip, Notice
 from shoal.server.hosting.peer_latency import PeerLatency
-from shoal.server.server_config import ServerConfig
+from shoal.server.serve_options import ServeOptions
 from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord, sign_record
@@ -40,7 +40,7 @@ class NodeCredentials(NamedTuple):
     member: Member | None
 
 
-def node_credentials(config: ServerConfig, clock: Clock) -> NodeCredentials:
+def node_credentials(config: ServeOptions, clock: Clock) -> NodeCredentials:
     """Those of the identity file or of the private swarm; a fresh key without either. Raises UsageError."""
     kept = Identity.load(config.identity) if config.identity else None
     if config.private is not None:
@@ -50,7 +50,7 @@ def node_credentials(config: ServerConfig, clock: Clock) -> NodeCredentials:
 
 
 async def open_transports(
-    config: ServerConfig, credentials: NodeCredentials, wrap: Wrap | None, stack: contextlib.AsyncExitStack
+    config: ServeOptions, credentials: NodeCredentials, wrap: Wrap | None, stack: contextlib.AsyncExitStack
 ) -> Sequence[Transport]:
     """The node's transports, inside the private swarm if it is one; `stack` closes them. Raises what membership raises."""
     identity, member = credentials
@@ -72,7 +72,7 @@ class Network:
 
     def __init__(
         self,
-        config: ServerConfig,
+        config: ServeOptions,
         credentials: NodeCredentials,
         transports: Sequence[Transport],
         fingerprint: str,

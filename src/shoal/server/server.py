@@ -16,7 +16,7 @@ from shoal.server.hosting.span_host import Progress, SpanHost
 from shoal.server.hosting.span_loading import choose_blocks, open_source
 from shoal.server.ledger import Ledger
 from shoal.server.network import Network, Wrap, node_credentials, open_transports
-from shoal.server.server_config import ServerConfig
+from shoal.server.serve_options import ServeOptions
 from shoal.server.sessions.hop_session import SessionTable
 from shoal.server.sessions.session_service import DRAIN_S
 from shoal.swarm.directory.directory import Directory
@@ -41,7 +41,7 @@ class Server:
 
     def __init__(
         self,
-        config: ServerConfig,
+        config: ServeOptions,
         progress: Progress | None = None,
         clock: Clock = SYSTEM_CLOCK,
         wrap: Wrap | None = None,

@@ -10,7 +10,7 @@ import pytest
 
 from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply, Timings, Usage
 from shoal.errors import UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 
 Opened = set[AsyncCompletionStream]
 

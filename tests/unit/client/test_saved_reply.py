@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.client.saved_reply import (
     CLAIM_S,
     MAX_FILE_BYTES,
@@ -24,7 +24,7 @@ from shoal.client.saved_reply import (
 )
 from shoal.client.session.hop_client import SessionCredentials
 from shoal.errors import RecordError, SessionFenced, UsageError
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.protocol.messages import Numerics
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity

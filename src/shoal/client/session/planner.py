@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.protocol.row_codec import row_bytes
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.routing.hop_costs import RoundTrips

@@ -9,7 +9,8 @@ import msgspec
 from shoal.errors import NoRoute
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import RoundTrips
-from shoal.swarm.routing.route_planner import RouteOptions, plan_route
+from shoal.swarm.routing.route_options import RouteOptions
+from shoal.swarm.routing.route_planner import plan_route
 from shoal.types import Hop, Span
 
 

@@ -5,68 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shoal.errors import PeerError, UsageError
+from shoal.errors import PeerError
+from shoal.model.nn.sampling_params import SamplingParams
 
 Floats = NDArray[np.float64]
 Tokens = NDArray[np.int64]
-
-MIN_PENALTY = 1e-3
-"""The least repetition penalty: a smaller one could turn a finite logit into an infinite one."""
-
-
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose tokens and when to stop. A temperature of 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
-
-    `seed` None draws a fresh one per generation. Raises UsageError for a value that makes no sense.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        checks = {
-            "max_tokens": (_whole(self.max_tokens) and self.max_tokens >= 1, "a whole number from 1"),
-            "temperature": (_number(self.temperature) and 0 <= self.temperature < 1000, "a number from 0 to 1000"),
-            "top_k": (_whole(self.top_k) and self.top_k >= 0, "a whole number from 0"),
-            "top_p": (_number(self.top_p) and 0 < self.top_p <= 1, "a number above 0 and at most 1"),
-            "min_p": (_number(self.min_p) and 0 <= self.min_p <= 1, "a number from 0 to 1"),
-            "repetition_penalty": (
-                _number(self.repetition_penalty) and MIN_PENALTY <= self.repetition_penalty < 1000,
-                f"a number from {MIN_PENALTY} to 1000",
-            ),
-            "seed": (
-                self.seed is None or (_whole(self.seed) and 0 <= self.seed < 1 << 64),
-                "None or a whole number of 64 bits",
-            ),
-            "stop": (
-                isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
-                "a tuple of strings that are not empty",
-            ),
-            "ignore_eos": (isinstance(self.ignore_eos, bool), "True or False"),
-        }
-        for name, (sound, form) in checks.items():
-            if not sound:
-                raise UsageError(f"{name} cannot be {getattr(self, name)!r}: it is {form}")
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, float) or _whole(value)
 
 
 def uniform(seed: int, position: int) -> float:

@@ -13,7 +13,7 @@ from shoal.server.hosting.served_span import ServedSpan
 from shoal.server.hosting.span_loading import Source, fetch, is_local, load, max_blocks
 from shoal.server.ledger import Ledger
 from shoal.server.network import Network
-from shoal.server.server_config import ServerConfig
+from shoal.server.serve_options import ServeOptions
 from shoal.server.sessions.session_service import DRAIN_S
 from shoal.swarm.directory.records import MAX_VERSION_CHARS, ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
@@ -28,7 +28,7 @@ class SpanHost:
     """Serves blocks of `source`; nothing before `serve`. `movable` tells the swarm whether to count on its moving."""
 
     def __init__(
-        self, config: ServerConfig, source: Source, network: Network, progress: Progress, ledger: Ledger
+        self, config: ServeOptions, source: Source, network: Network, progress: Progress, ledger: Ledger
     ) -> None:
         self.served_span: ServedSpan | None = None
         self._failure: BaseException | None = None

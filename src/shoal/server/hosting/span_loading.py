@@ -27,7 +27,7 @@ from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.protocol.messages import Numerics
-from shoal.server.server_config import JOURNAL_SHARE, PREFIX_SHARE, ServerConfig, default_memory_bytes
+from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
 from shoal.server.sessions.session_service import SpanInfo
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.shared_plan import choose_place
@@ -55,7 +55,7 @@ class LoadedBlocks(NamedTuple):
     bits_per_weight: float
 
 
-def open_source(config: ServerConfig) -> Source:
+def open_source(config: ServeOptions) -> Source:
     """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device."""
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
@@ -67,7 +67,7 @@ def open_source(config: ServerConfig) -> Source:
 
 
 @device_memory()
-def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -> LoadedBlocks:
+def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -> LoadedBlocks:
     """Load a span, prove its arithmetic and make the cache. Blocks; run in a thread.
 
     Raises what is wrong with the model, CapacityError when the memory is too small for the span and a cache, UsageError when
@@ -113,13 +113,13 @@ def load(config: ServerConfig, source: Source, span: Span, progress: Progress) -
     return LoadedBlocks(runner, span_info, form.bits_per_weight)
 
 
-def _backend(config: ServerConfig, model: ModelConfig, form: WeightFormat) -> Backend:
+def _backend(config: ServeOptions, model: ModelConfig, form: WeightFormat) -> Backend:
     if config.device == "cpu":
         return choose_backend(model, form, config.threads, config.int8_rows)
     return device_backend(config.device, form.dtype, read_dtype(config.kv_dtype), config.exact)
 
 
-def _checked(config: ServerConfig, proof: Proof) -> Proof:
+def _checked(config: ServeOptions, proof: Proof) -> Proof:
     if config.exact and not proof.exact:
         raise UsageError(
             f"--exact: rows are not exact here ({proof.kernel}); without it this server says so and goes on"
@@ -138,7 +138,7 @@ def is_local(source: Source) -> bool:
     return os.path.exists(source.checkpoint.source)
 
 
-def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRecord]) -> Span:
+def choose_blocks(config: ServeOptions, source: Source, held: Iterable[ServerRecord]) -> Span:
     """The blocks that the owner named, or those that the swarm lacks most: as many as were asked for or as fit.
 
     `held` are the records that are known. Raises SpanError, and CapacityError when not one block fits.
@@ -149,7 +149,7 @@ def choose_blocks(config: ServerConfig, source: Source, held: Iterable[ServerRec
     return choose_place(source.model.num_blocks, max_blocks(config, source), same, fewest=config.num_blocks or 1)
 
 
-def max_blocks(config: ServerConfig, source: Source) -> int:
+def max_blocks(config: ServeOptions, source: Source) -> int:
     """How many blocks this server may hold: those that were asked for, or as many as fit beside a cache.
 
     Raises CapacityError when not one fits.
@@ -166,7 +166,7 @@ def max_blocks(config: ServerConfig, source: Source) -> int:
     return count
 
 
-def _memory_bytes(config: ServerConfig) -> int:
+def _memory_bytes(config: ServeOptions) -> int:
     return config.memory_bytes or device_memory_bytes(config.device) or default_memory_bytes()
 
 
@@ -190,7 +190,7 @@ class _Budget(NamedTuple):
     shared_pages: int
 
 
-def _budget(config: ServerConfig, model: ModelConfig, left_bytes: int) -> _Budget:
+def _budget(config: ServeOptions, model: ModelConfig, left_bytes: int) -> _Budget:
     """Divide what the weights leave. Raises CapacityError when that is not enough for one page per block."""
     journal_bytes, prefix_bytes = int(left_bytes * JOURNAL_SHARE), int(left_bytes * PREFIX_SHARE)
     token_bytes = 4 * model.block.hidden_size

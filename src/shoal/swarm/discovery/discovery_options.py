@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-
-import msgspec
+from collections.abc import Sequence
+from typing import Annotated
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import UsageError
+from shoal.options import Options, option
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.dht import DhtDiscovery, swarm_key
 from shoal.swarm.discovery.discovery import Discovery
@@ -23,36 +24,60 @@ from shoal.types import PeerId
 NO_RELAY = "none"
 
 
-class DiscoveryOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the commands. Nothing is announced or contacted when neither `lan` nor `public` is set.
+def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+MAX_PORT = 65_535
+
+
+class DiscoveryOptions(Options, frozen=True, kw_only=True):
+    """How a swarm is found without a ticket. Nothing is announced or contacted when neither `lan` nor `public` is set.
 
     `interface` is this machine's IP address for mDNS, DHT and hello; 0.0.0.0 means all. With `dht_nodes` of one's own
     nothing public is contacted: no bootstrap hosts, no router, and relays only if `relay` names one.
     """
 
-    lan: bool = False
-    public: bool = False
-    swarm_name: str | None = None
-    dht_nodes: tuple[str, ...] = ()
-    dht_port: int = 0
-    relay: str | None = None
-    hello_port: int = 0
-    interface: str = "0.0.0.0"
+    lan: Annotated[bool, option("Find members in the local network (mDNS).", "Swarm", flag="--lan")] = False
+    public: Annotated[bool, option("Find members anywhere (BitTorrent DHT); asks first.", "Swarm", flag="--public")] = (
+        False
+    )
+    swarm_name: Annotated[
+        str | None, option("With --public: the swarm's name; default: the model's fingerprint.", "Swarm")
+    ] = None
+    dht_nodes: Annotated[
+        tuple[str, ...],
+        option(
+            "HOST:PORT of a DHT of your own, instead of the public one.",
+            "Swarm",
+            flag="--dht-node",
+            parse=_texts,
+            repeated=True,
+        ),
+    ] = ()
+    relay: Annotated[str | None, option("iroh relay to use, a URL, or none.", "Network")] = None
+    interface: Annotated[str, option("Address of this machine that discovery uses; default: all.", "Network")] = (
+        "0.0.0.0"
+    )
+    dht_port: Annotated[int, option("UDP port of the DHT node; 0: a free one.", "Network", least=0, most=MAX_PORT)] = 0
+    hello_port: Annotated[
+        int, option("TCP port that tells who this is; 0: a free one.", "Network", least=0, most=MAX_PORT)
+    ] = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for node in self.dht_nodes:
             host_port(node)
         if self.dht_nodes and not self.public:
-            raise UsageError("--dht-node goes with --public")
+            raise UsageError("dht_nodes goes with public", field="dht_nodes")
         if self.swarm_name is not None:
             swarm_key(self.swarm_name)
         if self.relay not in (None, NO_RELAY) and not str(self.relay).startswith(("http://", "https://")):
-            raise UsageError(f"--relay is an http(s) URL or {NO_RELAY}, not {self.relay!r}")
-        for label, port in (("--hello-port", self.hello_port), ("--dht-port", self.dht_port)):
-            if not 0 <= port < 65_536:
-                raise UsageError(f"{label} is a port, not {port}")
+            raise UsageError(f"relay cannot be {self.relay!r}: it is an http(s) URL or {NO_RELAY}", field="relay")
         if self._is_loopback() and self.public and not self.dht_nodes:
-            raise UsageError("nobody can reach 127.0.0.1: for --public listen on 0.0.0.0:PORT")
+            raise UsageError(
+                "127.0.0.1 is reached from this machine only: with public listen on 0.0.0.0:PORT", field="public"
+            )
 
     def _is_loopback(self) -> bool:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -13,26 +12,8 @@ from shoal.errors import FingerprintMismatch, NoRoute
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import RoundTrips, hop_graph, most_blocks
 from shoal.swarm.routing.hop_graph import NANOSECOND, Mask, Parts
+from shoal.swarm.routing.route_options import RouteOptions
 from shoal.types import Hop, PeerId, Route, Span, missing_spans
-
-
-class RouteOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks of a route.
-
-    `goal` "latency" takes the least expected time per generated token, "throughput" the most rows/s through the slowest
-    server of a bulk pipeline, then the least time. `num_tokens` must fit into the free caches. `pins` name who computes a
-    block or span. Servers in `deny`, or not in `allow`, below `min_bits` bits per weight, or of other `numerics` are left
-    out. `broken_links` are pairs (from, to) of servers, or CLIENT, where the first does not reach the second.
-    """
-
-    goal: Literal["latency", "throughput"] = "latency"
-    num_tokens: int = 0
-    pins: Mapping[int | Span, PeerId] = msgspec.field(default_factory=dict)
-    deny: frozenset[str] = frozenset()
-    allow: frozenset[str] | None = None
-    min_bits: float = 0.0
-    numerics: str | None = None
-    broken_links: frozenset[tuple[str, str]] = frozenset()
 
 
 class RouteEstimate(msgspec.Struct, frozen=True):

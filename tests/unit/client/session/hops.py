@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from shoal.client.options import SessionOptions
+from shoal.client.client_options import SessionOptions
 from shoal.client.session.hop_client import HopClient, SessionCredentials
 from shoal.client.session.planner import SessionSpec
 from shoal.client.session.supervisor import RouteSupervisor

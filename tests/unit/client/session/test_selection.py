@@ -11,7 +11,7 @@ from shoal.client.session import selection
 from shoal.client.session.selection import Constraints, select
 from shoal.errors import NoRoute
 from shoal.swarm.directory.records import ServerRecord
-from shoal.swarm.routing.route_planner import RouteOptions
+from shoal.swarm.routing.route_options import RouteOptions
 from shoal.types import Hop, ModelSpec, PeerId, Route, Span
 from tests.records import FINGERPRINT
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from shoal.errors import PeerError, UsageError
-from shoal.model.nn.sampling import SamplingParams, candidates, penalised, sample, uniform
+from shoal.model.nn.sampling import candidates, penalised, sample, uniform
+from shoal.model.nn.sampling_params import SamplingParams
 
 
 @pytest.mark.parametrize(

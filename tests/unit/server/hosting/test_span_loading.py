@@ -16,7 +16,7 @@ from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
 from shoal.protocol.rows import Rows
 from shoal.server.hosting.span_loading import _budget, _checked, load, open_source
-from shoal.server.server_config import ServerConfig
+from shoal.server.serve_options import ServeOptions
 from shoal.types import Span
 from tests.support.tiny_models import SMOLLM2, tiny_llama
 
@@ -27,7 +27,7 @@ LEFT_BYTES = 1 << 30
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_everything_fits_into_what_is_left(dtype: str) -> None:
     """Pages, journals, shared pages and those that sessions are filling; nearly all of it is used."""
-    config = ServerConfig(model="any", kv_dtype=dtype)
+    config = ServeOptions(model="any", kv_dtype=dtype)
     budget = _budget(config, MODEL, LEFT_BYTES)
     journals = config.max_sessions * budget.journal_tokens * 4 * SMOLLM2.hidden_size
     outputs = (budget.shared_pages + config.max_sessions) * output_page_bytes(SMOLLM2.hidden_size)
@@ -39,7 +39,7 @@ def test_everything_fits_into_what_is_left(dtype: str) -> None:
 def test_smaller_numbers_make_room_for_more_tokens() -> None:
     """A quarter of the bytes and a little for the scales."""
     wide, narrow = (
-        _budget(ServerConfig(model="any", kv_dtype=dtype), MODEL, LEFT_BYTES) for dtype in ("float32", "int8")
+        _budget(ServeOptions(model="any", kv_dtype=dtype), MODEL, LEFT_BYTES) for dtype in ("float32", "int8")
     )
     assert 3.7 < narrow.pages / wide.pages < 4
 
@@ -47,32 +47,32 @@ def test_smaller_numbers_make_room_for_more_tokens() -> None:
 def test_too_little_is_refused() -> None:
     """A page for each block is the least; a little more has no room for sharing."""
     with pytest.raises(CapacityError, match="too little"):
-        _budget(ServerConfig(model="any"), MODEL, 30 * page_bytes(SMOLLM2.cache_shape))
-    assert _budget(ServerConfig(model="any"), MODEL, 40 * page_bytes(SMOLLM2.cache_shape)).shared_pages == 0
+        _budget(ServeOptions(model="any"), MODEL, 30 * page_bytes(SMOLLM2.cache_shape))
+    assert _budget(ServeOptions(model="any"), MODEL, 40 * page_bytes(SMOLLM2.cache_shape)).shared_pages == 0
 
 
 def test_an_unknown_dtype_is_refused() -> None:
     """With those that there are."""
     with pytest.raises(UsageError, match="int4"):
-        ServerConfig(model="any", kv_dtype="int3")
+        ServeOptions(model="any", kv_dtype="int3")
 
 
 def test_a_device_that_is_not_here_is_refused_first() -> None:
     """Before anybody looks for the model."""
     with pytest.raises(CapacityError, match="cuda:99"):
-        open_source(ServerConfig(model="nowhere/nothing", device="cuda:99"))
+        open_source(ServeOptions(model="nowhere/nothing", device="cuda:99"))
     with pytest.raises(UsageError, match="no device"):
-        open_source(ServerConfig(model="nowhere/nothing", device="gpu"))
+        open_source(ServeOptions(model="nowhere/nothing", device="gpu"))
 
 
 def test_a_server_on_a_device(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It loads, proves and says what it is. The processor stands in for a device here, too."""
 
-    def backend(config: ServerConfig, model: ModelConfig, form: WeightFormat) -> TorchBackend:
+    def backend(config: ServeOptions, model: ModelConfig, form: WeightFormat) -> TorchBackend:
         return device_backend(config.device, form.dtype, read_dtype(config.kv_dtype), config.exact)
 
     monkeypatch.setattr("shoal.server.hosting.span_loading._backend", backend)
-    config = ServerConfig(
+    config = ServeOptions(
         model=str(tiny_llama(tmp_path)), device=device, kv_dtype="bfloat16", memory_bytes=64 << 20, max_sessions=2
     )
     source = open_source(config)
@@ -89,7 +89,7 @@ def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
     """What the proof found decides; unasked, an inexact server starts."""
     inexact = Proof("torch-cuda", 1, 1, False, "")
     with pytest.raises(UsageError, match="torch-cuda"):
-        _checked(ServerConfig(model="any", exact=True), inexact)
-    assert _checked(ServerConfig(model="any"), inexact) is inexact
+        _checked(ServeOptions(model="any", exact=True), inexact)
+    assert _checked(ServeOptions(model="any"), inexact) is inexact
     exact = Proof("torch", 4, 1, True, "")
-    assert _checked(ServerConfig(model="any", exact=True), exact) is exact
+    assert _checked(ServeOptions(model="any", exact=True), exact) is exact

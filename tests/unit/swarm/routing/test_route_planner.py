@@ -7,7 +7,8 @@ import pytest
 from shoal.errors import NoRoute
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import CLIENT
-from shoal.swarm.routing.route_planner import RouteOptions, estimate_route, plan_route
+from shoal.swarm.routing.route_options import RouteOptions
+from shoal.swarm.routing.route_planner import estimate_route, plan_route
 from shoal.types import Hop, ModelSpec, PeerId, Span
 
 ALL = Span(0, 8)

@@ -1,0 +1,29 @@
+"""How client commands open a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from shoal.client.client_options import ConnectOptions
+
+if TYPE_CHECKING:
+    from shoal.client.sync import Model
+    from shoal.swarm.discovery.discovery_options import Discoveries
+    from shoal.swarm.membership.storage import PrivateSwarm
+
+ModelSource = Annotated[
+    str | None, typer.Option("--model", help="Hub id, directory or GGUF file; default: what the swarm serves.")
+]
+
+
+def connected(
+    model: str | None, asked: ConnectOptions, swarm: PrivateSwarm | None, discoveries: Discoveries | None = None
+) -> Model:
+    """The model, opened; raises what `connect` raises."""
+    from shoal.client.sync import connect
+
+    whole = msgspec.structs.replace(asked, invite=swarm, discoveries=discoveries)
+    return connect(model, **msgspec.structs.asdict(whole))

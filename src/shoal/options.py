@@ -1,0 +1,171 @@
+"""Options: the fields of a frozen struct are the source of the Python interface, the command line and the guides' tables.
+
+A field is `Annotated[type, option("What it does.")]`. Its name is the keyword in Python; the command line derives the flag.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from shoal.errors import ShoalError, UsageError
+
+GROUPS = ("Model", "Memory", "Network", "Swarm", "Reply", "Session", "Route", "Limits", "Output")
+"""The groups of options, in the order in which help and guides show them."""
+
+
+class OptionInfo(NamedTuple):
+    """What is said of an option beside its type: help text, group, bounds, and how the command line takes it.
+
+    `parse` turns another form into the value: the text of the command line, with `repeated` several of them. `flag`: its name
+    there, made from the field's if empty. Without `shown` the command line does not take it.
+    """
+
+    help: str
+    group: str = "Session"
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    flag: str = ""
+    metavar: str = ""
+    parse: Callable[[Any], Any] | None = None
+    repeated: bool = False
+    shown: bool = True
+
+
+option = OptionInfo
+
+
+class Option(NamedTuple):
+    """A field of an options struct."""
+
+    name: str
+    type: Any
+    default: Any
+    info: OptionInfo
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return self.info.flag or f"--{self.name.replace('_', '-')}"
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that its value may have; None stands for itself."""
+        alternatives = get_args(self.type) if get_origin(self.type) in (Union, UnionType) else (self.type,)
+        return tuple(None if one is type(None) else one for one in alternatives)
+
+    @property
+    def form(self) -> str:
+        """What a value has to be, in words."""
+        return " or ".join(_form(kind, self.info) for kind in self.kinds if kind is not None)
+
+    def check(self, value: object) -> None:
+        """Raises UsageError that names the option, for a value of another type or beyond the bounds."""
+        if not any(_fits(kind, value, self.info) for kind in self.kinds):
+            raise UsageError(f"{self.name} cannot be {value!r}: it is {self.form}", field=self.name)
+
+    def taken(self, value: Any) -> Any:
+        """The value that is meant by another form of it. Raises UsageError that names the option where there is none."""
+        if self.info.parse is None or any(_fits(kind, value, self.info) for kind in self.kinds if kind is not str):
+            return value
+        try:
+            return self.info.parse(value)
+        except UsageError as error:
+            reason = str(error).removeprefix(f"{self.name} cannot be {value!r}: ")
+        except (ShoalError, TypeError, ValueError, OverflowError):
+            reason = f"it is {self.form}"
+        raise UsageError(f"{self.name} cannot be {value!r}: {reason}", field=self.name)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all options structs. Every field is checked when one is made; a field that is a struct of options is not."""
+
+    def __post_init__(self) -> None:
+        for one in options_of(type(self)).values():
+            one.check(getattr(self, one.name))
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Made from keywords, whose values may have other forms too; raises UsageError for one that is no option."""
+        check_names(given, cls)
+        return cls(**{name: options_of(cls)[name].taken(value) for name, value in given.items()})
+
+    def changed(self, given: Mapping[str, Any]) -> Self:
+        """These options with other values for some keywords; raises as `of` does."""
+        check_names(given, type(self))
+        known = options_of(type(self))
+        return msgspec.structs.replace(self, **{name: known[name].taken(value) for name, value in given.items()})
+
+
+@functools.cache
+def options_of(struct: type[Options]) -> dict[str, Option]:
+    """The options of a struct by name, in the order of its fields."""
+    hints = get_type_hints(struct, include_extras=True)
+    found = {}
+    for one in msgspec.structs.fields(struct):
+        hint = hints[one.name]
+        info = next((entry for entry in get_args(hint)[1:] if isinstance(entry, OptionInfo)), None)
+        if get_origin(hint) is not Annotated or info is None:
+            continue
+        default = one.default_factory() if one.default_factory is not msgspec.NODEFAULT else one.default
+        found[one.name] = Option(one.name, get_args(hint)[0], default, info)
+    return found
+
+
+def check_names(given: Mapping[str, Any], *structs: type[Options]) -> None:
+    """Raises UsageError for a keyword that is an option of none of these structs."""
+    names = {name for struct in structs for name in options_of(struct)}
+    for name in given:
+        if name not in names:
+            raise UsageError(f"there is no option {name!r}; there are {', '.join(sorted(names))}", field=name)
+
+
+def split(given: Mapping[str, Any], *structs: type[Options]) -> list[dict[str, Any]]:
+    """Keywords by the first struct that has them; raises UsageError for one that is in none."""
+    check_names(given, *structs)
+    parts, left = [], dict(given)
+    for struct in structs:
+        names = [name for name in left if name in options_of(struct)]
+        parts.append({name: left.pop(name) for name in names})
+    return parts
+
+
+def _fits(kind: Any, value: object, info: OptionInfo) -> bool:
+    if kind is None or kind is Any:
+        return kind is Any or value is None
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    plain = get_origin(kind) or kind
+    if plain in (int, float):
+        numbers = (int, float) if plain is float else (int,)
+        return isinstance(value, numbers) and not isinstance(value, bool) and _within(value, info)
+    return isinstance(value, plain)
+
+
+def _within(value: float, info: OptionInfo) -> bool:
+    return (
+        not math.isnan(value)
+        and (info.least is None or value >= info.least)
+        and (info.above is None or value > info.above)
+        and (info.most is None or value <= info.most)
+    )
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", None: "None"}
+
+
+def _form(kind: Any, info: OptionInfo) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    plain = get_origin(kind) or kind
+    words = _WORDS.get(plain, f"a {plain.__name__}" if isinstance(plain, type) else str(plain))
+    if plain not in (int, float):
+        return words
+    bounds = [(" from ", info.least), (" above ", info.above), (" to ", info.most)]
+    return words + "".join(f"{word}{bound:.10g}" for word, bound in bounds if bound is not None)

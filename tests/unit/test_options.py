@@ -1,0 +1,79 @@
+"""Options: fields of a frozen struct, checked when one is made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pytest
+
+from shoal.errors import UsageError
+from shoal.options import GROUPS, Options, check_names, option, options_of, split
+
+
+class Reply(Options, frozen=True, kw_only=True):
+    """An example."""
+
+    max_tokens: Annotated[int, option("The longest reply.", "Reply", least=1, most=99)] = 8
+    temperature: Annotated[float, option("0 is greedy.", "Reply", least=0)] = 0.0
+    share: Annotated[float, option("Of the memory.", "Memory", above=0, most=1)] = 0.5
+    codec: Annotated[Literal["fp32", "bf16"], option("How rows travel.")] = "fp32"
+    seed: Annotated[int | None, option("The same seed draws the same reply.", "Reply")] = None
+    exact: Annotated[bool, option("Wait for equal bits.", flag="--exact")] = False
+    inner: str = ""
+
+
+class Route(Options, frozen=True, kw_only=True):
+    """Another one."""
+
+    deny: Annotated[frozenset[str], option("Never use it.", "Route")] = frozenset()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"max_tokens": 0}, "max_tokens cannot be 0: it is a whole number from 1 to 99"),
+        ({"max_tokens": True}, "max_tokens cannot be True: it is a whole number from 1 to 99"),
+        ({"max_tokens": 1.5}, "max_tokens cannot be 1.5: it is a whole number from 1 to 99"),
+        ({"temperature": float("nan")}, "temperature cannot be nan: it is a number from 0"),
+        ({"share": 0}, "share cannot be 0: it is a number above 0 to 1"),
+        ({"codec": "fp8"}, "codec cannot be 'fp8': it is one of fp32, bf16"),
+        ({"seed": "a"}, "seed cannot be 'a': it is a whole number"),
+        ({"exact": 1}, "exact cannot be 1: it is True or False"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(given: dict[str, object], text: str) -> None:
+    """The error names the option, the value and what it has to be."""
+    with pytest.raises(UsageError) as caught:
+        Reply(**given)
+    assert str(caught.value) == text
+    assert caught.value.field in given
+
+
+def test_what_fits_is_taken() -> None:
+    """Whole numbers are numbers; None is taken where it is a type."""
+    assert Reply(max_tokens=99, temperature=1, seed=None, codec="bf16").max_tokens == 99
+
+
+def test_an_unknown_option_is_named_beside_those_that_there_are() -> None:
+    """A keyword of none of the structs."""
+    with pytest.raises(UsageError, match=r"no option .max_new_tokens.; there are .*max_tokens"):
+        check_names({"max_new_tokens": 3}, Reply)
+    with pytest.raises(UsageError, match="no option 'inner'"):
+        Reply.of({"inner": "x"})
+
+
+def test_keywords_are_split_by_struct() -> None:
+    """Each goes to the struct that has it."""
+    assert split({"deny": frozenset("a"), "max_tokens": 3}, Reply, Route) == [
+        {"max_tokens": 3},
+        {"deny": frozenset("a")},
+    ]
+
+
+def test_an_option_says_what_it_is() -> None:
+    """The flag follows from the name, unless it is given."""
+    found = options_of(Reply)
+    assert list(found) == ["max_tokens", "temperature", "share", "codec", "seed", "exact"]
+    assert found["max_tokens"].flag == "--max-tokens"
+    assert found["seed"].default is None
+    assert all(one.info.group in GROUPS for one in found.values())
