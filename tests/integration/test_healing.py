@@ -16,8 +16,8 @@ from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from shoal.errors import NoRoute, ServerFull, ShoalError
 from shoal.protocol.messages import LinkState
+from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
-from shoal.server.server_config import ServerConfig
 from shoal.types import Span
 from tests.swarms import Swarm, SwarmMaker, until
 
@@ -94,7 +94,7 @@ async def test_several_substitutes_for_one_span(swarm_of: SwarmMaker) -> None:
         assert [hop.span for hop in session.route] == [Span(0, 1), Span(1, 4), Span(4, 6)]
 
 
-async def serve(config: ServerConfig, started: asyncio.Future[Server]) -> None:
+async def serve(config: ServeOptions, started: asyncio.Future[Server]) -> None:
     """A server in a task of its own: its error ends that."""
     async with Server(config) as server:
         started.set_result(server)

@@ -12,7 +12,7 @@ import torch
 from shoal.client.completion import GrowingReply
 from shoal.client.decoder import SessionDecoder
 from shoal.errors import GrantExceeded
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 
 END = 0
 

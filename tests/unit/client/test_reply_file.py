@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from shoal.client.client_options import SessionOptions
 from shoal.client.completion import GrowingReply
-from shoal.client.options import SessionOptions
 from shoal.client.reply_file import ReplyFile
 from shoal.client.saved_reply import SavedSession, read_saved, write_saved
 from shoal.errors import SessionFenced
-from shoal.model.nn.sampling import SamplingParams
+from shoal.model.nn.sampling_params import SamplingParams
 from shoal.types import ModelSpec, Span
 
 SPEC = ModelSpec("tiny", "00" * 16, 6, 48)
