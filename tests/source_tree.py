@@ -1,6 +1,6 @@
 """The source tree as data: its modules, what they import, and figures that say how well it can be read.
 
-`python -m tests.source_tree` prints the figures; docs/decisions/0010-measures.md has them before and after the rebuilding.
+`python -m tests.source_tree` prints the figures; docs/decisions/0010-the-house.md has them before and after the rebuilding.
 """
 
 from __future__ import annotations
