@@ -52,6 +52,7 @@ bench: install
 	$(BIN)/python -m bench batch
 	$(BIN)/python -m bench prefix
 	$(BIN)/python -m bench kv
+	$(BIN)/python -m bench start
 	$(BIN)/python -m bench hops
 	$(BIN)/python -m bench longcontext
 	$(BIN)/python -m bench heal
