@@ -52,7 +52,7 @@ class RowLinear(Linear):
         return product if self.bias is None else product + self.bias
 
     def columns(self, outputs: list[int]) -> Tensor:
-        return self.weight[torch.tensor(outputs, device=self.weight.device)].to(torch.float32)
+        return self.weight[torch.tensor(outputs, dtype=torch.long, device=self.weight.device)].to(torch.float32)
 
     @property
     def size_bytes(self) -> int:
@@ -95,7 +95,7 @@ class QuantizedLinear(Linear):
         return DeviceLinear(self._weight.dequantized().to(self._dtype), self._bias)(rows)
 
     def columns(self, outputs: list[int]) -> Tensor:
-        index = torch.tensor(outputs, device=self._weight.codes.device)
+        index = torch.tensor(outputs, dtype=torch.long, device=self._weight.codes.device)
         weight = self._weight
         return weight._replace(codes=weight.codes[index], scales=weight.scales[index]).dequantized()
 

@@ -33,6 +33,7 @@ def test_in_fp32_it_is_the_same_layer() -> None:
     exact, linear = RowLinear(WEIGHT, BIAS), DeviceLinear(WEIGHT, BIAS)
     assert torch.equal(linear(ROWS), exact(ROWS))
     assert torch.equal(linear.columns([3, 1]), exact.columns([3, 1]))
+    assert linear.columns([]).shape == exact.columns([]).shape == (0, 96)
     assert (linear.size_bytes, linear.in_features, linear.out_features) == (exact.size_bytes, 96, 70)
 
 
