@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from shoal.cli.connecting import ModelSource
 from shoal.cli.discovery_flags import Yes, client_discoveries
@@ -15,6 +19,47 @@ from shoal.types import Span, missing_spans
 
 if TYPE_CHECKING:
     from shoal.client.client import AsyncClient, ServerStatus
+    from shoal.swarm.directory.records import ServerRecord
+
+
+class LoadView(msgspec.Struct, frozen=True):
+    """A server's answer, with every field; see `protocol.messages.Status`."""
+
+    sessions: int
+    max_sessions: int
+    queued_rows: int
+    free_tokens: int
+    total_tokens: int
+    decode_rows_per_s: float
+    prefill_rows_per_s: float
+    uptime_s: float
+    max_batch_sessions: int
+    exact: bool
+    prefix_rows: int
+    rows_computed: int
+    sessions_opened: int
+    moves: int
+
+
+class ServerView(msgspec.Struct, frozen=True):
+    """A server as its record and its answer describe it; `load` is None when none came, and `problem` says why."""
+
+    peer: str
+    name: str
+    span: tuple[int, int]
+    addresses: tuple[str, ...]
+    load: LoadView | None
+    problem: str
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """A model of the swarm, its servers in the order of their blocks, and the spans that no live server holds."""
+
+    name: str
+    fingerprint: str
+    num_blocks: int
+    servers: tuple[ServerView, ...]
+    missing: tuple[tuple[int, int], ...]
 
 
 @with_option_flags("dht_port", "hello_port", "head")
@@ -36,12 +81,12 @@ def status(
     servers = asyncio.run(
         _ask(AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found))
     )
-    models = _by_model(servers)
+    models = model_views(servers)
     if as_json:
         print_json({"models": models})
         return
-    for entry in models:
-        _show(entry)
+    for view in models:
+        _show(view)
 
 
 async def _ask(client: AsyncClient) -> list[ServerStatus]:
@@ -49,54 +94,68 @@ async def _ask(client: AsyncClient) -> list[ServerStatus]:
         return await client.status()
 
 
-def _by_model(servers: list[ServerStatus]) -> list[dict[str, Any]]:
-    models: dict[str, dict[str, Any]] = {}
+def model_views(servers: Sequence[ServerStatus]) -> list[ModelView]:
+    """What is shown, by model."""
+    by_model: dict[str, list[ServerStatus]] = defaultdict(list)
     for server in sorted(servers, key=lambda one: (one.record.model.name, one.record.span)):
-        record = server.record
-        entry = models.setdefault(
-            record.model.fingerprint,
-            {
-                "name": record.model.name,
-                "fingerprint": record.model.fingerprint,
-                "num_blocks": record.model.num_blocks,
-                "servers": [],
-            },
-        )
-        entry["servers"].append(
-            {
-                "peer": record.peer,
-                "name": record.name,
-                "span": [record.span.start, record.span.stop],
-                "addresses": list(record.addresses),
-                "load": server.status,
-                "problem": server.problem,
-            }
-        )
-    for entry in models.values():
-        live = [Span(*server["span"]) for server in entry["servers"] if server["load"] is not None]
-        missing = missing_spans(Span(0, entry["num_blocks"]), live)
-        entry["missing"] = [[span.start, span.stop] for span in missing]
-    return list(models.values())
+        by_model[server.record.model.fingerprint].append(server)
+    return [_model_view(group) for group in by_model.values()]
 
 
-def _show(model: dict[str, Any]) -> None:
+def _model_view(servers: list[ServerStatus]) -> ModelView:
+    model = servers[0].record.model
+    live = [server.record.span for server in servers if server.status is not None]
+    missing = missing_spans(Span(0, model.num_blocks), live)
+    return ModelView(
+        model.name,
+        model.fingerprint,
+        model.num_blocks,
+        tuple(_server_view(server, server.record) for server in servers),
+        tuple((span.start, span.stop) for span in missing),
+    )
+
+
+def _server_view(server: ServerStatus, record: ServerRecord) -> ServerView:
+    answer = server.status
+    load = None if answer is None else LoadView(*(getattr(answer, name) for name in LoadView.__struct_fields__))
+    span = record.span.start, record.span.stop
+    return ServerView(record.peer, record.name, span, tuple(record.addresses), load, server.problem)
+
+
+def _show(model: ModelView) -> None:
     from rich.table import Table
 
-    console.print(f"[bold]{model['name']}[/] · {model['num_blocks']} blocks · {model['fingerprint'][:8]}")
+    console.print(f"[bold]{model.name}[/] · {model.num_blocks} blocks · {model.fingerprint[:8]}")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("server", "blocks", "sessions", "rows waiting", "tokens free", "rows/s"):
+    for title in ("server", "blocks", "sessions", "rows waiting", "tokens free", "rows/s", "rows computed", "up"):
         table.add_column(title, justify="left" if title == "server" else "right")
-    for server in model["servers"]:
-        name, span = server["name"] or server["peer"][:8], Span(*server["span"])
-        load = server["load"]
+    for server in model.servers:
+        name, span, load = server.name or server.peer[:8], str(Span(*server.span)), server.load
         if load is None:
-            table.add_row(name, str(span), f"[red]{server['problem']}[/]", "", "", "")
+            table.add_row(name, span, f"[red]{server.problem}[/]")
             continue
         sessions = f"{load.sessions}/{load.max_sessions}"
         rate = f"{load.decode_rows_per_s:.0f}" if load.decode_rows_per_s else "-"
-        table.add_row(name, str(span), sessions, f"{load.queued_rows}", f"{load.free_tokens:,}", rate)
+        row = (
+            f"{load.queued_rows}",
+            f"{load.free_tokens:,}",
+            rate,
+            f"{load.rows_computed:,}",
+            _duration(load.uptime_s),
+        )
+        table.add_row(name, span, sessions, *row)
     console.print(table)
-    if model["missing"]:
-        console.print(f"[red]missing blocks: {', '.join(str(Span(*span)) for span in model['missing'])}[/]")
+    if model.missing:
+        console.print(f"[red]missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}[/]")
     else:
         console.print("all blocks are served")
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as the two largest units."""
+    minutes, hours = int(seconds) // 60, int(seconds) // 3600
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"

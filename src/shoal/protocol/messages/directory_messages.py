@@ -49,7 +49,8 @@ class GetStatus(Message, frozen=True, tag="get_status"):
 class Status(Message, frozen=True, tag="status"):
     """A server's load now; rates are rows per second through its whole span, 0 when not yet measured.
 
-    `prefix_rows` were found in its prefix cache and not computed, since it started.
+    Since it started, whatever blocks it served meanwhile: `prefix_rows` were found in its prefix cache and not computed,
+    `rows_computed` were computed, `sessions_opened` and `moves` to other blocks were made.
     """
 
     sessions: Counter
@@ -63,6 +64,9 @@ class Status(Message, frozen=True, tag="status"):
     max_batch_sessions: Counter = 0
     exact: bool = True
     prefix_rows: Counter = 0
+    rows_computed: Counter = 0
+    sessions_opened: Counter = 0
+    moves: Counter = 0
 
 
 STATUS = Question(GetStatus, Status, per_span=True)

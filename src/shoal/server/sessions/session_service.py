@@ -110,7 +110,7 @@ class SessionService:
 
     def status(self) -> Status:
         """This server's load now."""
-        stats, pages = self._compute.stats, self._sessions.pages
+        stats, pages, totals = self._compute.stats, self._sessions.pages, self._ledger.totals
         tokens_per_page = PAGE_TOKENS / len(self._holding.span)
         return Status(
             sessions=len(self._sessions),
@@ -123,7 +123,10 @@ class SessionService:
             uptime_s=self._ledger.uptime_s,
             max_batch_sessions=stats.max_batch_sessions,
             exact=self._holding.numerics.exact,
-            prefix_rows=self._ledger.totals.found_rows + stats.found_rows,
+            prefix_rows=totals.found_rows + stats.found_rows,
+            rows_computed=totals.rows + stats.rows,
+            sessions_opened=totals.sessions,
+            moves=totals.moves,
         )
 
     def _describe(self, message: Describe, peer: PeerId) -> tuple[Description, bytes]:
