@@ -85,8 +85,9 @@ def long_sentences(text: str) -> list[str]:
 
 
 def long_lines(text: str) -> list[str]:
-    """Lines that are wider than `WIDTH`; tables cannot be wrapped."""
-    return [line for line in text.splitlines() if len(line) > WIDTH and not line.lstrip().startswith("|")]
+    """Lines that are wider than `WIDTH`; tables, and what commands print, cannot be wrapped."""
+    prose = _FENCE.sub("", text)
+    return [line for line in prose.splitlines() if len(line) > WIDTH and not line.lstrip().startswith("|")]
 
 
 class Definitions(NamedTuple):

@@ -37,7 +37,12 @@ from tests.pages import (
 PAGES = [README, *TOP, *CONCEPTS, *GUIDES]
 PRESENT = [page for page in PAGES if page not in HISTORY]
 PROSE = [README, *CONCEPTS, *GUIDES]
-BEING_WRITTEN = {page for page in PAGES if page.stem not in ("README", "architecture", "benchmarks", "glossary")}
+BEING_WRITTEN = {
+    page
+    for page in PAGES
+    if page.stem in {"adding-a-family", "adding-a-message", "families", "log", "wire"}
+    or page.stem in {"a-row", "batching", "healing", "placement", "use"}
+}
 """Pages that are not yet wrapped and in plain words."""
 
 OTHERS_WORDS = {"BufferedProtocol", "OpenSSL", "RmsNorm", "LayerNorm", "NoneType"}
