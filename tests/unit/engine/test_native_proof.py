@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import pytest
 import torch
 
 from shoal.engine import native
-from shoal.engine.native import NativeBlock
+from shoal.engine.native import NativeBlock, NativeBlocks
 from shoal.engine.native_proof import canned, prove_native
 from shoal.errors import UsageError
 from shoal.model.kernels import cpu
 from shoal.model.nn.block import BlockConfig, ModelConfig
 from shoal.model.nn.rope import RopeConfig
+from shoal.protocol.rows import Rows
 from tests.kernels.natively import needs_kernels
 
 CONFIG = BlockConfig(48, 4, 2, 12, 100, 1e-5, RopeConfig(), window=30, attn_softcap=5.0, query_scale=0.3)
@@ -65,3 +66,18 @@ def test_canned_weights_are_the_same_everywhere() -> None:
     assert {"q.bias", "down.bias", "post_mlp_norm.weight", "key_norm.weight", "sinks"} < one.vectors.keys()
     assert not [role for role in canned(config, biases=False).vectors if role.endswith("bias")]
     assert not torch.equal(canned(config, 1).floats("q"), one.floats("q"))
+
+
+@needs_kernels
+def test_kernels_whose_rows_depend_on_company_are_found_out(
+    context: cpu.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rounding that only a tall batch has is enough."""
+    run = NativeBlocks.run
+
+    def wrong(self: NativeBlocks, blocks: range, batch: Sequence[Rows]) -> list[torch.Tensor]:
+        outputs = run(self, blocks, batch)
+        return [torch.nextafter(one, one + 1) for one in outputs] if len(outputs[0]) > 100 else outputs
+
+    monkeypatch.setattr(NativeBlocks, "run", wrong)
+    assert not prove_native([NativeBlock(CONFIG, canned(CONFIG))], model(CONFIG), context)[0]
