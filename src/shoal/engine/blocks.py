@@ -67,7 +67,7 @@ class TorchBlocks:
         return len(self._blocks)
 
     def run(self, blocks: range, batch: Sequence[Rows]) -> list[Tensor]:
-        counts = [rows.num_rows for rows in batch]
+        counts = [rows.hidden_states.shape[0] for rows in batch]
         # On the CPU: angles are computed there, and reading a position from a device would wait for it.
         at = [torch.arange(rows.position, rows.stop) for rows in batch]
         hidden = batch[0].hidden_states if len(batch) == 1 else torch.cat([rows.hidden_states for rows in batch])

@@ -143,7 +143,7 @@ class NativeBlocks:
         return len(self._blocks)
 
     def run(self, blocks: range, batch: Sequence[Rows]) -> list[Tensor]:
-        counts = [rows.num_rows for rows in batch]
+        counts = [rows.hidden_states.shape[0] for rows in batch]
         # A copy in any case: the kernels write over it.
         if len(batch) == 1:
             hidden = batch[0].hidden_states.clone(memory_format=torch.contiguous_format)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import cast
 
 import numpy as np
 import torch
@@ -22,20 +21,20 @@ NO_PAUSES: Mapping[str, int] = MappingProxyType({})
 
 
 class _Pass:
-    """A session's rows on their way through the blocks: what they are before block `at`, without those that were found."""
+    """A session's rows on their way through the blocks: `whole` as they came, `rest` without those that were found ahead,
+    `hidden` [n, hidden] as the rest is before block `at`."""
 
     def __init__(self, whole: Rows, span: Span, ahead: PrefixMatch, device: str) -> None:
         self.whole = whole
         self.ahead = ahead
         self.at = span.start
         self.last = span.stop
-        rest = whole.starting_at(whole.position + ahead.outputs.shape[0]) if ahead.outputs.shape[0] else whole
-        self.rows = rest if device == "cpu" else rest._replace(hidden_states=rest.hidden_states.to(device))
+        self.rest = whole.starting_at(whole.position + ahead.outputs.shape[0]) if ahead.outputs.shape[0] else whole
+        self.hidden: Tensor = self.rest.hidden_states if device == "cpu" else self.rest.hidden_states.to(device)
 
-    @property
-    def hidden(self) -> Tensor:
-        """The rows [n, hidden] as they are."""
-        return cast(Tensor, self.rows.hidden_states)
+    def here(self) -> Rows:
+        """The rest as it is here."""
+        return self.rest if self.hidden is self.rest.hidden_states else self.rest._replace(hidden_states=self.hidden)
 
 
 class Runner:
@@ -109,32 +108,33 @@ class Runner:
         passes = [self._paused.get(rows.session) or self._enter(rows) for rows in batch]
         runs = []
         for one in passes:
-            stop = self.span.start + pauses.get(one.whole.session, len(self.span))
-            runs.append(range(one.at, max(one.at, min(stop, one.last)) if one.hidden.shape[0] else one.at))
+            pause = pauses.get(one.whole.session)
+            stop = one.last if pause is None else max(one.at, min(self.span.start + pause, one.last))
+            runs.append(range(one.at, stop if one.hidden.shape[0] else one.at))
         for blocks, active in _segments(runs):
             self._run(blocks, [passes[index] for index in active])
         for one in passes:
             # A value that is not finite would reach the rows before it through weights of zero: 0 · ∞ is NaN.
             if one.hidden.shape[0] and not _finite(one.hidden):
-                raise ValueError(f"the rows of session {one.rows.session} at {one.rows.position} are not finite")
+                raise ValueError(f"the rows of session {one.rest.session} at {one.rest.position} are not finite")
         return [self._leave(one, run.stop) for one, run in zip(passes, runs, strict=True)]
 
     def _enter(self, rows: Rows) -> _Pass:
         span = self.cache.pages[rows.session].span
         one = _Pass(rows, span, self._prefixes.find(rows.session, rows.hidden_states), self.cache.device)
         self.found_rows += one.ahead.outputs.shape[0]
-        self.cache.grow(rows.session, rows.stop)
+        self.cache.grow(rows.session, rows.position + rows.hidden_states.shape[0])
         return one
 
     def _run(self, blocks: range, passes: Sequence[_Pass]) -> None:
         local = range(blocks.start - self.span.start, blocks.stop - self.span.start)
-        outputs = self._blocks.run(local, [one.rows for one in passes])
+        outputs = self._blocks.run(local, [one.here() for one in passes])
         for one, hidden in zip(passes, outputs, strict=True):
-            one.rows = one.rows._replace(hidden_states=hidden)
+            one.hidden = hidden
 
     def _leave(self, one: _Pass, at: int) -> Tensor:
         """Outputs of rows that are through; those of others wait for their next step."""
-        rows, found = one.rows, one.ahead.outputs
+        rows, found = one.rest, one.ahead.outputs
         one.at = at
         if one.at < one.last and one.hidden.shape[0]:
             self._paused[rows.session] = one
