@@ -50,7 +50,12 @@ def _section(struct: type[Options], where: str) -> Iterator[str]:
 
 def _default(one: Option) -> str:
     value: Any = one.default
-    if value is None or type(value).__name__ == "NoDefault" or isinstance(value, enum.Enum) or "NODEFAULT" in repr(value):
+    if (
+        value is None
+        or type(value).__name__ == "NoDefault"
+        or isinstance(value, enum.Enum)
+        or "NODEFAULT" in repr(value)
+    ):
         return ""
     if isinstance(value, tuple | frozenset | dict):
         return "" if not value else f"`{sorted(value)}`"

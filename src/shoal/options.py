@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
 
@@ -157,7 +158,15 @@ def _within(value: float, info: OptionInfo) -> bool:
     )
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", None: "None"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    tuple: "several texts",
+    frozenset: "several texts",
+    Path: "a path",
+}
 
 
 def _form(kind: Any, info: OptionInfo) -> str:
@@ -168,4 +177,8 @@ def _form(kind: Any, info: OptionInfo) -> str:
     if plain not in (int, float):
         return words
     bounds = [(" from ", info.least), (" above ", info.above), (" to ", info.most)]
-    return words + "".join(f"{word}{bound:.10g}" for word, bound in bounds if bound is not None)
+    return words + "".join(
+        f"{word}{bound if isinstance(bound, int) else format(bound, '.10g')}"
+        for word, bound in bounds
+        if bound is not None
+    )

@@ -57,7 +57,7 @@ def test_pins_may_be_written_as_on_the_command_line() -> None:
         ({"pins": ["x=y"]}, "pins cannot be .*: it is BLOCK=NODE or START:STOP=NODE"),
         ({"row_codec": "fp8"}, "row_codec cannot be 'fp8': it is one of fp32, fp16, bf16"),
         ({"redundancy": 3}, "redundancy cannot be 3: it is a whole number from 1 to 2"),
-        ({"save": 3}, "save cannot be 3: it is a Path"),
+        ({"save": 3}, "save cannot be 3: it is a path"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], text: str) -> None:
