@@ -13,31 +13,33 @@ PAGE = Path("docs/families.md")
 HEAD = """# Families
 
 Model families that are certified against transformers on tiny random checkpoints that it wrote.
-`python -m bench families --write docs/families.md` wrote this page from what it measured, as `tests/parity/test_families.py`
-measures it; a test there checks that this page says what ran.
+`python -m bench families --write docs/families.md` wrote this page from what it measured, as
+`tests/parity/test_families.py` measures it. A test there checks that this page says what ran.
 
-- *logits within 1e-4*: the largest difference of any two logits over 150 positions (three pages), fp32, in every variant.
+- *logits within 1e-4*: the largest difference of any two logits over 150 positions (three pages), fp32, in every
+  variant.
 - *128 greedy tokens*: one by one after that prompt, equal to those of transformers' `generate`.
 - *any split, same bits*: cut before any block, or before each, prefill and decode give the same bits.
 - *row-exact*: chunks of seven sizes beside another session, and logits in pieces, give the same bits.
-- *on compiled kernels*: the same logits within 1e-4 from the fastest blocks there are: compiled ones, or compiled linear
-  layers for blocks that do something the kernels do not know.
+- *on compiled kernels*: the same logits within 1e-4 from the fastest blocks there are: compiled ones, or compiled
+  linear layers for blocks that do something the kernels do not know.
 - *from GGUF*: a file made of it as llama.cpp's converter does gives the same logits within 2e-5. "no": its files are
   not read.
 - *weights in 8 bits*, *in 4 bits*: matrices rounded (`--quantize`) move the next token's distribution by at most 0.01
   and 0.25 nats on average from the same weights in fp32. Random weights have nothing to spare: real models lose less.
-- *rows as bf16*, *as fp16*: rounded between all blocks, no row's next-token distribution moves by more than 1e-3 nats from that
-  of fp32. Only then a server offers the codec. "refused" where that is not so, or where it is not safe to offer: a rounded
-  row may go to another expert, and rows of real Gemmas leave fp16's range.
+- *rows as bf16*, *as fp16*: rounded between all blocks, no row's next-token distribution moves by more than 1e-3 nats
+  from that of fp32. Only then a server offers the codec. It is "refused" where that is not so, or where it is not safe:
+  a rounded row may go to another expert, and rows of real Gemmas leave fp16's range.
 
 """
 TAIL = """
-Each family is known by its `model_type` in transformers' config.json. Options of a family that are not certified are refused by
-name. Weights are read as floats from safetensors, in MXFP4 (gpt-oss) and in FP8 with a scale for each block (DeepSeek V3)
-as well, and from GGUF in the types that the `gguf` package dequantizes; other ways of packing (GPTQ, AWQ) are refused.
+Each family is known by its `model_type` in transformers' config.json. Options of a family that are not certified are
+refused by name. Weights are read as floats from safetensors, and in MXFP4 (gpt-oss) and FP8 with a scale for each block
+(DeepSeek V3). From GGUF they are read in the types that the `gguf` package dequantizes. Other ways of packing (GPTQ,
+AWQ) are refused.
 
-Two real checkpoints go through three servers beside transformers: SmolLM2-135M (Q4_1) and Gemma-3-270m (Q4_K_M, beyond its
-window; `make gemma`). How to add a family: [adding-a-family.md](adding-a-family.md).
+Two real checkpoints go through three servers beside transformers: SmolLM2-135M (Q4_1) and Gemma-3-270m (Q4_K_M, beyond
+its window; `make gemma`). How to add a family: [adding-a-family.md](adding-a-family.md).
 """
 
 Measured = Mapping[str, Mapping[str, bool | None]]
