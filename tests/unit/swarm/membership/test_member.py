@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from shoal.clock import SYSTEM_CLOCK
-from shoal.errors import NetworkError, UsageError
+from shoal.errors import NetworkError
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership import member as module
 from shoal.swarm.membership.member import POLL_S, Member
 from shoal.swarm.membership.owner import Owner
-from shoal.swarm.membership.storage import PrivateSwarm, SwarmFolder, write
+from shoal.swarm.membership.storage import PrivateSwarm, SwarmFolder
 from shoal.transport.channel import Channel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from tests.support.virtual_clock import VirtualClock
@@ -70,14 +70,3 @@ async def test_a_damaged_list_does_not_end_the_keeping(tmp_path: Path) -> None:
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
-
-
-def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """It is a mistake on this side, and told as one."""
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot be made"):
-        SwarmFolder("home", tmp_path / "file").create_owner()
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(UsageError, match="cannot be written"):
-        write(tmp_path / "taken", b"data")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]

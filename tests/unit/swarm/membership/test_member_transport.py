@@ -23,7 +23,7 @@ from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
 from tests.support.any_message import ANY
 from tests.unit.swarm.directory.test_records import FixedClock
-from tests.unit.swarm.membership.test_membership import NOW, invite
+from tests.unit.swarm.membership.statements import NOW, invite
 
 OWNER = Identity.generate()
 
