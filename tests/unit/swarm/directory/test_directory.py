@@ -1,4 +1,4 @@
-"""One source of records can neither fill a directory nor keep it busy."""
+"""The newest record of each node is held; one source can neither fill a directory nor keep it busy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shoal.errors import ServerFull
+from shoal.errors import ProtocolError, ServerFull
 from shoal.swarm.directory.directory import (
     MAX_EXCHANGES_PER_MINUTE,
     MAX_LOOKED_AT_PER_MINUTE,
@@ -39,6 +39,41 @@ def crowd() -> list[bytes]:
 def brought(directory: Directory) -> Callable[[PeerId], int]:
     """How many of the nodes held a source brought."""
     return directory._brought().__getitem__
+
+
+def test_the_newest_record_wins() -> None:
+    """Older and equal sequence numbers, forgeries and expired records are dropped and counted."""
+    clock, identity = FixedClock(), Identity.generate()
+    directory = Directory(clock)
+    new, old = (sign_record(record(identity, sequence=number), identity).data for number in (5, 4))
+    assert directory.add(new)
+    assert not directory.add(old)
+    assert not directory.add(new)
+    assert not directory.add(b"nonsense")
+    assert directory.dropped == {"old": 1, "invalid": 1}
+    clock.now += 400
+    assert directory.records() == []
+    assert directory.get(identity.peer) is None
+
+
+def test_two_directories_become_one() -> None:
+    """After digest, records and records both sides hold the newest of everything."""
+    ids = [Identity.generate() for _ in range(4)]
+    ours, theirs = Directory(FixedClock()), Directory(FixedClock())
+    for index, identity in enumerate(ids):
+        for directory, sequence in ((ours, 1 + index % 2), (theirs, 2 - index % 2)):
+            if (directory is ours and index != 3) or (directory is theirs and index != 2):
+                directory.add(sign_record(record(identity, sequence=sequence), identity).data)
+    want, lacks = theirs.answer(ours.digest())
+    for data in lacks:
+        assert ours.add(data)
+    for data in ours.select(want):
+        assert theirs.add(data)
+    assert ours.digest() == theirs.digest()
+    assert len(ours.records()) == 4
+    for digest in (b"x", bytes(40 * 5000)):
+        with pytest.raises(ProtocolError):
+            ours.answer(digest)
 
 
 def test_a_source_brings_so_many_new_nodes_a_minute(crowd: list[bytes]) -> None:

@@ -1,34 +1,29 @@
-"""The DHT with real libtorrent nodes on loopback, and what its settings and replies may and may not name."""
+"""The DHT with real libtorrent nodes on loopback, and what its replies may and may not name."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import random
 import socket
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import NetworkError, UsageError
-from shoal.swarm.discovery import libtorrent_session as torrent
 from shoal.swarm.discovery.dht import MAX_CONTACTS, DhtDiscovery, Replies, askable, swarm_key
 from shoal.swarm.discovery.discovery import Presence
 from shoal.swarm.discovery.libtorrent_session import (
-    PUBLIC_BOOTSTRAP,
     LibtorrentOptions,
     LibtorrentSession,
-    engine_settings,
 )
 from shoal.types import PeerId
 from tests.support.local_dht import free_port, local_dht, node_host
 
 NODES = 20
 PORT = 40_000
-libtorrent = pytest.importorskip("libtorrent")
+pytest.importorskip("libtorrent")
 
 
 def presence(port: int) -> Presence:
@@ -102,49 +97,6 @@ async def test_a_node_without_others_says_so() -> None:
         await discovery.announce(presence(1))
 
 
-def strings(settings: dict[str, Any]) -> str:
-    """All text in settings."""
-    return " ".join(value for value in settings.values() if isinstance(value, str))
-
-
-def test_public_hosts_are_named_in_public_mode_only() -> None:
-    """With nodes of one's own, in public mode or not, no host is named; without any the public ones need `public`."""
-    for public in (False, True):
-        settings = engine_settings(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",), public=public))
-        assert settings["dht_bootstrap_nodes"] == ""
-        ipaddress.ip_address(strings(settings).strip().rpartition(":")[0])
-        assert not settings["enable_upnp"]
-        assert not settings["enable_natpmp"]
-        assert not settings["enable_lsd"]
-    with pytest.raises(UsageError, match="dht-node"):
-        engine_settings(LibtorrentOptions(interface="127.0.0.1"))
-    public_settings = engine_settings(LibtorrentOptions(interface="0.0.0.0", public=True))
-    assert public_settings["dht_bootstrap_nodes"] == PUBLIC_BOOTSTRAP
-    assert not [name for name in public_settings if "restrict" in name or "limit" in name]  # its guards stay
-
-
-def test_no_other_default_of_libtorrent_names_a_host() -> None:
-    """Text settings that we leave alone name no host; a new libtorrent that adds one is noticed here."""
-    merged = {
-        **libtorrent.default_settings(),
-        **engine_settings(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",))),
-    }
-    known = ("user_agent", "peer_fingerprint", "handshake_client_version", "listen_interfaces")
-    rest = {name: value for name, value in merged.items() if isinstance(value, str) and value and name not in known}
-    assert rest == {}
-
-
-def test_without_libtorrent_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no wheel, the error names the package."""
-
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(torrent.importlib, "import_module", missing)
-    with pytest.raises(UsageError, match="libtorrent"):
-        LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.2:1",)))
-
-
 def test_swarm_names() -> None:
     """The key is sha1 of the prefix and the name; impossible names are refused."""
     assert swarm_key("abc").hex() == hashlib.sha1(b"shoal/1/abc").hexdigest()
@@ -202,12 +154,3 @@ def test_any_reply_is_survived(peers: list[tuple[str, int]]) -> None:
     replies.take(peers)
     while (contact := replies.next()) is not None:
         assert contact.peer is None
-
-
-async def test_engines_that_cannot_start_say_so() -> None:
-    """A node that is no address is named; closing what was never opened is harmless."""
-    engine = LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=("nonsense",)))
-    with pytest.raises(UsageError, match="nonsense"):
-        engine.open()
-    await engine.close()
-    await LibtorrentSession(LibtorrentOptions(interface="127.0.0.1", nodes=("127.0.0.1:1",))).close()
