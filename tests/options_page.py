@@ -28,9 +28,9 @@ STRUCTS: dict[type[Options], str] = {
 
 HEAD = """# Options
 
-Every option is a field of a frozen struct, with its bounds and its help. The keywords of Python, the flags of the commands and
-this page follow from the fields; a test checks that the page says what the code does. An option without a flag is for Python
-alone. [Adding an option](adding-an-option.md) tells how one is made.
+Every option is a field of a frozen struct, with its bounds and its help. The keywords of Python, the flags of the
+commands and this page follow from the fields. A test checks that the page says what the code does. An option without a
+flag is for Python alone. [Adding an option](adding-an-option.md) tells how one is made.
 """
 
 
