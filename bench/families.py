@@ -21,15 +21,15 @@ Model families that are certified against transformers on tiny random checkpoint
 - *128 greedy tokens*: one by one after that prompt, equal to those of transformers' `generate`.
 - *any split, same bits*: cut before any block, or before each, prefill and decode give the same bits.
 - *row-exact*: chunks of seven sizes beside another session, and logits in pieces, give the same bits.
-- *on compiled kernels*: the same logits within 1e-4 from the fastest blocks there are: compiled ones, or compiled
-  linear layers for blocks that do something the kernels do not know.
+- *on compiled kernels*: the same logits within 1e-4 from the fastest blocks there are. These are compiled blocks, or
+  compiled linear layers where the kernels do not know something.
 - *from GGUF*: a file made of it as llama.cpp's converter does gives the same logits within 2e-5. "no": its files are
   not read.
 - *weights in 8 bits*, *in 4 bits*: matrices rounded (`--quantize`) move the next token's distribution by at most 0.01
-  and 0.25 nats on average from the same weights in fp32. Random weights have nothing to spare: real models lose less.
+  and 0.25 nats on average, compared with fp32. Random weights have nothing to spare: real models lose less.
 - *rows as bf16*, *as fp16*: rounded between all blocks, no row's next-token distribution moves by more than 1e-3 nats
-  from that of fp32. Only then a server offers the codec. It is "refused" where that is not so, or where it is not safe:
-  a rounded row may go to another expert, and rows of real Gemmas leave fp16's range.
+  from that of fp32. Only then a server offers the codec. It is "refused" where that is not so, or where it is not safe.
+  A rounded row may go to another expert, and rows of real Gemmas leave fp16's range.
 
 """
 TAIL = """
