@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shoal.errors import InvalidMessage, ProtocolError, ShoalError, SpanError, UnknownQuestion
+from shoal.errors import InvalidMessage, ProtocolError, ShoalError, UnknownQuestion
 from shoal.protocol.messages import (
     FIRST,
     GREETING,
@@ -14,10 +14,8 @@ from shoal.protocol.messages import (
     Attached,
     GetStatus,
     HopTrace,
-    LinkGrant,
     LinkState,
     Message,
-    Open,
     Ping,
     Refusal,
     RowsFrame,
@@ -26,7 +24,6 @@ from shoal.protocol.messages import (
     encode_message,
     only,
 )
-from shoal.types import Span
 
 ROWS = RowsFrame(0, 0, 1, 0)
 
@@ -98,10 +95,3 @@ def test_a_mistake_of_this_program(message: Message, words: str) -> None:
     with pytest.raises(InvalidMessage, match=words) as caught:
         encode_message(message)
     assert isinstance(caught.value, ShoalError)
-
-
-def test_a_span_that_ends_before_it_starts() -> None:
-    """No such request can be made."""
-    grant = LinkGrant(1, "ab" * 32, b"t" * 16)
-    with pytest.raises(SpanError):
-        Open(b"s" * 16, 0, b"k" * 16, "f", Span(4, 2), 16, grant)
