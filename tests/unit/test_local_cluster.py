@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,8 +19,8 @@ from tests.support.tiny_models import tiny_llama
 class Process:
     """A process that says what the test put in its mouth; `stubborn`: it does not end by itself."""
 
-    started: list[Process]
-    says: dict[int, list[dict[str, object]]]
+    started: ClassVar[list[Process]] = []
+    says: ClassVar[dict[int, list[dict[str, object]]]] = {}
     stubborn = False
 
     def __init__(self, command: list[str], env: dict[str, str], **options: object) -> None:
@@ -51,14 +52,11 @@ class Process:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> type[Process]:
     """Instead of real ones; the model has eight blocks."""
-
-    class Started(Process):
-        started = list[Process]()
-        says = dict[int, list[dict[str, object]]]()
-
-    monkeypatch.setattr(local_cluster.subprocess, "Popen", Started)
+    monkeypatch.setattr(Process, "started", [])
+    monkeypatch.setattr(Process, "says", {})
+    monkeypatch.setattr(local_cluster.subprocess, "Popen", Process)
     monkeypatch.setattr(local_cluster, "num_blocks", lambda model: 8)
-    return Started
+    return Process
 
 
 @pytest.mark.parametrize(("blocks", "count"), [(1, 1), (8, 3), (30, 7), (5, 5)])

@@ -1,0 +1,29 @@
+"""How a command's options reach `connect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.cli.connecting import connected
+from shoal.client.client_options import ConnectOptions
+from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
+from shoal.swarm.membership.storage import PrivateSwarm
+
+
+def test_every_option_of_a_connection_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the private swarm and the discoveries in their places."""
+    calls: list[tuple[str | None, dict[str, Any]]] = []
+    monkeypatch.setattr("shoal.client.sync.connect", lambda model, **options: calls.append((model, options)))
+    asked = ConnectOptions(peers=("ticket",), transport="tls", head="bfloat16")
+    private, found = PrivateSwarm(name="home", home=Path("/home")), Discoveries(DiscoveryOptions())
+    connected("model", asked, private, found)
+    connected(None, asked, None)
+    (model, options), (no_model, alone) = calls
+    assert (model, no_model) == ("model", None)
+    assert set(options) == set(ConnectOptions.__struct_fields__)
+    assert (options["peers"], options["transport"], options["head"]) == (("ticket",), "tls", "bfloat16")
+    assert (options["invite"], options["discoveries"]) == (private, found)
+    assert (alone["invite"], alone["discoveries"]) == (None, None)

@@ -1,0 +1,63 @@
+"""`shoal generate`: a reply as it comes, and what is said of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shoal.cli.generate import print_reply, result, show_times
+from tests.unit.cli.replies import COMPLETION, Stream
+
+
+def test_text_goes_to_standard_output_and_times_beside_it(
+    said: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a reply can be piped."""
+    print_reply(Stream("a ", "reply"), None, as_json=False)  # type: ignore[arg-type]  # a stream by its shape
+    assert capsys.readouterr().out == "a reply\n"
+    assert "prefill 6.0 tokens/s · decode 4.0 tokens/s" in said.getvalue()
+
+
+def test_json_is_one_document(said: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing besides."""
+    print_reply(Stream("a ", "reply"), None, as_json=True)  # type: ignore[arg-type]  # a stream by its shape
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["text"], shown["token_ids"], shown["seed"]) == ("a reply", [4, 5], 7)
+    assert shown["route"][0] == {"peer": "a" * 64, "name": "near", "span": [0, 2]}
+    assert shown["trace"][0]["hops"][1]["name"] == "far"
+    assert said.getvalue() == ""
+
+
+@pytest.mark.parametrize(("kept", "words"), [(None, "cancelled"), (Path("reply.json"), "shoal resume reply.json")])
+def test_ctrl_c_ends_a_reply_with_what_there_is(
+    kept: Path | None, words: str, said: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And then the command; a reply that is kept can be gone on with."""
+    with pytest.raises(KeyboardInterrupt):
+        print_reply(Stream("a ", KeyboardInterrupt()), kept, as_json=False)  # type: ignore[arg-type]  # by its shape
+    assert capsys.readouterr().out == "a \n"
+    assert words in said.getvalue()
+    assert "decode" in said.getvalue()
+
+
+def test_a_hops_times_are_the_median_of_its_own_steps(said: io.StringIO) -> None:
+    """Steps over a route that was left do not count."""
+    show_times(COMPLETION)
+    rows = [line.split() for line in said.getvalue().splitlines()]
+    assert ["near", "0:2", "20.00", "1.00", "2.00"] in rows
+    assert ["back", "to", "here", "4.00"] in rows
+    assert "not exact" not in said.getvalue()
+    show_times(msgspec.structs.replace(COMPLETION, exact=False))
+    assert "not exact" in said.getvalue()
+
+
+def test_a_reply_of_one_token_has_no_times(said: io.StringIO) -> None:
+    """Nothing was decoded, so nothing is shown; the reply is whole as JSON."""
+    short = msgspec.structs.replace(COMPLETION, traces=())
+    show_times(short)
+    assert said.getvalue() == ""
+    assert result(short)["trace"] == ()

@@ -1,0 +1,100 @@
+"""`shoal serve`: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from shoal.cli.serve import _drain, _how_to_join, _progress, _run
+from shoal.protocol.messages import Status
+from shoal.types import PeerId
+from tests.unit.swarm.routing.test_route_planner import server as record
+
+STATUS = Status(1, 4, 20, 30_000, 40_000, 12.4, 100.0, 60.0)
+
+
+class Server:
+    """A server with sessions that move when the test says so."""
+
+    def __init__(self, sessions: int = 2, left: int = 0, private: str | None = None) -> None:
+        self.record = record(PeerId("a" * 64), 0, 4)
+        self.ticket = "shoal1-ticket"
+        self.addresses = ("tls://127.0.0.1:1",)
+        self.private_swarm = private
+        self.ordered_to_leave = asyncio.Event()
+        self.sessions = [SimpleNamespace()] * sessions
+        self.moved = asyncio.Event()
+        self.left = left
+        self.drains = 0
+
+    def status(self) -> Status:
+        """Server."""
+        return STATUS
+
+    async def drain(self) -> int:
+        """Server."""
+        self.drains += 1
+        await self.moved.wait()
+        return self.left
+
+
+def test_what_is_loaded(said: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines for people, with a count where there is one, or events for programs."""
+    for as_json in (False, True):
+        show = _progress(as_json)
+        show("opening the checkpoint", 0, 0)
+        show("loading blocks", 4, 4)
+    assert said.getvalue() == "opening the checkpoint\nloading blocks 4/4\n"
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[1] == {"event": "loading", "what": "loading blocks", "done": 4, "total": 4}
+
+
+def test_a_private_servers_ticket_is_not_enough() -> None:
+    """It says what others need besides."""
+    assert "--peers" in _how_to_join(Server())  # type: ignore[arg-type]  # a server by its shape
+    assert "shoal swarm invite home" in _how_to_join(Server(private="home"))  # type: ignore[arg-type]  # by its shape
+
+
+@pytest.mark.parametrize("how", ["signal", "order"])
+async def test_it_serves_until_it_is_told(how: str, said: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    """By this process or by its owner from elsewhere; programs are told when it is ready."""
+    server, stop = Server(), asyncio.Event()
+    running = asyncio.ensure_future(_run(server, stop, as_json=how == "signal"))  # type: ignore[arg-type]  # by its shape
+    await asyncio.sleep(0)
+    assert not running.done()
+    (stop if how == "signal" else server.ordered_to_leave).set()
+    async with asyncio.timeout(5):
+        await running
+    shown = capsys.readouterr().out.strip()
+    if how == "signal":
+        assert json.loads(shown) == {"event": "ready", "ticket": server.ticket, "peer": "a" * 64, "span": [0, 4]}
+    else:
+        assert shown == server.ticket
+        assert "blocks 0:4 of 8" in said.getvalue()
+
+
+async def test_sessions_move_before_it_leaves(said: io.StringIO) -> None:
+    """Those that found no other server are counted."""
+    server = Server(left=1)
+    server.moved.set()
+    await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
+    assert "2 sessions move" in said.getvalue()
+    assert "1 sessions found no other server" in said.getvalue()
+
+
+async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
+    """Before the sessions have moved, or before they were even told."""
+    server, at_once = Server(), asyncio.Event()
+    draining = asyncio.ensure_future(_drain(server, at_once))  # type: ignore[arg-type]  # a server by its shape
+    await asyncio.sleep(0)
+    assert not draining.done()
+    at_once.set()
+    async with asyncio.timeout(5):
+        await draining
+    assert "found no other" not in said.getvalue()
+    await _drain(server, at_once)  # type: ignore[arg-type]  # a server by its shape
+    assert server.drains == 1
