@@ -93,7 +93,8 @@ SAID = {
     "concepts/routing.md": [
         f"own measurements | {DEFAULT_ROUND_TRIP_S} s",
         f"else {DEFAULT_BLOCK_ROWS_PER_S:.0f} rows/s through one block",
-        f"{EXACT_CELLS:,} cells (servers × blocks), and {MAX_SEARCHES} searches",
+        f"limits: {EXACT_CELLS:,} cells",
+        f"and {MAX_SEARCHES} searches",
     ],
     "guides/serve.md": [
         f"after {DRAIN_S:.0f} s at the latest",
