@@ -53,38 +53,40 @@ class OwnedTasks:
 class BackgroundTask:
     """One task of an object that lives longer than any block of code, such as a channel. Its error is logged with its trace.
 
-    `ended` is called when the work has ended, however that came.
+    `ended` is called when the task has ended, however that came, also when it was cancelled before it began.
     """
 
     def __init__(
-        self, name: str, work: Coroutine[Any, Any, object], log: logging.Logger, ended: Callable[[], None] | None = None
+        self,
+        name: str,
+        work: Coroutine[Any, Any, object],
+        log: logging.Logger,
+        ended: Callable[[BackgroundTask], object] | None = None,
     ) -> None:
         self._name = name
         self._log = log
-        self._ended = ended
-        self._task = asyncio.get_running_loop().create_task(self._run(work), name=name)
+        self.task: asyncio.Task[object] = asyncio.get_running_loop().create_task(work, name=name)
+        self.task.add_done_callback(self._tell)
+        if ended is not None:
+            self.task.add_done_callback(lambda _: ended(self))
 
-    async def _run(self, work: Coroutine[Any, Any, object]) -> None:
-        try:
-            await work
-        except Exception:
-            self._log.exception("%s failed", self._name)
-        finally:
-            if self._ended is not None:
-                self._ended()
+    def _tell(self, task: asyncio.Task[object]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._log.error("%s failed", self._name, exc_info=error)
 
     @property
     def done(self) -> bool:
         """Whether the work has ended."""
-        return self._task.done()
+        return self.task.done()
 
     def cancel(self) -> None:
         """End the work soon. Harmless when it has ended."""
-        self._task.cancel()
+        self.task.cancel()
 
     async def wait(self) -> None:
         """Wait until the work has ended."""
-        await asyncio.wait([self._task])
+        await asyncio.wait([self.task])
 
     async def close(self) -> None:
         """End the work and wait until it has ended. Closing twice is harmless."""

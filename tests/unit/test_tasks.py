@@ -153,9 +153,8 @@ async def test_a_background_task_tells_its_error(caplog: pytest.LogCaptureFixtur
         raise ValueError("no more")
 
     with caplog.at_level(logging.ERROR, "shoal"):
-        task = BackgroundTask("reading", fail(), LOG, ended.set)
-        await task.wait()
-    assert ended.is_set()
+        task = BackgroundTask("reading", fail(), LOG, lambda task: ended.set())
+        await ended.wait()
     assert task.done
     assert "reading failed" in caplog.text
     assert "no more" in caplog.text

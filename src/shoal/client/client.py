@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.swarm.routing.hop_costs import RoundTrips
 from shoal.swarm.routing.route_planner import same_model
+from shoal.tasks import BackgroundTask, keep_running
 from shoal.transport.asking import ask
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
     from shoal.client.saved_reply import SavedSession
     from shoal.client.session.session import Session
+
+log = logging.getLogger("shoal.client")
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
@@ -79,7 +84,7 @@ class AsyncClient:
         self.directory = Directory(clock)
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports: list[Transport] = []
-        self._keeping: asyncio.Task[None] | None = None
+        self._keeping: BackgroundTask | None = None
         self._heard_at = -math.inf
         self._discoveries = discoveries or Discoveries(DiscoveryOptions())
         if invite is not None and self._discoveries.all:
@@ -119,13 +124,13 @@ class AsyncClient:
         self._tickets += [Ticket.parse(text) for text in member.tickets]
         if not self._tickets:
             raise UsageError("nobody of this swarm is known: give a member's ticket (peers=[…])")
-        self._keeping = asyncio.create_task(member.keep(self.directory, self.refresh, CLIENT_EXCHANGE_S))
+        keep = partial(member.keep, self.directory, self.refresh, CLIENT_EXCHANGE_S)
+        self._keeping = BackgroundTask("membership", keep_running("membership", keep, self.clock, log), log)
 
     async def close(self) -> None:
         """Close the transports. Closing twice is harmless."""
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+            await self._keeping.close()
         await self._discoveries.close()
         for transport in self._transports:
             await transport.close()

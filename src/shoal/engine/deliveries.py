@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
+log = logging.getLogger("shoal.engine")
+
 
 class Deliveries:
-    """What is posted is called in the loop, in order; one callback's mistake keeps nothing from the others."""
+    """What is posted is called in the loop, in order; a callback's mistake is logged and keeps nothing from the others."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -25,5 +28,5 @@ class Deliveries:
             callback = self._posted.popleft()
             try:
                 callback()
-            except Exception as error:
-                self._loop.call_exception_handler({"message": "a callback of the engine failed", "exception": error})
+            except Exception:
+                log.exception("a callback of the engine failed")

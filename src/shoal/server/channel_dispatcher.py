@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 
+from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import ChannelClosed, IdentityError, NetworkError, ProtocolError, ServerFull, ShoalError
 from shoal.protocol.messages import EXCHANGE, FIRST, LEAVE, QUESTIONS, Leave, Leaving, Message, RecordDigest
 from shoal.protocol.refusals import refusal
@@ -14,6 +16,7 @@ from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.token_bucket import TokenBucket
 from shoal.types import PeerId
 
 FIRST_MESSAGE_S = 10.0
@@ -28,15 +31,22 @@ LOADING_RETRY_S = 10.0
 _PER_SPAN = {question.request for question in QUESTIONS if question.per_span}
 
 
+LOG_LINES, LOG_LINES_PER_S = 20.0, 1.0
+"""Refusals that are logged: so many at once and a second after that, since strangers may ask for any number."""
+
+log = logging.getLogger("shoal.server")
+
+
 class ChannelDispatcher:
     """Serves accepted channels until they end. `service` answers for the blocks; None while there are none."""
 
-    def __init__(self, me: PeerId, directory: Directory) -> None:
+    def __init__(self, me: PeerId, directory: Directory, clock: Clock = SYSTEM_CLOCK) -> None:
         self.service: SessionService | None = None
         self.ordered_to_leave = asyncio.Event()
         self._me = me
         self._directory = directory
         self._channels: Counter[PeerId] = Counter()
+        self._log_lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES, clock)
         self.answers = Answers()
         self.answers.serve(EXCHANGE, self._exchange)
         self.answers.answer(LEAVE, self._leave)
@@ -70,6 +80,8 @@ class ChannelDispatcher:
             raise ServerFull(f"{MAX_CHANNELS} channels are open", retry_after=1.0)
 
     async def _refuse(self, frames: FrameChannel, error: ShoalError) -> None:
+        if self._log_lines.try_take():
+            log.info("%s is refused: %s", frames.peer[:8], error)
         try:
             async with asyncio.timeout(1.0):
                 await frames.send(refusal(error))

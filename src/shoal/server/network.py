@@ -85,7 +85,7 @@ class Network:
         self.addresses: tuple[str, ...] = ()
         self.directory = Directory(clock)
         self.dialler = Dialler(transports, clock=clock, only=config.transport)
-        self.dispatcher = ChannelDispatcher(me, self.directory)
+        self.dispatcher = ChannelDispatcher(me, self.directory, clock)
         self.peer_latency = PeerLatency(self.dialler, clock)
         self.redirector = Redirector(self.identity, self.dialler, clock)
         rate = config.max_upload_bits_per_s

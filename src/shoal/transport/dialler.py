@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import DialError, IdentityError, ShoalError
+from shoal.tasks import OwnedTasks
 from shoal.transport.channel import Channel, Transport
 from shoal.types import PeerId
 
@@ -94,74 +95,68 @@ class _Race:
         self._peer = peer
         self._clock = clock
         self._waiting = sorted(plans, key=lambda plan: plan[2])
-        self._active: dict[asyncio.Task[Channel], str] = {}
+        self._active: dict[asyncio.Task[Channel | ShoalError], str] = {}
 
     async def run(self, deadline_s: float) -> Channel | None:
         """The channel of the first attempt that succeeds; None when all have failed or the deadline has come."""
         winner = None
         try:
-            winner = await self._compete(deadline_s)
+            async with OwnedTasks() as tasks:
+                winner = await self._compete(tasks, deadline_s)
+        except BaseException:
+            if winner is not None:
+                winner.abort()
+            raise
         finally:
-            try:
-                await _drop(self._active)
-            except asyncio.CancelledError:
-                if winner is not None:
-                    winner.abort()
-                raise
+            _abort(self._active)
         return winner
 
-    async def _compete(self, deadline_s: float) -> Channel | None:
+    async def _compete(self, tasks: OwnedTasks, deadline_s: float) -> Channel | None:
         began = self._clock.monotonic()
         while self._waiting or self._active:
             passed_s = self._clock.monotonic() - began
             if passed_s >= deadline_s:
                 break
-            self._start(passed_s)
+            self._start(tasks, passed_s)
             next_s = min([deadline_s, *(plan[2] for plan in self._waiting)])
-            await self._wait(next_s - passed_s)
+            timer = tasks.start(self._clock.sleep(next_s - passed_s))
+            await asyncio.wait([timer, *self._active], return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
             winner = self._finished()
             if winner is not None:
                 return winner
         return None
 
-    def _start(self, passed_s: float) -> None:
+    def _start(self, tasks: OwnedTasks, passed_s: float) -> None:
         while self._waiting and (not self._active or self._waiting[0][2] <= passed_s):
             transport, address, _ = self._waiting.pop(0)
-            self._active[asyncio.create_task(_attempt(transport, self._peer, address))] = address
-
-    async def _wait(self, seconds: float) -> None:
-        timer = asyncio.create_task(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait([timer, *self._active], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
+            self._active[tasks.start(_attempt(transport, self._peer, address))] = address
 
     def _finished(self) -> Channel | None:
         for attempt in [attempt for attempt in self._active if attempt.done()]:
-            error = attempt.exception()
-            if error is not None and not isinstance(error, ShoalError):
-                raise error
-            address = self._active.pop(attempt)
-            if error is None:
+            result, address = attempt.result(), self._active.pop(attempt)
+            if not isinstance(result, ShoalError):
                 self.answered = address
-                return attempt.result()
-            self.errors[address] = error
+                return result
+            self.errors[address] = result
         return None
 
 
-async def _attempt(transport: Transport, peer: PeerId, address: str) -> Channel:
-    return await transport.dial(peer, address)
+async def _attempt(transport: Transport, peer: PeerId, address: str) -> Channel | ShoalError:
+    try:
+        return await transport.dial(peer, address)
+    except ShoalError as error:
+        return error
+
+
+def _abort(attempts: Iterable[asyncio.Task[Channel | ShoalError]]) -> None:
+    """End the channels of attempts that succeeded too late."""
+    for attempt in attempts:
+        if attempt.done() and not attempt.cancelled() and attempt.exception() is None:
+            channel = attempt.result()
+            if not isinstance(channel, ShoalError):
+                channel.abort()
 
 
 def _scheme(address: str) -> str:
     return address.partition("://")[0]
-
-
-async def _drop(attempts: Iterable[asyncio.Task[Channel]]) -> None:
-    """Cancel attempts, and end the channels of those that succeeded too late."""
-    attempts = list(attempts)
-    for attempt in attempts:
-        attempt.cancel()
-    for result in await asyncio.gather(*attempts, return_exceptions=True):
-        if not isinstance(result, BaseException):
-            result.abort()

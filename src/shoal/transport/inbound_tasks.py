@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
 from shoal.errors import ShoalError
+from shoal.tasks import BackgroundTask
 from shoal.transport.channel import MAX_INBOUND, MAX_PENDING_HANDSHAKES, Channel, ChannelHandler
+
+log = logging.getLogger("shoal.transport")
 
 
 class InboundTasks:
-    """Tasks that live until they finish or their transport closes; some of them for callers not yet proven."""
+    """Tasks that live until they finish or their transport closes; some of them for callers not yet proven.
+
+    A mistake in one of them is logged with its trace and ends nothing else.
+    """
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unproven: dict[asyncio.Task[None], None] = {}
+        self._tasks: dict[BackgroundTask, None] = {}
+        self._unproven: dict[asyncio.Task[Any], BackgroundTask] = {}
 
     @property
     def full(self) -> bool:
         """Whether one more has to be turned away."""
         return len(self._tasks) >= MAX_INBOUND
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[Any, Any, None]) -> BackgroundTask:
         """Run `work` in a task of its own."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task = BackgroundTask("serving a channel", work, log, self._finished)
+        self._tasks[task] = None
         return task
 
-    def start_unproven(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start_unproven(self, work: Coroutine[Any, Any, None]) -> BackgroundTask:
         """The same for a handshake, which calls `proven` when it is through. With too many, the oldest is cancelled."""
         if len(self._unproven) >= MAX_PENDING_HANDSHAKES:
             oldest = next(iter(self._unproven))
-            del self._unproven[oldest]
-            oldest.cancel()
+            self._unproven.pop(oldest).cancel()
         task = self.start(work)
-        self._unproven[task] = None
+        self._unproven[task.task] = task
         return task
 
     def proven(self) -> None:
@@ -45,20 +50,17 @@ class InboundTasks:
         if task is not None:
             self._unproven.pop(task, None)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._unproven.pop(task, None)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:  # now, not when the collector finds the task
-            context = {"message": "serving a channel failed", "exception": error, "task": task}
-            task.get_loop().call_exception_handler(context)
+    def _finished(self, task: BackgroundTask) -> None:
+        self._tasks.pop(task, None)
+        self._unproven.pop(task.task, None)
 
     async def close(self) -> None:
         """Cancel all of them and wait until they are gone."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            await task.wait()
 
 
 async def serve(channel: Channel, handler: ChannelHandler) -> None:

@@ -74,7 +74,7 @@ class TlsTransport:
                 raw.abort()
                 return
             task = self._tasks.start_unproven(self._serve(raw, context, handler))
-            task.add_done_callback(lambda _: raw.abort())  # cancelled before it began, it would not close anything
+            task.task.add_done_callback(lambda _: raw.abort())  # cancelled before it began, it would not close anything
 
         try:
             self._server = await asyncio.get_running_loop().create_server(

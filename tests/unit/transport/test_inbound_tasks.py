@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -20,7 +21,7 @@ async def test_the_oldest_unproven_makes_room(monkeypatch: pytest.MonkeyPatch) -
     tasks, event = InboundTasks(), asyncio.Event()
     started = [tasks.start_unproven(wait_for(event)) for _ in range(4)]
     await asyncio.sleep(0.01)
-    assert [task.cancelled() for task in started] == [True, True, False, False]
+    assert [task.task.cancelled() for task in started] == [True, True, False, False]
     await tasks.close()
 
 
@@ -37,9 +38,9 @@ async def test_who_is_proven_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.sleep(0)
     second, third = tasks.start_unproven(wait_for(event)), tasks.start_unproven(wait_for(event))
     await asyncio.sleep(0.01)
-    assert [first.done(), second.done(), third.done()] == [False, True, False]
+    assert [first.done, second.done, third.done] == [False, True, False]
     await tasks.close()
-    assert first.cancelled()
+    assert first.task.cancelled()
 
 
 async def test_full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,4 +53,20 @@ async def test_full(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tasks.full
     await asyncio.sleep(0.01)
     assert not tasks.full
+    await tasks.close()
+
+
+async def test_a_mistake_is_logged_and_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    """The trace of the mistake is there to be read."""
+    tasks, event = InboundTasks(), asyncio.Event()
+
+    async def fail() -> None:
+        raise ValueError("a mistake of this program")
+
+    other = tasks.start(wait_for(event))
+    with caplog.at_level(logging.ERROR, "shoal"):
+        await tasks.start(fail()).wait()
+        await asyncio.sleep(0)
+    assert "a mistake of this program" in caplog.text
+    assert not other.done
     await tasks.close()

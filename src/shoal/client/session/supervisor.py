@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -41,6 +42,8 @@ from shoal.links.row_receiver import RowReceiver
 from shoal.protocol.messages import SECRET_BYTES, LinkGrant, Open
 from shoal.swarm.directory.records import SignedRecord
 from shoal.types import Hop
+
+log = logging.getLogger("shoal.client")
 
 RESUMED_GENERATIONS = 1 << 24
 """Every time that a session is resumed, its links' generations begin so much higher: above all that were given before."""
@@ -266,6 +269,7 @@ class RouteSupervisor:
     def _drop(self, drop: Drop) -> None:
         """A lost hop's server is reported, and told to free its memory if it lives."""
         client = self._clients[drop.hop]
+        log.info("hop %s with blocks %s is lost: %s", client.name, client.hop.span, drop.error)
         client.fail(drop.error)
         if drop.unreachable:
             self._planner.failed(client.record.record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -42,6 +43,9 @@ MAX_BACKLOG_ROWS = 2048
 
 MAX_NEWS = 64
 """News for a client that were not sent yet; more are not kept."""
+
+
+log = logging.getLogger("shoal.server")
 
 
 class SessionGrant(msgspec.Struct, frozen=True):
@@ -316,6 +320,7 @@ class SessionTable:
         if self._sessions.pop(session.terms.session, None) is not None:
             session.close()
             await self._compute.close(session.key)
+            log.debug("session %s has ended", session.key[:8])
 
     async def expire(self) -> int:
         """Close the sessions whose lease has run out; returns how many."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from shoal.clock import Clock
@@ -48,6 +50,9 @@ DRAIN_S = 60.0
 
 RETRY_ELSEWHERE_S = 60.0
 """What a server that leaves advises: by then it is gone."""
+
+
+log = logging.getLogger("shoal.server")
 
 
 class SpanInfo(msgspec.Struct, frozen=True):
@@ -143,6 +148,7 @@ class SessionService:
         if session is None:
             session = await self._sessions.open(self._terms(message), frames.peer, self._failed)
             self._ledger.add(sessions=1)
+            log.debug("session %s of %s is open over blocks %s", session.key[:8], frames.peer[:8], message.span)
         session = self._sessions.find(message.session, message.secret, message.incarnation, frames.peer)
         if session.terms.span != message.span:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -33,6 +34,9 @@ _MAX_ENTRIES = 2 * MAX_RECORDS
 _SEQUENCE = struct.Struct("<Q")
 _LENGTH = struct.Struct("<H")
 _ENTRY_BYTES = PEER_ID_BYTES + _SEQUENCE.size
+
+
+log = logging.getLogger("shoal.swarm")
 
 
 class Held(NamedTuple):
@@ -84,8 +88,9 @@ class Directory:
             return False
         try:
             signed = verify_record(data, self._clock.wall())
-        except RecordError:
+        except RecordError as error:
             self.dropped["invalid"] += 1
+            log.debug("a record is dropped: %s", error)
             return False
         peer = PeerId(signed.record.peer)
         held = self._held.get(peer)
@@ -100,6 +105,8 @@ class Directory:
             return False
         first_hand = source is None or (held is not None and held.source is None)
         self._held[peer] = Held(signed, proof, None if first_hand else held.source if held is not None else source)
+        if held is None:
+            log.info("%s joins with blocks %s of %s", peer[:8], signed.record.span, signed.record.model.name)
         return True
 
     def _room(self, source: PeerId | None) -> bool:
