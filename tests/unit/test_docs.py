@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -191,6 +192,12 @@ def test_layers(page: Path) -> None:
     rows = page.read_text().split("| layer |")[1].splitlines()[2:]
     said = [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in rows if row.startswith("|")]
     assert said[: len(expected)] == expected
+
+
+def test_the_picture_is_whole() -> None:
+    """The README's picture can be parsed, and says in words what it shows."""
+    picture = ElementTree.parse(ROOT / "docs" / "swarm.svg").getroot()
+    assert {"title", "desc"} <= {child.tag.rpartition("}")[2] for child in picture}
 
 
 def test_few_figures_up_front() -> None:
