@@ -172,6 +172,26 @@ def test_benches_exist(page: Path) -> None:
         assert set(re.findall(r"--[a-z][\w-]*", rest)) <= options("simulator")[""]
 
 
+@pytest.mark.parametrize("page", PRESENT, ids=named)
+def test_targets_exist(page: Path) -> None:
+    """Every `make TARGET` is one of the Makefile's."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    text = page.read_text()
+    said = {
+        code for code in [*inline_code(text), *"\n".join(code_blocks(text)).splitlines()] if code.startswith("make ")
+    }
+    assert {code.split()[1] for code in said} <= targets
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=named)
+def test_variables_exist(page: Path) -> None:
+    """Every variable of the environment that is ours is read by the code."""
+    code = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert {
+        name for name in re.findall(r"\$?\b(SHOAL_[A-Z]+)\b(?=[=`/) ])", page.read_text()) if name not in code
+    } == set()
+
+
 @pytest.mark.parametrize("page", PROSE, ids=named)
 def test_python_on_pages(page: Path) -> None:
     """Python on a page compiles, and what it takes from `shoal` is public."""
