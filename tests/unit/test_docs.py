@@ -247,7 +247,7 @@ def test_sentences_are_found() -> None:
     assert long_sentences("word " * (SENTENCE_WORDS + 1)) != []
 
 
-@pytest.mark.parametrize("page", [page for page in PROSE if page not in BEING_WRITTEN], ids=named)
+@pytest.mark.parametrize("page", [page for page in [*PROSE, *DECISIONS] if page not in BEING_WRITTEN], ids=named)
 def test_plain_words(page: Path) -> None:
     """The subject of a sentence has a name."""
     said = " ".join(sentence.lower() for sentence in sentences(page.read_text()))
