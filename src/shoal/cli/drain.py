@@ -47,21 +47,21 @@ async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, tr
     from shoal.errors import UsageError
     from shoal.protocol.messages import LEAVE, Leave
     from shoal.swarm.discovery.ticket import Ticket
-    from shoal.swarm.membership.member import Member
+    from shoal.swarm.membership.applicant import Applicant
     from shoal.transport.asking import ask
     from shoal.transport.dialler import Dialler
     from shoal.transport.local_node import make_transports
 
     ticket = Ticket.parse(text)
-    member = Member(swarm, "server", SYSTEM_CLOCK, key) if swarm is not None else None
-    identity = member.identity if member is not None else key
+    applicant = Applicant(swarm, "server", SYSTEM_CLOCK, key) if swarm is not None else None
+    identity = applicant.identity if applicant is not None else key
     assert identity is not None
     if identity.peer != ticket.peer:
         raise UsageError(f"the key is that of {identity.peer[:8]}, and the ticket that of {ticket.peer[:8]}")
     transports: Sequence[Carrier] = make_transports(identity.key, only=transport)
     try:
-        if member is not None:
-            transports = await member.enter(transports)
+        if applicant is not None:
+            transports = (await applicant.enter(transports)).transports
         dialler = Dialler(transports, only=transport)
         reply = await ask(dialler, (ticket.peer, ticket.addresses), LEAVE, Leave())
         return reply.message.deadline_s

@@ -26,6 +26,7 @@ from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
+from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.swarm.routing.hop_costs import RoundTrips
@@ -79,8 +80,9 @@ class AsyncClient:
         if not peers and invite is None and not (discoveries and discoveries.all):
             raise UsageError("a client needs at least one ticket to find the swarm (peers=[…]), or a discovery")
         private = PrivateSwarm(invite=invite) if isinstance(invite, str) else invite
-        self._member = Member(private, "client", clock, identity) if private is not None else None
-        self.identity = self._member.identity if self._member is not None else identity or Identity.generate()
+        self._applicant = Applicant(private, "client", clock, identity) if private is not None else None
+        self._member: Member | None = None
+        self.identity = self._applicant.identity if self._applicant is not None else identity or Identity.generate()
         self.directory = Directory(clock)
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports: list[Transport] = []
@@ -100,8 +102,8 @@ class AsyncClient:
         made = make_transports(self.identity.key, listen, self._only, options.iroh_relay)
         self._transports = [self._wrap(transport, self.identity.peer) for transport in made]
         try:
-            if self._member is not None:
-                await self._enter(self._member)
+            if self._applicant is not None:
+                await self._enter(self._applicant)
             self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
             self._probe = ServerProbe(self.directory, self._dialler, self.clock)
             self._finder = self._discoveries.finder(self.directory, self._dialler)
@@ -118,8 +120,9 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _enter(self, member: Member) -> None:
-        self._transports = await member.enter(self._transports)
+    async def _enter(self, applicant: Applicant) -> None:
+        self._member = member = await applicant.enter(self._transports)
+        self._transports = member.transports
         member.guard(self.directory)
         self._tickets += [Ticket.parse(text) for text in member.tickets]
         if not self._tickets:

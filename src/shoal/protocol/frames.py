@@ -44,10 +44,14 @@ class FrameDecoder:
     """
 
     def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES, max_header_bytes: int = MAX_HEADER_BYTES) -> None:
-        self.max_payload_bytes = max_payload_bytes
+        self._max_payload_bytes = max_payload_bytes
         self.max_header_bytes = max_header_bytes
         self._buffer: bytes | bytearray = b""
         self._start = 0
+
+    def allow_payload(self, max_payload_bytes: int) -> None:
+        """Change the largest payload of the frames from here on."""
+        self._max_payload_bytes = min(max_payload_bytes, MAX_PAYLOAD_BYTES)
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came. Where nothing waits before them they are not copied."""
@@ -107,7 +111,7 @@ class FrameDecoder:
             raise ProtocolError("a frame's reserved bytes are not zero")
         if not 0 < header_bytes <= self.max_header_bytes:
             raise ProtocolError(f"a header of {header_bytes} bytes (1 to {self.max_header_bytes} are allowed)")
-        if payload_bytes > self.max_payload_bytes:
-            allowed = self.max_payload_bytes
+        if payload_bytes > self._max_payload_bytes:
+            allowed = self._max_payload_bytes
             raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {allowed} are allowed here)")
         return header_bytes, payload_bytes, expected

@@ -38,10 +38,10 @@ log = logging.getLogger("shoal.server")
 
 
 class ChannelDispatcher:
-    """Serves accepted channels until they end. `service` answers for the blocks; None while there are none."""
+    """Serves accepted channels until they end."""
 
     def __init__(self, me: PeerId, directory: Directory, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.service: SessionService | None = None
+        self._service: SessionService | None = None
         self.ordered_to_leave = asyncio.Event()
         self._me = me
         self._directory = directory
@@ -50,6 +50,15 @@ class ChannelDispatcher:
         self.answers = Answers()
         self.answers.serve(EXCHANGE, self._exchange)
         self.answers.answer(LEAVE, self._leave)
+
+    @property
+    def service(self) -> SessionService | None:
+        """What answers for the blocks; None while there are none."""
+        return self._service
+
+    def answer_by(self, service: SessionService | None) -> None:
+        """Have this answer for the blocks from now on; None: they are not there."""
+        self._service = service
 
     async def handle(self, channel: Channel) -> None:
         """Serve one channel; errors are told to the peer as far as it still listens."""
@@ -91,10 +100,10 @@ class ChannelDispatcher:
     async def _dispatch(self, frames: FrameChannel, request: Message, payload: bytes) -> None:
         if type(request) not in _PER_SPAN:
             await self.answers.begin(frames, request, payload)
-        elif self.service is None:
+        elif self._service is None:
             raise ServerFull("this server is loading blocks", retry_after=LOADING_RETRY_S)
         else:
-            await self.service.answers.begin(frames, request, payload)
+            await self._service.answers.begin(frames, request, payload)
 
     async def _exchange(self, frames: FrameChannel, request: RecordDigest, digest: bytes) -> None:
         await exchange.answer(frames, self._directory, digest)

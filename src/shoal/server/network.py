@@ -20,6 +20,7 @@ from shoal.swarm.discovery.announcer import Announcer
 from shoal.swarm.discovery.discovery_options import Discoveries
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
+from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.member import Member
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
@@ -34,26 +35,34 @@ Wrap = Callable[[Transport, PeerId], Transport]
 
 
 class NodeCredentials(NamedTuple):
-    """The key that names this node, and its membership where it is in a private swarm."""
+    """The key that names this node, and what it enters a private swarm with, if it is to be in one."""
+
+    identity: Identity
+    applicant: Applicant | None
+
+
+class OpenedNode(NamedTuple):
+    """This node on its transports, which are those of its private swarm where it is in one."""
 
     identity: Identity
     member: Member | None
+    transports: Sequence[Transport]
 
 
 def node_credentials(config: ServeOptions, clock: Clock) -> NodeCredentials:
     """Those of the identity file or of the private swarm; a fresh key without either. Raises UsageError."""
     kept = Identity.load(config.identity) if config.identity else None
     if config.private is not None:
-        member = Member(config.private, "server", clock, kept)
-        return NodeCredentials(member.identity, member)
+        applicant = Applicant(config.private, "server", clock, kept)
+        return NodeCredentials(applicant.identity, applicant)
     return NodeCredentials(kept or Identity.generate(), None)
 
 
-async def open_transports(
+async def open_node(
     config: ServeOptions, credentials: NodeCredentials, wrap: Wrap | None, stack: contextlib.AsyncExitStack
-) -> Sequence[Transport]:
-    """The node's transports, inside the private swarm if it is one; `stack` closes them. Raises what membership raises."""
-    identity, member = credentials
+) -> OpenedNode:
+    """The node on its transports, which `stack` closes. Raises what `Applicant.enter` raises."""
+    identity, applicant = credentials
     made: Sequence[Transport] = make_transports(
         identity.key, config.listen, config.transport, config.discovery.iroh_relay
     )
@@ -61,7 +70,10 @@ async def open_transports(
         made = [wrap(transport, identity.peer) for transport in made]
     for transport in made:
         stack.push_async_callback(transport.close)
-    return await member.enter(made) if member is not None else made
+    if applicant is None:
+        return OpenedNode(identity, None, made)
+    member = await applicant.enter(made)
+    return OpenedNode(identity, member, member.transports)
 
 
 class Network:
@@ -73,13 +85,12 @@ class Network:
     def __init__(
         self,
         config: ServeOptions,
-        credentials: NodeCredentials,
-        transports: Sequence[Transport],
+        node: OpenedNode,
         fingerprint: str,
         notice: Notice,
         clock: Clock,
     ) -> None:
-        self.identity, self.member = credentials
+        self.identity, self.member, transports = node
         me = self.identity.peer
         self.clock = clock
         self.addresses: tuple[str, ...] = ()

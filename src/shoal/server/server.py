@@ -15,7 +15,7 @@ from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.server.hosting.span_host import Progress, SpanHost
 from shoal.server.hosting.span_loading import choose_blocks, open_source
 from shoal.server.ledger import Ledger
-from shoal.server.network import Network, Wrap, node_credentials, open_transports
+from shoal.server.network import Network, Wrap, node_credentials, open_node
 from shoal.server.serve_options import ServeOptions
 from shoal.server.sessions.hop_session import SessionTable
 from shoal.server.sessions.session_service import DRAIN_S
@@ -101,7 +101,7 @@ class Server:
     @property
     def private_swarm(self) -> str | None:
         """The name of the private swarm that this server is in, if it is in one."""
-        return self.network.member.folder.name if self.network.member is not None else None
+        return self.network.member.swarm_name if self.network.member is not None else None
 
     @property
     def record(self) -> ServerRecord:
@@ -157,10 +157,8 @@ class Server:
         config = self.config
         self._progress("opening the checkpoint", 0, 0)
         source = await asyncio.to_thread(open_source, config)
-        transports = await open_transports(config, self._credentials, self._wrap, self._stack)
-        self._network = network = Network(
-            config, self._credentials, transports, source.model.fingerprint, self._notice, self._clock
-        )
+        node = await open_node(config, self._credentials, self._wrap, self._stack)
+        self._network = network = Network(config, node, source.model.fingerprint, self._notice, self._clock)
         await network.listen(self._stack)
         await network.join()
         self._span_host = host = SpanHost(config, source, network, self._progress, self.ledger)

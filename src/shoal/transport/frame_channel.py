@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from shoal import errors
-from shoal.protocol.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
+from shoal.protocol.frames import MAX_HEADER_BYTES, FrameDecoder, encode_frame
 from shoal.protocol.messages import MAX_CONFIG_BYTES, Message, Question, Refusal, Vocabulary, encode_message, only
 from shoal.protocol.refusals import refused
 from shoal.transport.channel import Channel
@@ -56,7 +56,7 @@ class FrameChannel:
 
     def allow_payload(self, max_payload_bytes: int) -> None:
         """Change the largest payload accepted from here on."""
-        self._decoder.max_payload_bytes = min(max_payload_bytes, MAX_PAYLOAD_BYTES)
+        self._decoder.allow_payload(max_payload_bytes)
 
     def data_received(self, data: bytes) -> None:
         """ChannelSink: messages for the handler, if there is one."""

@@ -119,7 +119,7 @@ def certificate(private: PrivateServers, peer: str, signer: Identity, **changes:
 def own_certificate(client: AsyncClient) -> bytes:
     """An insider's own, valid certificate."""
     assert client._member is not None
-    return client._member.state.certificate
+    return client._member.proof
 
 
 def opening(

@@ -90,7 +90,7 @@ async def test_no_certificate_over_iroh(tmp_path: Path) -> None:
     """The other transport has the same gate: one sentence, and whatever is behind the gate never runs."""
     key, thief, owner = (Identity.generate() for _ in range(3))
     state = MembershipState(owner.peer, SwarmFolder("home", tmp_path), SYSTEM_CLOCK)
-    state.certificate = Issuer(owner.peer, owner).certify(key.peer, time.time())
+    state.renewed(Issuer(owner.peer, owner).certify(key.peer, time.time()))
     served: list[str] = []
 
     async def serve(channel: FrameChannel) -> None:

@@ -87,5 +87,5 @@ def test_limits_may_change_between_frames() -> None:
     decoder = FrameDecoder(max_payload_bytes=0)
     decoder.feed(bytes(encode_frame(b"one") + encode_frame(b"two", b"payload")))
     assert decoder.next() == (b"one", b"")
-    decoder.max_payload_bytes = 7
+    decoder.allow_payload(7)
     assert decoder.next() == (b"two", b"payload")

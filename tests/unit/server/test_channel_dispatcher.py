@@ -74,7 +74,7 @@ async def test_a_server_that_serves(world: World) -> None:
     status = Status(1, 2, 3, 4, 5, 0.0, 0.0, 6.0)
     answers = Answers()
     answers.answer(STATUS, lambda request, peer: (status, b""))
-    world.dispatcher.service = SimpleNamespace(answers=answers)  # type: ignore[assignment]
+    world.dispatcher.answer_by(SimpleNamespace(answers=answers))  # type: ignore[arg-type]  # a service by its shape
     assert await (await world.dial()).ask(STATUS, GetStatus()) == (status, b"")
 
     def refuse(request: GetStatus, peer: PeerId) -> tuple[Status, bytes]:

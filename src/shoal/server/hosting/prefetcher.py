@@ -35,14 +35,32 @@ class Store(Protocol):
 
 
 class Prefetcher:
-    """One block after another. `wanted` is the span that this server is to serve next; nothing else unless `ahead`."""
+    """One block after another: of the span that is wanted; nothing else unless it fetches ahead."""
 
     def __init__(self, store: Store, notice: Notice, clock: Clock) -> None:
-        self.wanted: Span | None = None
-        self.ahead = False
+        self._wanted: Span | None = None
+        self._ahead = False
         self._store = store
         self._notice = notice
         self._clock = clock
+
+    @property
+    def wanted(self) -> Span | None:
+        """The span that this server is to serve next."""
+        return self._wanted
+
+    @property
+    def ahead(self) -> bool:
+        """Whether blocks are fetched that nothing wants yet."""
+        return self._ahead
+
+    def want(self, span: Span | None) -> None:
+        """Fetch this span first."""
+        self._wanted = span
+
+    def fetch_ahead(self, ahead: bool) -> None:
+        """Fetch, or not, what may be wanted next."""
+        self._ahead = ahead
 
     async def keep(self) -> None:
         """Fetch for ever."""
@@ -51,9 +69,9 @@ class Prefetcher:
             await (self._clock.sleep(IDLE_S) if block is None else self._fetch(block))
 
     def _next(self) -> int | None:
-        if self.wanted is None and not self.ahead:
+        if self._wanted is None and not self._ahead:
             return None
-        return self._store.inventory.next_block(self._store.record.span, self.wanted)
+        return self._store.inventory.next_block(self._store.record.span, self._wanted)
 
     async def _fetch(self, block: int) -> None:
         begun = self._clock.monotonic()
@@ -64,6 +82,5 @@ class Prefetcher:
             await self._clock.sleep(RETRY_S)
             return
         elapsed = self._clock.monotonic() - begun
-        inventory = self._store.inventory
         if elapsed > READ_S:
-            inventory.fetch_s = elapsed if not inventory.fetch_s else 0.8 * inventory.fetch_s + 0.2 * elapsed
+            self._store.inventory.fetched_in(elapsed)

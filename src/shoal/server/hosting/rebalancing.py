@@ -34,10 +34,18 @@ FAILED_REST_S = 600.0
 
 
 class Host(Protocol):
-    """The server that moves; `movable`: others may count on it."""
+    """The server that moves."""
 
-    movable: bool
     inventory: BlockInventory
+
+    @property
+    def movable(self) -> bool:
+        """Whether others may count on its moving."""
+        ...
+
+    def set_movable(self, movable: bool) -> None:
+        """Whether others may count on it from the next announcement on."""
+        ...
 
     @property
     def record(self) -> ServerRecord:
@@ -94,13 +102,13 @@ class Rebalancing:
     async def glance(self) -> None:
         """In a medium swarm: watch and plan if it is this server's turn, and do what the plan has for it."""
         held = self._held()
-        self.prefetcher.ahead = medium(len(held))
+        self.prefetcher.fetch_ahead(medium(len(held)))
         if not self.prefetcher.ahead:
             return
         held = await self._watch(held)
         await self._plan(held)
         mine = next((holder for holder in held if holder.peer == self.me.peer), None)
-        self.prefetcher.wanted = mine.goal if mine is not None and mine.planned else None
+        self.prefetcher.want(mine.goal if mine is not None and mine.planned else None)
         if self.prefetcher.wanted is not None and not self._host.inventory.lacks(self.prefetcher.wanted):
             await self.look()
 
@@ -129,7 +137,7 @@ class Rebalancing:
     async def look(self) -> Decision:
         """Judge once and act on it."""
         if not self._host.movable and self._clock.monotonic() >= self.me.rests_until:
-            self._host.movable = True
+            self._host.set_movable(True)
             self._host.announce_goal(None)
         verdict = self._judge()
         if self.me.plan is None or verdict.action == "go":
@@ -180,7 +188,7 @@ class Rebalancing:
             self._fail(f"it could not leave for blocks {goal}")
 
     def _fail(self, why: str) -> None:
-        self._host.movable = False
+        self._host.set_movable(False)
         self._withdraw(why, FAILED_REST_S)
 
     def _withdraw(self, why: str, rest_s: float) -> None:

@@ -25,12 +25,13 @@ Progress = Callable[[str, int, int], None]
 
 
 class SpanHost:
-    """Serves blocks of `source`; nothing before `serve`. `movable` tells the swarm whether to count on its moving."""
+    """Serves blocks of `source`; nothing before `serve`."""
 
     def __init__(
         self, config: ServeOptions, source: Source, network: Network, progress: Progress, ledger: Ledger
     ) -> None:
         self.served_span: ServedSpan | None = None
+        self._record: ServerRecord | None = None
         self._failure: BaseException | None = None
         self._ledger = ledger
         self._config = config
@@ -42,9 +43,24 @@ class SpanHost:
         self.inventory = BlockInventory(source.model.num_blocks, config.fetch_ahead)
         if is_local(source):
             self.inventory.add(range(source.model.num_blocks))
-        self.movable = config.blocks is None
-        self._max_blocks = max_blocks(config, source) if self.movable else 0
+        self._movable = config.blocks is None
+        self._max_blocks = max_blocks(config, source) if self._movable else 0
         self._block_rows_per_s = 0.0
+
+    @property
+    def record(self) -> ServerRecord:
+        """As it was last announced."""
+        assert self._record is not None, "nothing has been announced yet"
+        return self._record
+
+    @property
+    def movable(self) -> bool:
+        """Whether the swarm may count on its moving."""
+        return self._movable
+
+    def set_movable(self, movable: bool) -> None:
+        """Whether the swarm may count on its moving, from the next announcement on."""
+        self._movable = movable
 
     @property
     def current(self) -> ServedSpan:
@@ -77,13 +93,13 @@ class SpanHost:
             name=self._config.name,
             draining=self.served_span is None or self.served_span.leaving,
             next_span=self._goal,
-            max_blocks=self._max_blocks if self.movable else 0,
+            max_blocks=self._max_blocks if self._movable else 0,
             version=importlib.metadata.version("shoal")[:MAX_VERSION_CHARS],
             on_disk=self.inventory.spans(),
             fetch_s=self.inventory.fetch_s,
             plan=self._plan,
         )
-        self.record = self._network.publish(
+        self._record = self._network.publish(
             self._with_load(record, self.served_span) if self.served_span is not None else record
         )
 
@@ -127,7 +143,8 @@ class SpanHost:
             await telling
         served_span = ServedSpan(loaded, network, self._config.max_sessions, self._ledger)
         await served_span.start()
-        self.served_span, network.dispatcher.service = served_span, served_span.service
+        self.served_span = served_span
+        network.dispatcher.answer_by(served_span.service)
         self.inventory.add(span.blocks())
         self.announce_goal(None)
 
@@ -165,7 +182,7 @@ class SpanHost:
             before.stay()
             self.announce_goal(None)
             return False
-        self._network.dispatcher.service = None
+        self._network.dispatcher.answer_by(None)
         await before.close()
         try:
             await self.serve(span)

@@ -53,21 +53,26 @@ def _per_minute(count: int, clock: Clock) -> TokenBuckets[PeerId]:
 
 
 class Directory:
-    """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause.
-
-    In a private swarm, `certifies` says whether bytes prove a node to be a member, without which no record is taken, and
-    `refuses` whose records are neither taken nor given: those of revoked nodes.
-    """
+    """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.refuses: Callable[[PeerId], bool] = lambda peer: False
-        self.certifies: Callable[[PeerId, bytes], bool] | None = None
+        self._refuses: Callable[[PeerId], bool] = lambda peer: False
+        self._certifies: Callable[[PeerId, bytes], bool] | None = None
         self._held: dict[PeerId, Held] = {}
         self._looked_at = _per_minute(MAX_LOOKED_AT_PER_MINUTE, clock)
         self._new = _per_minute(MAX_NEW_PER_MINUTE, clock)
         self._exchanges = _per_minute(MAX_EXCHANGES_PER_MINUTE, clock)
         self.dropped: Counter[str] = Counter()
+
+    def admit_members_only(
+        self, certifies: Callable[[PeerId, bytes], bool], refuses: Callable[[PeerId], bool] = lambda peer: False
+    ) -> None:
+        """Take no record without bytes by which `certifies` knows its node as a member.
+
+        `refuses`: whose records are neither taken nor given, as those of revoked nodes.
+        """
+        self._certifies, self._refuses = certifies, refuses
 
     def begin_exchange(self, peer: PeerId) -> None:
         """Count an exchange that a peer asks for; raises ServerFull when there were too many."""
@@ -77,7 +82,7 @@ class Directory:
 
     def take(self, entries: list[bytes], source: PeerId) -> int:
         """Take the records of a `records` message that `source` sent; returns how many were news."""
-        if self.certifies is None:
+        if self._certifies is None:
             return sum(self.add(data, source) for data in entries)
         return sum(self.add(data, source, proof) for data, proof in zip(entries[::2], entries[1::2], strict=False))
 
@@ -97,7 +102,7 @@ class Directory:
         if held is not None and held.signed.record.sequence >= signed.record.sequence:
             self.dropped["old"] += held.signed.data != data
             return False
-        if self.refuses(peer) or (self.certifies is not None and not self.certifies(peer, proof)):
+        if self._refuses(peer) or (self._certifies is not None and not self._certifies(peer, proof)):
             self.dropped["refused"] += 1
             return False
         source = None if source == peer else source
@@ -138,7 +143,7 @@ class Directory:
         return held.signed if held is not None and self._usable(peer, held) else None
 
     def _usable(self, peer: PeerId, held: Held) -> bool:
-        return held.signed.record.expires_at > self._clock.wall() and not self.refuses(peer)
+        return held.signed.record.expires_at > self._clock.wall() and not self._refuses(peer)
 
     def remove(self, peer: PeerId) -> None:
         """Forget a member, until a newer record of it comes."""
@@ -176,7 +181,7 @@ class Directory:
         """What a `records` message says about these: first of those met, last of those from the busiest source."""
         brought = self._brought()
         held = sorted((self._held[peer] for peer in peers), key=lambda one: brought[one.source] if one.source else 0)
-        if self.certifies is None:
+        if self._certifies is None:
             return [one.signed.data for one in held]
         return [entry for one in held for entry in (one.signed.data, one.proof)]
 

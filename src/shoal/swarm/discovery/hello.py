@@ -53,6 +53,7 @@ class _Answer(asyncio.Protocol):
     def __init__(self, server: HelloServer) -> None:
         self._server = server
         self._timer: asyncio.TimerHandle | None = None
+        self._tcp: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: answer at once or not at all."""
@@ -71,6 +72,7 @@ class _Answer(asyncio.Protocol):
         """asyncio: the connection is gone."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._tcp is not None:
             self._server.open.discard(self._tcp)
 
 

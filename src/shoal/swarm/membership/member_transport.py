@@ -94,7 +94,7 @@ class MemberChannel:
             self._greeting = _acceptors(only(MemberHello).decode(header), self.peer)
             self._roll.meet(self.peer, self._greeting)
             if self._greeting.news:
-                self._decoder.max_payload_bytes = MAX_REVOCATIONS_BYTES
+                self._decoder.allow_payload(MAX_REVOCATIONS_BYTES)
                 return
         else:
             news = only(Revoked).decode(header)

@@ -25,12 +25,17 @@ class PeerMembership(NamedTuple):
 
 
 class MembershipState:
-    """Decides who is a member. `on_change` runs when the list has changed."""
+    """Decides who is a member. `on_change` runs when the list has changed.
 
-    def __init__(self, swarm: PeerId, folder: SwarmFolder, clock: Clock) -> None:
+    `certificate` is this node's own, and `renews` whether it renews those of others: it tells them in greetings.
+    """
+
+    def __init__(
+        self, swarm: PeerId, folder: SwarmFolder, clock: Clock, certificate: bytes = b"", renews: bool = False
+    ) -> None:
         self.swarm = swarm
-        self.certificate = b""
-        self.renews = False
+        self._own = certificate
+        self._renews = renews
         self.revocations = Revocations(swarm, 0)
         self.revocations_data = b""
         self.known: dict[PeerId, PeerMembership] = {}
@@ -40,12 +45,21 @@ class MembershipState:
         self._clock = clock
         self.poll()
 
+    @property
+    def certificate(self) -> bytes:
+        """This node's own."""
+        return self._own
+
+    def renewed(self, certificate: bytes) -> None:
+        """This node has another certificate from now on."""
+        self._own = certificate
+
     def present(self, to: PeerId, number: int | None = None) -> MemberHello:
         """This node's greeting for a peer whose list has this number, as far as is known."""
         if number is None and to in self.known:
             number = self.known[to].number
         news = number is not None and number < self.revocations.number
-        return MemberHello(self.certificate, self.revocations.number, news, self.renews)
+        return MemberHello(self._own, self.revocations.number, news, self._renews)
 
     def meet(self, peer: PeerId, greeting: MemberHello) -> None:
         """Take a peer's greeting; raises NotAMember unless it proves that the peer is a member now."""

@@ -13,13 +13,22 @@ from shoal.types import Span
 
 
 class BlockInventory:
-    """The blocks of one server's disk. It fetches ahead until it has `ahead` of them; `fetch_s` is how long one takes."""
+    """The blocks of one server's disk. It fetches ahead until it has `ahead` of them."""
 
     def __init__(self, num_blocks: int, ahead: int) -> None:
         self.blocks: set[int] = set()
-        self.fetch_s = 0.0
+        self._fetch_s = 0.0
         self._num_blocks = num_blocks
         self._ahead = ahead
+
+    @property
+    def fetch_s(self) -> float:
+        """How long a block takes, by those that were fetched last; 0 before the first."""
+        return self._fetch_s
+
+    def fetched_in(self, seconds: float) -> None:
+        """A block took so long."""
+        self._fetch_s = seconds if not self._fetch_s else 0.8 * self._fetch_s + 0.2 * seconds
 
     def add(self, blocks: Iterable[int]) -> None:
         """These are on the disk now."""

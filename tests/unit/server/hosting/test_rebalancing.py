@@ -37,6 +37,10 @@ class Host:
         self.fails: str | None = None
         self.calls: list[str] = []
 
+    def set_movable(self, movable: bool) -> None:
+        """Host."""
+        self.movable = movable
+
     def announce_goal(self, goal: Span | None) -> None:
         """Host."""
         self.calls.append(f"goal {goal}")
@@ -184,13 +188,13 @@ async def test_blocks_are_fetched_while_the_line_is_idle(host: Host) -> None:
 
     host.fetch = fetch  # type: ignore[method-assign]  # with a stock
     host.inventory.add(FIRST.blocks())
-    prefetcher.wanted = Span(4, 5)
+    prefetcher.want(Span(4, 5))
     host.fails = "fetch"
     keeping = asyncio.ensure_future(prefetcher.keep())
     await clock.advance(1.0)
     host.fails = None
     await clock.advance(RETRY_S)
-    prefetcher.ahead = True
+    prefetcher.fetch_ahead(True)
     await clock.advance(10.0)
     keeping.cancel()
     assert host.calls == ["fetch 4:5", "fetch 4:5", "fetch 3:4"]

@@ -164,7 +164,7 @@ def test_a_private_swarm_takes_only_certified_nodes() -> None:
     """A record counts with a proof of its own node's, whoever brings it, and both travel on."""
     one, two = Directory(FixedClock()), Directory(FixedClock())
     for directory in (one, two):
-        directory.certifies = lambda peer, proof: proof == b"member " + peer.encode()
+        directory.admit_members_only(lambda peer, proof: proof == b"member " + peer.encode())
     member, stranger = Identity.generate(), Identity.generate()
     ours, theirs = (sign_record(record(key), key).data for key in (member, stranger))
     proof = b"member " + member.peer.encode()

@@ -43,7 +43,7 @@ class Node:
         self.folder = SwarmFolder("home", folder / self.peer[:8])
         self.state = MembershipState(OWNER.peer, self.folder, FixedClock())
         if certified:
-            self.state.certificate = Issuer(OWNER.peer, OWNER).certify(self.peer, NOW)
+            self.state.renewed(Issuer(OWNER.peer, OWNER).certify(self.peer, NOW))
         redeemer = CertificateIssuer(self.peer, Issuer(OWNER.peer, OWNER), self.folder.node("server"), FixedClock())
         self.gate = MemberTransport(self.plain, self.state, redeemer)
         self.served: list[str] = []
@@ -234,7 +234,7 @@ async def test_redeem_and_renew(world: World) -> None:
         frames.allow_payload(1 << 20)
         await frames.send(Redeem(invite(OWNER, redeemer=owner.peer)))
         certified, revocations = await frames.expect(Certified)
-    fresh.state.certificate = certified.certificate
+    fresh.state.renewed(certified.certificate)
     assert fresh.state.take(revocations)
     async with await fresh.dial(owner) as frames:
         assert await ping(frames) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shoal.swarm.placement.block_inventory import BlockInventory
 from shoal.types import Span
 
@@ -26,3 +28,12 @@ def test_only_the_longest_runs_are_told() -> None:
     inventory.add([0, 2, 4, 6, 8, 9, 12, 13, 14])
     assert inventory.spans() == (Span(0, 1), Span(2, 3), Span(8, 10), Span(12, 15))
     assert inventory.lacks(Span(8, 12)) == [10, 11]
+
+
+def test_how_long_a_block_takes() -> None:
+    """The first one counts whole, later ones a fifth."""
+    inventory = BlockInventory(10, 5)
+    assert inventory.fetch_s == 0.0
+    for seconds, shown in ((10.0, 10.0), (20.0, 12.0), (2.0, 10.0)):
+        inventory.fetched_in(seconds)
+        assert inventory.fetch_s == pytest.approx(shown)
