@@ -34,12 +34,19 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class ShoalError(Exception):
     """Base of all. `party` names who has to act: this side, peer, network or capacity; `peer` which one, if known."""
 
     party = "this side"
     peer: str | None = None
+
+    def of_peer(self, peer: str) -> Self:
+        """This error, which now names the peer that it is about."""
+        self.peer = peer
+        return self
 
 
 class UsageError(ShoalError, ValueError):

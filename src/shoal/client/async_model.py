@@ -77,9 +77,8 @@ class AsyncModel:
         """
         self._check_open()
         path = None if save is None else Path(save)
-        reply = GrowingReply(saved.prompt_ids, saved.params, saved.token_ids, saved.seed)
+        reply = GrowingReply(saved.prompt_ids, saved.params, saved.token_ids, saved.seed, saved.finish_reason)
         if saved.finish_reason:
-            reply.finish_reason = saved.finish_reason
             return AsyncCompletionStream(reply, self._finished(saved, reply), self._streams)
 
         async def opening() -> tuple[Session, list[int]]:
@@ -149,7 +148,7 @@ class AsyncModel:
 
     async def _finished(self, saved: SavedReply, reply: GrowingReply) -> AsyncGenerator[str, None]:
         self._check_same_model(saved)
-        reply.text = saved.text
+        reply.begin(None, saved.text)
         yield saved.text
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,7 @@ from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
+from shoal.swarm.discovery.finder import Finder
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.applicant import Applicant
@@ -57,6 +58,14 @@ class ServerStatus(msgspec.Struct, frozen=True):
     record: ServerRecord
     status: Status | None
     problem: str = ""
+
+
+class _Reach(NamedTuple):
+    """How a client reaches the swarm, once it has transports."""
+
+    dialler: Dialler
+    probe: ServerProbe
+    finder: Finder
 
 
 class AsyncClient:
@@ -93,7 +102,7 @@ class AsyncClient:
             raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
         self._only = only
         self.clock = clock
-        self._dialler: Dialler | None = None
+        self._reach: _Reach | None = None
         self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
@@ -104,9 +113,9 @@ class AsyncClient:
         try:
             if self._applicant is not None:
                 await self._enter(self._applicant)
-            self._dialler = Dialler(self._transports, clock=self.clock, only=self._only)
-            self._probe = ServerProbe(self.directory, self._dialler, self.clock)
-            self._finder = self._discoveries.finder(self.directory, self._dialler)
+            dialler = Dialler(self._transports, clock=self.clock, only=self._only)
+            probe = ServerProbe(self.directory, dialler, self.clock)
+            self._reach = _Reach(dialler, probe, self._discoveries.finder(self.directory, dialler))
             await self.refresh()
             if self._member is not None:
                 self._member.remember(self.directory)
@@ -141,16 +150,20 @@ class AsyncClient:
     @property
     def dialler(self) -> Dialler:
         """How this client reaches peers; raises UsageError outside `async with`."""
-        if self._dialler is None:
+        return self._opened.dialler
+
+    @property
+    def _opened(self) -> _Reach:
+        if self._reach is None:
             raise UsageError("the client is not open: use `async with`")
-        return self._dialler
+        return self._reach
 
     async def refresh(self) -> None:
         """Ask the swarm for news, and servers that failed whether they are back.
 
         Raises NetworkError when nobody at all could be reached.
         """
-        await asyncio.gather(self._exchange(), self._probe.retry())
+        await asyncio.gather(self._exchange(), self._opened.probe.retry())
 
     async def _hear(self) -> None:
         """What is new, if the last news is old; a swarm that does not answer at once is looked for when it is needed."""
@@ -168,9 +181,9 @@ class AsyncClient:
         for signed in self.directory.records():
             if await self._ask(PeerId(signed.record.peer), signed.record.addresses) is None:
                 return
-        if await self._finder.find():
+        if await self._opened.finder.find():
             return
-        problems = [*map(str, errors), *self._finder.problems] or ["nobody was found"]
+        problems = [*map(str, errors), *self._opened.finder.problems] or ["nobody was found"]
         raise NetworkError(f"no member of the swarm answered: {'; '.join(problems)}")
 
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
@@ -197,7 +210,7 @@ class AsyncClient:
 
     async def _status(self, record: ServerRecord) -> ServerStatus:
         try:
-            return ServerStatus(record, await self._probe.ask(record))
+            return ServerStatus(record, await self._opened.probe.ask(record))
         except ShoalError as error:
             return ServerStatus(record, None, str(error))
 
@@ -278,7 +291,7 @@ class AsyncClient:
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        await asyncio.gather(self._probe.look(model, span), self._hear())
+        await asyncio.gather(self._opened.probe.look(model, span), self._hear())
         session = self._new_session(model, span, options)
         try:
             await session.open(wait_s)
@@ -308,12 +321,12 @@ class AsyncClient:
 
     def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:
         """Planner: the servers that may be asked, by what is known now."""
-        return self._probe.candidates(model)
+        return self._opened.probe.candidates(model)
 
     def record(self, peer: PeerId) -> SignedRecord:
         """Planner: a server's record; raises NoRoute."""
-        return self._probe.record(peer)
+        return self._opened.probe.record(peer)
 
     def failed(self, record: ServerRecord) -> None:
         """Planner: the server of this record did not answer."""
-        self._probe.failed(record)
+        self._opened.probe.failed(record)

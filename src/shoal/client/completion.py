@@ -85,9 +85,17 @@ class GrowingReply:
     """A reply as it is made: the decoder fills it, streams show it. `session` is None before one is open."""
 
     def __init__(
-        self, prompt_ids: Sequence[int], params: SamplingParams, token_ids: Sequence[int] = (), seed: int | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        token_ids: Sequence[int] = (),
+        seed: int | None = None,
+        finish_reason: str = "",
     ) -> None:
-        """A seed is drawn unless it is given here or in `params`. Raises UsageError for an empty prompt."""
+        """A seed is drawn unless it is given here or in `params`; a `finish_reason` is that of a saved reply that has ended.
+
+        Raises UsageError for an empty prompt.
+        """
         if not prompt_ids:
             raise UsageError("the prompt has no tokens")
         given = params.seed if seed is None else seed
@@ -96,7 +104,7 @@ class GrowingReply:
         self.token_ids = list(token_ids)
         self.seed = secrets.randbits(63) if given is None else given
         self.text = ""
-        self.finish_reason = ""
+        self.finish_reason = finish_reason
         self.session: Session | None = None
         self.cached_tokens = 0
         self.prefill_s = 0.0
@@ -104,6 +112,34 @@ class GrowingReply:
         self.prefill_tokens = 0
         self.traces: list[StepTrace] = []
         self.exact = True
+
+    def begin(self, session: Session | None, text: str) -> None:
+        """The text of the tokens that are there already, and the session that computes the others, if any are to come."""
+        self.session = session
+        self.text = text
+
+    def prefilled(self, shared_tokens: int, elapsed_s: float) -> None:
+        """The session holds all tokens so far; it held the first `shared_tokens` of them before."""
+        self.cached_tokens = min(shared_tokens, len(self.prompt_ids))
+        self.prefill_tokens = len(self.prompt_ids) + len(self.token_ids) - shared_tokens
+        self.prefill_s = elapsed_s
+
+    def grow(self, token: int, piece: str, finish_reason: str, exact: bool, elapsed_s: float) -> None:
+        """A token was chosen and gave this text. `elapsed_s` belongs to the prefill for the first token of all."""
+        if self.token_ids:
+            self.decode_s += elapsed_s
+        else:
+            self.prefill_s += elapsed_s
+        self.token_ids.append(token)
+        self.text += piece
+        self.finish_reason = finish_reason
+        self.exact = exact
+
+    def decoded(self, elapsed_s: float, trace: StepTrace | None) -> None:
+        """The newest token's row went through the session."""
+        self.decode_s += elapsed_s
+        if trace is not None:
+            self.traces.append(trace)
 
 
 class CompletionFields:

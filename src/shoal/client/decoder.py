@@ -34,9 +34,8 @@ class SessionDecoder:
         Leaving the iteration early cancels the reply at every hop. Raises GrantExceeded for a prompt that leaves no room, and
         what makes a session fail.
         """
-        reply.session = self.session
         stream = TextStream(self._model.tokenizer.decode, reply.params.stop)
-        reply.text = "".join(map(stream.push, reply.token_ids))
+        reply.begin(self.session, "".join(map(stream.push, reply.token_ids)))
         if reply.text:
             yield reply.text
         self._keep()
@@ -46,19 +45,12 @@ class SessionDecoder:
             position = len(reply.prompt_ids) + len(reply.token_ids)
             history = reply.prompt_ids + reply.token_ids
             token = await self._model.choose(hidden, reply.params, reply.seed, position, history, id(self))
-            first = not reply.token_ids
-            reply.token_ids.append(token)
-            if token in self._model.tokenizer.eos_token_ids and not reply.params.ignore_eos:
-                reply.finish_reason = "stop"
-                piece = ""
-            else:
-                piece = stream.push(token)
-                self._judge(reply, stream)
-            if reply.finish_reason:
+            ended = token in self._model.tokenizer.eos_token_ids and not reply.params.ignore_eos
+            piece = "" if ended else stream.push(token)
+            reason = "stop" if ended else self._limit(reply, stream)
+            if reason:
                 piece += stream.finish()
-            self._count(reply, first, started_at)
-            reply.exact = self.session.exact
-            reply.text += piece
+            reply.grow(token, piece, reason, self.session.exact, time.perf_counter() - started_at)
             self._keep()
             if piece:
                 yield piece
@@ -77,35 +69,22 @@ class SessionDecoder:
         rows = await self._model.embed(prompt[shared:])
         hidden = await self.session.step(rows, reply=1)
         self._held += prompt[shared:]
-        reply.cached_tokens = min(shared, len(reply.prompt_ids))
-        reply.prefill_tokens = len(prompt) - shared
-        reply.prefill_s = time.perf_counter() - started_at
+        reply.prefilled(shared, time.perf_counter() - started_at)
         return hidden
 
     async def _decode(self, reply: GrowingReply, token: int) -> Tensor:
         started_at = time.perf_counter()
         hidden = await self.session.step(await self._model.embed([token]))
         self._held.append(token)
-        reply.decode_s += time.perf_counter() - started_at
-        if self.session.last_trace is not None:
-            reply.traces.append(self.session.last_trace)
+        reply.decoded(time.perf_counter() - started_at, self.session.last_trace)
         return hidden
 
-    def _judge(self, reply: GrowingReply, stream: TextStream) -> None:
-        full = len(self._held) >= self.session.options.max_tokens
+    def _limit(self, reply: GrowingReply, stream: TextStream) -> str:
+        """Why the next token is the reply's last; empty if it is not."""
         if stream.stopped:
-            reply.finish_reason = "stop string"
-        elif len(reply.token_ids) >= reply.params.max_tokens or full:
-            reply.finish_reason = "length"
-
-    @staticmethod
-    def _count(reply: GrowingReply, first: bool, started_at: float) -> None:
-        """The head's time belongs to the prefill for the first token and to the decoding for the others."""
-        elapsed_s = time.perf_counter() - started_at
-        if first:
-            reply.prefill_s += elapsed_s
-        else:
-            reply.decode_s += elapsed_s
+            return "stop string"
+        full = len(self._held) >= self.session.options.max_tokens
+        return "length" if full or len(reply.token_ids) + 1 >= reply.params.max_tokens else ""
 
 
 def _common(held: Sequence[int], wanted: Sequence[int]) -> int:

@@ -44,13 +44,19 @@ T = TypeVar("T")
 class RemoteModel:
     """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread.
 
-    `source`: what the user called it.
+    `source`: what the user called it; empty for the one that the swarm serves.
     """
 
     def __init__(
-        self, client: AsyncClient, spec: ModelSpec, config: ModelConfig, ends: EmbeddingAndHead, tokenizer: Tokenizer
+        self,
+        client: AsyncClient,
+        spec: ModelSpec,
+        config: ModelConfig,
+        ends: EmbeddingAndHead,
+        tokenizer: Tokenizer,
+        source: str = "",
     ) -> None:
-        self.source = ""
+        self.source = source
         self.client = client
         self.spec = spec
         self.config = config
@@ -144,9 +150,7 @@ async def open_model(
         asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
         asyncio.to_thread(load_tokenizer, checkpoint),
     )
-    remote = RemoteModel(client, spec, config, ends, tokenizer)
-    remote.source = model or ""
-    return remote
+    return RemoteModel(client, spec, config, ends, tokenizer, model or "")
 
 
 def head_form(head: str) -> WeightFormat:

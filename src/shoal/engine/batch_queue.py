@@ -130,9 +130,7 @@ class BatchQueue:
                 self._lines[session.client] = []
                 self._turns.append(session.client)
             self._lines[session.client].append(session)
-        session.waiting.append(rows._replace(enqueued_at=now))
-        session.waiting_rows += num_rows
-        session.position += num_rows
+        session.wait(rows._replace(enqueued_at=now), num_rows)
         self.queued_rows += num_rows
 
     def rewind(self, session: str, position: int) -> None:
@@ -140,15 +138,11 @@ class BatchQueue:
         found = self._sessions.get(session)
         if found is None:
             return
-        found.position = min(found.position, position)
-        if found.waiting:
-            kept, before = deque(_below(found.waiting, position)), found.waiting_rows
-            found.waiting, found.waiting_rows = kept, sum(rows.num_rows for rows in kept)
-            self._dequeued(found, before - found.waiting_rows)
-        if found.running and found.running[-1].stop > position:
-            found.running, found.blocks = _below(found.running, position), 0
-            if not found.running and found in self._paused:
-                self._paused.remove(found)
+        void_rows = found.rewind(position)
+        if void_rows:
+            self._dequeued(found, void_rows)
+        if not found.running and found in self._paused:
+            self._paused.remove(found)
         if self._outputs:
             self._outputs = deque(
                 (rows if rows.session != session or rows.stop <= position else rows.ending_at(position), trace)
@@ -227,7 +221,7 @@ class BatchQueue:
                 session.spent_s += elapsed_s
                 self._paused.append(session)
             else:
-                session.spent_s, session.blocks = 0.0, 0
+                session.came_through()
 
     def split(self, batch: Batch) -> list[Batch]:
         """The step of this batch has failed: what is still wanted of each session, to be tried alone and through all blocks."""
@@ -327,6 +321,26 @@ class _Session:
     def running_rows(self) -> int:
         """How many rows run."""
         return self.running[-1].stop - self.running[0].position if self.running else 0
+
+    def wait(self, rows: Rows, num_rows: int) -> None:
+        """These rows, `num_rows` of them, have come and wait."""
+        self.waiting.append(rows)
+        self.waiting_rows += num_rows
+        self.position += num_rows
+
+    def rewind(self, position: int) -> int:
+        """The rows from `position` on are void; how many of them waited. If some of them ran, the others begin anew."""
+        before, self.position = self.waiting_rows, min(self.position, position)
+        if self.waiting:
+            self.waiting = deque(_below(self.waiting, position))
+            self.waiting_rows = sum(rows.num_rows for rows in self.waiting)
+        if self.running and self.running[-1].stop > position:
+            self.running, self.blocks = _below(self.running, position), 0
+        return before - self.waiting_rows
+
+    def came_through(self) -> None:
+        """The rows that ran have their outputs: the next ones begin at the first block."""
+        self.spent_s, self.blocks = 0.0, 0
 
     def take(self, num_rows: int) -> None:
         """The next so many rows run."""

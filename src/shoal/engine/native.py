@@ -135,9 +135,8 @@ class NativeBlocks:
             config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, config.intermediate_size
         )
         tensors = cache.storage.tensors
-        self._pages = cpu.CacheStruct(*(tensor.data_ptr() for tensor in tensors))
-        self._pages.kind = CACHE_KINDS[cache.dtype]
-        self._pages.width = padded(config.head_dim)
+        addresses = (tensor.data_ptr() for tensor in tensors)
+        self._pages = cpu.CacheStruct(*addresses, kind=CACHE_KINDS[cache.dtype], width=padded(config.head_dim))
 
     def __len__(self) -> int:
         return len(self._blocks)

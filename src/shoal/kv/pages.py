@@ -42,6 +42,18 @@ class SessionPages:
         """Where one block's row of `table` begins in memory."""
         return self._address + (block - self.span.start) * self.table.strides[0]
 
+    def extend(self, fresh: list[int]) -> None:
+        """These pages of the session's own, the same number for each block, are its next columns."""
+        new, first = len(fresh) // len(self.span), self.num_pages
+        self.table[:, first : first + new] = np.array(fresh, dtype=np.int32).reshape(len(self.span), new)
+        self.shared += [None] * new
+
+    def adopt(self, column: SharedColumn, key: bytes) -> None:
+        """A full column that others use too is the session's next."""
+        self.table[:, self.num_pages] = column.pages
+        self.shared.append(key)
+        self.num_tokens += PAGE_TOKENS
+
     @property
     def num_pages(self) -> int:
         """Pages of each block in use."""
@@ -131,8 +143,7 @@ class PageAllocator:
         if first == last:
             return []
         fresh = self._take(len(pages.span) * (last - first))
-        pages.table[:, first:last] = np.array(fresh, dtype=np.int32).reshape(len(pages.span), last - first)
-        pages.shared += [None] * (last - first)
+        pages.extend(fresh)
         return fresh
 
     def truncate(self, session: str, num_tokens: int) -> list[tuple[int, int]]:
@@ -189,9 +200,7 @@ class PageAllocator:
             del self._unused[key]
             self._unused_pages -= len(found.pages)
         found.users += 1
-        pages.table[:, pages.num_pages] = found.pages
-        pages.shared.append(key)
-        pages.num_tokens += PAGE_TOKENS
+        pages.adopt(found, key)
         return found.place
 
     def _take(self, count: int) -> list[int]:

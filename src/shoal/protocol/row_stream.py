@@ -61,6 +61,10 @@ class Receiver:
             return None
         return self._enter(message.epoch, message.position)
 
+    def resume(self, epoch: int, position: int) -> None:
+        """A later process takes the stream up, and needs no rows below `position`."""
+        self.epoch, self.position = epoch, position
+
     def _enter(self, epoch: int, position: int) -> int:
         self.epoch = epoch
         self.position = min(self.position, position)

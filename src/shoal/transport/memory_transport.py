@@ -36,8 +36,12 @@ class MemoryChannel:
     def pair(dialler: PeerId, acceptor: PeerId) -> tuple[MemoryChannel, MemoryChannel]:
         """Both ends of a new channel: the dialler's and the acceptor's."""
         near, far = MemoryChannel(acceptor), MemoryChannel(dialler)
-        near.other, far.other = far, near
+        near._join(far)
+        far._join(near)
         return near, far
+
+    def _join(self, other: MemoryChannel) -> None:
+        self.other = other
 
     def attach(self, sink: ChannelSink) -> None:
         """Channel: push into this sink."""
@@ -99,20 +103,23 @@ class MemoryChannel:
 
     async def close(self) -> None:
         """Channel: a clean end on both sides."""
-        self._end(None)
+        self._end_both(None)
 
     def abort(self) -> None:
         """Channel: a broken end on both sides."""
         self._inbox.drop(ChannelClosed("the channel was dropped"))
-        self._end(ChannelClosed("the channel was dropped"))
+        self._end_both(ChannelClosed("the channel was dropped"))
+
+    def _end_both(self, error: ChannelClosed | None) -> None:
+        for end in (self, self.other):
+            end._end(error)
 
     def _end(self, error: ChannelClosed | None) -> None:
-        for end in (self, self.other):
-            end.ended = True
-            if end._closed_by_other is None:
-                end._closed_by_other = (error,)
-            end._writable.set()
-            end._schedule()
+        self.ended = True
+        if self._closed_by_other is None:
+            self._closed_by_other = (error,)
+        self._writable.set()
+        self._schedule()
 
 
 class MemoryNetwork:

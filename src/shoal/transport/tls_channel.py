@@ -47,6 +47,10 @@ class TlsChannel(asyncio.Protocol):
             raise ConnectionResetError("the connection ended during the handshake")
         self._tls.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
 
+    def proven(self, peer: PeerId) -> None:
+        """The node at the other end has shown that it has the key of `peer`."""
+        self.peer = peer
+
     def certificate(self) -> bytes | None:
         """What the other side showed, as DER."""
         layer: ssl.SSLObject | None = self._tls.get_extra_info("ssl_object") if self._tls is not None else None

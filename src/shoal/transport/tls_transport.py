@@ -90,7 +90,7 @@ class TlsTransport:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 await channel.secure(context, server_side=True)
-                channel.peer = await self._prove(channel)
+                channel.proven(await self._prove(channel))
         except (OSError, EOFError, ChannelClosed, IdentityError, TimeoutError):
             return  # strangers get no explanation
         finally:
@@ -152,7 +152,7 @@ class TlsTransport:
         nonce = await stream.receive_exactly(NONCE_BYTES)
         stream.release()
         channel.write(self._me + self._key.sign(statement(nonce, bytes.fromhex(peer), self._me)))
-        channel.peer = peer
+        channel.proven(peer)
 
     async def close(self) -> None:
         """Transport: stop accepting, end every channel."""

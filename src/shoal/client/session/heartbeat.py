@@ -31,8 +31,8 @@ class Heartbeat:
         """Whether a step is under way: heartbeats are frequent then."""
         return self._active
 
-    @active.setter
-    def active(self, active: bool) -> None:
+    def set_active(self, active: bool) -> None:
+        """A step begins, or ends."""
         if active and not self._active:
             self.restart()
         self._active = active

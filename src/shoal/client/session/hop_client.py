@@ -161,8 +161,7 @@ class HopClient:
             return None
 
     def _named(self, error: ShoalError) -> ShoalError:
-        error.peer = self.hop.peer
-        return error
+        return error.of_peer(self.hop.peer)
 
     def fail(self, error: ShoalError) -> None:
         """This hop is of no use any more; orders that wait for it fail."""
@@ -176,7 +175,7 @@ class HopClient:
 
     def beat_often(self, often: bool) -> None:
         """Heartbeats are frequent while a step is under way."""
-        self.heartbeat.active = often
+        self.heartbeat.set_active(often)
 
     def news_of(self, generation: int) -> tuple[LinkState, float] | None:
         """The hop's last word of a link that it sends on, and when that came (monotonic seconds)."""

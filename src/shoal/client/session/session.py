@@ -206,8 +206,7 @@ class Session:
         self._send(hidden_states[:base], needed_from=position)
         self._log.rewind(epoch, base)
         self._send(hidden_states[base:], needed_from=position)
-        receiver = self._row_receiver.receiver
-        receiver.epoch, receiver.position = epoch, position
+        self._row_receiver.receiver.resume(epoch, position)
 
     async def close(self, end: bool = True) -> None:
         """End the session at every hop; `end` False leaves it there for as long as servers keep it. Twice is harmless."""

@@ -70,6 +70,6 @@ async def test_heartbeats_are_frequent_while_a_step_is_under_way() -> None:
     assert heartbeat.interval_s == PING_IDLE_S
     heartbeat.ping()
     await clock.advance(SILENCE_S + 1)
-    heartbeat.active = True
+    heartbeat.set_active(True)
     assert heartbeat.interval_s == PING_ACTIVE_S
     assert not heartbeat.silent(clock.monotonic())
