@@ -27,7 +27,7 @@ from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOption
 from shoal.swarm.discovery.hello import MAX_PER_SOURCE, HelloServer
 from shoal.swarm.discovery.libtorrent_session import LibtorrentSession
 from shoal.swarm.identity import Identity
-from shoal.swarm.routing.route_planner import shortest_route
+from shoal.swarm.routing.route_planner import plan_route
 from shoal.transport.channel import Channel
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
@@ -121,7 +121,7 @@ async def _lookup(options: DiscoveryOptions) -> float | None:
     try:
         await discoveries.finder(directory, dialler).find()
         records = {held.record.peer: held.record for held in directory.records()}
-        for hop in shortest_route(Span(0, MODEL.num_blocks), records.values()):
+        for hop in plan_route(Span(0, MODEL.num_blocks), records.values()):
             channel = await dialler.dial(PeerId(hop.peer), records[hop.peer].addresses)
             await channel.close()
         return time.perf_counter() - began

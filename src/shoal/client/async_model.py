@@ -84,8 +84,7 @@ class AsyncModel:
         async def opening() -> tuple[Session, list[int]]:
             self._check_same_model(saved)
             # The file first: if this process ends too, the next one must not come as it did.
-            now = self.remote.client.clock.wall()
-            mine = saved.taken_up() if path is None else take_up(path, saved, now)
+            mine = saved.taken_up() if path is None else take_up(path, saved)
             rows = await self.remote.embed(mine.fed_ids)
             return await self.remote.client.resume(mine.session, rows, wait_s), mine.fed_ids
 

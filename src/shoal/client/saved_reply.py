@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
+from filelock import FileLock, Timeout
 
 from shoal.client.client_options import SessionOptions
 from shoal.client.session.hop_client import SessionCredentials
 from shoal.errors import SessionFenced, UsageError
+from shoal.files import replace_file
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.protocol.messages import Numerics
 from shoal.swarm.directory.records import SignedRecord, parse_record
@@ -18,9 +18,6 @@ from shoal.swarm.discovery.ticket import Ticket
 from shoal.types import Hop, ModelSpec, PeerId, Span
 
 MAX_FILE_BYTES = 64 << 20
-
-CLAIM_S = 30.0
-"""A claim lives for as long as it takes to write one file; one that is older was left by a process that died meanwhile."""
 
 
 class SavedHop(msgspec.Struct, frozen=True):
@@ -50,15 +47,15 @@ class SavedSession(msgspec.Struct, frozen=True):
     exact: bool
     hops: tuple[SavedHop, ...]
 
-    def taken_up(self, times: int = 1) -> SavedSession:
-        """The next incarnation, or the one after so many."""
+    def taken_up(self) -> SavedSession:
+        """The next incarnation."""
         hops = tuple(
             msgspec.structs.replace(
-                hop, keys=SessionCredentials(hop.keys.session, hop.keys.secret, hop.keys.incarnation + times)
+                hop, keys=SessionCredentials(hop.keys.session, hop.keys.secret, hop.keys.incarnation + 1)
             )
             for hop in self.hops
         )
-        return msgspec.structs.replace(self, resumed=self.resumed + times, hops=hops)
+        return msgspec.structs.replace(self, resumed=self.resumed + 1, hops=hops)
 
 
 class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
@@ -88,9 +85,9 @@ class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
         records = [parse_record(hop.record).record for hop in self.session.hops]
         return [*self.tickets, *(str(Ticket(record.peer, record.addresses)) for record in records)]
 
-    def taken_up(self, times: int = 1) -> SavedReply:
-        """For the process that goes on: hops obey it, and no longer whoever wrote this."""
-        return msgspec.structs.replace(self, session=self.session.taken_up(times))
+    def taken_up(self) -> SavedReply:
+        """For the process that goes on: hops obey it, and no longer the one that wrote this."""
+        return msgspec.structs.replace(self, session=self.session.taken_up())
 
 
 def write_saved(path: Path, saved: SavedReply) -> None:
@@ -98,16 +95,8 @@ def write_saved(path: Path, saved: SavedReply) -> None:
 
     Raises UsageError where no file can be written.
     """
-    data = msgspec.msgpack.encode(saved)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        replace_file(path, msgspec.msgpack.encode(saved))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
@@ -124,50 +113,27 @@ def read_saved(path: Path) -> SavedReply:
         raise UsageError(f"{path} is no saved reply, or of another version: {error}") from error
 
 
-def take_up(path: Path, saved: SavedReply, now: float) -> SavedReply:
-    """The reply for the process that goes on with it, as its file has it from now on; `now` in seconds since the epoch.
+def take_up(path: Path, saved: SavedReply) -> SavedReply:
+    """The reply for the process that goes on with it, as its file has it from now on.
 
-    An incarnation belongs to whoever makes its claim file, so no two processes have the same one. Raises SessionFenced
-    when another process is taking the reply up or has done so since it was read, UsageError where no file can be written.
+    One process at a time reads and writes the file here, so no two have the same incarnation. Raises SessionFenced when another
+    process is taking the reply up or has done so since it was read, UsageError where no file can be written.
     """
-    held, times = saved.session.resumed, 1
-    while not _claim(path, held + times, now):
-        times += 1  # whoever claimed that one died before it wrote the file
+    if not path.parent.is_dir():  # which the lock would make
+        raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
     try:
-        # A claim goes when the file has been written: one that was free after that is for an incarnation of the past.
-        if path.exists() and read_saved(path).session.resumed != held:
-            raise SessionFenced(f"another process has taken up the reply in {path}")
-        mine = saved.taken_up(times)
-        write_saved(path, mine)
-    finally:
-        claim_path(path, held + times).unlink(missing_ok=True)
-    for dead in range(1, times):
-        claim_path(path, held + dead).unlink(missing_ok=True)
-    return mine
-
-
-def claim_path(path: Path, resumed: int) -> Path:
-    """Where a process claims an incarnation of the reply in `path`."""
-    return path.with_name(f".{path.name}.claim{resumed}")
-
-
-def _claim(path: Path, resumed: int, now: float) -> bool:
-    """Claim an incarnation; False where a claim was left behind. Raises SessionFenced for one that was made just now."""
-    claim = claim_path(path, resumed)
-    try:
-        os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        return True
-    except FileExistsError:
-        if _age_s(claim, now) >= CLAIM_S:
-            return False
-        raise SessionFenced(f"another process is taking up the reply in {path} at this moment") from None
+        with FileLock(lock_path(path), timeout=0, mode=0o600):
+            if path.exists() and read_saved(path).session.resumed != saved.session.resumed:
+                raise SessionFenced(f"another process has taken up the reply in {path}")
+            mine = saved.taken_up()
+            write_saved(path, mine)
+            return mine
+    except Timeout as error:
+        raise SessionFenced(f"another process is taking up the reply in {path} at this moment") from error
     except OSError as error:
-        raise UsageError(f"cannot write {claim}: {error.strerror}") from error
+        raise UsageError(f"cannot write {lock_path(path)}: {error.strerror}") from error
 
 
-def _age_s(path: Path, now: float) -> float:
-    """How old a file is; one that has just gone is new."""
-    try:
-        return now - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+def lock_path(path: Path) -> Path:
+    """What a process locks while it takes up the reply in `path`."""
+    return path.with_name(f".{path.name}.lock")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from filelock import FileLock
 
 from shoal.client.client_options import SessionOptions
 from shoal.client.saved_reply import (
-    CLAIM_S,
     MAX_FILE_BYTES,
     SavedHop,
     SavedReply,
     SavedSession,
-    claim_path,
+    lock_path,
     read_saved,
     take_up,
     write_saved,
@@ -55,7 +56,7 @@ def test_what_was_written_is_read(path: Path) -> None:
     write_saved(path, saved)
     assert read_saved(path) == saved
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) <= {path, lock_path(path)}
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypatc
     with pytest.raises(UsageError, match="No space left"):
         write_saved(path, saved_reply())
     assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) <= {path, lock_path(path)}
 
 
 def test_a_file_too_large_is_not_read(path: Path) -> None:
@@ -98,51 +99,46 @@ def test_the_servers_of_the_route_are_ways_to_the_swarm() -> None:
 
 
 def test_taking_up_raises_the_incarnation(path: Path) -> None:
-    """At every hop and in the file, before anybody is asked; the claim is gone."""
+    """At every hop and in the file, before anybody is asked."""
     saved = saved_reply(resumed=2)
     write_saved(path, saved)
-    mine = take_up(path, saved, time.time())
+    mine = take_up(path, saved)
     assert read_saved(path) == mine
     assert mine.session.resumed == 3
     assert [hop.keys.incarnation for hop in mine.session.hops] == [1]
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) <= {path, lock_path(path)}
 
 
 def test_the_second_process_is_refused(path: Path) -> None:
     """It read the file before the first one wrote it."""
     saved = saved_reply()
     write_saved(path, saved)
-    mine = take_up(path, saved, time.time())
+    mine = take_up(path, saved)
     with pytest.raises(SessionFenced, match="has taken up"):
-        take_up(path, saved, time.time())
+        take_up(path, saved)
     assert read_saved(path) == mine
-    assert list(path.parent.iterdir()) == [path]
+    assert set(path.parent.iterdir()) <= {path, lock_path(path)}
 
 
 def test_while_one_process_is_at_it(path: Path) -> None:
-    """Its claim is there and the file not yet written: the other one neither writes nor takes the claim away."""
+    """It holds the lock and the file is not yet written: the other one does not write."""
     saved = saved_reply()
     write_saved(path, saved)
-    claim = claim_path(path, 1)
-    claim.touch()
-    with pytest.raises(SessionFenced, match="at this moment"):
-        take_up(path, saved, time.time())
+    with FileLock(lock_path(path)), pytest.raises(SessionFenced, match="at this moment"):
+        take_up(path, saved)
     assert read_saved(path) == saved
-    assert claim.exists()
 
 
-def test_a_claim_of_the_dead_is_passed_over(path: Path) -> None:
-    """Whoever made it would have another incarnation than its heir, should it live after all."""
+def test_a_lock_of_the_dead_is_free(path: Path) -> None:
+    """A process that died while it held the lock left its file, and nothing else."""
     saved = saved_reply()
     write_saved(path, saved)
-    claim_path(path, 1).touch()
-    mine = take_up(path, saved, time.time() + CLAIM_S + 1)
-    assert mine.session.resumed == 2
-    assert mine.session.hops[0].keys.incarnation == 2
-    assert list(path.parent.iterdir()) == [path]
+    program = f"import os; from filelock import FileLock; FileLock({str(lock_path(path))!r}).acquire(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert take_up(path, saved).session.resumed == 1
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     """The error says so; nobody else is blamed."""
     with pytest.raises(UsageError, match="cannot write"):
-        take_up(tmp_path / "nowhere" / "reply", saved_reply(), time.time())
+        take_up(tmp_path / "nowhere" / "reply", saved_reply())

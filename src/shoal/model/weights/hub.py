@@ -8,11 +8,11 @@ again without the network. A branch is resolved to its commit once: no checkpoin
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shoal.errors import CheckpointError, ModelNotFound, NetworkError
+from shoal.files import replace_file
 from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_files, parse_config, unpacked
@@ -132,7 +132,8 @@ class RemoteFile:
             raise ModelNotFound(f"{self.name} is not cached and the hub is out of reach ({error})") from error
         if not size:
             raise CheckpointError(f"the hub does not say how large {self.name} is")
-        _write(kept, str(size).encode())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(kept, str(size).encode())
         return size
 
     def read(self, offset: int, length: int) -> bytearray:
@@ -145,7 +146,8 @@ class RemoteFile:
         if kept.is_file() and kept.stat().st_size == length:
             return LocalFile(kept).read(0, length)
         data = self._fetch(offset, length)
-        _write(kept, data)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(kept, data)
         return data
 
     def _fetch(self, offset: int, length: int) -> bytearray:
@@ -192,11 +194,3 @@ def _check_range(what: str, status: int, content_range: str, offset: int, length
 def _of_the_network(error: Exception) -> bool:
     """Whether an error is of the connection: an OSError, or one of huggingface-hub's HTTP client (httpx, later httpx2)."""
     return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
-
-
-def _write(path: Path, data: bytes | bytearray) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    os.replace(draft, path)

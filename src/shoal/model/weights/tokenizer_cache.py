@@ -11,12 +11,13 @@ import logging
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+
+from shoal.files import replace_file
 
 CACHE_VARIABLE = "SHOAL_CACHE"
 """Replaces the platform's cache folder."""
@@ -80,14 +81,7 @@ class TokenizerCache:
             return
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._folder, prefix=".tokenizer-")  # mode 0600
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_head(path, body) + b"\n" + body)
-                os.replace(name, path)
-            except BaseException:
-                os.unlink(name)
-                raise
+            replace_file(path, _head(path, body) + b"\n" + body)
             self._drop_oldest()
         except OSError as error:
             _LOG.info("the converted tokenizer is not kept in %s: %s", self._folder, error)

@@ -24,6 +24,7 @@ from typing import Literal
 import msgspec
 
 from shoal.errors import UsageError
+from shoal.files import replace_file
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.credentials import SwarmName
 from shoal.types import PeerId
@@ -163,11 +164,9 @@ def default_home() -> Path:
 def write(path: Path, data: bytes) -> None:
     """Replace a file in one go, readable by its owner alone; raises UsageError where that cannot be."""
     _private(path.parent)
-    draft = _draft(path, data)
     try:
-        os.replace(draft, path)
+        replace_file(path, data, sync=True)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 

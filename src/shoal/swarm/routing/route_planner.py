@@ -149,32 +149,6 @@ def _as_route(span: Span, servers: Sequence[ServerRecord], parts: Parts) -> Rout
     )
 
 
-def shortest_route(span: Span, records: Iterable[ServerRecord]) -> Route:
-    """The route with the fewest hops over the blocks of `span`.
-
-    Each hop goes as far as any server can; among equals the shorter queue, then the lower node id, wins. Raises NoRoute
-    naming the blocks that nobody serves.
-    """
-    servers = list(records)
-    missing = missing_spans(span, (server.span for server in servers))
-    if missing:
-        raise NoRoute(
-            f"no server holds blocks {', '.join(map(str, missing))}",
-            tuple((part.start, part.stop) for part in missing),
-        )
-    route: list[Hop] = []
-    at = span.start
-    while at < span.stop:
-        best = min(
-            (server for server in servers if at in server.span),
-            key=lambda server: (-min(server.span.stop, span.stop), server.queued_rows, server.peer),
-        )
-        stop = min(best.span.stop, span.stop)
-        route.append(Hop(PeerId(best.peer), Span(at, stop)))
-        at = stop
-    return tuple(route)
-
-
 def same_model(
     records: Iterable[ServerRecord], name: str | None = None, fingerprint: str | None = None
 ) -> list[ServerRecord]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shoal.errors import FingerprintMismatch, NoRoute
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import CLIENT
 from shoal.swarm.routing.route_options import RouteOptions
-from shoal.swarm.routing.route_planner import estimate_route, plan_route, same_model, shortest_route
-from shoal.types import Hop, ModelSpec, PeerId, Span, missing_spans
+from shoal.swarm.routing.route_planner import estimate_route, plan_route, same_model
+from shoal.types import Hop, ModelSpec, PeerId, Span
 
 ALL = Span(0, 8)
 A, B, C, D = (PeerId(letter * 64) for letter in "abcd")
@@ -153,45 +151,6 @@ def test_a_large_swarm_is_planned_for() -> None:
             used[hop.peer] += len(hop.span)
         rooms = {record.peer: record.free_tokens * 20 // 500 for record in servers}
         assert all(blocks <= rooms[peer] for peer, blocks in used.items())
-
-
-def brute_force(spans: list[Span], wanted: Span) -> int | None:
-    """The least number of hops, by breadth-first search over block boundaries."""
-    reached, hops = {wanted.start}, 0
-    while wanted.stop not in reached:
-        following = {
-            at
-            for start in reached
-            for span in spans
-            if start in span
-            for at in range(start + 1, min(span.stop, wanted.stop) + 1)
-        }
-        if following <= reached:
-            return None
-        reached |= following
-        hops += 1
-    return hops
-
-
-spans = st.tuples(st.integers(0, 11), st.integers(1, 12)).filter(lambda pair: pair[0] < pair[1]).map(lambda p: Span(*p))
-
-
-@given(st.lists(spans, max_size=8), spans)
-def test_routes_are_shortest(held: list[Span], wanted: Span) -> None:
-    """Greedy routes have as few hops as exist, cover the span in order, and use only what servers hold."""
-    servers = [server(PeerId(f"{index:064x}"), *msgspec.structs.astuple(span)) for index, span in enumerate(held)]
-    best = brute_force(held, wanted)
-    if best is None:
-        with pytest.raises(NoRoute) as caught:
-            shortest_route(wanted, servers)
-        assert caught.value.missing == tuple((span.start, span.stop) for span in missing_spans(wanted, held))
-        return
-    route = shortest_route(wanted, servers)
-    assert len(route) == best
-    assert [hop.span.start for hop in route] == [wanted.start, *(hop.span.stop for hop in route[:-1])]
-    assert route[-1].span.stop == wanted.stop
-    by_peer = {one.peer: one for one in servers}
-    assert all(by_peer[hop.peer].span.covers(hop.span) for hop in route)
 
 
 def test_models_are_told_apart_by_fingerprint() -> None:
