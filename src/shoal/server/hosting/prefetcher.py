@@ -69,9 +69,9 @@ class Prefetcher:
             await (self._clock.sleep(IDLE_S) if block is None else self._fetch(block))
 
     def _next(self) -> int | None:
-        if self._wanted is None and not self._ahead:
-            return None
-        return self._store.inventory.next_block(self._store.record.span, self._wanted)
+        inventory = self._store.inventory
+        lacking = self._wanted is not None and inventory.lacks(self._wanted)
+        return inventory.next_block(self._store.record.span, self._wanted) if lacking or self._ahead else None
 
     async def _fetch(self, block: int) -> None:
         begun = self._clock.monotonic()

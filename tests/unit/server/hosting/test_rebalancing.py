@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from shoal.errors import NetworkError
-from shoal.server.hosting.prefetcher import RETRY_S, Prefetcher
 from shoal.server.hosting.rebalancing import FAILED_REST_S, JUDGE_S, Rebalancing
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
@@ -171,31 +170,3 @@ async def test_the_first_server_of_a_medium_swarm_plans(host: Host) -> None:
     assert host.record.plan
     assert {span.covers(Span(3, 4)) or span.stop > 3 for _, span in host.record.plan} == {True}
     assert moving.prefetcher.ahead
-
-
-async def test_blocks_are_fetched_while_the_line_is_idle(host: Host) -> None:
-    """First what is wanted, then, where that is allowed, what is near; a failure is not the end."""
-    clock = VirtualClock()
-    notices: list[str] = []
-    host.inventory = BlockInventory(6, 5)
-    prefetcher = Prefetcher(host, notices.append, clock)
-
-    async def fetch(span: Span) -> None:
-        host.calls.append(f"fetch {span}")
-        if host.fails:
-            raise NetworkError("the hub does not answer")
-        host.inventory.add(span.blocks())
-
-    host.fetch = fetch  # type: ignore[method-assign]  # with a stock
-    host.inventory.add(FIRST.blocks())
-    prefetcher.want(Span(4, 5))
-    host.fails = "fetch"
-    keeping = asyncio.ensure_future(prefetcher.keep())
-    await clock.advance(1.0)
-    host.fails = None
-    await clock.advance(RETRY_S)
-    prefetcher.fetch_ahead(True)
-    await clock.advance(10.0)
-    keeping.cancel()
-    assert host.calls == ["fetch 4:5", "fetch 4:5", "fetch 3:4"]
-    assert len(notices) == 1
