@@ -73,7 +73,7 @@ def loaded(span: Span = HELD) -> LoadedBlocks:
 
 
 class Network:
-    """A server's side of a network in which nobody else is; it remembers what was published and told."""
+    """A server's side of a network without other nodes; it remembers what was published and told."""
 
     def __init__(self) -> None:
         self.clock = VirtualClock()

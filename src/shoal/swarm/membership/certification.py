@@ -102,7 +102,7 @@ class Certification:
         if self._owner is not None:
             self._certify_self(self._owner)
             return
-        error: ShoalError = NotAMember("nobody is known who renews certificates")
+        error: ShoalError = NotAMember("no node is known that renews certificates")
         for ticket in [*peers, *map(Ticket.parse, self._kept.peers)]:
             try:
                 answer = await self._ask(ticket, Renew(self._kept.certificate))
@@ -137,7 +137,7 @@ class Certification:
         self._keep_certificate(owner.swarm, owner.certify(self._identity.peer, self._clock.wall()), ())
 
     async def _still_member(self) -> bool:
-        """Whether the kept certificate holds, or could be renewed; raises NetworkError when nobody could be asked."""
+        """Whether the kept certificate holds, or could be renewed; raises NetworkError when no node could be asked."""
         certificate = self._certificate(float("inf"))
         revocations = MembershipState(self.swarm, self._folder, self._clock).revocations
         if certificate.peer != self._identity.peer or revocations.names(certificate):

@@ -102,7 +102,7 @@ async def test_loading_is_said_before_and_serving_after(hosting: Hosting) -> Non
 
 
 async def test_who_chose_its_blocks_never_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its record says so, as it does for a server that nobody may count on for now."""
+    """Its record says so, as it does for a server that is not to be counted on for now."""
     pinned = Hosting(monkeypatch, blocks=LEFT)
     await pinned.host.serve(LEFT)
     assert (pinned.host.movable, pinned.host.record.max_blocks) == (False, 0)

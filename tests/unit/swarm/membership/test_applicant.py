@@ -91,7 +91,7 @@ async def test_a_delegation_is_for_its_node(tmp_path: Path) -> None:
 
 
 async def test_a_node_without_an_invite_is_not_let_in(tmp_path: Path) -> None:
-    """The folder alone, as one that holds an earlier node's key, makes nobody a member."""
+    """The folder alone, as one that holds an earlier node's key, makes no node a member."""
     SwarmFolder("home", tmp_path).node("server").identity()
     with pytest.raises(UsageError, match="give an invite"):
         await applicant(tmp_path, name="home").enter([])

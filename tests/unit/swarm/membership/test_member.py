@@ -62,10 +62,10 @@ async def owners_node(home: Path, clock: VirtualClock, *transports: Transport) -
 async def kept(node: Member, directory: Directory) -> AsyncIterator[None]:
     """Inside, the node keeps its membership."""
 
-    async def nobody_to_tell() -> None:
-        raise NetworkError("nobody answers")
+    async def no_node_to_tell() -> None:
+        raise NetworkError("no node answers")
 
-    keeping = asyncio.create_task(node.keep(directory, nobody_to_tell))
+    keeping = asyncio.create_task(node.keep(directory, no_node_to_tell))
     try:
         yield
         assert not keeping.done()

@@ -47,7 +47,7 @@ def test_the_roll_knows_who_is_in(folder: SwarmFolder) -> None:
 
 
 def test_a_certificate_is_good_for_its_own_node_only(folder: SwarmFolder) -> None:
-    """Stolen bytes make nobody a member."""
+    """Stolen bytes make no node a member."""
     state = MembershipState(SWARM, folder, FixedClock())
     with pytest.raises(NotAMember):
         state.meet(OTHER.peer, MemberHello(certificate()))
@@ -99,7 +99,7 @@ def test_the_roll_is_bounded(folder: SwarmFolder) -> None:
 
 
 def test_a_damaged_list_is_named(folder: SwarmFolder) -> None:
-    """A node does not start as if nobody were out."""
+    """A node does not start as if no node were out."""
     folder.keep_revocations(b"x")
     with pytest.raises(UsageError, match="damaged"):
         MembershipState(SWARM, folder, FixedClock())

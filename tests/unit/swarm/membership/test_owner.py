@@ -31,7 +31,7 @@ def test_without_the_key_there_is_no_owner(folder: SwarmFolder) -> None:
 
 
 def test_an_invite_names_where_it_is_redeemed(owner: Owner, folder: SwarmFolder) -> None:
-    """The owner's own server unless told otherwise; an error while nobody knows where that is."""
+    """The owner's own server unless told otherwise; an error while it is not known where that is."""
     with pytest.raises(UsageError, match="start the owner's server first"):
         owner.invite(DAY_S)
     folder.node("server").keep_ticket(str(TICKET))
@@ -58,7 +58,7 @@ def test_a_delegation_is_for_one_node(owner: Owner) -> None:
             NOW + DAY_S,
         )
     with pytest.raises(UsageError):
-        owner.delegate("nobody", DAY_S)
+        owner.delegate("no node", DAY_S)
 
 
 def test_each_list_has_the_next_number(owner: Owner, folder: SwarmFolder) -> None:

@@ -1,0 +1,60 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shoal.files import replace_file
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_file_is_replaced(tmp_path: Path, sync: bool) -> None:
+    """Its owner alone can read it, and no draft is left."""
+    path = tmp_path / "file"
+    for data in (b"first", bytearray(b"second")):
+        replace_file(path, data, sync)
+        assert path.read_bytes() == data
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Wherever it happens."""
+    path = tmp_path / "file"
+    path.write_bytes(b"first")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, b"second", sync=True)
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_sync_the_disk_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes milliseconds, and a cache can be made again."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    replace_file(tmp_path / "file", b"data")
+    assert synced == []
+    replace_file(tmp_path / "file", b"data", sync=True)
+    assert len(synced) == 1
+
+
+def test_a_long_name_has_a_draft_too(tmp_path: Path) -> None:
+    """The longest that a file system takes."""
+    path = tmp_path / ("x" * 255)
+    replace_file(path, b"data")
+    assert path.read_bytes() == b"data"
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """It is not made."""
+    with pytest.raises(FileNotFoundError):
+        replace_file(tmp_path / "none" / "file", b"data")
