@@ -6,7 +6,6 @@ import asyncio
 import gc
 import ipaddress
 import socket
-import sys
 from typing import Any
 
 import pytest
@@ -15,13 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
 from shoal.transport.address import host_port
 from shoal.transport.byte_stream import ByteStream
-from shoal.transport.channel import Channel
 from shoal.transport.dialler import Dialler
 from shoal.transport.iroh_channel import IrohChannel
-from shoal.transport.iroh_credit import WINDOW_BYTES
-from shoal.transport.iroh_native import contained, failure_text
 from shoal.transport.iroh_transport import MAX_STREAMS, IrohTransport
-from tests.unit.transport.nodes import Net, Node, echo, node_id, read_exactly, until
+from tests.unit.transport.nodes import Net, Node, echo, read_exactly
 
 
 async def test_nothing_but_loopback_is_bound() -> None:
@@ -70,13 +66,6 @@ async def test_host_names_are_refused() -> None:
         await IrohTransport(Ed25519PrivateKey.generate(), bind="localhost:0").listen(
             lambda channel: echo(ByteStream(channel))
         )
-
-
-def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without iroh the transport says what is missing."""
-    monkeypatch.setitem(sys.modules, "iroh", None)
-    with pytest.raises(UsageError, match="package `iroh`"):
-        IrohTransport(Ed25519PrivateKey.generate())
 
 
 def connection_of(stream: ByteStream) -> Any:
@@ -139,15 +128,6 @@ async def test_more_streams_than_quic_allows_by_default() -> None:
         for channel in channels:
             assert await read_exactly(channel, 1) == b"x"
             channel.abort()
-
-
-async def test_credit_beyond_the_window() -> None:
-    """Reading and sending far more than one window in both directions at once never stalls."""
-    async with Net("iroh") as net:
-        channel = await net.node().dial(await net.server(echo))
-        sending = asyncio.create_task(channel.send(bytes(10 * WINDOW_BYTES)))
-        assert await read_exactly(channel, 10 * WINDOW_BYTES) == bytes(10 * WINDOW_BYTES)
-        await sending
 
 
 async def test_no_answer_within_the_deadline() -> None:
@@ -215,60 +195,3 @@ async def failing_dials(server: Node, client: Node, stranger: Node) -> None:
             errors.append(error)
     kept: list[object] = [errors, *errors]
     kept.append(kept)  # errors that somebody keeps, in a cycle
-
-
-async def test_contained_hides_frames() -> None:
-    """An error passes through, with neither the frames below nor the errors behind it."""
-
-    async def work() -> None:
-        try:
-            raise KeyError("cause")
-        except KeyError as error:
-            raise DialError("effect") from error
-
-    with pytest.raises(DialError, match="effect") as caught:
-        await contained(work)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    assert "work" not in [entry.name for entry in caught.traceback]
-
-
-async def test_contained_returns() -> None:
-    """A result passes through."""
-    assert await contained(asyncio.sleep, 0, "done") == "done"
-
-
-def test_failure_text_is_short() -> None:
-    """Of iroh's chains of causes, the last is told."""
-    error = RuntimeError("ConnectError (src/endpoint.rs:1)\n  Caused by:\n   one\n Caused by:\n   timed\n out")
-    assert failure_text(error) == "timed out"
-
-
-async def test_flood_without_credit_ends_the_channel() -> None:
-    """A peer that ignores the credit it has loses its channel, and this side keeps no more than the window."""
-    held: list[Channel] = []
-    release = asyncio.Event()
-
-    async def hold(channel: Channel) -> None:
-        held.append(channel)
-        await release.wait()
-
-    async with Net("iroh") as net:
-        server, client = await net.pushing_server(hold), net.node()
-        channel = (await client.dial(server)).channel
-        assert isinstance(channel, IrohChannel)
-        channel._window.allowed = lambda pending: min(pending, 65_536)  # type: ignore[method-assign]  # a cheat
-        channel.write(bytes(4 * WINDOW_BYTES))
-        await until(lambda: held)
-        far = held[0]
-        assert isinstance(far, IrohChannel)
-        await until(lambda: far._closed)
-        assert len(far._inbox) <= WINDOW_BYTES
-        stream = ByteStream(far)
-        with pytest.raises(ChannelClosed, match="broke the rules"):
-            while await stream.receive():
-                pass
-        assert node_id(client.key) == far.peer
-        honest = await net.node().dial(server)
-        await honest.close()
-        release.set()

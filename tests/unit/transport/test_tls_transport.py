@@ -5,24 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
-from shoal.transport import tls_certificate
 from shoal.transport.address import host_port
 from shoal.transport.byte_stream import ByteStream
-from shoal.transport.tls_certificate import certified_peer, server_context
-from shoal.transport.tls_channel import TlsChannel
 from shoal.transport.tls_transport import TlsTransport
-from tests.unit.transport.nodes import WAIT_S, Net, Node, echo, node_id, read_exactly, until
+from tests.unit.transport.nodes import WAIT_S, Net, Node, echo, read_exactly, until
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 
@@ -137,17 +129,6 @@ async def some_server(behaviour: Serve) -> AsyncIterator[str]:
     await asyncio.sleep(0)
 
 
-async def test_protocol_and_socket() -> None:
-    """TLS 1.3, without delay for small frames."""
-    async with Net("tls") as net:
-        channel = (await net.node().dial(await net.server(echo))).channel
-        assert isinstance(channel, TlsChannel)
-        assert channel._tls is not None
-        assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
-        raw = channel._tls.get_extra_info("socket")
-        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
 async def test_handshakes_that_end_are_forgotten() -> None:
     """Wrong identities, on either side, leave no channel behind."""
     async with Net("tls") as net:
@@ -172,49 +153,3 @@ async def test_a_handlers_mistake_is_logged(caplog: pytest.LogCaptureFixture) ->
                 assert await channel.receive() == b""
             await until(lambda: caplog.records)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
-
-
-def test_certificate_holds_the_key() -> None:
-    """What a node shows names the node."""
-    key = Ed25519PrivateKey.generate()
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    client = context.wrap_bio(incoming, outgoing, server_hostname="shoal")
-    server = server_context(key).wrap_bio(outgoing, incoming, server_side=True)
-    for side in (client, server, client):
-        with contextlib.suppress(ssl.SSLWantReadError):
-            side.do_handshake()
-    assert certified_peer(client.getpeercert(binary_form=True)) == node_id(key)
-
-
-@pytest.mark.parametrize("der", [None, b"", b"not a certificate", bytes(1000)])
-def test_no_certificate(der: bytes | None) -> None:
-    """Nothing, or nonsense, names nobody."""
-    with pytest.raises(IdentityError, match="certificate"):
-        certified_peer(der)
-
-
-def shown_certificate() -> bytes:
-    """A sound certificate as DER."""
-    return tls_certificate._certificate(Ed25519PrivateKey.generate()).public_bytes(serialization.Encoding.DER)
-
-
-def test_a_certificate_of_a_version_that_does_not_exist() -> None:
-    """What cryptography cannot read is the peer's mistake, whichever error it raises."""
-    der = shown_certificate().replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020105"))
-    with pytest.raises(IdentityError, match="certificate"):
-        certified_peer(der)
-
-
-@given(st.data())
-def test_damaged_certificates(data: st.DataObject) -> None:
-    """A certificate with some bytes changed names a node or is refused, and raises nothing else."""
-    der = bytearray(CERTIFICATE)
-    for _ in range(data.draw(st.integers(1, 4))):
-        der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(IdentityError):
-        assert len(certified_peer(bytes(der))) == 64
-
-
-CERTIFICATE = shown_certificate()
