@@ -14,7 +14,8 @@ from shoal.swarm.identity import Identity
 from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.certificate_issuer import Issuer
 from shoal.swarm.membership.credentials import CERTIFICATE_LIFETIME_S
-from shoal.swarm.membership.member import MAX_CONTACTS, POLL_S, Member
+from shoal.swarm.membership.member import MAX_CONTACTS, POLL_S, RENEWAL_RETRY_S, Member
+from shoal.swarm.membership.membership_state import MembershipState
 from shoal.swarm.membership.owner import Owner
 from shoal.swarm.membership.storage import PrivateSwarm, SwarmFolder
 from shoal.transport.channel import Transport
@@ -149,3 +150,30 @@ async def test_where_a_server_listens_is_kept_for_invites(tmp_path: Path) -> Non
     client = await Applicant(PrivateSwarm(name="home", home=tmp_path), "client", clock).enter([])
     assert client.tickets == [ticket]
     assert client.swarm_name == "home"
+
+
+class NoRenewals:
+    """A certificate that no node renews."""
+
+    certificate, peers, contacts = b"certificate", (), ()
+    renewal_due_at = 0.0
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.asked_at: list[float] = []
+        self._clock = clock
+
+    async def renew(self, peers: list[Ticket]) -> None:
+        """Certification."""
+        self.asked_at.append(self._clock.monotonic())
+        raise NetworkError("no node answers")
+
+
+async def test_who_does_not_renew_is_not_asked_all_the_time(tmp_path: Path) -> None:
+    """Once in RENEWAL_RETRY_S, until one does."""
+    clock, folder = VirtualClock(), SwarmFolder("home", tmp_path)
+    certification = NoRenewals(clock)
+    state = MembershipState(NODE.peer, folder, clock)
+    node = Member(NODE.peer, folder, certification, state, [], clock)  # type: ignore[arg-type]  # by its shape
+    async with kept(node, Directory(clock)):
+        await clock.advance(3 * RENEWAL_RETRY_S)
+    assert certification.asked_at == [POLL_S + index * RENEWAL_RETRY_S for index in range(3)]

@@ -44,7 +44,13 @@ def test_of_equals_the_longer_hop_of_the_first_server() -> None:
     assert graph("xxxx xxxx", [1, 1]).cheapest() == ((0, 0, 4),)
 
 
-def test_a_block_that_nobody_has() -> None:
+def test_of_equals_the_route_of_fewer_hops() -> None:
+    """Also where links cost nothing and a longer route begins with an earlier server."""
+    free = replace(graph("xx.. ..xx xxxx", [1, 1, 1]), links=links(3, near=0))
+    assert free.cheapest() == ((2, 0, 4),)
+
+
+def test_a_block_without_a_server() -> None:
     """There is no route, for either goal."""
     gap = graph("x..x xx.x", [1, 1])
     assert gap.cheapest() is None
