@@ -74,7 +74,6 @@ async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None
             started.set()
             await _run(server, stop, as_json)
             await _drain(server, at_once)
-        console.print("left the swarm")
 
     async def stopped_while_starting() -> None:
         await stop.wait()
