@@ -163,7 +163,8 @@ class AsyncClient:
 
         Raises NetworkError when nobody at all could be reached.
         """
-        await asyncio.gather(self._exchange(), self._opened.probe.retry())
+        probe = self._opened.probe
+        await asyncio.gather(self._exchange(), probe.retry())
 
     async def _hear(self) -> None:
         """What is new, if the last news is old; a swarm that does not answer at once is looked for when it is needed."""
@@ -291,7 +292,8 @@ class AsyncClient:
     async def _open(self, model: ModelSpec, span: Span | None, options: SessionOptions, wait_s: float) -> Session:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
-        await asyncio.gather(self._opened.probe.look(model, span), self._hear())
+        probe = self._opened.probe
+        await asyncio.gather(probe.look(model, span), self._hear())
         session = self._new_session(model, span, options)
         try:
             await session.open(wait_s)
