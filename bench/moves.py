@@ -20,9 +20,9 @@ from bench.report import commit, hardware
 from shoal.client.client import AsyncClient
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.errors import ShoalError
-from shoal.server.hosting.rebalancing import JUDGE_S
 from shoal.server.serve_options import ServeOptions
 from shoal.server.server import Server
+from shoal.swarm.placement.rebalancer import LOOK_S
 from shoal.types import Span
 from tests.support.virtual_clock import FastClock
 
@@ -192,8 +192,8 @@ async def _upset(stage: MoveSetting, tally: MoveCounts, rng: random.Random) -> N
 async def _settle(stage: MoveSetting, tally: MoveCounts, rng: random.Random) -> None:
     """Until nobody has announced a move for two rounds of judging, or for SETTLE_S."""
     quiet_since = began = time.monotonic()
-    while (now := time.monotonic()) - quiet_since < 1.3 * JUDGE_S / SPEED and now - began < SETTLE_S:
-        planning = [one for one in stage.servers if one.rebalancing is not None and one.rebalancing.me.plan is not None]
+    while (now := time.monotonic()) - quiet_since < 1.3 * LOOK_S / SPEED and now - began < SETTLE_S:
+        planning = [one for one in stage.servers if _announced(one)]
         if planning:
             quiet_since = now
             if len(planning) == 1:
@@ -206,17 +206,20 @@ async def _rival(stage: MoveSetting, mover: Server, tally: MoveCounts) -> None:
     """If only one other server holds a block of one that is about to move, that one announces a move too."""
     for block in mover.record.span.blocks():
         others = [one for one in stage.holders(block) if one is not mover]
-        if len(others) == 1 and others[0].rebalancing is not None and others[0].rebalancing.me.plan is None:
+        if len(others) == 1 and others[0].rebalancing is not None and not _announced(others[0]):
             before = stage.moves
             goal = Span(0, MOST_BLOCKS) if others[0].record.span.start else Span(NUM_BLOCKS - MOST_BLOCKS, NUM_BLOCKS)
             await others[0].rebalancing.announce(goal)
             tally.at_once += 1
-            while any(  # noqa: ASYNC110
-                one.rebalancing is not None and one.rebalancing.me.plan is not None for one in (mover, others[0])
-            ):
-                await asyncio.sleep(0.01)  # plans set no event
+            while _announced(mover) or _announced(others[0]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # announcements set no event
             tally.at_once_moved += stage.moves > before
             return
+
+
+def _announced(server: Server) -> bool:
+    """Whether it has announced a move that it has not ended."""
+    return server.rebalancing is not None and server.rebalancing.rebalancer.announced is not None
 
 
 async def _watch(stage: MoveSetting, tally: MoveCounts) -> None:

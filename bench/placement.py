@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from bench.report import report
-from shoal.swarm.directory.records import ServerRecord
-from shoal.swarm.placement.rebalancer import NOTICE_S, MovePlan, Rebalancer, judge_move
-from shoal.swarm.placement.swarm_load import choose_span, holders, strengths
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.swarm.placement.block_inventory import BlockInventory
+from shoal.swarm.placement.local_search import choose_span
+from shoal.swarm.placement.rebalancer import (
+    GOSSIP_S,
+    REST_S,
+    Action,
+    Announce,
+    Ask,
+    Decision,
+    Move,
+    Publish,
+    Rebalancer,
+    Withdraw,
+)
+from shoal.swarm.placement.swarm_load import ServerLoad, SwarmLoad
+from shoal.types import PeerId
 
 SIZES = ((6, 6), (6, 8), (8, 8), (10, 10))
 """(servers, blocks)."""
 INSTANCES = 10
 """Of each size."""
-LOOK_S = 60.0
-MAX_LOOKS = 600
 Powers = tuple[tuple[float, int], ...]
 """(block·rows/s, blocks that fit into the memory) of each server."""
 
@@ -70,64 +82,77 @@ def _instance(rng: random.Random, num_servers: int, num_blocks: int) -> dict[str
             break
     optimum = best_weakest(num_blocks, powers)
     joined = _join(num_blocks, powers)
-    settled, moves = _settle(num_blocks, joined)
+    rest = _Rest(num_blocks, joined)
+    rest.reach()
+    # without the author's plan: where servers are, not where a plan would have them
+    served = [msgspec.structs.replace(load, plan=()) for load in rest.loads.values()]
     return {
         "joining": _weakest(num_blocks, joined) / optimum,
-        "after": _weakest(num_blocks, settled) / optimum,
-        "moves": moves / num_servers,
+        "after": _weakest(num_blocks, served) / optimum,
+        "moves": rest.moves / num_servers,
     }
 
 
-def _weakest(num_blocks: int, records: list[ServerRecord]) -> float:
-    return float(strengths(num_blocks, holders(num_blocks, records)).min())
+def _weakest(num_blocks: int, loads: Iterable[ServerLoad]) -> float:
+    return float(SwarmLoad(num_blocks, loads).blocks.throughput.min())
 
 
-def _join(num_blocks: int, powers: Powers) -> list[ServerRecord]:
+def _join(num_blocks: int, powers: Powers) -> list[ServerLoad]:
     """Servers join in the order given, each where `choose_span` sends it."""
-    records: list[ServerRecord] = []
+    loads: list[ServerLoad] = []
     for number, (rate, blocks) in enumerate(powers):
-        span = choose_span(num_blocks, blocks, records, rate)
-        records.append(_record(number, num_blocks, span, rate, blocks))
-    return records
+        span = choose_span(SwarmLoad(num_blocks, loads), blocks, rate)
+        loads.append(ServerLoad(PeerId(f"{number:08x}{0:056x}"), span, span, False, rate, blocks))
+    return loads
 
 
-def _record(number: int, num_blocks: int, span: Span, rate: float, blocks: int) -> ServerRecord:
-    return ServerRecord(
-        peer=f"{number:064x}",
-        sequence=1,
-        issued_at=0.0,
-        expires_at=0.0,
-        addresses=(),
-        model=ModelSpec("bench", "", num_blocks, 1),
-        span=span,
-        prefill_rows_per_s=rate / len(span),
-        max_blocks=blocks,
-    )
+class _Rest:
+    """Servers with all blocks on their disks decide in turn, on a clock that jumps to the next of their wakes."""
 
+    def __init__(self, num_blocks: int, loads: Iterable[ServerLoad]) -> None:
+        rng = random.Random(0)
+        self.loads = {load.peer: load for load in loads}
+        self.moves = 0
+        self._num_blocks = num_blocks
+        self._now = 0.0
+        inventory = BlockInventory(num_blocks, num_blocks)
+        inventory.add(range(num_blocks))
+        self._rebalancers = {peer: Rebalancer(peer, inventory, rng) for peer in self.loads}
 
-def _settle(num_blocks: int, records: list[ServerRecord]) -> tuple[list[ServerRecord], int]:
-    """Everybody looks around every LOOK_S and moves by the rule, rests included, until nobody wants to."""
-    records, now, moves = list(records), 0.0, 0
-    movers = [Rebalancer(PeerId(record.peer)) for record in records]
-    for _ in range(MAX_LOOKS):
-        now += LOOK_S
-        quiet = True
-        for at, record in enumerate(records):
-            verdict = judge_move(num_blocks, records, movers[at], now)
-            quiet &= verdict.action == "wait"
-            plan = MovePlan(verdict.span, now - NOTICE_S) if verdict.action == "announce" and verdict.span else None
-            if verdict.action != "wait":
-                movers[at] = Rebalancer(movers[at].peer, plan, now + verdict.rest_s)
-                records[at] = msgspec.structs.replace(record, next_span=verdict.span)
-            if verdict.action == "go" and verdict.span is not None:
-                rate = record.prefill_rows_per_s * len(record.span)
-                records[at] = _record(at, num_blocks, verdict.span, rate, record.max_blocks)
-                moves += 1
-        rests = [mover.rests_until for mover in movers if mover.rests_until > now]
-        if quiet and not rests:
-            break
-        now = max(now, min(rests) - LOOK_S) if quiet else now
-    return records, moves
+    def reach(self) -> None:
+        """Go on until no server has done anything for longer than any rest."""
+        acted_at = 0.0
+        while self._now - acted_at <= 2 * REST_S:
+            acted, wakes_at = False, math.inf
+            for peer in sorted(self.loads):
+                while (decision := self._decide(peer)).action is not None:
+                    acted |= self._act(peer, decision.action)
+                wakes_at = min(wakes_at, decision.wake_at)
+            acted_at = self._now if acted else acted_at
+            self._now = self._now + GOSSIP_S if acted else max(wakes_at, self._now + GOSSIP_S)
+
+    def _decide(self, peer: PeerId) -> Decision:
+        return self._rebalancers[peer].decide(SwarmLoad(self._num_blocks, self.loads.values()), self._now)
+
+    def _act(self, peer: PeerId, action: Action) -> bool:
+        """Do it; whether the records are others then."""
+        load = self.loads[peer]
+        match action:
+            case Ask():
+                self._rebalancers[peer].asked(self._now)
+                return False
+            case Publish(plan):
+                load = msgspec.structs.replace(load, plan=plan)
+            case Announce(span):
+                load = msgspec.structs.replace(load, goal=span, moving=True)
+            case Withdraw():
+                load = msgspec.structs.replace(load, goal=load.serves, moving=False)
+            case Move(span):
+                load = msgspec.structs.replace(load, goal=span, serves=span, moving=False)
+                self._rebalancers[peer].moved(True, self._now)
+                self.moves += 1
+        self.loads[peer] = load
+        return True
 
 
 def best_weakest(num_blocks: int, powers: Powers) -> float:

@@ -22,7 +22,8 @@ def simulate(
         float | None, typer.Option(help="Servers that serve a block, on average; sets the number of servers.", min=0.1)
     ] = None,
     fetch_ahead: Annotated[
-        int, typer.Option(help="Blocks that each server of a medium swarm has on its disk in time.", min=0)
+        int,
+        typer.Option(help="Blocks that each server has on its disk in time, in a swarm of up to 128 servers.", min=0),
     ] = 126,
     session_hours: Annotated[float, typer.Option(help="How long servers stay, on average.", min=0.1)] = 12.0,
     plot: Annotated[

@@ -1,58 +1,65 @@
-"""What everybody in a simulated swarm knows of it: the swarm as it was announced, and the plan that goes with it."""
+"""What the servers of a simulated swarm know of it: the records as they were announced, at most a round of gossip old."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
-from shoal.swarm.placement.shared_plan import Plan, follow, medium, planner
-from shoal.swarm.placement.swarm_load import ServerLoad, SwarmLoad
-from shoal.types import PeerId, Span
-from simulator.sim_server import SimServer
+from shoal.swarm.placement.swarm_load import MAX_PLANNED_SERVERS, ServerLoad, SwarmLoad
+from shoal.types import PeerId
 
 
 class GossipView:
-    """`scene` is what all see: news are known with the next `tick`, and a plan with the one after it was made."""
+    """News are known with the next `tick`."""
 
     def __init__(self, num_blocks: int) -> None:
-        self.scene = SwarmLoad(num_blocks)
+        self._num_blocks = num_blocks
         self._news: dict[PeerId, ServerLoad | None] = {}
         self._known: dict[PeerId, ServerLoad] = {}
-        self._plan: Plan = ()
-        self._draft: Plan | None = None
+        self._swarms: dict[frozenset[PeerId], SwarmLoad] = {}
+        self._large: SwarmLoad | None = None
 
-    @property
-    def medium(self) -> bool:
-        """Whether the swarm follows a plan."""
-        return medium(len(self._known))
+    def __len__(self) -> int:
+        return len(self._known)
 
-    def tell(self, peer: PeerId, holder: ServerLoad | None) -> None:
+    def tell(self, peer: PeerId, load: ServerLoad | None) -> None:
         """A server's record is new, or (None) it is known to be gone."""
-        self._news[peer] = holder
+        self._news[peer] = load
 
-    def tick(self, live: Mapping[PeerId, SimServer]) -> None:
-        """What was announced since the last tick is known to all, and the planning server, if it is alive, plans."""
-        changed = self._draft is not None
-        for peer, holder in self._news.items():
+    def tick(self) -> bool:
+        """What was announced since the last tick is known; returns whether servers came, went, moved or planned."""
+        changed = False
+        for peer, load in self._news.items():
             before = self._known.pop(peer, None)
-            if holder is not None:
-                self._known[peer] = holder
-            changed = changed or _place(before) != _place(holder)
-            if not self.medium:
-                self.scene.drop(peer) if holder is None else self.scene.put(holder)
+            if load is not None:
+                self._known[peer] = load
+            changed = changed or _place(before) != _place(load)
+            if self._large is not None:
+                if load is None:
+                    self._large.drop(peer)
+                else:
+                    self._large.put(load)
+        if self._news:
+            self._swarms.clear()
         self._news.clear()
-        if changed and self.medium:
-            self._follow(live)
+        return changed
 
-    def _follow(self, live: Mapping[PeerId, SimServer]) -> None:
-        if self._draft is not None:
-            self._plan, self._draft = self._draft, None
-        num_blocks = self.scene.num_blocks
-        held = follow(num_blocks, list(self._known.values()), self._plan)
-        self.scene = SwarmLoad(num_blocks, held)
-        first = live.get(planner(held) or PeerId(""))
-        if first is not None:
-            self._draft = first.drafter.draft(num_blocks, held, first.mover.peer)
+    def swarm(self, silent: Collection[PeerId] = ()) -> SwarmLoad:
+        """As a server sees it that found some others silent."""
+        gone = frozenset(peer for peer in silent if peer in self._known)
+        if gone not in self._swarms:
+            self._swarms[gone] = self._all().without(gone) if gone else self._all()
+        return self._swarms[gone]
+
+    def _all(self) -> SwarmLoad:
+        if len(self._known) <= MAX_PLANNED_SERVERS:
+            self._large = None
+            if frozenset() not in self._swarms:
+                self._swarms[frozenset()] = SwarmLoad(self._num_blocks, self._known.values())
+            return self._swarms[frozenset()]
+        if self._large is None:
+            self._large = SwarmLoad(self._num_blocks, self._known.values())
+        return self._large
 
 
-def _place(holder: ServerLoad | None) -> tuple[Span, Span | None, bool] | None:
-    return (holder.goal, holder.serves, holder.moving) if holder is not None else None
+def _place(load: ServerLoad | None) -> tuple[object, ...] | None:
+    return (load.goal, load.serves, load.moving, load.plan) if load is not None else None

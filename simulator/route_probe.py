@@ -22,9 +22,7 @@ def probe_routes(
     found = []
     for _ in range(ROUTE_CLIENTS):
         place = np.array([rng.random(), rng.random()])
-        trips = {
-            server.mover.peer: 0.01 + 0.15 * float(np.linalg.norm(place - server.power.place)) for server in servers
-        }
+        trips = {server.peer: 0.01 + 0.15 * float(np.linalg.norm(place - server.power.place)) for server in servers}
         route = plan_route(Span(0, num_blocks), records, measured=trips)
         found.append((estimate_route(route, records, trips).token_s, len(route)))
     return found

@@ -1,12 +1,13 @@
-"""A server of the simulator: what it is, what it does, and what it has announced."""
+"""A server of the simulator: what it brings, what it serves, and its Rebalancer."""
 
 from __future__ import annotations
+
+import random
 
 from shoal.swarm.directory.records import RECORD_LIFETIME_S, ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
 from shoal.swarm.placement.rebalancer import Rebalancer
-from shoal.swarm.placement.shared_plan import PlanAuthor
-from shoal.swarm.placement.swarm_load import ServerLoad
+from shoal.swarm.placement.swarm_load import Plan, ServerLoad
 from shoal.types import ModelSpec, PeerId, Span
 from simulator.churn_model import ServerProfile
 
@@ -18,19 +19,25 @@ DISK_BYTES_PER_S = 1e9
 
 
 class SimServer:
-    """`turn` counts its decisions to look around: what an earlier one has put into the calendar is void."""
+    """`silent` are servers that it knows to be gone. `turn` counts the times at which it is to decide: what an earlier one has
+    put into the calendar is void."""
 
-    def __init__(self, peer: PeerId, power: ServerProfile, goal: Span, inventory: BlockInventory) -> None:
+    def __init__(
+        self, peer: PeerId, power: ServerProfile, span: Span, inventory: BlockInventory, rng: random.Random
+    ) -> None:
+        self.peer = peer
         self.power = power
-        self.goal = goal
+        self.span = span
+        self.goal: Span | None = span
+        self.plan: Plan = ()
         self.serves: Span | None = None
         self.joined = False
-        self.inventory = inventory
         self.fetching = False
+        self.asking = False
+        self.silent: set[PeerId] = set()
         self.turn = 0
-        self.wanted: Span | None = None
-        self.mover = Rebalancer(peer)
-        self.drafter = PlanAuthor()
+        self.inventory = inventory
+        self.rebalancer = Rebalancer(peer, inventory, rng)
 
     @property
     def block_s(self) -> float:
@@ -38,24 +45,21 @@ class SimServer:
         return BLOCK_BYTES / self.power.download_bytes_per_s
 
     @property
-    def holder(self) -> ServerLoad:
+    def load(self) -> ServerLoad:
         """Its record, as placement sees it."""
-        power, plan = self.power, self.mover.plan
+        power = self.power
         return ServerLoad(
-            self.mover.peer,
-            plan.span if plan else self.goal,
+            self.peer,
+            self.goal or self.span,
             self.serves,
-            self.serves is None or plan is not None,
+            self.goal is not None,
             power.block_rows_per_s,
             power.max_blocks,
             self.inventory.spans(),
             self.block_s,
             not self.joined,
+            self.plan,
         )
-
-    def fetch_s(self, goal: Span) -> float:
-        """How long it fetches what it lacks of a span."""
-        return len(self.inventory.lacks(goal)) * self.block_s
 
     def load_s(self, goal: Span) -> float:
         """How long it serves nothing before it serves a span that is on its disk."""
@@ -66,7 +70,7 @@ class SimServer:
         assert self.serves is not None
         rate = self.power.block_rows_per_s / len(self.serves)
         return ServerRecord(
-            peer=self.mover.peer,
+            peer=self.peer,
             sequence=1,
             issued_at=now,
             expires_at=now + RECORD_LIFETIME_S,

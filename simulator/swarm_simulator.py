@@ -1,9 +1,8 @@
-"""A swarm on a virtual clock: the real placement and routing under churn, with stale views and what joining costs.
+"""A swarm on a virtual clock: the servers' own Rebalancer and routing under churn, with stale views and what joining costs.
 
-Everybody's view of the others is the swarm as it was at the last tick of GOSSIP_S. A server that crashed is seen until its
-record expires; before a server leaves its blocks it dials those that it counts on, so that it does not count on the dead. A
-joining server announces where it goes, downloads, loads, then serves. One that moves serves on while it downloads, and what it
-has fetched before is still on its disk.
+All servers see the records as they were at the last tick of GOSSIP_S. A server that crashed is seen until its record expires,
+and by those that ask it until SILENCE_S have passed. A joining server announces where it goes, downloads, loads, then serves.
+One that moves serves on while it downloads, and what it has fetched before is still on its disk.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import msgspec
 
 from shoal.swarm.directory.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S
 from shoal.swarm.placement.block_inventory import BlockInventory
-from shoal.swarm.placement.local_search import best_place
-from shoal.swarm.placement.rebalancer import GOSSIP_S, NOTICE_S, MovePlan, Rebalancer, decide
-from shoal.swarm.placement.swarm_load import ServerLoad, best_span
+from shoal.swarm.placement.local_search import choose_span
+from shoal.swarm.placement.rebalancer import GOSSIP_S, Action, Announce, Ask, Move, Publish, Withdraw
 from shoal.types import PeerId, Span
 from simulator.churn_model import ChurnModel, ServerProfile
 from simulator.gossip_view import GossipView
@@ -27,14 +25,10 @@ from simulator.route_probe import probe_routes
 from simulator.sim_metrics import Report, SimMetrics
 from simulator.sim_server import SimServer
 
-LOOK_S = 300.0
-"""How often a server thinks about moving."""
-RETRY_S = 5.0
-"""How often it looks after a move that it has announced."""
-WATCH_S = 15.0
-"""How often the planning server of a medium swarm, and the next one, ask whether the others are alive."""
 SILENCE_S = 10.0
-"""How long they wait for an answer."""
+"""How long a server waits for an answer."""
+ASKED_AT_ONCE = 32
+"""Servers that are asked by chance."""
 SERVED = 0.8
 """Blocks that are served, of those that fit into all memories (measured): some join, some hold fewer than they could."""
 SAMPLE_S = 300.0
@@ -44,7 +38,7 @@ ROUTE_EVERY_S = 3600.0
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """What to simulate. `redundancy`, if given, sets the number of servers: servers that *serve* a block, on average over
     blocks and time; `serving_per_block` of the report is what came of it. `ahead`: how many
-    blocks of the model a server of a medium swarm keeps on its disk, fetched while its line is idle."""
+    blocks of the model a server keeps on its disk where servers follow a plan, fetched while its line is idle."""
 
     servers: int = 1000
     blocks: int = 126
@@ -71,19 +65,24 @@ class Simulator:
         self.people = random.Random(f"{scenario.seed} people")  # its own, so that every rule meets the same ones
         self.now = 0.0
         self.live: dict[PeerId, SimServer] = {}
+        self.crashed: set[PeerId] = set()
         self.view = GossipView(scenario.blocks)
         self.tally = SimMetrics(scenario.blocks)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._routes: list[tuple[float, int]] = []
+        self._begun = False
 
     def run(self) -> Report:
         """Simulate; deterministic for a scenario."""
         for _ in range(self.scenario.num_servers):
             server = self._add(self.scenario.population.newcomer(self.people, present=True))
-            self.view.tick(self.live)
-            self._serve(server, server.goal)
-            self.view.tick(self.live)
+            self.view.tick()
+            self._serve(server, server.span)
+            self.view.tick()
+        self._begun = True
+        for server in list(self.live.values()):
+            self._decide(server)
         self._at(GOSSIP_S, self._gossip)
         self._at(0.0, self._sample)
         self._at(ROUTE_EVERY_S / 2, self._route)
@@ -99,88 +98,58 @@ class Simulator:
         heapq.heappush(self._events, (self.now + delay_s, next(self._order), event))
 
     def _gap(self) -> float:
-        """Seconds to the next arrival; as many come as leave."""
         return self.people.expovariate(self.scenario.num_servers / self.scenario.population.mean_session_s)
 
     def _gossip(self) -> None:
-        self.view.tick(self.live)
-        self._glance()
+        """News spread; servers that the plan concerns look at it at once."""
+        if self.view.tick():
+            swarm = self.view.swarm()
+            if swarm.author is not None:
+                planned = [one.peer for one in swarm.servers.values() if one.planned]
+                for peer in dict.fromkeys([*swarm.watchers, *planned]):
+                    if peer in self.live:
+                        self._decide(self.live[peer])
         self._at(GOSSIP_S, self._gossip)
 
     def _publish(self, server: SimServer) -> None:
-        self.view.tell(server.mover.peer, server.holder)
-
-    def _glance(self) -> None:
-        """Servers that the plan moves fetch what they lack, and look when they have it."""
-        for holder in [one for one in self.view.scene.held.values() if one.planned]:
-            server = self.live.get(holder.peer)
-            if server is None or server.serves is None or server.mover.plan is not None:
-                continue
-            server.wanted = holder.goal
-            if server.inventory.lacks(holder.goal):
-                self._fetch(server)
-            else:
-                self._look(server)
-
-    def _fetch(self, server: SimServer) -> None:
-        """Fetch one block after another while there is something to fetch."""
-        if server.fetching or not self._alive(server) or server.serves is None:
-            return
-        block = server.inventory.next_block(server.serves, server.wanted)
-        if block is None:
-            return
-        server.fetching = True
-        self._at(server.block_s, lambda: self._fetched(server, block))
-
-    def _fetched(self, server: SimServer, block: int) -> None:
-        server.fetching = False
-        server.inventory.add([block])
-        if self._alive(server):
-            self._publish(server)
-            self._fetch(server)
+        self.view.tell(server.peer, server.load)
 
     def _arrive(self) -> None:
         server = self._add(self.scenario.population.newcomer(self.people))
-        self._at(server.fetch_s(server.goal), lambda: self._load(server, server.goal))
+        self._at(len(server.span) * server.block_s, lambda: self._load(server, server.span))
         self._at(self._gap(), self._arrive)
 
     def _add(self, power: ServerProfile) -> SimServer:
         peer = PeerId(f"{self.rng.getrandbits(256):064x}")
-        span = self._choose(peer, power)
-        server = SimServer(peer, power, span, BlockInventory(self.scenario.blocks, self.scenario.ahead))
-        self.live[peer] = server
+        span = choose_span(self.view.swarm(), power.max_blocks, power.block_rows_per_s)
+        inventory = BlockInventory(self.scenario.blocks, self.scenario.ahead)
+        server = self.live[peer] = SimServer(peer, power, span, inventory, self.rng)
         self.tally.population(self.now, 1)
         self._publish(server)
         self._at(power.stays_s, lambda: self._leave(server))
         return server
 
-    def _choose(self, peer: PeerId, power: ServerProfile) -> Span:
-        if not self.view.medium:
-            return best_span(self.view.scene, power.max_blocks, power.block_rows_per_s)
-        first = Span(0, 1)
-        mine = ServerLoad(peer, first, first, False, power.block_rows_per_s, power.max_blocks)
-        return best_place(self.scenario.blocks, list(self.view.scene.held.values()), mine)[0]
-
     def _alive(self, server: SimServer) -> bool:
-        return self.live.get(server.mover.peer) is server
+        return self.live.get(server.peer) is server
 
-    def _load(self, server: SimServer, goal: Span) -> None:
-        self._at(server.load_s(goal), lambda: self._serve(server, goal))
+    def _load(self, server: SimServer, span: Span) -> None:
+        self._at(server.load_s(span), lambda: self._serve(server, span))
 
-    def _serve(self, server: SimServer, goal: Span) -> None:
+    def _serve(self, server: SimServer, span: Span) -> None:
         if not self._alive(server):
             return
-        server.goal = server.serves = goal
-        server.inventory.add(goal.blocks())
-        server.wanted = None
-        self.tally.serve(self.now, goal, server.power.block_rows_per_s, 1)
-        if not server.joined:
+        server.span = server.serves = span
+        server.goal = None
+        server.inventory.add(span.blocks())
+        self.tally.serve(self.now, span, server.power.block_rows_per_s, 1)
+        if server.joined:
+            server.rebalancer.moved(True, self.now)
+        else:
             server.joined = True
             self.tally.join(self.now, server.power.block_rows_per_s, server.power.max_blocks)
         self._publish(server)
-        if self.view.medium:
-            self._fetch(server)
-        self._look_in(self.rng.uniform(0, LOOK_S), server)
+        if self._begun:
+            self._decide(server)
 
     def _stop(self, server: SimServer) -> None:
         if server.serves is not None:
@@ -191,57 +160,91 @@ class Simulator:
         self._stop(server)
         if server.joined:
             self.tally.part(self.now, server.power.block_rows_per_s, server.power.max_blocks)
-        peer = server.mover.peer
+        peer = server.peer
         del self.live[peer]
         self.tally.population(self.now, -1)
         if server.power.crashes:
-            lives_s = RECORD_LIFETIME_S - self.rng.uniform(0, RECORD_RENEWAL_S)
-            if self.view.medium:
-                lives_s = SILENCE_S + self.rng.uniform(0, WATCH_S)
-            self._at(lives_s, lambda: self.view.tell(peer, None))
+            self.crashed.add(peer)
+            self._at(RECORD_LIFETIME_S - self.rng.uniform(0, RECORD_RENEWAL_S), lambda: self._expire(peer))
         else:
             self.view.tell(peer, None)
 
-    def _look_in(self, delay_s: float, server: SimServer) -> None:
+    def _expire(self, peer: PeerId) -> None:
+        self.crashed.discard(peer)
+        self.view.tell(peer, None)
+
+    def _decide(self, server: SimServer) -> None:
+        """A server decides and acts until it has to wait."""
+        while self._alive(server) and server.serves is not None and not server.asking:
+            decision = server.rebalancer.decide(self.view.swarm(server.silent), self.now)
+            if decision.action is None:
+                self._wake_at(server, decision.wake_at)
+                break
+            self._act(server, decision.action)
+        self._fetch(server)
+
+    def _act(self, server: SimServer, action: Action) -> None:
+        match action:
+            case Ask(peers):
+                self._ask(server, peers)
+                return
+            case Publish(plan):
+                server.plan = plan
+            case Announce(span):
+                server.goal = span
+            case Withdraw():
+                server.goal = None
+            case Move(span):
+                self._stop(server)
+                server.goal = span
+                self.tally.moves += 1
+                self._load(server, span)
+        self._publish(server)
+
+    def _ask(self, server: SimServer, peers: tuple[PeerId, ...] | None) -> None:
+        """Answers come at once; silence takes SILENCE_S to notice, and is remembered."""
+        found = self._silent(peers) - server.silent
+        if not found:
+            server.rebalancer.asked(self.now)
+            return
+        server.silent = {peer for peer in server.silent if peer in self.crashed} | found
+        server.asking = True
+        self._at(SILENCE_S, lambda: self._asked(server))
+
+    def _asked(self, server: SimServer) -> None:
+        server.asking = False
+        server.rebalancer.asked(self.now)
+        self._decide(server)
+
+    def _silent(self, peers: tuple[PeerId, ...] | None) -> set[PeerId]:
+        """Servers that do not answer."""
+        if not self.crashed:
+            return set()
+        if peers is not None:
+            return self.crashed.intersection(peers)
+        share = ASKED_AT_ONCE / max(len(self.view), 1)
+        return {peer for peer in sorted(self.crashed) if self.rng.random() < share}
+
+    def _wake_at(self, server: SimServer, at: float) -> None:
         server.turn += 1
         turn = server.turn
-        self._at(delay_s, lambda: self._look(server) if server.turn == turn else None)
+        self._at(max(at - self.now, 0.0), lambda: self._decide(server) if server.turn == turn else None)
 
-    def _look(self, server: SimServer) -> None:
-        """A server asks the rule, and does what it says."""
-        if not self._alive(server) or server.serves is None:
+    def _fetch(self, server: SimServer) -> None:
+        """Fetch one block after another while there is something to fetch."""
+        if server.fetching or not self._alive(server) or server.serves is None:
             return
-        mover = server.mover
-        verdict = decide(self.view.scene, mover, self.now)
-        again_s = LOOK_S if mover.plan is None else RETRY_S
-        if verdict.action == "announce" and verdict.span is not None:
-            again_s = max(server.fetch_s(verdict.span), NOTICE_S)
-            server.mover = Rebalancer(mover.peer, MovePlan(verdict.span, self.now, self.now + again_s, verdict.agreed))
-            self._publish(server)
-        elif verdict.action == "withdraw":
-            server.mover = Rebalancer(mover.peer, None, self.now + verdict.rest_s)
-            again_s = LOOK_S
-            self._publish(server)
-        elif verdict.action == "go" and verdict.span is not None and self._others_answer(server):
-            self._go(server, verdict.span, verdict.rest_s)
-            return  # and look again when it serves
-        elif mover.plan is None:
-            uneasy = mover.uneasy_since if mover.uneasy_since is not None else self.now
-            server.mover = Rebalancer(mover.peer, None, mover.rests_until, uneasy if verdict.uneasy else None)
-        self._look_in(again_s, server)
+        block = server.rebalancer.next_fetch(self.view.swarm(server.silent), self.now)
+        if block is not None:
+            server.fetching = True
+            self._at(server.block_s, lambda: self._fetched(server, block))
 
-    def _go(self, server: SimServer, goal: Span, rest_s: float) -> None:
-        self._stop(server)
-        server.goal = goal
-        server.mover = Rebalancer(server.mover.peer, None, self.now + rest_s)
-        self.tally.moves += 1
-        self._publish(server)
-        self._load(server, goal)
-
-    def _others_answer(self, server: SimServer) -> bool:
-        """Whether a server that is alive serves each of its blocks: it dials them."""
-        assert server.serves is not None
-        return bool((self.tally.holders[server.serves.start : server.serves.stop] > 1).all())
+    def _fetched(self, server: SimServer, block: int) -> None:
+        server.fetching = False
+        server.inventory.add([block])
+        if self._alive(server):
+            self._publish(server)
+            self._decide(server)
 
     def _sample(self) -> None:
         self.tally.sample(self.now)

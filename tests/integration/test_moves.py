@@ -47,7 +47,7 @@ async def healed(servers: list[Server], never_lost: Span) -> None:
     def settled() -> bool:
         assert served(servers) >= set(never_lost.blocks())
         moving = [server.rebalancing for server in servers if server.rebalancing is not None]
-        return served(servers) == set(range(NUM_BLOCKS)) and all(one.me.plan is None for one in moving)
+        return served(servers) == set(range(NUM_BLOCKS)) and all(one.rebalancer.announced is None for one in moving)
 
     await until(settled, timeout_s=30.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from shoal.clock import Clock
 from shoal.errors import NetworkError, ShoalError
@@ -69,9 +69,13 @@ class Gossip:
         """Exchange with a few members at once; the others learn it from them."""
         await self._ask_some(self.others(), TOLD_AT_ONCE)
 
-    async def ask(self, fingerprint: str, count: int = ASKED_AT_ONCE) -> None:
-        """Exchange with the servers of a model, or some of them if there are many: who is alive, and what is new?"""
-        await self._ask_some(self.others(fingerprint), count)
+    async def ask(self, fingerprint: str, peers: Collection[PeerId] | None = None) -> None:
+        """Exchange with these servers of a model, or with ASKED_AT_ONCE by chance: who is alive, and what is new?"""
+        others = self.others(fingerprint)
+        if peers is None:
+            await self._ask_some(others, ASKED_AT_ONCE)
+        else:
+            await self._ask_some([one for one in others if one.peer in peers], len(peers))
 
     async def _ask_some(self, records: Iterable[ServerRecord], count: int) -> None:
         known = list(records)

@@ -87,7 +87,7 @@ class ServeOptions(Options, frozen=True, kw_only=True):
     fetch_ahead: Annotated[
         int,
         option(
-            "Blocks to have on disk, fetched while the line is idle, in a swarm of 17 to 128 servers.",
+            "Blocks to have on disk, fetched while the line is idle, in a swarm of up to 128 servers.",
             "Memory",
             least=0,
         ),

@@ -40,6 +40,16 @@ async def test_who_does_not_answer_is_not_counted_until_it_says_something_new() 
     assert [one.sequence for one in gossip.others()] == [6]
 
 
+async def test_only_the_servers_that_were_named_are_asked() -> None:
+    """The others are believed to be alive as before."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    directory.add(signed_record(DEAD).data)
+    directory.add(signed_record(OTHER).data)
+    await gossip.ask(FINGERPRINT, [PeerId(DEAD.peer)])
+    assert [one.peer for one in gossip.others()] == [OTHER.peer]
+
+
 async def test_others_are_of_the_model_that_is_asked_for() -> None:
     """A server does not count itself, nor servers of another model."""
     directory = Directory(SYSTEM_CLOCK)

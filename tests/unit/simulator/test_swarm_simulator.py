@@ -48,7 +48,7 @@ def test_many_servers_do_not_run_after_one_weak_block() -> None:
 
 def test_redundancy_counts_servers_that_serve() -> None:
     """Joining servers do not count, and blocks that fit into a memory but are not held do not either."""
-    report = Simulator(Scenario(hours=12.0, redundancy=3.0)).run()
+    report = Simulator(Scenario(hours=6.0, redundancy=3.0)).run()
     assert report.serving_per_block == pytest.approx(3.0, abs=0.5)
     assert report.moves_per_server_hour <= 1.0
 

@@ -1,4 +1,4 @@
-"""Fetches blocks while the line is idle: what a plan wants of this server, then what may be wanted next."""
+"""Fetches blocks while the line is idle: those of the server's goal, then those that may be wanted next."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Protocol
 from shoal.clock import Clock
 from shoal.errors import ShoalError
 from shoal.server.gossip import Notice
-from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
 from shoal.types import Span
 
 IDLE_S = 3.0
 """How often it looks whether there is something to fetch."""
-RETRY_S = 60.0
-"""After a fetch that failed."""
 READ_S = 0.1
 """A block that takes less was on the disk, and says nothing of the line."""
 
@@ -24,54 +21,37 @@ class Store(Protocol):
 
     inventory: BlockInventory
 
-    @property
-    def record(self) -> ServerRecord:
-        """As it was last announced."""
-        ...
-
     async def fetch(self, span: Span) -> None:
         """Get blocks onto this machine's disk; raises ShoalError."""
         ...
 
 
-class Prefetcher:
-    """One block after another: of the span that is wanted; nothing else unless it fetches ahead."""
+class Chooser(Protocol):
+    """What says which block comes next."""
 
-    def __init__(self, store: Store, notice: Notice, clock: Clock) -> None:
-        self._wanted: Span | None = None
-        self._ahead = False
+    async def next_fetch(self) -> int | None:
+        """The block to fetch now, if there is one."""
+        ...
+
+    async def fetch_failed(self, why: str) -> None:
+        """That block could not be fetched."""
+        ...
+
+
+class Prefetcher:
+    """Fetches one block after another."""
+
+    def __init__(self, store: Store, chooser: Chooser, notice: Notice, clock: Clock) -> None:
         self._store = store
+        self._chooser = chooser
         self._notice = notice
         self._clock = clock
-
-    @property
-    def wanted(self) -> Span | None:
-        """The span that this server is to serve next."""
-        return self._wanted
-
-    @property
-    def ahead(self) -> bool:
-        """Whether blocks are fetched that nothing wants yet."""
-        return self._ahead
-
-    def want(self, span: Span | None) -> None:
-        """Fetch this span first."""
-        self._wanted = span
-
-    def fetch_ahead(self, ahead: bool) -> None:
-        """Fetch, or not, what may be wanted next."""
-        self._ahead = ahead
 
     async def keep(self) -> None:
         """Fetch for ever."""
         while True:
-            block = self._next()
+            block = await self._chooser.next_fetch()
             await (self._clock.sleep(IDLE_S) if block is None else self._fetch(block))
-
-    def _next(self) -> int | None:
-        inventory = self._store.inventory
-        lacking = self._wanted is not None and inventory.lacks(self._wanted)
-        return inventory.next_block(self._store.record.span, self._wanted) if lacking or self._ahead else None
 
     async def _fetch(self, block: int) -> None:
         begun = self._clock.monotonic()
@@ -79,7 +59,7 @@ class Prefetcher:
             await self._store.fetch(Span(block, block + 1))
         except ShoalError as error:
             self._notice(f"block {block} cannot be fetched ({error})")
-            await self._clock.sleep(RETRY_S)
+            await self._chooser.fetch_failed(str(error))
             return
         elapsed = self._clock.monotonic() - begun
         if elapsed > READ_S:

@@ -1,4 +1,4 @@
-"""Has a server judge now and then whether it should hold other blocks, and carries out what follows."""
+"""Carries out what a server's Rebalancer decides: records and gossip, fetching, and the move itself."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from shoal.server.gossip import Gossip, Notice
 from shoal.server.hosting.prefetcher import Prefetcher
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
-from shoal.swarm.placement.rebalancer import Decision, MovePlan, Rebalancer, judge_move
-from shoal.swarm.placement.shared_plan import MOST_SERVERS, Plan, PlanAuthor, agreed_holders, medium, planner
-from shoal.swarm.placement.swarm_load import ServerLoad
+from shoal.swarm.placement.rebalancer import (
+    GOSSIP_S,
+    LOOK_S,
+    Action,
+    Announce,
+    Ask,
+    Decision,
+    Move,
+    Publish,
+    Rebalancer,
+    Withdraw,
+)
+from shoal.swarm.placement.swarm_load import Plan, SwarmLoad, server_loads
 from shoal.types import PeerId, Span
-
-JUDGE_S = 60.0
-"""How often a server asks itself whether to move; a quarter more or less, by chance."""
-
-PLANNED_S = 1.0
-"""How often while a move is announced."""
-
-GLANCE_S = 3.0
-"""How often a server of a medium swarm looks what the plan is."""
-
-WATCH_S = 15.0
-"""How often the server that plans, and the one that would be next, ask whether the others are alive."""
-
-FAILED_REST_S = 600.0
-"""After a move that failed nobody counts on this server's moving for so long: others wait for who is next in a plan."""
 
 
 class Host(Protocol):
@@ -39,17 +34,17 @@ class Host(Protocol):
     inventory: BlockInventory
 
     @property
+    def record(self) -> ServerRecord:
+        """As it was last announced."""
+        ...
+
+    @property
     def movable(self) -> bool:
         """Whether others may count on its moving."""
         ...
 
     def set_movable(self, movable: bool) -> None:
         """Whether others may count on it from the next announcement on."""
-        ...
-
-    @property
-    def record(self) -> ServerRecord:
-        """As it was last announced."""
         ...
 
     def announce_goal(self, goal: Span | None) -> None:
@@ -70,131 +65,94 @@ class Host(Protocol):
 
 
 class Rebalancing:
-    """Asks `judge_move`. Every decision is made on records of servers that have just answered."""
+    """Observes the records of servers that are believed to be alive, has the Rebalancer decide, and does what follows."""
 
     def __init__(self, host: Host, gossip: Gossip, notice: Notice, clock: Clock) -> None:
-        self.me = Rebalancer(PeerId(host.record.peer))
         self.moves = 0
+        self.rebalancer = Rebalancer(PeerId(host.record.peer), host.inventory, random.Random())
+        self.prefetcher = Prefetcher(host, self, notice, clock)
         self._host = host
         self._gossip = gossip
         self._notice = notice
         self._clock = clock
-        self._random = random.Random()
-        self._drafter = PlanAuthor()
-        self.prefetcher = Prefetcher(host, notice, clock)
-        self._looks_at = self._watches_at = 0.0
+        self._swarm: SwarmLoad | None = None
+        self._deciding = asyncio.Lock()  # a plan is made in a thread
 
     async def keep(self) -> None:
-        """Judge for ever."""
-        self._looks_at = self._next_look()
+        """Decide and act for ever."""
         while True:
-            announced = self.me.plan is not None
-            await self._clock.sleep(PLANNED_S if announced else GLANCE_S)
-            if announced or self._clock.monotonic() >= self._looks_at:
-                await self.look()
-                self._looks_at = self._next_look()
-            else:
-                await self.glance()
+            decision = await self.step()
+            if decision.action is None:
+                await self._clock.sleep(max(decision.wake_at - self._clock.monotonic(), 0.0))
 
-    def _next_look(self) -> float:
-        return self._clock.monotonic() + JUDGE_S * self._random.uniform(0.75, 1.25)
-
-    async def glance(self) -> None:
-        """In a medium swarm: watch and plan if it is this server's turn, and do what the plan has for it."""
-        held = self._held()
-        self.prefetcher.fetch_ahead(medium(len(held)))
-        if not self.prefetcher.ahead:
-            return
-        held = await self._watch(held)
-        await self._plan(held)
-        mine = next((holder for holder in held if holder.peer == self.me.peer), None)
-        self.prefetcher.want(mine.goal if mine is not None and mine.planned else None)
-        if self.prefetcher.wanted is not None and not self._host.inventory.lacks(self.prefetcher.wanted):
-            await self.look()
-
-    async def _watch(self, held: list[ServerLoad]) -> list[ServerLoad]:
-        """The server that plans, and the next one, see to it that they know who is alive."""
-        serving = sorted(holder.peer for holder in held if holder.serves is not None)
-        if self.me.peer not in serving[:2] or self._clock.monotonic() < self._watches_at:
-            return held
-        await self._gossip.ask(self._host.record.model.fingerprint, MOST_SERVERS)
-        self._watches_at = self._clock.monotonic() + WATCH_S
-        return self._held()
-
-    async def _plan(self, held: list[ServerLoad]) -> None:
-        if planner(held) != self.me.peer:
-            return
-        plan = await asyncio.to_thread(self._drafter.draft, self._host.record.model.num_blocks, held, self.me.peer)
-        if plan is not None:
-            self._host.announce_plan(plan)
-            await self._gossip.tell_some()
-
-    def _held(self) -> list[ServerLoad]:
-        record = self._host.record
-        records = [*self._gossip.others(record.model.fingerprint), record]
-        return agreed_holders(record.model.num_blocks, records)
-
-    async def look(self) -> Decision:
-        """Judge once and act on it."""
-        if not self._host.movable and self._clock.monotonic() >= self.me.rests_until:
-            self._host.set_movable(True)
+    async def step(self) -> Decision:
+        """Decide once, and do it. Where servers follow a plan, a new one is seen within a round of gossip."""
+        now = self._clock.monotonic()
+        if self._host.movable != (movable := self.rebalancer.movable(now)):
+            self._host.set_movable(movable)
             self._host.announce_goal(None)
-        verdict = self._judge()
-        if self.me.plan is None or verdict.action == "go":
-            await self._gossip.ask(self._host.record.model.fingerprint)
-            verdict = self._judge()
-        if verdict.action == "announce":
-            assert verdict.span is not None
-            await self.announce(verdict.span, verdict.agreed)
-        elif verdict.action == "withdraw":
-            self._withdraw(verdict.why, verdict.rest_s)
-        elif verdict.action == "go":
-            assert verdict.span is not None
-            await self._go(verdict.span, verdict.rest_s)
-        elif self.me.plan is None:
-            self._note_unease(verdict.uneasy)
-        return verdict
+        self._swarm = swarm = self._observe()
+        async with self._deciding:
+            if swarm.author == self.rebalancer.peer:
+                decision = await asyncio.to_thread(self.rebalancer.decide, swarm, now)
+            else:
+                decision = self.rebalancer.decide(swarm, now)
+        if decision.action is not None:
+            await self._execute(decision.action)
+            return decision
+        wake_at = min(decision.wake_at, now + (LOOK_S if swarm.author is None else GOSSIP_S))
+        return Decision(None, wake_at, decision.why)
 
-    def _note_unease(self, uneasy: bool) -> None:
-        since = self.me.uneasy_since if self.me.uneasy_since is not None else self._clock.monotonic()
-        self.me = Rebalancer(self.me.peer, None, self.me.rests_until, since if uneasy else None)
+    async def announce(self, goal: Span) -> None:
+        """Announce a move to other blocks, as if the Rebalancer had decided so."""
+        async with self._deciding:
+            decision = self.rebalancer.announce(goal, False, self._clock.monotonic())
+        assert decision.action is not None
+        await self._execute(decision.action)
 
-    def _judge(self) -> Decision:
+    async def next_fetch(self) -> int | None:
+        """The block to fetch now, if there is one."""
+        async with self._deciding:
+            swarm = self._swarm
+            return self.rebalancer.next_fetch(swarm, self._clock.monotonic()) if swarm is not None else None
+
+    async def fetch_failed(self, why: str) -> None:
+        """That block could not be fetched."""
+        async with self._deciding:
+            self.rebalancer.fetch_failed(why, self._clock.monotonic())
+
+    def _observe(self) -> SwarmLoad:
         record = self._host.record
         records = [*self._gossip.others(record.model.fingerprint), record]
-        return judge_move(record.model.num_blocks, records, self.me, self._clock.monotonic())
+        return SwarmLoad(record.model.num_blocks, server_loads(record.model.num_blocks, records))
 
-    async def announce(self, goal: Span, agreed: bool = False) -> None:
-        """Say that it will move there, and have the blocks on this machine before it does."""
-        self.me = Rebalancer(self.me.peer, MovePlan(goal, self._clock.monotonic(), agreed=agreed))
-        self._notice(f"blocks {goal} need it more than {self._host.record.span}: it will move there")
-        self._host.announce_goal(goal)
-        await self._gossip.tell_some()
+    async def _execute(self, action: Action) -> None:
+        match action:
+            case Ask(peers):
+                await self._gossip.ask(self._host.record.model.fingerprint, peers)
+                self.rebalancer.asked(self._clock.monotonic())
+            case Publish(plan):
+                self._host.announce_plan(plan)
+                await self._gossip.tell_some()
+            case Announce(span):
+                self._notice(f"blocks {span} need it more than {self._host.record.span}: it will move there")
+                self._host.announce_goal(span)
+                await self._gossip.tell_some()
+            case Withdraw(why):
+                self._notice(f"it stays at blocks {self._host.record.span}: {why}")
+                self._host.announce_goal(None)
+                await self._gossip.tell_some()
+            case Move(span):
+                await self._move(span)
+
+    async def _move(self, span: Span) -> None:
         try:
-            await self._host.fetch(goal)
+            arrived = await self._host.move(span)
         except ShoalError as error:
-            self._fail(f"blocks {goal} cannot be fetched ({error})")
-
-    async def _go(self, goal: Span, rest_s: float) -> None:
-        try:
-            moved = await self._host.move(goal)
-        except ShoalError as error:
-            self._fail(str(error))
-            return
-        self.moves += moved
-        if moved:
-            self._rest(rest_s)
-        else:
-            self._fail(f"it could not leave for blocks {goal}")
-
-    def _fail(self, why: str) -> None:
-        self._host.set_movable(False)
-        self._withdraw(why, FAILED_REST_S)
-
-    def _withdraw(self, why: str, rest_s: float) -> None:
-        self._notice(f"it stays at blocks {self._host.record.span}: {why}")
-        self._rest(rest_s)
-        self._host.announce_goal(None)
-
-    def _rest(self, seconds: float) -> None:
-        self.me = Rebalancer(self.me.peer, rests_until=self._clock.monotonic() + seconds)
+            self._notice(str(error))
+            self._host.announce_goal(None)
+            arrived = False
+        if not arrived:
+            self._notice(f"it could not move to blocks {span}")
+        self.moves += arrived
+        self.rebalancer.moved(arrived, self._clock.monotonic())

@@ -17,7 +17,7 @@ from shoal.server.serve_options import ServeOptions
 from shoal.server.sessions.session_service import DRAIN_S
 from shoal.swarm.directory.records import MAX_VERSION_CHARS, ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
-from shoal.swarm.placement.shared_plan import Plan
+from shoal.swarm.placement.swarm_load import Plan
 from shoal.types import Span
 
 Progress = Callable[[str, int, int], None]

@@ -30,7 +30,8 @@ from shoal.protocol.messages import Numerics
 from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
 from shoal.server.sessions.session_service import SpanInfo
 from shoal.swarm.directory.records import ServerRecord
-from shoal.swarm.placement.shared_plan import choose_place
+from shoal.swarm.placement.local_search import choose_span
+from shoal.swarm.placement.swarm_load import SwarmLoad, server_loads
 from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, Span, plain
 
 Progress = Callable[[str, int, int], None]
@@ -146,7 +147,8 @@ def choose_blocks(config: ServeOptions, source: Source, held: Iterable[ServerRec
     if config.blocks is not None:
         return config.blocks.check(source.model.num_blocks)
     same = [record for record in held if record.model.fingerprint == source.model.fingerprint]
-    return choose_place(source.model.num_blocks, max_blocks(config, source), same, fewest=config.num_blocks or 1)
+    swarm = SwarmLoad(source.model.num_blocks, server_loads(source.model.num_blocks, same))
+    return choose_span(swarm, max_blocks(config, source), fewest=config.num_blocks or 1)
 
 
 def max_blocks(config: ServeOptions, source: Source) -> int:

@@ -1,8 +1,8 @@
-"""Better places for several servers at once: large-neighbourhood search (P. Shaw, CP 1998) over a swarm's spans.
+"""Better places for several servers at once: large-neighbourhood search (P. Shaw, CP 1998) over the spans of a swarm.
 
-A few servers are taken out and put back one by one, each where it helps most, and what came out better is kept. What is made
-small is the *weakness*: the sum over blocks of strength to the power of -16, so that the weakest count most and ties still
-count. Moves, and seconds of fetching, cost shares of the strength: a plan that is not worth its trouble is no plan.
+A few servers are taken out and put back one by one, each where it helps most, and what came out better is kept. Moves, and
+seconds of fetching, cost shares of the soft minimum. A plan is one that can be carried out: move after move, each block that is
+served stays served.
 """
 
 from __future__ import annotations
@@ -16,149 +16,73 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal.swarm.placement.swarm_load import Counts, ServerLoad, Strengths
+from shoal.swarm.directory.records import MAX_PLANNED
+from shoal.swarm.placement.swarm_load import POWER, BlockLoad, Floats, ServerLoad, SwarmLoad, soft_minimum_gain, weaken
 from shoal.types import PeerId, Span
 
-SQUARINGS = 4
-POWER = 2.0**SQUARINGS
-LONELY = 0.6
-"""What the strength of a block is worth that a single server holds: nobody could go on without it."""
-WEAKEST_SHARE = 0.15
-"""Strengths below this share of the mean count as this, so that a missing block is bad but finite."""
 MOVE_COST = 0.004
-"""The share by which the weakest blocks have to gain for each server that moves, since it serves nobody while it loads."""
+"""The share by which the soft minimum has to grow for each server that moves, since it serves nothing while it loads."""
 FETCH_COST_PER_S = 1e-4
-"""The same for each second that it fetches before: meanwhile somebody leaves, and the plan is another one."""
+"""The same for each second that it fetches before: meanwhile servers leave, and the plan is another one."""
 MAX_COST = 4.0
-MOST_MOVES = 12
 TRIALS = 400
 AT_ONCE = 3
 """Servers that are taken out at a time, at most."""
 LEAST_GAIN = 1e-9
-
-Floats = npt.NDArray[np.float64]
-
-
-def plan_together(num_blocks: int, held: Sequence[ServerLoad], trials: int = TRIALS) -> dict[PeerId, Span]:
-    """Where servers should go, at most MOST_MOVES of them. Who is planned to move may keep its goal."""
-    search = LocalSearch(num_blocks, held)
-    movers = [_Mover(num_blocks, holder) for holder in held if holder.stays and holder.max_blocks]
-    search.improve(movers, trials)
-    return {mover.peer: mover.span for mover in movers if mover.span != mover.home}
+ROUNDING = 1e-13
+"""Sums of weaknesses that differ by no more than this share are equal: the shortest span, then the first, is taken."""
 
 
-def best_place(num_blocks: int, others: Sequence[ServerLoad], newcomer: ServerLoad) -> tuple[Span, float]:
-    """Where one more server helps most, wherever its own record has it, and the `softest` then; fetching does not count."""
-    search = LocalSearch(num_blocks, others)
-    span, weakness = search.place(newcomer)
-    return span, search.strength_of(weakness)
+def plan_moves(swarm: SwarmLoad, trials: int = TRIALS) -> dict[PeerId, Span]:
+    """Where servers should go, at most MAX_PLANNED of them; deterministic. A server may keep the goal that a plan gave it."""
+    search = _Search(swarm)
+    search.improve(trials)
+    return {one.peer: one.span for one in search.movable if one.span != one.home}
 
 
-def softest(num_blocks: int, held: Sequence[ServerLoad]) -> float:
-    """About the weakest block's strength, rows/s, with every server at its goal: the soft minimum that plans make large."""
-    search = LocalSearch(num_blocks, held)
-    return search.strength_of(search.weakness())
+def best_move(swarm: SwarmLoad, server: ServerLoad) -> tuple[Span, float]:
+    """Where one server helps most, if it moves alone, and by what factor the soft minimum grows; costs do not count."""
+    blocks, scale = swarm.settled.copy(), swarm.settled.scale
+    before = blocks.weakness(scale)
+    if not server.joining:
+        blocks.add(server.goal, server.block_rows_per_s, -1)
+    candidate = _Candidate(swarm.num_blocks, server, costs=False)
+    return candidate.span_put(blocks, scale), soft_minimum_gain(before, blocks.weakness(scale))
 
 
-class LocalSearch:
-    """A state of the swarm that becomes better. `strength`, `holders` [num_blocks] are of the present state."""
+def choose_span(swarm: SwarmLoad, max_blocks: int, block_rows_per_s: float | None = None, fewest: int = 1) -> Span:
+    """Where a joining server with memory for `max_blocks` helps most, if it takes at least `fewest`.
 
-    def __init__(self, num_blocks: int, held: Sequence[ServerLoad]) -> None:
-        self.strength: Strengths = np.zeros(num_blocks)
-        self.holders: Counts = np.zeros(num_blocks, np.int64)
-        for holder in held:
-            self.strength[holder.goal.start : holder.goal.stop] += holder.share
-            self.holders[holder.goal.start : holder.goal.stop] += 1
-        self._moved = 0
-        self.scale = max(float(sum(holder.block_rows_per_s for holder in held)) / num_blocks, 1e-12)
-        self._trust = np.array([0.0, LONELY, *[1.0] * (len(held) + 1)]) / self.scale
-
-    def weakness(self) -> float:
-        """Of the present state, without costs."""
-        return float(_weakness(self.strength * self._trust[self.holders]).sum())
-
-    def improve(self, movers: Sequence[_Mover], trials: int) -> None:
-        """Take servers out and put them back, again and again; the same for the same servers."""
-        rng = random.Random(0)
-        weakness = self.weakness()
-        self._moved = sum(mover.span != mover.home for mover in movers)
-        for trial in range(trials):
-            count = min(1 + trial % AT_ONCE, len(movers))
-            weakness = self._try(rng.sample(movers, count), weakness)
-
-    def place(self, newcomer: ServerLoad) -> tuple[Span, float]:
-        """Add a server where it helps most; the span and the weakness then."""
-        mover = _Mover(len(self.strength), newcomer)
-        mover.factors = mover.windows.inside
-        weakness = self._put(mover)
-        return mover.span, weakness
-
-    def strength_of(self, weakness: float) -> float:
-        """The strength, rows/s, that all blocks would have if they were equal and together as weak as this."""
-        return float((weakness / len(self.strength)) ** (-1 / POWER)) * self.scale
-
-    def _try(self, chosen: list[_Mover], weakness: float) -> float:
-        """Other places for these, if the weakness times what their moves cost becomes less: the weakness then."""
-        before = self.strength, self.holders, [mover.span for mover in chosen]
-        self.strength, self.holders = self.strength.copy(), self.holders.copy()
-        cost, moved = _cost(chosen)
-        for mover in chosen:
-            self._add(mover, -1)
-        after = weakness
-        for mover in chosen:
-            after = self._put(mover)
-        cost_after, moved_after = _cost(chosen)
-        moved_after += self._moved - moved
-        if after * cost_after < weakness * cost * (1 - LEAST_GAIN) and moved_after <= MOST_MOVES:
-            self._moved = moved_after
-            return after
-        self.strength, self.holders, spans = before
-        for mover, span in zip(chosen, spans, strict=True):
-            mover.span = span
-        return weakness
-
-    def _put(self, mover: _Mover) -> float:
-        """Add a server where it helps most for its costs; the weakness then."""
-        windows = mover.windows
-        before = _weakness(self.strength * self._trust[self.holders])
-        change = _weakness((self.strength + mover.shares) * self._trust[self.holders + 1])
-        change -= before
-        sums = np.zeros((len(change), len(before) + 1))
-        np.cumsum(change, axis=1, out=sums[:, 1:])
-        weakness = sums.take(windows.high)
-        weakness -= sums.take(windows.low)
-        weakness += before.sum()
-        length, start = divmod(int((weakness * mover.factors).argmin()), len(before))
-        mover.span = Span(start, start + length + 1)
-        self._add(mover, 1)
-        return float(weakness[length, start])
-
-    def _add(self, mover: _Mover, sign: int) -> None:
-        blocks = _slice(mover.span)
-        self.holders[blocks] += sign
-        self.strength[blocks] += sign * mover.block_rows_per_s / len(mover.span)
-        if sign < 0:  # rounding leaves crumbs: where nobody is, there is nothing
-            self.strength[blocks] = np.where(self.holders[blocks] > 0, np.maximum(self.strength[blocks], 0), 0.0)
+    A server that has not measured its rate (None) counts as the median of the others.
+    """
+    block_rows_per_s = block_rows_per_s or swarm.usual_rate
+    blocks = swarm.blocks.copy()
+    scale = blocks.scale + block_rows_per_s / swarm.num_blocks
+    nowhere = Span(0, 1)
+    load = ServerLoad(PeerId(""), nowhere, nowhere, False, block_rows_per_s, max_blocks)
+    candidate = _Candidate(swarm.num_blocks, load, costs=False)
+    candidate.factors[: min(fewest, len(candidate.factors)) - 1] = np.inf
+    return candidate.span_put(blocks, scale)
 
 
-class _Mover:
-    """A server that a plan may move. `factors` [lengths, starts]: by what a move to a span multiplies the weakness."""
+class _Candidate:
+    """A server that may be put anywhere. `factors` [lengths, starts]: by what a move to a span multiplies the weakness."""
 
-    def __init__(self, num_blocks: int, holder: ServerLoad) -> None:
-        assert holder.serves is not None
-        self.peer, self.home, self.span = holder.peer, holder.serves, holder.goal
-        self.block_rows_per_s = holder.block_rows_per_s
-        self.windows = _windows(num_blocks, min(holder.max_blocks, num_blocks))
-        self.shares = holder.block_rows_per_s / self.windows.lengths
-        self.factors = self._factors(num_blocks, holder)
+    def __init__(self, num_blocks: int, server: ServerLoad, costs: bool = True) -> None:
+        assert server.serves is not None
+        self.peer, self.home, self.span = server.peer, server.serves, server.goal
+        self.block_rows_per_s = server.block_rows_per_s
+        self.windows = _windows(num_blocks, min(server.max_blocks, num_blocks))
+        self.shares = server.block_rows_per_s / self.windows.lengths
+        self.factors = self._factors(num_blocks, server) if costs else self.windows.inside.copy()
 
-    def _factors(self, num_blocks: int, holder: ServerLoad) -> Floats:
+    def _factors(self, num_blocks: int, server: ServerLoad) -> Floats:
         missing = np.ones(num_blocks + 1)
-        for span in (*holder.on_disk, self.home):
+        for span in (*server.on_disk, self.home):
             missing[span.start + 1 : span.stop + 1] = 0.0
         missing[0] = 0.0
         to_fetch = np.cumsum(missing)
-        seconds = holder.fetch_s * (to_fetch[self.windows.stops] - to_fetch[self.windows.starts])
+        seconds = server.fetch_s * (to_fetch[self.windows.stops] - to_fetch[self.windows.starts])
         costs = MOVE_COST + np.minimum(FETCH_COST_PER_S * seconds, MAX_COST)
         for span, cost in ((self.span, costs[len(self.span) - 1, self.span.start] - MOVE_COST), (self.home, 0.0)):
             costs[len(span) - 1, span.start] = cost  # a move that is planned already costs no more than its fetching
@@ -169,6 +93,33 @@ class _Mover:
     def factor(self) -> float:
         """What its move costs."""
         return float(self.factors[len(self.span) - 1, self.span.start])
+
+    def back_to(self, span: Span) -> None:
+        """It was not better elsewhere."""
+        self.span = span
+
+    def span_put(self, blocks: BlockLoad, scale: float) -> Span:
+        """Add it to the blocks where it helps most for its costs: its span then."""
+        windows, n = self.windows, len(blocks.holders)
+        with_and_without = np.empty((len(self.shares) + 1, n))
+        blocks.trusted(0.0, 0, with_and_without[0])
+        blocks.trusted(self.shares, 1, with_and_without[1:])
+        weak = weaken(with_and_without, scale)
+        sums = np.zeros((len(weak), n + 1))
+        weak.cumsum(axis=1, out=sums[:, 1:])
+        after = np.zeros(n + 1)
+        weak[0, ::-1].cumsum(out=after[n - 1 :: -1])
+        weakness = sums[1:].take(windows.high)
+        weakness -= sums[1:].take(windows.low)
+        weakness += sums[
+            0, :n
+        ]  # before a window, and after it: differences would drown in the weakness of missing blocks
+        weakness += after.take(windows.stops)
+        weakness *= self.factors
+        length, start = divmod(int((weakness <= weakness.min() * (1 + ROUNDING)).argmax()), n)
+        self.span = Span(start, start + length + 1)
+        blocks.add(self.span, self.block_rows_per_s)
+        return self.span
 
 
 class _Windows(NamedTuple):
@@ -191,18 +142,54 @@ def _windows(num_blocks: int, longest: int) -> _Windows:
     return _Windows(lengths, starts, stops, row + starts, row + stops, inside)
 
 
-def _cost(movers: Sequence[_Mover]) -> tuple[float, int]:
-    """By what these servers' moves multiply the weakness, and how many they are."""
-    return math.prod(mover.factor for mover in movers), sum(mover.span != mover.home for mover in movers)
+class _Search:
+    """A state of the swarm that becomes better."""
 
+    def __init__(self, swarm: SwarmLoad) -> None:
+        self.blocks = swarm.settled.copy()
+        self.committed = swarm.committed
+        self.scale = self.blocks.scale
+        there = sorted(swarm.servers.values(), key=lambda one: one.peer)
+        self.movable = [_Candidate(swarm.num_blocks, one) for one in there if one.committed and one.max_blocks]
 
-def _weakness(relative: Floats) -> Floats:
-    weakness = np.maximum(relative, WEAKEST_SHARE)
-    np.reciprocal(weakness, out=weakness)
-    for _ in range(SQUARINGS):
-        np.multiply(weakness, weakness, out=weakness)
-    return weakness
+    def improve(self, trials: int) -> None:
+        """Take servers out and put them back, again and again; the same for the same servers."""
+        rng = random.Random(0)
+        weakness = self.blocks.weakness(self.scale)
+        for trial in range(trials):
+            count = min(1 + trial % AT_ONCE, len(self.movable))
+            weakness = self._try(rng.sample(self.movable, count), weakness)
 
+    def _try(self, chosen: Sequence[_Candidate], weakness: float) -> float:
+        """Other places for these, if the weakness times what their moves cost becomes less: the weakness then."""
+        before, spans = self.blocks, [one.span for one in chosen]
+        self.blocks = before.copy()
+        cost = math.prod(one.factor for one in chosen)
+        for one in chosen:
+            self.blocks.add(one.span, one.block_rows_per_s, -1)
+        for one in chosen:
+            one.span_put(self.blocks, self.scale)
+        after = self.blocks.weakness(self.scale)
+        gained = after * math.prod(one.factor for one in chosen) < weakness * cost * (1 - LEAST_GAIN)
+        if gained and self._possible():
+            return after
+        self.blocks = before
+        for one, span in zip(chosen, spans, strict=True):
+            one.back_to(span)
+        return weakness
 
-def _slice(span: Span) -> slice:
-    return slice(span.start, span.stop)
+    def _possible(self) -> bool:
+        """Whether there are few enough moves, and an order in which each leaves no block without a server."""
+        left = [one for one in self.movable if one.span != one.home]
+        if len(left) > MAX_PLANNED:
+            return False
+        committed = self.committed.copy()
+        while left:
+            free = [one for one in left if (committed[one.home.start : one.home.stop] >= 2).all()]
+            if not free:
+                return False
+            one = free[0]
+            left.remove(one)
+            committed[one.home.start : one.home.stop] -= 1
+            committed[one.span.start : one.span.stop] += 1
+        return True

@@ -1,26 +1,24 @@
-"""When a server moves to other blocks: a pure function of a snapshot, and the state machine of an announced move.
+"""When a server moves to other blocks: a state machine without I/O, tasks or a clock of its own.
 
 The rule that keeps every block covered: a server announces its goal (`next_span` in its record), waits for NOTICE_S, and
-leaves only while somebody else serves each of its blocks *and has not announced a move*. Let Z be the last
+leaves only while another server serves each of its blocks *and has not announced a move*. Let Z be the last
 of a block's servers to leave, at g. It saw some Y stay; its view was at most as old as the notice is long, so Y announced
-after that and left no sooner than a notice later, which is after g. So whoever Z saw is still there.
+after that and left no sooner than a notice later, which is after g. So the server that Z saw is still there.
 
-Of servers that would leave the same block to nobody the one with the highest node id waits and the others withdraw.
+Of servers that would leave the same block to no server the one with the highest node id waits and the others withdraw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+import math
+import random
 
 import msgspec
-import numpy as np
 
-from shoal.swarm.directory.records import ServerRecord
-from shoal.swarm.placement.beam_search import plan_moves
-from shoal.swarm.placement.local_search import best_place, softest
-from shoal.swarm.placement.shared_plan import agreed_holders, is_gain, medium
-from shoal.swarm.placement.swarm_load import ServerLoad, SwarmLoad, best_span, worth
+from shoal.swarm.directory.records import KEY_DIGITS
+from shoal.swarm.placement.block_inventory import BlockInventory
+from shoal.swarm.placement.local_search import best_move, plan_moves
+from shoal.swarm.placement.swarm_load import Plan, ServerLoad, SwarmLoad
 from shoal.types import PeerId, Span
 
 GOSSIP_S = 3.0
@@ -28,178 +26,268 @@ NOTICE_S = 2 * GOSSIP_S
 """How long a move is announced before it begins: views of others may be as old as this."""
 PATIENCE_S = 60.0
 """How long an announced move waits for others to leave no block without a server."""
-REST_S = 3600.0
-"""After a move on its own a server stays for as long."""
-PAUSE_S = 60.0
-"""After a planned move in a small swarm, or a withdrawn announcement, it waits for as long."""
+LOOK_S = 60.0
+"""How often a server asks itself whether to move alone; a quarter more or less, by chance."""
+WATCH_S = 15.0
+"""How often the author of the plan, and the next one, ask whether the others are alive; no planned move is announced on older
+answers."""
+RETRY_S = 1.0
+"""How often a server that has announced a move looks whether it may go."""
 TRUST_S = 180.0
-"""So long a server of a medium swarm waits for a plan to see to what it would move for alone; then it moves alone."""
+"""How long a server waits for a plan to see to what it would move for alone."""
+REST_S = 3600.0
+"""How long a server stays after a move on its own."""
+PAUSE_S = 60.0
+"""After a withdrawn announcement."""
+FAILED_REST_S = 600.0
+"""After a move that failed: other servers do not count on this one's moving (`movable`)."""
+FETCH_RETRY_S = 60.0
+CLEAR_GAIN = 1.25
+"""A move alone is worth it if the soft minimum grows by this factor."""
+STILL_GAIN = 1.125
+"""And is made if it would, from where the server is, still grow by this one."""
 
-CLEAR_GAIN = 0.25
-"""A move alone is worth it if the weakest of the blocks that it touches becomes stronger by this share."""
-PLAN_SERVERS = 16
-"""Up to this many servers, moves are planned together."""
-PLAN_BLOCKS = 48
 
-Action = Literal["announce", "wait", "go", "withdraw"]
+class Ask(msgspec.Struct, frozen=True):
+    """Exchange records with these servers (None: with some, by chance), then report `asked`."""
+
+    peers: tuple[PeerId, ...] | None = None
 
 
-class MovePlan(msgspec.Struct, frozen=True):
-    """A move that has been announced, and when its blocks will be on this server's disk (infinite if that is not known).
+class Publish(msgspec.Struct, frozen=True):
+    """Put this plan into the record."""
 
-    `agreed`: it is the swarm's plan, and not this server's own.
-    """
+    plan: Plan
+
+
+class Announce(msgspec.Struct, frozen=True):
+    """Put this goal into the record."""
 
     span: Span
-    announced_at: float
-    ready_at: float = 0.0
-    agreed: bool = False
 
 
-class Rebalancer(msgspec.Struct, frozen=True):
-    """A server that may move: its id, the plan that it has announced, and until when it rests (seconds of its clock).
+class Withdraw(msgspec.Struct, frozen=True):
+    """Take the goal out of the record."""
 
-    `uneasy_since`: since when it has wanted to move alone, and waits for a plan instead.
-    """
+    why: str
 
-    peer: PeerId
-    plan: MovePlan | None = None
-    rests_until: float = 0.0
-    uneasy_since: float | None = None
+
+class Move(msgspec.Struct, frozen=True):
+    """Stop serving at once, say so, and serve this span; then report `moved`."""
+
+    span: Span
+
+
+Action = Ask | Publish | Announce | Withdraw | Move
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What to do now. `span` is the goal of "announce" and "go", `rest_s` how long not to ask again; `why` is for people.
+    """What a server does now, and when it decides again at the latest: at once after an action. `why` it waits, for people."""
 
-    `agreed` and `uneasy` are to be remembered in the plan and the mover.
-    """
-
-    action: Action
-    span: Span | None = None
-    rest_s: float = 0.0
+    action: Action | None
+    wake_at: float
     why: str = ""
-    agreed: bool = False
-    uneasy: bool = False
 
 
-def judge_move(num_blocks: int, records: Iterable[ServerRecord], me: Rebalancer, now: float) -> Decision:
-    """What a server does about moving, asked again and again; `records` hold its own.
+class Announced(msgspec.Struct, frozen=True):
+    """A move that was announced; `shared`: it is the shared plan's."""
 
-    Without a plan: "announce" one (put it into `next_span` and into the plan), or "wait". With one: "wait", "withdraw" (take
-    it out), or "go": stop serving at once and say so by draining. `records` must be no older than NOTICE_S, and hold only
-    servers that are believed to be alive.
-    """
-    return decide(SwarmLoad(num_blocks, agreed_holders(num_blocks, records)), me, now)
+    span: Span
+    at: float
+    shared: bool
 
 
-def decide(scene: SwarmLoad, me: Rebalancer, now: float) -> Decision:
-    """`judge_move` for a swarm that is kept as a scene."""
-    mine = scene.held.get(me.peer)
-    if mine is None or mine.serves is None:
-        return Decision("wait", why="it does not serve")
-    if me.plan is None:
-        if medium(len(scene.held)) and not _small(scene):
-            return _judge_planned(scene, mine, me, now)
-        goal = None if now < me.rests_until else choose_move(scene, me.peer)
-        return Decision("wait") if goal is None else Decision("announce", goal)
-    leaves_at = max(me.plan.announced_at + NOTICE_S, me.plan.ready_at)
-    if now < leaves_at:
-        return Decision("wait", why="others have to hear of it, and the new blocks have to be on this disk")
-    small = _small(scene)
-    rivals = [h for h in scene.held.values() if h is not mine and h.moving and h.serves]
-    if small and any(rival.peer > me.peer for rival in rivals):
-        return Decision("withdraw", rest_s=PAUSE_S, why="in a small swarm one moves after another")
-    if not me.plan.agreed and not medium(len(scene.held)) and not _still_wanted(scene, mine, me.plan.span):
-        return Decision("withdraw", rest_s=PAUSE_S, why="it is no gain any more")
-    uncovered = [block for block in mine.serves.blocks() if not scene.stayers[block]]
-    if not uncovered:
-        return Decision("go", me.plan.span, 0.0 if me.plan.agreed else PAUSE_S if small else REST_S)
-    clash = any(h.peer > me.peer and h.serves and any(block in h.serves for block in uncovered) for h in rivals)
-    if clash or now >= leaves_at + PATIENCE_S:
-        return Decision("withdraw", rest_s=PAUSE_S, why=f"nobody else would serve block {uncovered[0]}")
-    return Decision("wait", why=f"nobody else serves block {uncovered[0]} yet")
+class Rebalancer:
+    """Decides for one server. `inventory`: the blocks on its disk, told by whoever fetches."""
 
+    def __init__(self, peer: PeerId, inventory: BlockInventory, rng: random.Random) -> None:
+        self.peer = peer
+        self.inventory = inventory
+        self.announced: Announced | None = None
+        self._rng = rng
+        self._rests_until = -math.inf
+        self._failed_until = -math.inf
+        self._fetches_at = -math.inf
+        self._wants_since: float | None = None
+        self._looks_at: float | None = None
+        self._watches_at = -math.inf
+        self._asked_at = -math.inf
+        self._known: dict[PeerId, Span | None] | None = None
+        self._failure = ""
 
-def _judge_planned(scene: SwarmLoad, mine: ServerLoad, me: Rebalancer, now: float) -> Decision:
-    """A server of a medium swarm does its part of the plan, and moves alone if there is none for too long."""
-    if mine.planned:
-        if not _others_stay(scene, mine):
-            return Decision("wait", why="it is the last one there")
-        if not is_gain(scene.num_blocks, list(scene.held.values())):
-            return Decision("wait", why="it does not see the use of the plan")
-        return Decision("announce", mine.goal, agreed=True)
-    goal = None if now < me.rests_until else _alone(scene, mine)
-    if goal is None:
-        return Decision("wait")
-    if me.uneasy_since is None or now < me.uneasy_since + TRUST_S:
-        return Decision("wait", why="a plan should see to it", uneasy=True)
-    return Decision("announce", goal)
+    def movable(self, now: float) -> bool:
+        """Whether other servers may count on its moving."""
+        return now >= self._failed_until
 
+    def asked(self, now: float) -> None:
+        """The servers that were to be asked have answered, or are not in the view any more."""
+        self._asked_at = now
 
-def _alone(scene: SwarmLoad, mine: ServerLoad) -> Span | None:
-    """Where it would be for a clear gain of the whole swarm."""
-    if not mine.stays or not mine.max_blocks or not _others_stay(scene, mine):
-        return None
-    there = [holder for holder in scene.held.values() if not holder.joining]
-    goal, reached = best_place(scene.num_blocks, [holder for holder in there if holder is not mine], mine)
-    return goal if reached > softest(scene.num_blocks, there) * (1 + CLEAR_GAIN) else None
+    def moved(self, arrived: bool, now: float) -> None:
+        """A move has ended: the server serves its goal, or (False) its old span."""
+        shared = self.announced is not None and self.announced.shared
+        self.announced = None
+        self._rest(0.0 if shared else REST_S, now)
+        if not arrived:
+            self._fail(now)
 
+    def fetch_failed(self, why: str, now: float) -> None:
+        """The block that was to be fetched cannot be, for the time being."""
+        self._fetches_at = now + FETCH_RETRY_S
+        if self.announced is not None:
+            self._failure = why
 
-def _others_stay(scene: SwarmLoad, mine: ServerLoad) -> bool:
-    """Whether each of its blocks has another server that has announced nothing; it counts itself."""
-    assert mine.serves is not None
-    return bool((scene.stayers[mine.serves.start : mine.serves.stop] >= 2).all())
+    def decide(self, swarm: SwarmLoad, now: float) -> Decision:
+        """What to do. `swarm` is at most NOTICE_S old: this server as it announced itself, and others believed to be alive."""
+        if self._looks_at is None:
+            self._looks_at = now + self._rng.uniform(0, LOOK_S)
+        mine = swarm.servers.get(self.peer)
+        if mine is None or mine.serves is None:
+            return Decision(None, math.inf, why="it does not serve")
+        if self.announced is not None:
+            return self._carry_on(swarm, mine, self.announced, now)
+        decision = self._author(swarm, now)
+        if decision is not None:
+            return decision
+        return self._follow(swarm, mine, now) if mine.planned else self._alone(swarm, mine, now)
 
-
-def choose_move(scene: SwarmLoad, me: PeerId) -> Span | None:
-    """Where a server that serves and has no plan should go; None to stay.
-
-    In a small swarm everybody makes the same plan of up to PLAN_MOVES moves, the server that comes first in it moves, and
-    the next one when it has gone. In larger ones a server moves on its own for a clear gain; in a medium one only if no plan
-    comes (`decide`).
-    """
-    mine = scene.held.get(me)
-    if mine is None or not mine.stays or not mine.max_blocks:
-        return None
-    if _small(scene):
-        if any(holder.moving and holder.serves for holder in scene.held.values()):
+    def _author(self, swarm: SwarmLoad, now: float) -> Decision | None:
+        """The author of the plan, and the server that would be next, know who is alive; the author plans when there is news."""
+        if swarm.author is None:
             return None
-        # nobody moves on its own beside the plan: it would undo what a plan has begun
-        plan = plan_moves(scene.num_blocks, list(scene.held.values()))
-        return plan[0][1] if plan and plan[0][0] == me else None
-    if not _others_stay(scene, mine):
+        if self.peer not in swarm.watchers:
+            self._watches_at = -math.inf
+        elif now >= self._watches_at:
+            self._watches_at = now + WATCH_S
+            return Decision(self._ask_all(swarm), now)
+        if swarm.author != self.peer:
+            self._known = None
+            return None
+        there = {server.peer: server.serves for server in swarm.servers.values() if not server.joining}
+        if not self._is_news(there):
+            return None
+        self._known = there
+        plan = tuple((peer[:KEY_DIGITS], span) for peer, span in plan_moves(swarm).items())
+        return Decision(Publish(plan), now) if plan != swarm.servers[self.peer].plan else None
+
+    def _is_news(self, there: dict[PeerId, Span | None]) -> bool:
+        """Whether a server is gone, or serves now what it did not; that one leaves for its goal is none."""
+        known = self._known
+        if known is None:
+            return True
+        new = any(span is not None and known.get(peer) != span for peer, span in there.items())
+        return new or known.keys() - there.keys() != set()
+
+    def _follow(self, swarm: SwarmLoad, mine: ServerLoad, now: float) -> Decision:
+        """The plan moves this server: it fetches what it lacks, and announces the move if it sees its use."""
+        if now < self._rests_until:
+            return self._wait(mine, now, "it rests")
+        if self.inventory.lacks(mine.goal):
+            return self._wait(mine, now, "it fetches for the plan")
+        if not swarm.others_stay(mine):
+            return self._wait(mine, now, "it is the last one there")
+        if now - self._asked_at > WATCH_S:
+            return Decision(self._ask_all(swarm), now)
+        if not swarm.gain(one for one in swarm.servers.values() if one.planned) > 1:
+            return self._wait(mine, now, "it does not see the use of the plan")
+        return self.announce(mine.goal, True, now)
+
+    def _alone(self, swarm: SwarmLoad, mine: ServerLoad, now: float) -> Decision:
+        """No plan moves this server: now and then it looks whether it would be a clear gain."""
+        assert self._looks_at is not None
+        if now < self._looks_at:
+            return self._wait(mine, now, "")
+        if self._asked_at < self._looks_at:
+            return Decision(Ask(), now)
+        self._looks_at = now + LOOK_S * self._rng.uniform(0.75, 1.25)
+        goal = None if now < self._rests_until else _clear_gain(swarm, mine)
+        if goal is None:
+            self._wants_since = None
+            return self._wait(mine, now, "")
+        self._wants_since = now if self._wants_since is None else self._wants_since
+        if swarm.author is not None and now < self._wants_since + TRUST_S:
+            return self._wait(mine, now, "a plan should see to it")
+        return self.announce(goal, False, now)
+
+    def _carry_on(self, swarm: SwarmLoad, mine: ServerLoad, announced: Announced, now: float) -> Decision:
+        """A move has been announced: go, wait or withdraw."""
+        assert mine.serves is not None
+        if self._failure:
+            withdrawal = self._withdraw(f"blocks {announced.span} cannot be fetched ({self._failure})", now)
+            self._fail(now)
+            return withdrawal
+        if self.inventory.lacks(announced.span):
+            return self._wait(mine, now, "the new blocks have to be on this disk")
+        leaves_at = announced.at + NOTICE_S
+        if now < leaves_at:
+            return Decision(None, leaves_at, why="others have to hear of it")
+        if not announced.shared and swarm.gain([mine]) < STILL_GAIN:
+            return self._withdraw("it is no gain any more", now)
+        uncovered = swarm.uncovered_without(mine)
+        if not uncovered:
+            if now - self._asked_at > RETRY_S:
+                return Decision(self._ask_counted(swarm, mine), now)
+            return Decision(Move(announced.span), math.inf)
+        rivals = [one for one in swarm.servers.values() if one.moving and one.serves and one.peer > self.peer]
+        if any(block in one.serves for one in rivals for block in uncovered if one.serves):
+            return self._withdraw(f"no other server would serve block {uncovered[0]}", now)
+        if now >= leaves_at + PATIENCE_S:
+            return self._withdraw(f"no other server would serve block {uncovered[0]}", now)
+        return self._wait(mine, now, f"no other server serves block {uncovered[0]} yet")
+
+    def _ask_all(self, swarm: SwarmLoad) -> Ask:
+        return Ask(tuple(peer for peer in swarm.servers if peer != self.peer))
+
+    def _ask_counted(self, swarm: SwarmLoad, mine: ServerLoad) -> Ask:
+        """The servers that it counts on to stay."""
+        return Ask(tuple(one.peer for one in swarm.servers.values() if one is not mine and _shares(one, mine)))
+
+    def announce(self, goal: Span, shared: bool, now: float) -> Decision:
+        """Begin a move: of the `shared` plan, or alone."""
+        self.announced, self._failure = Announced(goal, now, shared), ""
+        return Decision(Announce(goal), now)
+
+    def _withdraw(self, why: str, now: float) -> Decision:
+        self.announced = None
+        self._rest(PAUSE_S, now)
+        return Decision(Withdraw(why), now)
+
+    def _rest(self, seconds: float, now: float) -> None:
+        self._rests_until, self._wants_since = now + seconds, None
+
+    def _fail(self, now: float) -> None:
+        self._failed_until = now + FAILED_REST_S
+        self._rests_until = now + FAILED_REST_S
+
+    def _wait(self, mine: ServerLoad, now: float, why: str) -> Decision:
+        assert self._looks_at is not None
+        if self.announced is not None:
+            return Decision(None, now + RETRY_S, why)
+        watches_at = self._watches_at if self._watches_at > -math.inf else math.inf
+        again_at = now + WATCH_S if mine.planned else self._looks_at
+        return Decision(None, min(watches_at, again_at), why)
+
+    def next_fetch(self, swarm: SwarmLoad, now: float) -> int | None:
+        """The block that an idle line should fetch: of the goal, else, where a plan is followed, the nearest to its own."""
+        mine = swarm.servers.get(self.peer)
+        if mine is None or mine.serves is None or now < self._fetches_at:
+            return None
+        goal = self.announced.span if self.announced is not None else mine.goal if mine.planned else None
+        if swarm.author is None and not (goal and self.inventory.lacks(goal)):
+            return None
+        return self.inventory.next_block(mine.serves, goal)
+
+
+def _clear_gain(swarm: SwarmLoad, mine: ServerLoad) -> Span | None:
+    """Where it would go alone for a clear gain of the whole swarm."""
+    if not mine.max_blocks or swarm.best_gain(mine.max_blocks) < CLEAR_GAIN or not swarm.others_stay(mine):
         return None
-    goal = best_span(scene, mine.max_blocks, mine.block_rows_per_s, but=mine)
-    return goal if _gain(scene, mine, goal) > CLEAR_GAIN else None
+    goal, gain = best_move(swarm, mine)
+    return goal if gain > CLEAR_GAIN else None
 
 
-def _before(holder: ServerLoad) -> ServerLoad:
-    """A server as if it had announced nothing."""
-    return msgspec.structs.replace(holder, goal=holder.serves, moving=False) if holder.serves else holder
-
-
-def _still_wanted(scene: SwarmLoad, mine: ServerLoad, goal: Span) -> bool:
-    """Whether a move that was announced is still worth it, seen from where the server is."""
-    if _small(scene):
-        plan = plan_moves(scene.num_blocks, [_before(holder) for holder in scene.held.values()])
-        return bool(plan) and plan[0] == (mine.peer, goal)
-    there = SwarmLoad(scene.num_blocks, (_before(h) if h is mine else h for h in scene.held.values()))
-    return _gain(there, there.held[mine.peer], goal) > CLEAR_GAIN / 2
-
-
-def _small(scene: SwarmLoad) -> bool:
-    return len(scene.held) <= PLAN_SERVERS and scene.num_blocks <= PLAN_BLOCKS
-
-
-def _gain(scene: SwarmLoad, mine: ServerLoad, goal: Span) -> float:
-    """By what share the weakest of the blocks that the move touches becomes stronger; the order of all strengths, the
-    weakest first, then grows, so that moves of this kind come to an end."""
-    strength, count = scene.without(mine)
-    strength[goal.start : goal.stop] += mine.block_rows_per_s / len(goal)
-    count[goal.start : goal.stop] += 1
-    after, before = worth(strength, count), worth(scene.strength, scene.holders)
-    touched = np.abs(after - before) > 1e-9 * before
-    if not touched.any():
-        return 0.0
-    weakest = float(before[touched].min())
-    return float(after[touched].min()) / weakest - 1 if weakest > 0 else float(after[touched].min() > 0)
+def _shares(one: ServerLoad, mine: ServerLoad) -> bool:
+    """Whether a server stays at a block of this one."""
+    if not one.committed or one.serves is None or mine.serves is None:
+        return False
+    return one.serves.start < mine.serves.stop and mine.serves.start < one.serves.stop

@@ -1,42 +1,44 @@
-"""Which blocks a server should hold, as a pure function of a snapshot of records.
+"""What the servers of a swarm give its blocks: the state on which placement decides, and the one objective.
 
-A server computes so many block·rows a second, whatever it holds: with n blocks it gives each of them an n-th. A block's
-*strength* is the sum of what its servers give it, in rows/s, and a swarm is as fast as its weakest block. Servers are counted
-where they will be: announced moves at their goal, joining servers (draining, with a `next_span`) too, leaving ones nowhere.
+A server computes a number of block·rows a second, whatever it holds: with n blocks it gives each an n-th. The throughput of a
+block is the sum over its servers. Servers count where they will be: announced and planned moves and joining servers at their
+goal, leaving servers nowhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.directory.records import KEY_DIGITS, ServerRecord
 from shoal.types import PeerId, Span
 
-Strengths = npt.NDArray[np.float64]
-"""Rows/s through each block."""
+Floats = npt.NDArray[np.float64]
+Plan = tuple[tuple[str, Span], ...]
+"""(the first digits of a node id, where that server should go)."""
 
-Counts = npt.NDArray[np.int64]
-"""Servers of each block."""
-
-RISK = 0.7
-"""How much of a block's strength is not counted on if a single server holds it; squared for two, and so on."""
+MAX_PLANNED_SERVERS = 128
+"""Up to this many servers follow a shared plan; more find no worse places alone."""
 DEFAULT_BLOCK_ROWS_PER_S = 500.0
-"""What a server is taken for when nobody has measured itself."""
-WEAKEST_SHARE = 0.01
-"""Strengths below this share of the mean count as this, so that a missing block is bad but finite."""
+"""The rate of a server when no server has measured its own."""
+
+SQUARINGS = 4
+POWER = 2.0**SQUARINGS
+SINGLE_HOLDER = 0.9
+"""The share of its throughput that a block with a single holder counts for: the loss of that server stops every session."""
+FLOOR = 0.15
+"""Throughputs below this share of the mean count as this: a missing block is bad but finite. Sums of doubles see nothing
+beside a term that is larger by more than 10^13."""
+TRUST = np.array([0.0, SINGLE_HOLDER, 1.0])
 
 
 class ServerLoad(msgspec.Struct, frozen=True):
-    """What placement needs of a record: where a server will be, what it serves now, what it can do.
-
-    `max_blocks` 0: its blocks were chosen by its owner, and it never moves. A goal elsewhere without `moving` is a plan's, and
-    not yet announced. `fetch_s`: seconds that a block takes to fetch that is not `on_disk`. `joining`: it has not served
-    yet, and may be long in coming.
+    """What placement needs of a record. `max_blocks` 0: the owner chose the blocks, and the server never moves. `fetch_s`:
+    seconds to fetch a block that is not `on_disk`. `joining`: it has not served yet. `plan`: where it thinks servers should go.
     """
 
     peer: PeerId
@@ -48,34 +50,29 @@ class ServerLoad(msgspec.Struct, frozen=True):
     on_disk: tuple[Span, ...] = ()
     fetch_s: float = 0.0
     joining: bool = False
+    plan: Plan = ()
 
     @property
-    def share(self) -> float:
-        """Rows/s that each of its blocks gets."""
-        return self.block_rows_per_s / len(self.goal)
-
-    @property
-    def stays(self) -> bool:
+    def committed(self) -> bool:
         """Whether it serves and has not announced that it will stop."""
         return self.serves is not None and not self.moving
 
     @property
     def planned(self) -> bool:
         """Whether a plan has it move, and it has not announced that yet."""
-        return self.stays and self.goal != self.serves
+        return self.committed and self.goal != self.serves
 
 
-def holders(num_blocks: int, records: Iterable[ServerRecord]) -> list[ServerLoad]:
+def server_loads(num_blocks: int, records: Iterable[ServerRecord]) -> list[ServerLoad]:
     """The servers that hold, or will hold, blocks of a model, by node id.
 
-    The rate is the prefill's, which does not depend on how many sessions happen to share a step; servers that have not
-    measured it count as the median of those that have.
+    The rate is that of prefill, which does not depend on how many sessions share a step; a server that has not measured it
+    counts as the median of the others.
     """
     sound = [record for record in records if 0 <= _goal(record).start < _goal(record).stop <= num_blocks]
     kept = sorted((record for record in sound if not record.draining or record.next_span), key=lambda one: one.peer)
     rates = [_rate(record) for record in kept]
-    known = sorted(rate for rate in rates if rate)
-    usual = known[len(known) // 2] if known else DEFAULT_BLOCK_ROWS_PER_S
+    usual = _median(rate for rate in rates if rate)
     return [
         ServerLoad(
             PeerId(record.peer),
@@ -87,6 +84,7 @@ def holders(num_blocks: int, records: Iterable[ServerRecord]) -> list[ServerLoad
             record.on_disk,
             record.fetch_s if 0 <= record.fetch_s < math.inf else 0.0,
             record.draining and record.next_span == record.span,
+            record.plan,
         )
         for record, rate in zip(kept, rates, strict=True)
     ]
@@ -101,106 +99,189 @@ def _rate(record: ServerRecord) -> float:
     return min(rate, 1e12) if math.isfinite(rate) and rate > 0 else 0.0
 
 
-class SwarmLoad:
-    """The servers of a swarm and what they add up to, kept up to date one server at a time.
+def _median(rates: Iterable[float]) -> float:
+    known = sorted(rates)
+    return known[len(known) // 2] if known else DEFAULT_BLOCK_ROWS_PER_S
 
-    `strength` [num_blocks]: rows/s of each block, with every server where it will be; `holders` [num_blocks]: how many these
-    are. `stayers` [num_blocks]: how many serve a block now and have not announced that they will stop.
+
+class BlockLoad:
+    """Rows/s and number of holders of each block [num_blocks], and the objective over them.
+
+    The objective is the *soft minimum*: the throughput that all blocks would have if they were equal and together as weak.
+    Weakness is the sum of throughputs to the power of -16, so that the weakest count most and ties still count.
     """
 
-    def __init__(self, num_blocks: int, held: Iterable[ServerLoad] = ()) -> None:
-        self.num_blocks = num_blocks
-        self.held: dict[PeerId, ServerLoad] = {}
-        self.strength: Strengths = np.zeros(num_blocks)
-        self.stayers = np.zeros(num_blocks, np.int64)
-        self.holders = np.zeros(num_blocks, np.int64)
-        for holder in held:
-            self.put(holder)
+    def __init__(self, throughput: Floats, holders: npt.NDArray[np.int64], total_rows_per_s: float = 0.0) -> None:
+        self.throughput = throughput
+        self.holders = holders
+        self.total_rows_per_s = total_rows_per_s
 
-    def put(self, holder: ServerLoad) -> None:
-        """A server is new, or its record is."""
-        self.drop(holder.peer)
-        self.held[holder.peer] = holder
-        self._count(holder, 1)
+    def copy(self) -> BlockLoad:
+        """An independent copy."""
+        return BlockLoad(self.throughput.copy(), self.holders.copy(), self.total_rows_per_s)
+
+    def add(self, span: Span, block_rows_per_s: float, sign: int = 1) -> None:
+        """A server holds a span, or (-1) does not any more."""
+        blocks = slice(span.start, span.stop)
+        self.total_rows_per_s += sign * block_rows_per_s
+        self.holders[blocks] += sign
+        self.throughput[blocks] += sign * block_rows_per_s / len(span)
+        if sign < 0:  # rounding leaves crumbs: where no server is, there is nothing
+            self.throughput[blocks] = np.where(self.holders[blocks] > 0, np.maximum(self.throughput[blocks], 0), 0.0)
+
+    @property
+    def scale(self) -> float:
+        """Rows/s of each block if all servers were spread evenly."""
+        return max(self.total_rows_per_s / len(self.throughput), 1e-12)
+
+    def trusted(self, added: Floats | float, more: int, out: Floats) -> None:
+        """Rows/s that are counted on, with `added` rows/s and `more` holders everywhere; rows of `added` give rows."""
+        np.add(self.throughput, added, out=out)
+        out *= TRUST.take(self.holders + more, mode="clip")
+
+    def weaknesses(self, scale: float) -> Floats:
+        """Of each block."""
+        out = np.empty(len(self.throughput))
+        self.trusted(0.0, 0, out)
+        return weaken(out, scale)
+
+    def weakness(self, scale: float) -> float:
+        """The sum over the blocks."""
+        return float(self.weaknesses(scale).sum())
+
+
+def weaken(throughput: Floats, scale: float) -> Floats:
+    """Throughputs as weaknesses, in place."""
+    throughput /= scale
+    np.maximum(throughput, FLOOR, out=throughput)
+    np.reciprocal(throughput, out=throughput)
+    for _ in range(SQUARINGS):
+        np.multiply(throughput, throughput, out=throughput)
+    return throughput
+
+
+def soft_minimum_gain(before: float, after: float) -> float:
+    """By what factor the soft minimum grows when the weakness goes from one to another."""
+    return float((before / after) ** (1 / POWER))
+
+
+class SwarmLoad:
+    """The servers of a swarm and what they add up to. Up to MAX_PLANNED_SERVERS are counted as the shared plan has them."""
+
+    def __init__(self, num_blocks: int, servers: Iterable[ServerLoad] = ()) -> None:
+        self.num_blocks = num_blocks
+        self.servers: dict[PeerId, ServerLoad] = {}
+        self.blocks = BlockLoad(np.zeros(num_blocks), np.zeros(num_blocks, np.int64))
+        self.committed = np.zeros(num_blocks, np.int64)
+        self._settled: BlockLoad | None = None
+        self._best_gains: dict[int, float] = {}
+        listed = list(servers)
+        self._listed = listed
+        self.watchers = watchers(listed)
+        for server in follow(num_blocks, listed, self.author):
+            self.put(server)
+
+    @property
+    def author(self) -> PeerId | None:
+        """Whose plan counts; None in a swarm that is too large for a plan, or where no server serves."""
+        return self.watchers[0] if self.watchers else None
+
+    @property
+    def usual_rate(self) -> float:
+        """The median of the servers' block·rows/s."""
+        return _median(server.block_rows_per_s for server in self.servers.values())
+
+    def put(self, server: ServerLoad) -> None:
+        """A server is new, or its record is. In swarms that follow no plan."""
+        self.drop(server.peer)
+        self.servers[server.peer] = server
+        self._count(server, 1)
 
     def drop(self, peer: PeerId) -> None:
         """A server is gone, if it was there."""
-        holder = self.held.pop(peer, None)
-        if holder is not None:
-            self._count(holder, -1)
+        server = self.servers.pop(peer, None)
+        if server is not None:
+            self._count(server, -1)
 
-    def _count(self, holder: ServerLoad, sign: int) -> None:
-        blocks = slice(holder.goal.start, holder.goal.stop)
-        self.holders[blocks] += sign
-        self.strength[blocks] += sign * holder.share
-        self.strength[blocks] *= self.holders[blocks] > 0  # rounding leaves crumbs: where nobody is, there is nothing
-        if holder.stays and holder.serves is not None:
-            self.stayers[holder.serves.start : holder.serves.stop] += sign
+    def _count(self, server: ServerLoad, sign: int) -> None:
+        self.blocks.add(server.goal, server.block_rows_per_s, sign)
+        if server.committed and server.serves is not None:
+            self.committed[server.serves.start : server.serves.stop] += sign
+        self._settled = None
+        self._best_gains.clear()
 
-    def without(self, holder: ServerLoad) -> tuple[Strengths, Counts]:
-        """Strengths and numbers of holders if one of them were not there."""
-        strength, holders = self.strength.copy(), self.holders.copy()
-        blocks = slice(holder.goal.start, holder.goal.stop)
-        holders[blocks] -= 1
-        strength[blocks] = np.where(holders[blocks] > 0, np.maximum(strength[blocks] - holder.share, 0), 0.0)
-        return strength, holders
+    @property
+    def settled(self) -> BlockLoad:
+        """Without the servers that have not served yet: they may be long in coming, and no move counts on them."""
+        if self._settled is None:
+            self._settled = self.blocks.copy()
+            for server in self.servers.values():
+                if server.joining:
+                    self._settled.add(server.goal, server.block_rows_per_s, -1)
+        return self._settled
 
+    def others_stay(self, server: ServerLoad) -> bool:
+        """Whether each of its blocks has another committed server, if it is committed itself."""
+        assert server.serves is not None
+        return bool((self.committed[server.serves.start : server.serves.stop] >= 1 + server.committed).all())
 
-def strengths(num_blocks: int, held: Iterable[ServerLoad]) -> Strengths:
-    """[num_blocks] rows/s of each block, with every server where it will be."""
-    return SwarmLoad(num_blocks, held).strength
+    def uncovered_without(self, server: ServerLoad) -> list[int]:
+        """Its blocks that no other committed server serves."""
+        assert server.serves is not None
+        return [block for block in server.serves.blocks() if self.committed[block] <= server.committed]
 
+    def best_gain(self, max_blocks: int) -> float:
+        """What no single server with memory for so many blocks can exceed: the gain if its span had no weakness at all."""
+        if max_blocks not in self._best_gains:
+            weak = self.settled.weaknesses(self.settled.scale)
+            sums = np.concatenate(([0.0], np.cumsum(weak)))
+            count = min(max_blocks, self.num_blocks)
+            rest = float(sums[-1] - (sums[count:] - sums[:-count]).max())
+            self._best_gains[max_blocks] = math.inf if rest <= 0 else soft_minimum_gain(float(sums[-1]), rest)
+        return self._best_gains[max_blocks]
 
-def best_span(
-    scene: SwarmLoad, count: int, block_rows_per_s: float, fewest: int = 1, but: ServerLoad | None = None
-) -> Span:
-    """Where a server helps the weakest blocks most: the span of `fewest` to `count` blocks that leaves the least weakness.
+    def gain(self, moving: Iterable[ServerLoad]) -> float:
+        """By what factor the soft minimum is larger with these servers at their goals than with each where it serves."""
+        before, scale = self.settled.copy(), self.settled.scale
+        for server in moving:
+            if server.serves is not None:
+                before.add(server.goal, server.block_rows_per_s, -1)
+                before.add(server.serves, server.block_rows_per_s)
+        return soft_minimum_gain(before.weakness(scale), self.settled.weakness(scale))
 
-    Fewer blocks get a larger share each. `but` is left out of the scene. Ties go to the longer span, then to the first.
-    """
-    count = min(count, scene.num_blocks)
-    strength, holders = (scene.strength, scene.holders) if but is None else scene.without(but)
-    scale = max(float(strength.mean()), block_rows_per_s / len(strength))
-    before = _weakness(worth(strength, holders) / scale)
-    trust = (1 - RISK ** (holders + 1)) / scale
-    best, chosen = -math.inf, Span(0, count)
-    for length in range(count, min(fewest, count) - 1, -1):
-        gain = before - _weakness((strength + block_rows_per_s / length) * trust)
-        gains = np.convolve(gain, np.ones(length), "valid")
-        start = int(gains.argmax())
-        if gains[start] > best * (1 + 1e-9):
-            best, chosen = float(gains[start]), Span(start, start + length)
-    return chosen
+    def without(self, peers: Iterable[PeerId]) -> SwarmLoad:
+        """The swarm as it is without these servers."""
+        gone = set(peers)
+        if self.author is not None:
+            return SwarmLoad(self.num_blocks, (one for one in self._listed if one.peer not in gone))
+        twin = SwarmLoad(self.num_blocks)
+        twin._become(self)
+        for peer in gone:
+            twin.drop(peer)
+        return twin
 
-
-def worth(strength: Strengths, holders: Counts) -> Strengths:
-    """Strengths, less what may be lost: a block that few servers hold is weaker than it looks."""
-    return strength * (1 - RISK**holders)
-
-
-def _weakness(relative: Strengths) -> Strengths:
-    """The eighth power of the reciprocal: nearly only the least strength counts, but ties and seconds do too."""
-    square = np.maximum(relative, WEAKEST_SHARE) ** 2
-    weakness: Strengths = 1 / (square * square) ** 2
-    return weakness
-
-
-def choose_span(
-    num_blocks: int,
-    count: int,
-    records: Iterable[ServerRecord],
-    block_rows_per_s: float | None = None,
-    fewest: int = 1,
-) -> Span:
-    """Where a joining server with memory for `count` blocks helps most, if it takes at least `fewest`.
-
-    A server that has not measured itself (None) counts as the median of the others.
-    """
-    held = holders(num_blocks, records)
-    return best_span(SwarmLoad(num_blocks, held), count, block_rows_per_s or usual_rate(held), fewest)
+    def _become(self, other: SwarmLoad) -> None:
+        """A copy, without counting each server anew."""
+        self.servers, self.blocks, self.committed = dict(other.servers), other.blocks.copy(), other.committed.copy()
 
 
-def usual_rate(held: Sequence[ServerLoad]) -> float:
-    """The median of the servers' block·rows/s."""
-    rates = sorted(holder.block_rows_per_s for holder in held)
-    return rates[len(rates) // 2] if rates else DEFAULT_BLOCK_ROWS_PER_S
+def watchers(servers: list[ServerLoad]) -> list[PeerId]:
+    """The author of the plan and its successor: the first two, by node id, that serve. None above MAX_PLANNED_SERVERS."""
+    if len(servers) > MAX_PLANNED_SERVERS:
+        return []
+    return sorted(server.peer for server in servers if server.serves is not None)[:2]
+
+
+def follow(num_blocks: int, servers: list[ServerLoad], author: PeerId | None) -> list[ServerLoad]:
+    """Servers as the author's plan has them; what a plan cannot ask of a server is passed over."""
+    goals = dict(next((server.plan for server in servers if server.peer == author), ()))
+    return [
+        msgspec.structs.replace(server, goal=goal)
+        if (goal := goals.get(server.peer[:KEY_DIGITS])) and _possible(num_blocks, server, goal)
+        else server
+        for server in servers
+    ]
+
+
+def _possible(num_blocks: int, server: ServerLoad, goal: Span) -> bool:
+    return server.committed and 0 <= goal.start < goal.stop <= num_blocks and len(goal) <= server.max_blocks

@@ -1,104 +1,80 @@
-"""What a server fetches while its line is idle."""
+"""Blocks are fetched one after another while the line is idle."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from shoal.errors import NetworkError
-from shoal.server.hosting.prefetcher import IDLE_S, RETRY_S, Prefetcher
+from shoal.server.hosting.prefetcher import IDLE_S, Prefetcher
 from shoal.swarm.placement.block_inventory import BlockInventory
 from shoal.types import Span
 from tests.support.virtual_clock import VirtualClock
-from tests.unit.server.hosting.test_rebalancing import FIRST, record
 
 
-class Store:
-    """A disk that has the server's own blocks, of which there are six; a block takes so long to come."""
+class Disk:
+    """Fetches within `takes_s`, except what fails; chooses the first block that is not there, of `wanted` ones."""
 
-    def __init__(self, clock: VirtualClock, ahead: int = 5) -> None:
-        self.record = record("a", FIRST)
-        self.inventory = BlockInventory(6, ahead)
-        self.inventory.add(FIRST.blocks())
-        self.fetched: list[str] = []
+    def __init__(self, clock: VirtualClock, wanted: int, takes_s: float = 1.0) -> None:
+        self.inventory = BlockInventory(6, 0)
         self.fails = False
-        self.takes_s = 0.0
+        self.wanted = wanted
+        self.takes_s = takes_s
+        self.calls: list[str] = []
         self._clock = clock
 
     async def fetch(self, span: Span) -> None:
         """Store."""
-        self.fetched.append(str(span))
-        await self._clock.sleep(self.takes_s)
+        self.calls.append(f"fetch {span}")
         if self.fails:
             raise NetworkError("the hub does not answer")
+        await self._clock.sleep(self.takes_s)
         self.inventory.add(span.blocks())
 
+    async def next_fetch(self) -> int | None:
+        """Chooser."""
+        return next(iter(self.inventory.lacks(Span(0, self.wanted))), None)
 
-class Fetching:
-    """A prefetcher at work, and what its operator hears."""
-
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
-        self.store = Store(self.clock)
-        self.notices: list[str] = []
-        self.prefetcher = Prefetcher(self.store, self.notices.append, self.clock)
+    async def fetch_failed(self, why: str) -> None:
+        """Chooser."""
+        self.calls.append(why)
+        self.fails = False
 
 
-@pytest.fixture
-async def fetching() -> AsyncIterator[Fetching]:
-    """It runs while the test does."""
-    made = Fetching()
-    keeping = asyncio.ensure_future(made.prefetcher.keep())
-    yield made
+async def test_one_block_after_another() -> None:
+    """Without a pause while there is something to fetch; a failure is told, and is not the end."""
+    clock, notices = VirtualClock(), list[str]()
+    disk = Disk(clock, 2)
+    disk.fails = True
+    keeping = asyncio.ensure_future(Prefetcher(disk, disk, notices.append, clock).keep())
+    await clock.advance(2.0)
+    assert disk.calls == ["fetch 0:1", "the hub does not answer", "fetch 0:1", "fetch 1:2"]
+    assert notices == ["block 0 cannot be fetched (the hub does not answer)"]
+    assert disk.inventory.fetch_s == 1.0
+    disk.wanted = 3
+    await clock.advance(IDLE_S)
+    keeping.cancel()
+    assert disk.calls[-1] == "fetch 2:3"
+
+
+async def test_nothing_is_fetched_unasked() -> None:
+    """The line belongs to the sessions."""
+    clock = VirtualClock()
+    disk = Disk(clock, 0)
+    keeping = asyncio.ensure_future(Prefetcher(disk, disk, lambda text: None, clock).keep())
+    await clock.advance(10 * IDLE_S)
     assert not keeping.done()
     keeping.cancel()
+    assert disk.calls == []
 
 
-async def test_nothing_is_fetched_unasked(fetching: Fetching) -> None:
-    """The line belongs to the sessions."""
-    await fetching.clock.advance(10 * IDLE_S)
-    assert fetching.store.fetched == []
-    assert (fetching.prefetcher.wanted, fetching.prefetcher.ahead) == (None, False)
-
-
-async def test_what_is_wanted_comes_before_what_is_near(fetching: Fetching) -> None:
-    """And what is near only where that is allowed, up to what the owner allows."""
-    fetching.prefetcher.want(Span(4, 6))
-    await fetching.clock.advance(IDLE_S)
-    assert fetching.store.fetched == ["4:5", "5:6"]
-    fetching.prefetcher.want(None)
-    fetching.prefetcher.fetch_ahead(True)
-    await fetching.clock.advance(2 * IDLE_S)
-    assert fetching.store.fetched == ["4:5", "5:6"]
-
-
-async def test_blocks_that_are_near(fetching: Fetching) -> None:
-    """One after another, nearest first, until there are as many as the owner allows."""
-    fetching.prefetcher.fetch_ahead(True)
-    await fetching.clock.advance(IDLE_S)
-    assert fetching.store.fetched == ["3:4", "4:5"]
-
-
-async def test_a_failure_is_not_the_end(fetching: Fetching) -> None:
-    """The operator hears of it, and the block is tried again after a while."""
-    fetching.store.fails = True
-    fetching.prefetcher.want(Span(4, 5))
-    await fetching.clock.advance(IDLE_S)
-    assert fetching.notices == ["block 4 cannot be fetched (the hub does not answer)"]
-    fetching.store.fails = False
-    await fetching.clock.advance(RETRY_S)
-    assert fetching.store.fetched == ["4:5", "4:5"]
-    assert len(fetching.notices) == 1
-
-
-async def test_how_long_a_block_takes_is_learnt(fetching: Fetching) -> None:
+async def test_how_long_a_block_takes_is_learnt() -> None:
     """Unless it was on the disk already, which says nothing of the line."""
-    fetching.prefetcher.want(Span(3, 5))
-    await fetching.clock.advance(IDLE_S)
-    assert fetching.store.inventory.fetch_s == 0.0
-    fetching.store.takes_s = 8.0
-    fetching.prefetcher.want(Span(5, 6))
-    await fetching.clock.advance(IDLE_S + 8.0)
-    assert fetching.store.inventory.fetch_s == 8.0
+    clock = VirtualClock()
+    disk = Disk(clock, 2, takes_s=0.0)
+    keeping = asyncio.ensure_future(Prefetcher(disk, disk, lambda text: None, clock).keep())
+    await clock.advance(IDLE_S)
+    assert disk.inventory.fetch_s == 0.0
+    disk.takes_s, disk.wanted = 8.0, 3
+    await clock.advance(IDLE_S + 8.0)
+    keeping.cancel()
+    assert disk.inventory.fetch_s == 8.0

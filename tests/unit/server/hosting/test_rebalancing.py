@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import msgspec
 import pytest
 
-from shoal.errors import NetworkError
-from shoal.server.hosting.rebalancing import FAILED_REST_S, JUDGE_S, Rebalancing
+from shoal.errors import NetworkError, ShoalError
+from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.block_inventory import BlockInventory
-from shoal.swarm.placement.rebalancer import NOTICE_S
-from shoal.swarm.placement.shared_plan import Plan
-from shoal.types import ModelSpec, Span
+from shoal.swarm.placement.rebalancer import FAILED_REST_S, LOOK_S, NOTICE_S, TRUST_S, Announce, Ask, Decision, Move
+from shoal.swarm.placement.swarm_load import Plan
+from shoal.types import ModelSpec, PeerId, Span
 from tests.support.virtual_clock import VirtualClock
 
 FIRST, SECOND = Span(0, 3), Span(3, 6)
@@ -33,6 +34,7 @@ class Host:
         self.record = own
         self.movable = True
         self.inventory = BlockInventory(6, 0)
+        self.inventory.add(own.span.blocks())
         self.fails: str | None = None
         self.calls: list[str] = []
 
@@ -55,18 +57,22 @@ class Host:
         self.calls.append(f"fetch {span}")
         if self.fails == "fetch":
             raise NetworkError("the hub does not answer")
+        self.inventory.add(span.blocks())
 
     async def move(self, span: Span) -> bool:
         """Host."""
         self.calls.append(f"move {span}")
         if self.fails == "move":
+            self.announce_goal(None)
             return False
+        if self.fails == "load":
+            raise ShoalError("the blocks cannot be loaded, nor those of before")
         self.record = msgspec.structs.replace(self.record, span=span, next_span=None)
         return True
 
 
 class Gossip:
-    """Everybody is known at once; `dead` are found out when they are asked."""
+    """All servers are known at once; `dead` are found out when they are asked."""
 
     def __init__(self, *records: ServerRecord) -> None:
         self.records = list(records)
@@ -76,9 +82,10 @@ class Gossip:
         """Gossip."""
         return self.records
 
-    async def ask(self, fingerprint: str, count: int = 32) -> None:
+    async def ask(self, fingerprint: str, peers: Collection[PeerId] | None = None) -> None:
         """Gossip."""
-        self.records = [one for one in self.records if one.peer not in self.dead]
+        silent = self.dead if peers is None else self.dead.intersection(peers)
+        self.records = [one for one in self.records if one.peer not in silent]
 
     async def tell_some(self) -> None:
         """Gossip."""
@@ -86,87 +93,130 @@ class Gossip:
 
 @pytest.fixture
 def host() -> Host:
-    """One of two servers of the first half."""
-    return Host(record("a", FIRST))
+    """One of three servers of the first half; two come before it."""
+    return Host(record("d", FIRST))
 
 
 @pytest.fixture
 def gossip() -> Gossip:
-    """The other one, and a pinned one of the second half whose record outlives it."""
-    return Gossip(record("b", FIRST, max_blocks=0), record("c", SECOND, max_blocks=0))
+    """The others, all pinned, and a last one of the second half whose record outlives it."""
+    first = [record(name, FIRST, max_blocks=0) for name in "ab"]
+    return Gossip(*first, record("c", SECOND, max_blocks=0))
 
 
-def moving_of(host: Host, gossip: Gossip, clock: VirtualClock) -> Rebalancing:
+def moving_of(host: Host, gossip: Gossip, clock: VirtualClock, heard: list[str] | None = None) -> Rebalancing:
     """What is tested."""
-    return Rebalancing(host, gossip, lambda text: None, clock)  # type: ignore[arg-type]  # a gossip by its shape
+    notice = (heard if heard is not None else []).append
+    return Rebalancing(host, gossip, notice, clock)  # type: ignore[arg-type]  # a gossip by its shape
+
+
+async def until_it_acts(moving: Rebalancing, clock: VirtualClock, within_s: float) -> Decision:
+    """Its next decision that is not to wait or ask."""
+    deadline = clock.monotonic() + within_s
+    while clock.monotonic() <= deadline:
+        decision = await moving.step()
+        if decision.action is None:
+            await clock.advance(decision.wake_at - clock.monotonic())
+        elif not isinstance(decision.action, Ask):
+            return decision
+    raise AssertionError(f"it has done nothing: {decision.why}")
+
+
+async def announced(host: Host, gossip: Gossip, clock: VirtualClock, heard: list[str] | None = None) -> Rebalancing:
+    """The only server of the second half is dead, which a look finds out, and the move there has been announced."""
+    moving = moving_of(host, gossip, clock, heard)
+    gossip.dead.add("c" * 64)
+    decision = await until_it_acts(moving, clock, TRUST_S + 3 * LOOK_S)
+    assert decision.action == Announce(SECOND)
+    return moving
 
 
 async def test_a_gap_is_found_and_filled(host: Host, gossip: Gossip) -> None:
-    """Its last server is dead, which a look finds out; the move is announced, the blocks fetched, and then it goes."""
+    """The move is announced, the blocks are fetched, and then it goes."""
     clock = VirtualClock()
-    moving = moving_of(host, gossip, clock)
-    assert (await moving.look()).action == "wait"
-    gossip.dead.add("c" * 64)
-    assert (await moving.look()).action == "announce"
-    assert host.calls == ["goal 3:6", "fetch 3:6"]
-    assert (await moving.look()).action == "wait"
-    await clock.advance(NOTICE_S)
-    assert (await moving.look()).action == "go"
+    moving = await announced(host, gossip, clock)
+    assert host.record.next_span == SECOND
+    fetching = asyncio.ensure_future(moving.prefetcher.keep())
+    assert (await until_it_acts(moving, clock, 10.0)).action == Move(SECOND)
+    fetching.cancel()
+    assert host.calls == ["goal 3:6", "fetch 3:4", "fetch 4:5", "fetch 5:6", "move 3:6"]
     assert host.record.span == SECOND
     assert moving.moves == 1
 
 
 async def test_who_is_counted_on_is_asked_once_more(host: Host, gossip: Gossip) -> None:
-    """The server that would stay dies during the notice: nobody leaves its blocks."""
+    """The servers that would stay die during the notice: the last one does not leave its blocks."""
     clock = VirtualClock()
-    moving = moving_of(host, gossip, clock)
-    gossip.dead.add("c" * 64)
-    await moving.look()
-    gossip.dead.add("b" * 64)
-    await clock.advance(NOTICE_S)
-    assert (await moving.look()).action in ("wait", "withdraw")
+    host.inventory.add(SECOND.blocks())
+    moving = await announced(host, gossip, clock)
+    gossip.dead.update({"a" * 64, "b" * 64})
+    for _ in range(20):
+        await moving.step()
+        await clock.advance(1.0)
+    assert gossip.records == []
     assert host.record.span == FIRST
     assert moving.moves == 0
 
 
-@pytest.mark.parametrize("fails", ["fetch", "move"])
+@pytest.mark.parametrize("fails", ["fetch", "move", "load"])
 async def test_a_move_that_failed(host: Host, gossip: Gossip, fails: str) -> None:
-    """It is taken back, nobody counts on this server for a while, and then it tries again."""
-    clock = VirtualClock()
-    moving = moving_of(host, gossip, clock)
-    gossip.dead.add("c" * 64)
+    """It is taken back, others do not count on this server for a while, and then it tries again."""
+    clock, heard = VirtualClock(), list[str]()
+    moving = await announced(host, gossip, clock, heard)
     host.fails = fails
-    await moving.look()
-    await clock.advance(NOTICE_S)
-    await moving.look()
-    assert (host.record.span, host.record.next_span, host.record.max_blocks) == (FIRST, None, 0)
-    assert (await moving.look()).action == "wait"
+    fetching = asyncio.ensure_future(moving.prefetcher.keep())
+    await until_it_acts(moving, clock, NOTICE_S + 5.0)
+    await moving.step()
+    assert (host.record.span, host.record.max_blocks) == (FIRST, 0)
+    assert moving.rebalancer.announced is None
+    assert any("3" in text for text in heard)
     host.fails = None
-    await clock.advance(FAILED_REST_S)
-    assert (await moving.look()).action == "announce"
+    tried_at = clock.monotonic()
+    assert (await until_it_acts(moving, clock, FAILED_REST_S + TRUST_S + 3 * LOOK_S)).action == Announce(SECOND)
+    assert clock.monotonic() >= tried_at + FAILED_REST_S
+    fetching.cancel()
     assert host.record.max_blocks == 3
 
 
-async def test_it_judges_about_once_a_minute(host: Host, gossip: Gossip) -> None:
-    """And every second while a move is announced."""
+async def test_it_decides_and_acts_by_itself(host: Host, gossip: Gossip) -> None:
+    """About once a minute, and every second while a move is announced."""
     clock = VirtualClock()
     moving = moving_of(host, gossip, clock)
     gossip.dead.add("c" * 64)
     keeping = asyncio.ensure_future(moving.keep())
-    await clock.advance(1.25 * JUDGE_S + NOTICE_S + 2.0)
+    fetching = asyncio.ensure_future(moving.prefetcher.keep())
+    await clock.advance(TRUST_S + 3 * LOOK_S + NOTICE_S + 10.0)
     keeping.cancel()
+    fetching.cancel()
     assert host.record.span == SECOND
 
 
-async def test_the_first_server_of_a_medium_swarm_plans(host: Host) -> None:
-    """Nobody serves the second half: it says who should go there, finds itself in the plan or not, and asks who is alive."""
-    names = [f"{n:x}" for n in range(1, 10)] + ["b", "c", "d", "e", "f"]
-    others = [record(name, FIRST) for name in names]
-    more = [msgspec.structs.replace(one, peer=one.peer[:-1] + "x") for one in others[:5]]
-    host = Host(record("0", FIRST, on_disk=(Span(0, 6),)))
-    gossip = Gossip(*others, *more)
-    moving = moving_of(host, gossip, VirtualClock())
-    await moving.glance()
-    assert host.record.plan
-    assert {span.covers(Span(3, 4)) or span.stop > 3 for _, span in host.record.plan} == {True}
-    assert moving.prefetcher.ahead
+async def test_the_first_server_plans() -> None:
+    """The second half has no server: the author says who should go there, and a planned server follows at once."""
+    others = [record(name, FIRST) for name in "123456789"]
+    host, clock = Host(record("0", FIRST, on_disk=(Span(0, 6),))), VirtualClock()
+    moving = moving_of(host, Gossip(*others), clock)
+    await until_it_acts(moving, clock, 1.0)
+    goals = dict(host.record.plan)
+    assert goals
+    assert any(span.stop > 3 for span in goals.values())
+    name = max(goals)[0]
+    told = [host.record, *(one for one in others if one.peer[0] != name)]
+    follower = Host(record(name, FIRST))
+    follower.inventory.add(range(6))
+    decision = await until_it_acts(moving_of(follower, Gossip(*told), clock), clock, 1.0)
+    assert decision.action == Announce(goals[name * 8])
+
+
+async def test_a_move_can_be_asked_for(host: Host, gossip: Gossip) -> None:
+    """It is announced like any other, and withdrawn if it is no gain."""
+    clock = VirtualClock()
+    host.inventory.add(SECOND.blocks())
+    moving = moving_of(host, gossip, clock)
+    await moving.announce(Span(1, 4))
+    assert host.record.next_span == Span(1, 4)
+    while moving.rebalancer.announced is not None:
+        await moving.step()
+        await clock.advance(1.0)
+    assert host.record.next_span is None
+    assert moving.moves == 0
