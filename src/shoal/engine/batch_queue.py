@@ -130,7 +130,9 @@ class BatchQueue:
                 self._lines[session.client] = []
                 self._turns.append(session.client)
             self._lines[session.client].append(session)
-        session.wait(rows._replace(enqueued_at=now), num_rows)
+        session.waiting.append(rows._replace(enqueued_at=now))  # here and not in a method: this is done for every row
+        session.waiting_rows += num_rows
+        session.position += num_rows
         self.queued_rows += num_rows
 
     def rewind(self, session: str, position: int) -> None:
@@ -221,7 +223,7 @@ class BatchQueue:
                 session.spent_s += elapsed_s
                 self._paused.append(session)
             else:
-                session.came_through()
+                session.spent_s, session.blocks = 0.0, 0
 
     def split(self, batch: Batch) -> list[Batch]:
         """The step of this batch has failed: what is still wanted of each session, to be tried alone and through all blocks."""
@@ -322,12 +324,6 @@ class _Session:
         """How many rows run."""
         return self.running[-1].stop - self.running[0].position if self.running else 0
 
-    def wait(self, rows: Rows, num_rows: int) -> None:
-        """These rows, `num_rows` of them, have come and wait."""
-        self.waiting.append(rows)
-        self.waiting_rows += num_rows
-        self.position += num_rows
-
     def rewind(self, position: int) -> int:
         """The rows from `position` on are void; how many of them waited. If some of them ran, the others begin anew."""
         before, self.position = self.waiting_rows, min(self.position, position)
@@ -337,10 +333,6 @@ class _Session:
         if self.running and self.running[-1].stop > position:
             self.running, self.blocks = _below(self.running, position), 0
         return before - self.waiting_rows
-
-    def came_through(self) -> None:
-        """The rows that ran have their outputs: the next ones begin at the first block."""
-        self.spent_s, self.blocks = 0.0, 0
 
     def take(self, num_rows: int) -> None:
         """The next so many rows run."""

@@ -48,6 +48,10 @@ class SessionPages:
         self.table[:, first : first + new] = np.array(fresh, dtype=np.int32).reshape(len(self.span), new)
         self.shared += [None] * new
 
+    def keep(self, num_tokens: int) -> None:
+        """At most so many tokens are left; their pages stay until the allocator takes them back."""
+        self.num_tokens = min(self.num_tokens, num_tokens)
+
     def adopt(self, column: SharedColumn, key: bytes) -> None:
         """A full column that others use too is the session's next."""
         self.table[:, self.num_pages] = column.pages
@@ -72,6 +76,14 @@ class SharedColumn:
         self.pages = pages
         self.place = place
         self.users = 1
+
+    def join(self) -> None:
+        """One more session uses it."""
+        self.users += 1
+
+    def leave(self) -> None:
+        """One session less uses it."""
+        self.users -= 1
 
 
 class PageAllocator:
@@ -155,7 +167,7 @@ class PageAllocator:
         if num_tokens < 0:
             raise ValueError(f"a session cannot have {num_tokens} tokens")
         pages = self._sessions[session]
-        pages.num_tokens = min(pages.num_tokens, num_tokens)
+        pages.keep(num_tokens)
         self._shrink(pages, pages_for(pages.num_tokens))
         return self._unshare_last(pages) if pages.num_tokens % PAGE_TOKENS else []
 
@@ -199,7 +211,7 @@ class PageAllocator:
         if found.users == 0:
             del self._unused[key]
             self._unused_pages -= len(found.pages)
-        found.users += 1
+        found.join()
         pages.adopt(found, key)
         return found.place
 
@@ -234,7 +246,7 @@ class PageAllocator:
         if column.users == 1:
             self._forget(key)
             return []
-        column.users -= 1
+        column.leave()
         own = self._take(len(column.pages))
         pages.table[:, pages.num_pages - 1] = own
         return list(zip(column.pages, own, strict=True))
@@ -251,7 +263,7 @@ class PageAllocator:
 
     def _leave(self, key: bytes) -> None:
         column = self._shared[key]
-        column.users -= 1
+        column.leave()
         if column.users == 0:
             self._unused[key] = None
             self._unused_pages += len(column.pages)

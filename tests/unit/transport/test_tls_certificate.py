@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import ssl
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,3 +72,22 @@ def test_nothing_older_than_tls_1_3() -> None:
     server, client = server_context(Ed25519PrivateKey.generate()), client_context()
     assert server.minimum_version == client.minimum_version == ssl.TLSVersion.TLSv1_3
     assert server.num_tickets == 0
+
+
+def test_a_certificate_for_a_key_that_no_node_has() -> None:
+    """A sound certificate of another kind of key names nobody."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shoal node")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    with pytest.raises(IdentityError, match="not for a node key"):
+        certified_peer(certificate.public_bytes(serialization.Encoding.DER))
