@@ -145,12 +145,22 @@ class MemberChannel:
         return self._inner.writable
 
     def write(self, data: bytes | bytearray) -> None:
-        """Channel: hand over bytes."""
-        self._inner.write(data)
+        """Channel: hand over bytes. Raises what was wrong with the greeting, if that ended the channel."""
+        try:
+            self._inner.write(data)
+        except ChannelClosed as error:
+            raise self._end(error) from error
 
     async def drain(self) -> None:
-        """Channel: wait for room."""
-        await self._inner.drain()
+        """Channel: wait for room. Raises what was wrong with the greeting, if that ended the channel."""
+        try:
+            await self._inner.drain()
+        except ChannelClosed as error:
+            raise self._end(error) from error
+
+    def _end(self, closed: ChannelClosed) -> BaseException:
+        """Why the channel is closed: the greeting's fault, if it had one."""
+        return (self._read.exception() if self._read.done() else None) or closed
 
     async def close(self) -> None:
         """Channel: flush and end."""

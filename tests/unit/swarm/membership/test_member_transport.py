@@ -11,10 +11,17 @@ import pytest
 from shoal.errors import ChannelClosed, NotAMember
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import Certified, GetStatus, MemberHello, Ping, Pong, Redeem, Renew
+from shoal.protocol.refusals import refusal
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer, Issuer
 from shoal.swarm.membership.credentials import Revocations, sign_revocations
-from shoal.swarm.membership.member_transport import GREETING_TIMEOUT_S, MAX_UNGREETED, REFUSAL, MemberTransport
+from shoal.swarm.membership.member_transport import (
+    GREETING_TIMEOUT_S,
+    MAX_UNGREETED,
+    REFUSAL,
+    MemberChannel,
+    MemberTransport,
+)
 from shoal.swarm.membership.membership_state import MembershipState
 from shoal.swarm.membership.storage import SwarmFolder
 from shoal.transport.channel import Channel
@@ -24,6 +31,7 @@ from shoal.types import PeerId
 from tests.support.any_message import ANY
 from tests.unit.swarm.directory.test_records import FixedClock
 from tests.unit.swarm.membership.statements import NOW, invite
+from tests.unit.transport.pipe import Pipe, turns
 
 OWNER = Identity.generate()
 
@@ -156,9 +164,36 @@ async def test_a_revoked_node_is_cut_off_and_not_dialled(world: World) -> None:
     assert await ping(innocent) == 1
     with pytest.raises(NotAMember):
         await one.dial(out)
-    with pytest.raises((NotAMember, ChannelClosed)):  # the refusal, or its end of the channel, whichever it meets first
+    with pytest.raises(NotAMember):
         await ping(await out.dial(one))
     assert one.served.count(out.peer) == 1
+
+
+async def test_a_refusal_is_told_however_late_it_is_asked_for(world: World) -> None:
+    """Who dials, is refused, and only then sends something hears of the refusal and not of the end that followed it."""
+    one, out = await world.node(), await world.node()
+    await ping(await out.dial(one))
+    one.state.take(revoking(1, out.peer))
+    frames = await out.dial(one)
+    await turns()
+    with pytest.raises(NotAMember, match="may have been revoked"):
+        await frames.send(Ping(1))
+
+
+async def test_a_channel_that_a_greeting_ended_says_why(world: World) -> None:
+    """To whatever writes to it or waits for room afterwards; one that ended otherwise says that."""
+    node, refused, dropped = await world.node(), Pipe(), Pipe()
+    for pipe, error in ((refused, NotAMember), (dropped, ChannelClosed)):
+        channel = MemberChannel(pipe, node.state)
+        if pipe is refused:
+            pipe.arrive(refusal(NotAMember(REFUSAL)))
+        else:
+            pipe.abort()
+        assert pipe.ended
+        with pytest.raises(error):
+            channel.write(b"more")
+        with pytest.raises(error):
+            await channel.drain()
 
 
 async def test_the_list_travels_with_greetings(world: World) -> None:
