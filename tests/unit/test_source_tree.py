@@ -10,7 +10,7 @@ from tests.source_tree import cycles, imports, measures, modules, public_classes
 
 TREES = modules()
 
-MOST = {"untested_modules": 3, "late_attributes": 0, "foreign_writes": 45, "loose_tasks": 7}
+MOST = {"untested_modules": 0, "late_attributes": 0, "foreign_writes": 42, "loose_tasks": 7}
 """What the package may have of each at most: lowered when there are fewer, never raised."""
 
 PAIRS = {
