@@ -24,15 +24,11 @@ BROKEN_PIPE = 141
 console = Console(stderr=True, highlight=False)
 """Everything but results goes to standard error, so that results can be piped."""
 
-Peers = Annotated[list[str] | None, typer.Option("--peers", help="Ticket of a member of the swarm; may be repeated.")]
 SwarmName = Annotated[str, typer.Option("--swarm", help="A private swarm that this machine belongs to, by its name.")]
 Invite = Annotated[
     str, typer.Option("--invite", envvar="SHOAL_INVITE", help="An invite to a private swarm; needed once.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Head = Annotated[
-    str, typer.Option(help="Keep embedding and head, which are computed here, as float32, bfloat16 or int8.")
-]
 Transport = Annotated[str | None, typer.Option(help="Use only this transport: tls or iroh.")]
 
 
@@ -99,14 +95,3 @@ def _leave(code: int) -> NoReturn:
         with suppress(OSError):
             stream.flush()
     os._exit(code)
-
-
-def megabytes(text: str) -> int:
-    """`"800MB"`, `"4GB"`, `"6.5GiB"` or a plain number of bytes → bytes; raises typer.BadParameter."""
-    units = {"gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6, "": 1}
-    lowered = text.strip().lower()
-    unit = next(unit for unit in units if lowered.endswith(unit))
-    try:
-        return int(float(lowered.removesuffix(unit)) * units[unit])
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a size like 800MB or 4GB") from error
