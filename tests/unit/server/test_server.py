@@ -13,6 +13,8 @@ import pytest
 
 from shoal.errors import ShoalError
 from shoal.server.gossip import Gossip
+from shoal.server.hosting.prefetcher import Prefetcher
+from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.server.hosting.span_host import SpanHost
 from shoal.server.sessions.hop_session import SessionTable
 from shoal.types import Span
@@ -44,7 +46,12 @@ def failing_once(work: Callable[..., Awaitable[Any]], fails: list[bool]) -> Call
 
 @pytest.mark.parametrize(
     ("owner", "method", "name"),
-    [(Gossip, "keep", "gossip"), (SpanHost, "look_around", "announcing")],
+    [
+        (Gossip, "keep", "gossip"),
+        (SpanHost, "look_around", "announcing"),
+        (Rebalancing, "keep", "rebalancing"),
+        (Prefetcher, "keep", "prefetching"),
+    ],
 )
 async def test_a_task_begins_again_after_a_mistake(
     swarm_of: SwarmMaker,
@@ -67,7 +74,7 @@ async def test_a_task_begins_again_after_a_mistake(
     monkeypatch.setattr("shoal.server.server.RECORD_RENEWAL_S", 0.01)
     monkeypatch.setattr("shoal.tasks.FIRST_PAUSE_S", 0.01)
     with caplog.at_level(logging.ERROR, "shoal"):
-        async with swarm_of(SPAN) as swarm, asyncio.timeout(20):
+        async with swarm_of(SPAN, blocks=None, num_blocks=2) as swarm, asyncio.timeout(20):
             await again.wait()
             assert swarm.servers[0].serving
     assert f"{name} failed" in caplog.text
