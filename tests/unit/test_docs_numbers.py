@@ -23,7 +23,6 @@ from shoal.kv.prefix import KEY_BYTES
 from shoal.protocol.messages import MAX_RECORD_BYTES
 from shoal.server.channel_dispatcher import MAX_CHANNELS_PER_PEER
 from shoal.server.gossip import EXCHANGE_S, TOLD_AT_ONCE
-from shoal.server.hosting.rebalancing import FAILED_REST_S, JUDGE_S
 from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE
 from shoal.server.sessions.redirector import DIALS_AT_ONCE, DIALS_PER_S
 from shoal.server.sessions.session_service import DRAIN_S, MAX_LEASE_S
@@ -40,6 +39,7 @@ from shoal.swarm.membership.credentials import (
     RENEWAL_WINDOW_S,
 )
 from shoal.swarm.membership.member_transport import GREETING_TIMEOUT_S, MAX_UNGREETED
+from shoal.swarm.placement.rebalancer import FAILED_REST_S, LOOK_S
 from shoal.swarm.routing.hop_costs import DEFAULT_BLOCK_ROWS_PER_S, DEFAULT_ROUND_TRIP_S
 from shoal.swarm.routing.hop_graph import EXACT_CELLS, MAX_SEARCHES
 
@@ -113,4 +113,4 @@ def test_said_as_it_is(page: str, text: str) -> None:
 def test_what_pages_compare() -> None:
     """Sentences that hold between two constants, or for a word instead of a number."""
     assert KEPT_REPLY_S == MAX_LEASE_S
-    assert JUDGE_S == 60  # "about once a minute" in the guide on serving
+    assert LOOK_S == 60  # "about once a minute" in the guide on serving
