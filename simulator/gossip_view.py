@@ -43,9 +43,11 @@ class GossipView:
         self._news.clear()
         return changed
 
-    def swarm(self, silent: Collection[PeerId] = ()) -> SwarmLoad:
-        """As a server sees it that found some others silent."""
+    def swarm(self, silent: Collection[PeerId] = (), own: ServerLoad | None = None) -> SwarmLoad:
+        """As a server sees it that found some others silent; it knows its `own` record at once."""
         gone = frozenset(peer for peer in silent if peer in self._known)
+        if own is not None and own != self._known.get(own.peer):
+            return self._all().without(gone, own)
         if gone not in self._swarms:
             self._swarms[gone] = self._all().without(gone) if gone else self._all()
         return self._swarms[gone]

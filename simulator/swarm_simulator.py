@@ -18,6 +18,7 @@ from shoal.swarm.directory.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S
 from shoal.swarm.placement.block_inventory import BlockInventory
 from shoal.swarm.placement.local_search import choose_span
 from shoal.swarm.placement.rebalancer import GOSSIP_S, Action, Announce, Ask, Move, Publish, Withdraw
+from shoal.swarm.placement.swarm_load import SwarmLoad
 from shoal.types import PeerId, Span
 from simulator.churn_model import ChurnModel, ServerProfile
 from simulator.gossip_view import GossipView
@@ -121,9 +122,11 @@ class Simulator:
 
     def _add(self, power: ServerProfile) -> SimServer:
         peer = PeerId(f"{self.rng.getrandbits(256):064x}")
-        span = choose_span(self.view.swarm(), power.max_blocks, power.block_rows_per_s)
+        silent = self._silent(None)  # it asks before it chooses
+        span = choose_span(self.view.swarm(silent), power.max_blocks, power.block_rows_per_s)
         inventory = BlockInventory(self.scenario.blocks, self.scenario.ahead)
         server = self.live[peer] = SimServer(peer, power, span, inventory, self.rng)
+        server.silent = silent
         self.tally.population(self.now, 1)
         self._publish(server)
         self._at(power.stays_s, lambda: self._leave(server))
@@ -173,10 +176,13 @@ class Simulator:
         self.crashed.discard(peer)
         self.view.tell(peer, None)
 
+    def _seen_by(self, server: SimServer) -> SwarmLoad:
+        return self.view.swarm(server.silent, server.load)
+
     def _decide(self, server: SimServer) -> None:
         """A server decides and acts until it has to wait."""
         while self._alive(server) and server.serves is not None and not server.asking:
-            decision = server.rebalancer.decide(self.view.swarm(server.silent), self.now)
+            decision = server.rebalancer.decide(self._seen_by(server), self.now)
             if decision.action is None:
                 self._wake_at(server, decision.wake_at)
                 break
@@ -196,7 +202,7 @@ class Simulator:
                 server.goal = None
             case Move(span):
                 self._stop(server)
-                server.goal = span
+                server.goal, server.plan = span, ()
                 self.tally.moves += 1
                 self._load(server, span)
         self._publish(server)
@@ -234,7 +240,7 @@ class Simulator:
         """Fetch one block after another while there is something to fetch."""
         if server.fetching or not self._alive(server) or server.serves is None:
             return
-        block = server.rebalancer.next_fetch(self.view.swarm(server.silent), self.now)
+        block = server.rebalancer.next_fetch(self._seen_by(server), self.now)
         if block is not None:
             server.fetching = True
             self._at(server.block_s, lambda: self._fetched(server, block))

@@ -174,6 +174,15 @@ async def test_who_joins_says_so_before_it_has_loaded(swarm_of: SwarmMaker, tiny
             await joiner.__aexit__(None, None, None)
 
 
+async def test_who_joins_asks_before_it_chooses(swarm_of: SwarmMaker, tiny_model: Path) -> None:
+    """A server has died, and its record says that it serves: its blocks are chosen."""
+    async with swarm_of(FIRST, SECOND) as swarm:
+        await die(swarm.servers.pop(1))
+        config = ServeOptions(model=str(tiny_model), num_blocks=3, peers=(swarm.ticket,), transport="tls")
+        async with Server(config) as joiner:
+            assert joiner.record.span == SECOND
+
+
 async def test_neighbours_are_measured(swarm_of: SwarmMaker) -> None:
     """A record tells the round trips to servers of the next blocks, and to nobody else."""
     async with swarm_of(FIRST, SECOND, SECOND) as swarm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from shoal.swarm.placement import swarm_load
@@ -33,6 +34,27 @@ def test_news_are_known_with_the_next_tick(monkeypatch: pytest.MonkeyPatch, plan
     view.tell(B, None)
     assert view.tick()
     assert set(view.swarm().servers) == {A}
+
+
+@pytest.mark.parametrize("planned", [128, 1])
+def test_a_server_knows_its_own_record_at_once(monkeypatch: pytest.MonkeyPatch, planned: int) -> None:
+    """Others learn it with the next tick; after that all see the same swarm."""
+    for module in (swarm_load, gossip_view):
+        monkeypatch.setattr(module, "MAX_PLANNED_SERVERS", planned)
+    view = GossipView(8)
+    loading = msgspec.structs.replace(a_load("b", 4, 8, joining=True), serves=None)
+    for load in (a_load("a", 0, 4), loading, a_load("c", 0, 4)):
+        view.tell(load.peer, load)
+    view.tick()
+    served = a_load("b", 4, 8)
+    view.tell(B, served)
+    assert view.swarm().servers[B].serves is None
+    seen = view.swarm(own=served)
+    assert seen.servers[B].serves == Span(4, 8)
+    assert seen.committed.tolist() == [2] * 4 + [1] * 4
+    assert set(view.swarm([A], served).servers) == {B, PeerId("c" * 64)}
+    view.tick()
+    assert view.swarm(own=served) is view.swarm()
 
 
 def test_a_server_does_not_count_those_that_it_found_silent() -> None:

@@ -176,6 +176,7 @@ class SpanHost:
         ShoalError when it could not go back either; that is `failure` then.
         """
         self._goal, before = span, self.current
+        self._plan = ()  # others plan meanwhile
         await self.drain(deadline_s)
         if before.attended:
             self._progress("sessions found no other server: it stays", 0, 0)

@@ -126,7 +126,7 @@ class Rebalancer:
     def moved(self, arrived: bool, now: float) -> None:
         """A move has ended: the server serves its goal, or (False) its old span."""
         shared = self.announced is not None and self.announced.shared
-        self.announced = None
+        self.announced = self._known = None
         self._rest(0.0 if shared else REST_S, now)
         if not arrived:
             self._fail(now)
@@ -152,9 +152,10 @@ class Rebalancer:
         return self._follow(swarm, mine, now) if mine.planned else self._alone(swarm, mine, now)
 
     def _author(self, swarm: SwarmLoad, now: float) -> Decision | None:
-        """The author of the plan, and the server that would be next, know who is alive; the author plans when there is news."""
-        if swarm.author is None:
-            return None
+        """The author of the plan, and the server that would be next, know who is alive; the author plans when there is news.
+
+        A former author takes its plan back: else it would count again, old as it is, when those before it are gone.
+        """
         if self.peer not in swarm.watchers:
             self._watches_at = -math.inf
         elif now >= self._watches_at:
@@ -162,7 +163,7 @@ class Rebalancer:
             return Decision(self._ask_all(swarm), now)
         if swarm.author != self.peer:
             self._known = None
-            return None
+            return Decision(Publish(()), now) if swarm.servers[self.peer].plan else None
         there = {server.peer: server.serves for server in swarm.servers.values() if not server.joining}
         if not self._is_news(there):
             return None

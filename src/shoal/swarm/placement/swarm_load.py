@@ -249,15 +249,19 @@ class SwarmLoad:
                 before.add(server.serves, server.block_rows_per_s)
         return soft_minimum_gain(before.weakness(scale), self.settled.weakness(scale))
 
-    def without(self, peers: Iterable[PeerId]) -> SwarmLoad:
-        """The swarm as it is without these servers."""
-        gone = set(peers)
-        if self.author is not None:
-            return SwarmLoad(self.num_blocks, (one for one in self._listed if one.peer not in gone))
+    def without(self, peers: Iterable[PeerId], own: ServerLoad | None = None) -> SwarmLoad:
+        """The swarm as it is without these servers, and with a server's `own` record in place of an older one."""
+        gone, newer = set(peers), () if own is None else (own,)
+        if len(self.servers) <= MAX_PLANNED_SERVERS:
+            known = self._listed if self.author is not None else self.servers.values()  # without any goals of a plan
+            servers = {one.peer: one for one in (*known, *newer) if one.peer not in gone}
+            return SwarmLoad(self.num_blocks, servers.values())
         twin = SwarmLoad(self.num_blocks)
         twin._become(self)
         for peer in gone:
             twin.drop(peer)
+        for server in newer:
+            twin.put(server)
         return twin
 
     def _become(self, other: SwarmLoad) -> None:

@@ -205,6 +205,14 @@ async def test_a_plan_is_announced(hosting: Hosting) -> None:
     assert hosting.network.measured == [LEFT, LEFT]
 
 
+async def test_a_plan_does_not_outlive_a_move(hosting: Hosting) -> None:
+    """While a server moves another one is the author; what it planned before must not count when it is back."""
+    hosting.host.announce_plan((("ab" * 4, LEFT),))
+    seen = len(hosting.network.published)
+    assert await hosting.move(RIGHT)
+    assert {record.plan for record in hosting.network.published[seen:]} == {()}
+
+
 async def test_it_leaves_for_good(hosting: Hosting) -> None:
     """Those that did not move are counted, and no goal is left."""
     await hosting.session()

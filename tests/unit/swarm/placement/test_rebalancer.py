@@ -186,6 +186,26 @@ def test_only_the_author_plans_and_only_on_news() -> None:
     assert isinstance(decide(author, fewer, 2.0).action, Publish)
 
 
+def test_an_author_that_is_none_any_more_takes_its_plan_back() -> None:
+    """Else its old plan would count again as soon as the servers before it are gone."""
+    swarm = planned(CROWD, {"c": SECOND})
+    earlier = a_load("0", 0, 4)
+    superseded = SwarmLoad(8, [*swarm.servers.values(), earlier])
+    assert superseded.author == earlier.peer
+    assert decide(a_rebalancer(PeerId("a" * 64), 8), superseded, 0.0).action == Publish(())
+
+
+def test_an_author_that_has_moved_plans_anew() -> None:
+    """What it knew before it left is no reason to keep quiet."""
+    loads = sorted(some_loads(12, 20, seed=0), key=lambda one: one.peer)
+    swarm = SwarmLoad(12, loads)
+    author = a_rebalancer(loads[0].peer, 12)
+    publish = decide(author, swarm, 0.0).action
+    assert isinstance(publish, Publish)
+    author.moved(True, 1.0)
+    assert decide(author, swarm, 1.0).action == publish
+
+
 def test_the_author_and_the_next_ask_all() -> None:
     """Every WATCH_S; a third server does not."""
     swarm = SwarmLoad(8, CROWD)
