@@ -14,9 +14,9 @@ from random import Random
 
 from shoal.clock import Clock
 from shoal.errors import ChannelClosed
-from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Channel, ChannelHandler, ChannelSink, Transport
+from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Channel, ChannelHandler, Transport
 from shoal.transport.inbound_tasks import serve
-from shoal.transport.inbox import Inbox
+from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.types import PeerId
 from tests.support.link_plan import EmulatedLink, LinkPlan
 
@@ -49,17 +49,17 @@ class _Path:
         await self.plan.until_up(self.me, self.peer)
 
 
-class LinkedChannel:
+class LinkedChannel(InboxChannel):
     """A channel whose written bytes take their time; what it receives has been shaped by the other side.
 
     It is the sink of the wrapped channel. One task of its own writes into that channel, another ends it; both end with it.
     """
 
     def __init__(self, inner: Channel, path: _Path, ended: Callable[[LinkedChannel], None]) -> None:
+        super().__init__(Inbox(inner.pause_reading, inner.resume_reading))
         self._inner = inner
         self._ended = ended
         self._path = path
-        self._inbox = Inbox(inner.pause_reading, inner.resume_reading)
         self._queue: deque[tuple[float, bytes]] = deque()
         self._queued_bytes = 0
         self._last_arrival = 0.0
@@ -86,22 +86,6 @@ class LinkedChannel:
     def connection_lost(self, error: Exception | None) -> None:
         """ChannelSink: the end, unless it has ended here."""
         self._inbox.end(error)
-
-    def attach(self, sink: ChannelSink) -> None:
-        """Channel: push into this sink."""
-        self._inbox.attach(sink)
-
-    def detach(self, unused: bytes) -> None:
-        """Channel: the sink leaves."""
-        self._inbox.detach(unused)
-
-    def pause_reading(self) -> None:
-        """Channel: the sink has too much."""
-        self._inbox.pause()
-
-    def resume_reading(self) -> None:
-        """Channel: the sink has room."""
-        self._inbox.resume()
 
     @property
     def writable(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from shoal.clock import SYSTEM_CLOCK
-from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, Transport
+from shoal.transport.channel import Channel, ChannelHandler, ForwardingChannel, Transport
 from shoal.types import PeerId
 from tests.support.emulated_links import LinkedTransport
 from tests.support.link_plan import EmulatedLink, LinkPlan
@@ -40,46 +40,13 @@ class Faults:
         return data[:at] + bytes([data[at] ^ 1 << self._rng.randrange(8)]) + data[at + 1 :]
 
 
-class _CorruptingChannel:
+class _CorruptingChannel(ForwardingChannel):
     def __init__(self, inner: Channel, faults: Faults) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._faults = faults
-
-    @property
-    def peer(self) -> PeerId:
-        return self._inner.peer
-
-    @property
-    def transport(self) -> str:
-        return self._inner.transport
-
-    @property
-    def writable(self) -> bool:
-        return self._inner.writable
-
-    def attach(self, sink: ChannelSink) -> None:
-        self._inner.attach(sink)
-
-    def detach(self, unused: bytes) -> None:
-        self._inner.detach(unused)
-
-    def pause_reading(self) -> None:
-        self._inner.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._inner.resume_reading()
 
     def write(self, data: bytes | bytearray) -> None:
         self._inner.write(self._faults.spoil(bytes(data)))
-
-    async def drain(self) -> None:
-        await self._inner.drain()
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-    def abort(self) -> None:
-        self._inner.abort()
 
 
 class _CorruptingTransport:

@@ -92,6 +92,60 @@ class Channel(Protocol):
         ...
 
 
+class ForwardingChannel:
+    """A channel around another one: what a subclass does not change, the inner one does."""
+
+    def __init__(self, inner: Channel) -> None:
+        self._inner = inner
+
+    @property
+    def peer(self) -> PeerId:
+        """Channel: the node at the other end."""
+        return self._inner.peer
+
+    @property
+    def transport(self) -> str:
+        """Channel: the inner transport's name."""
+        return self._inner.transport
+
+    @property
+    def writable(self) -> bool:
+        """Channel: as the inner one."""
+        return self._inner.writable
+
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink."""
+        self._inner.attach(sink)
+
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._inner.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: the sink has too much."""
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inner.resume_reading()
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Channel: send bytes."""
+        self._inner.write(data)
+
+    async def drain(self) -> None:
+        """Channel: wait for room."""
+        await self._inner.drain()
+
+    async def close(self) -> None:
+        """Channel: flush and end."""
+        await self._inner.close()
+
+    def abort(self) -> None:
+        """Channel: drop at once."""
+        self._inner.abort()
+
+
 ChannelHandler = Callable[[Channel], Awaitable[None]]
 """Serves one accepted channel; the transport runs it in a task of its own and closes the channel after it."""
 

@@ -110,3 +110,26 @@ class Inbox:
         if paused != self._source_paused:
             self._source_paused = paused
             (self._pause_source if paused else self._resume_source)()
+
+
+class InboxChannel:
+    """The receiving half of a channel: what arrives goes through its inbox."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+
+    def attach(self, sink: ChannelSink) -> None:
+        """Channel: push into this sink."""
+        self._inbox.attach(sink)
+
+    def detach(self, unused: bytes) -> None:
+        """Channel: the sink leaves."""
+        self._inbox.detach(unused)
+
+    def pause_reading(self) -> None:
+        """Channel: the sink has too much; the source is paused, or gets no more credit."""
+        self._inbox.pause()
+
+    def resume_reading(self) -> None:
+        """Channel: the sink has room."""
+        self._inbox.resume()

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from shoal.errors import ChannelClosed, ProtocolError
-from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, ChannelSink
-from shoal.transport.inbox import Inbox
+from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.transport.iroh_credit import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
@@ -27,7 +27,7 @@ ABORTED = 1
 """The QUIC error code of a channel that was dropped."""
 
 
-class IrohChannel:
+class IrohChannel(InboxChannel):
     """A stream with one task that always reads it and one that writes what has been sent.
 
     Every awaited call into iroh costs some 0.1 ms, so the reader takes what there is and the writer puts everything that
@@ -37,8 +37,8 @@ class IrohChannel:
     transport = "iroh"
 
     def __init__(self, peer: PeerId, connection: Any, stream: Any, ended: Callable[[IrohChannel], None]) -> None:
+        super().__init__(Inbox(delivered=self._delivered))
         self.peer = peer
-        self._inbox = Inbox(delivered=self._delivered)
         self._failure: type[Exception] = load_iroh().IrohError
         self._connection = connection  # iroh closes a connection that nobody holds
         self._sender: Any = stream.send()
@@ -51,22 +51,6 @@ class IrohChannel:
         self._reader = asyncio.create_task(contained(self._read_all))
         self._writer = asyncio.create_task(contained(self._write_all))
         self._end = asyncio.create_task(contained(self._until_ended, ended))
-
-    def attach(self, sink: ChannelSink) -> None:
-        """Channel: push into this sink."""
-        self._inbox.attach(sink)
-
-    def detach(self, unused: bytes) -> None:
-        """Channel: the sink leaves."""
-        self._inbox.detach(unused)
-
-    def pause_reading(self) -> None:
-        """Channel: hold what comes, and give the other side no credit for it."""
-        self._inbox.pause()
-
-    def resume_reading(self) -> None:
-        """Channel: the sink has room."""
-        self._inbox.resume()
 
     @property
     def writable(self) -> bool:

@@ -6,13 +6,13 @@ import asyncio
 from collections import deque
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
-from shoal.transport.channel import SEND_BUFFER_BYTES, ChannelHandler, ChannelSink
+from shoal.transport.channel import SEND_BUFFER_BYTES, ChannelHandler
 from shoal.transport.inbound_tasks import InboundTasks, serve
-from shoal.transport.inbox import Inbox
+from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.types import PeerId
 
 
-class MemoryChannel:
+class MemoryChannel(InboxChannel):
     """One end of a pair. What it writes reaches the other end's sink in a later turn of the event loop.
 
     Bytes under way count as unsent, as does what the other end holds back.
@@ -21,10 +21,10 @@ class MemoryChannel:
     transport = "memory"
 
     def __init__(self, peer: PeerId) -> None:
+        super().__init__(Inbox(delivered=self._delivered))
         self.peer = peer
         self.other = self
         self.ended = False
-        self._inbox = Inbox(delivered=self._delivered)
         self._coming: deque[bytes] = deque()
         self._unread_bytes = 0
         self._closed_by_other: tuple[ChannelClosed | None] | None = None
@@ -42,22 +42,6 @@ class MemoryChannel:
 
     def _join(self, other: MemoryChannel) -> None:
         self.other = other
-
-    def attach(self, sink: ChannelSink) -> None:
-        """Channel: push into this sink."""
-        self._inbox.attach(sink)
-
-    def detach(self, unused: bytes) -> None:
-        """Channel: the sink leaves."""
-        self._inbox.detach(unused)
-
-    def pause_reading(self) -> None:
-        """Channel: the sink has too much."""
-        self._inbox.pause()
-
-    def resume_reading(self) -> None:
-        """Channel: the sink has room."""
-        self._inbox.resume()
 
     @property
     def writable(self) -> bool:

@@ -7,22 +7,22 @@ import ssl
 from collections.abc import Callable
 
 from shoal.errors import ChannelClosed
-from shoal.transport.channel import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES, ChannelSink
-from shoal.transport.inbox import Inbox
+from shoal.transport.channel import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.types import PeerId
 
 FLUSH_POLL_S = 0.01
 """How often a closing channel looks whether its bytes have left; asyncio does not say when they do."""
 
 
-class TlsChannel(asyncio.Protocol):
+class TlsChannel(InboxChannel, asyncio.Protocol):
     """The protocol above asyncio's TLS layer; `peer` is empty until the node at the other end has been proven."""
 
     transport = "tls"
 
     def __init__(self, raw: asyncio.Transport, ended: Callable[[TlsChannel], None]) -> None:
+        super().__init__(Inbox(self._pause, self._resume))
         self.peer = PeerId("")
-        self._inbox = Inbox(self._pause, self._resume)
         self._raw = raw
         self._tls: asyncio.Transport | None = None
         self._ended = ended
@@ -55,22 +55,6 @@ class TlsChannel(asyncio.Protocol):
         """What the other side showed, as DER."""
         layer: ssl.SSLObject | None = self._tls.get_extra_info("ssl_object") if self._tls is not None else None
         return layer.getpeercert(binary_form=True) if layer is not None else None
-
-    def attach(self, sink: ChannelSink) -> None:
-        """Channel: push into this sink."""
-        self._inbox.attach(sink)
-
-    def detach(self, unused: bytes) -> None:
-        """Channel: the sink leaves."""
-        self._inbox.detach(unused)
-
-    def pause_reading(self) -> None:
-        """Channel: the sink has too much."""
-        self._inbox.pause()
-
-    def resume_reading(self) -> None:
-        """Channel: the sink has room."""
-        self._inbox.resume()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came."""

@@ -28,7 +28,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.refusals import refusal, refused
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer
 from shoal.swarm.membership.membership_state import MembershipState
-from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, Transport
+from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, ForwardingChannel, Transport
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
@@ -44,15 +44,15 @@ MAX_GREETING_BYTES = 4096
 REFUSAL = "only members of this swarm are answered; an invite makes one"
 
 
-class MemberChannel:
+class MemberChannel(ForwardingChannel):
     """A channel to a member. Made by the dialler, it may still have to read the other side's greeting.
 
     It is the sink of the wrapped channel until then, and leaves that channel to its own sink afterwards.
     """
 
     def __init__(self, inner: Channel, state: MembershipState, proven: bool = False) -> None:
-        self._inner = inner
-        self._roll = state
+        super().__init__(inner)
+        self._state = state
         self._decoder = FrameDecoder(max_payload_bytes=0, max_header_bytes=MAX_GREETING_BYTES)
         self._greeting: MemberHello | None = None
         self._sink: ChannelSink | None = None
@@ -61,16 +61,6 @@ class MemberChannel:
             self._read.set_result(None)
         else:
             inner.attach(self)
-
-    @property
-    def peer(self) -> PeerId:
-        """Channel: the node at the other end."""
-        return self._inner.peer
-
-    @property
-    def transport(self) -> str:
-        """Channel: the wrapped transport's name."""
-        return self._inner.transport
 
     async def prove(self) -> None:
         """Wait for the acceptor's greeting. Raises NotAMember when it refuses or is none itself."""
@@ -92,7 +82,7 @@ class MemberChannel:
     def _take(self, header: bytes, payload: bytes) -> None:
         if self._greeting is None:
             self._greeting = _acceptors(only(MemberHello).decode(header), self.peer)
-            self._roll.meet(self.peer, self._greeting)
+            self._state.meet(self.peer, self._greeting)
             if self._greeting.news:
                 self._decoder.allow_payload(MAX_REVOCATIONS_BYTES)
                 return
@@ -100,7 +90,7 @@ class MemberChannel:
             news = only(Revoked).decode(header)
             if isinstance(news, Refusal):
                 raise refused(news, self.peer)
-            _take_news(payload, self.peer, self._roll)
+            _take_news(payload, self.peer, self._state)
         if self._read.done():
             return  # the news had this very channel dropped
         self._read.set_result(None)
@@ -131,19 +121,6 @@ class MemberChannel:
         if self._read.done():
             self._inner.detach(unused)
 
-    def pause_reading(self) -> None:
-        """Channel: the sink has too much."""
-        self._inner.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Channel: the sink has room."""
-        self._inner.resume_reading()
-
-    @property
-    def writable(self) -> bool:
-        """Channel: as the wrapped one."""
-        return self._inner.writable
-
     def write(self, data: bytes | bytearray) -> None:
         """Channel: hand over bytes. Raises what was wrong with the greeting, if that ended the channel."""
         try:
@@ -162,14 +139,6 @@ class MemberChannel:
         """Why the channel is closed: the greeting's fault, if it had one."""
         return (self._read.exception() if self._read.done() else None) or closed
 
-    async def close(self) -> None:
-        """Channel: flush and end."""
-        await self._inner.close()
-
-    def abort(self) -> None:
-        """Channel: drop at once."""
-        self._inner.abort()
-
 
 class MemberTransport:
     """Any transport, for one private swarm. With a redeemer, it also answers those who want to become members.
@@ -179,7 +148,7 @@ class MemberTransport:
 
     def __init__(self, inner: Transport, state: MembershipState, redeemer: CertificateIssuer | None = None) -> None:
         self._inner = inner
-        self._roll = state
+        self._state = state
         self._redeemer = redeemer
         self.refused = 0
         self._ungreeted: dict[int, Channel] = {}
@@ -199,7 +168,7 @@ class MemberTransport:
     def sweep(self) -> None:
         """Drop the channels of nodes that are members no longer; those who have a newer certificate dial again."""
         for channel in list(self._channels):
-            if not self._roll.is_member(channel.peer):
+            if not self._state.is_member(channel.peer):
                 channel.abort()
 
     async def listen(self, handler: ChannelHandler) -> None:
@@ -214,14 +183,14 @@ class MemberTransport:
 
     async def dial(self, peer: PeerId, address: str) -> MemberChannel:
         """Transport: open a channel to a member. Raises also NotAMember."""
-        if self._roll.is_revoked(peer):
+        if self._state.is_revoked(peer):
             raise NotAMember(f"{peer[:8]} is no longer a member of this swarm")
         inner = await self._inner.dial(peer, address)
         try:
-            channel = MemberChannel(inner, self._roll)
-            _greet(inner, self._roll, self._roll.present(peer))
+            channel = MemberChannel(inner, self._state)
+            _greet(inner, self._state, self._state.present(peer))
             await inner.drain()
-            if not self._roll.is_member(peer):
+            if not self._state.is_member(peer):
                 await channel.prove()
         except BaseException:
             inner.abort()
@@ -255,20 +224,20 @@ class MemberTransport:
     async def _answer(self, frames: FrameChannel, channel: Channel) -> MemberChannel | None:
         message, _ = await frames.receive(GREETING)
         if isinstance(message, MemberHello):
-            await _take(frames, message, self._roll)
-            member = MemberChannel(frames.release(), self._roll, proven=True)
-            _greet(channel, self._roll, self._roll.present(channel.peer, message.number))
+            await _take(frames, message, self._state)
+            member = MemberChannel(frames.release(), self._state, proven=True)
+            _greet(channel, self._state, self._state.present(channel.peer, message.number))
             await channel.drain()
             self._channels.add(member)
             return member
-        await frames.send(Certified(self._certificate(message, channel.peer)), self._roll.revocations_data)
+        await frames.send(Certified(self._certificate(message, channel.peer)), self._state.revocations_data)
         return None
 
     def _certificate(self, message: Message, peer: PeerId) -> bytes:
         if self._redeemer is not None and isinstance(message, Redeem):
-            return self._redeemer.redeem(message.invite, peer, self._roll.revocations)
+            return self._redeemer.redeem(message.invite, peer, self._state.revocations)
         if self._redeemer is not None and isinstance(message, Renew):
-            return self._redeemer.renew(message.certificate, peer, self._roll.revocations)
+            return self._redeemer.renew(message.certificate, peer, self._state.revocations)
         raise NotAMember("a channel of a private swarm begins with a certificate")
 
 
