@@ -34,6 +34,5 @@ class Bridge:
 
     def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         """RowSink: rows to hand on."""
-        needed_from = rows.position if rows.reply < 0 else rows.position + rows.count - rows.reply
         data = payload[skip * self._row_bytes :]
-        self.log.append(RowChunk(rows.position + skip, rows.count - skip, data, needed_from, rows.trace))
+        self.log.append(RowChunk(rows.position + skip, rows.count - skip, data, rows.needed_from, rows.trace))

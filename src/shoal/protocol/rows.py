@@ -34,11 +34,8 @@ class Rows(NamedTuple):
 
     @property
     def needed_from(self) -> int:
-        """The first position of the frame that the client needs an output of (docs/wire.md, `rows.reply`)."""
-        frame = self.frame
-        if frame is None or frame.reply < 0:
-            return self.position if frame is None else frame.position
-        return frame.position + frame.count - frame.reply
+        """The first position of the frame that the client needs an output of."""
+        return self.position if self.frame is None else self.frame.needed_from
 
     def starting_at(self, position: int) -> Rows:
         """These rows without those below `position`."""

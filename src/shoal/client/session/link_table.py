@@ -23,14 +23,6 @@ from shoal.types import PeerId
 Hops = LinkKey[HopClient]
 
 
-class ClientLink(Link[HopClient]):
-    """A link as the client ordered it; `bridged` when it goes through the client."""
-
-    def __init__(self, key: Hops, generation: int, clock: Clock, bridged: bool) -> None:
-        super().__init__(key, generation, clock)
-        self.bridged = bridged
-
-
 class LinkTable:
     """The links of a session, as the client orders them and keeps up its own ends.
 
@@ -46,7 +38,7 @@ class LinkTable:
         generations: Iterator[int],
         clock: Clock,
     ) -> None:
-        self.links_up: dict[Hops, ClientLink] = {}
+        self.links_up: dict[Hops, Link[HopClient]] = {}
         self.joining: dict[Hops, asyncio.Task[None]] = {}
         self._terms = terms
         log, self._row_receiver = ends
@@ -81,7 +73,7 @@ class LinkTable:
         before, after, follow = pair
         upstream = before.peer if before is not None and not bridged else self._terms.me
         grant = self._grant(after, upstream)
-        link = ClientLink(pair, grant.generation, self._clock, bridged)
+        link = Link(pair, grant.generation, self._clock)
         acceptance = await after.admit(grant, follow) if after is not None else b""
         if before is not None:
             await before.redirect(self._order(grant, after, acceptance, follow, bridged))
@@ -96,7 +88,7 @@ class LinkTable:
             link.start(self._spawn, self._receive(link, before, grant, self._row_receiver))
         self.links_up[pair] = link
 
-    async def _send(self, link: ClientLink, hop: HopClient, grant: LinkGrant, sender: RowSender) -> None:
+    async def _send(self, link: Link[HopClient], hop: HopClient, grant: LinkGrant, sender: RowSender) -> None:
         """Feed a hop until the link is cut."""
 
         async def serve(frames: FrameChannel) -> None:
@@ -105,7 +97,7 @@ class LinkTable:
 
         await _keep_up(link, hop, serve)
 
-    async def _receive(self, link: ClientLink, hop: HopClient, grant: LinkGrant, receiver: RowReceiver) -> None:
+    async def _receive(self, link: Link[HopClient], hop: HopClient, grant: LinkGrant, receiver: RowReceiver) -> None:
         """Take a hop's output until the link is cut."""
 
         async def serve(frames: FrameChannel) -> None:
@@ -139,7 +131,7 @@ class LinkTable:
         return Redirect(link, after.record.data, acceptance, follow=follow)
 
 
-async def _keep_up(link: ClientLink, hop: HopClient, serve: Callable[[FrameChannel], Awaitable[None]]) -> None:
+async def _keep_up(link: Link[HopClient], hop: HopClient, serve: Callable[[FrameChannel], Awaitable[None]]) -> None:
     """A hop that refuses is lost; one that cannot be reached is its control channel's affair."""
 
     async def dial() -> FrameChannel:

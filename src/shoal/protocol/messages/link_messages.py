@@ -46,6 +46,11 @@ class RowsFrame(Message, frozen=True, tag="rows"):
     elided: Annotated[int, Meta(ge=0, le=MAX_ROWS)] = 0
     trace: Annotated[tuple[HopTrace, ...], Meta(max_length=MAX_HOPS)] = ()
 
+    @property
+    def needed_from(self) -> int:
+        """The first position that the client needs an output of (docs/wire.md, `rows.reply`)."""
+        return self.position if self.reply < 0 else self.position + self.count - self.reply
+
 
 LinkMessage = ReceivedUpTo | ResumeFrom | RowsFrame | Refusal
 
