@@ -34,6 +34,11 @@ sanitize: install
 		$(BIN)/python -m pytest -p no:cacheprovider tests/kernels/test_boundary.py tests/kernels/test_native_linear.py \
 		tests/kernels/test_native_blocks.py tests/unit/model/kernels tests/unit/engine/test_native.py
 
+# An hour of mutated inputs; those that show a fault are kept in tests/fuzz/corpus, and every test run begins with them.
+.PHONY: fuzz
+fuzz: install
+	$(BIN)/python -m tests.fuzz --minutes 60 --seed $$(date +%s)
+
 demo: install
 	$(BIN)/shoal demo
 

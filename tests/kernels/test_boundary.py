@@ -54,7 +54,9 @@ def at(tensor: Tensor) -> c_void_p:
 def product(kind: str = "f32") -> Call:
     """Rows through a matrix."""
     weight = torch.ones(OUTPUTS, INPUTS)
-    panels = pack({"f32": weight, "bf16": weight.bfloat16(), "q4": quantize(weight, 4), "q8": quantize(weight, 8)}[kind])
+    panels = pack(
+        {"f32": weight, "bf16": weight.bfloat16(), "q4": quantize(weight, 4), "q8": quantize(weight, 8)}[kind]
+    )
     rows, out, norm = torch.ones(ROWS, INPUTS), torch.zeros(ROWS, 128), torch.ones(INPUTS)
     arguments = {
         "matrix": cpu.linear_struct(panels),
@@ -193,7 +195,7 @@ FIELDS: dict[str, tuple[Callable[[Call], Any], dict[str, tuple[int | float | Non
     "block": (
         lambda call: call.keep[1].struct,
         {
-            **{name: (2,) for name in ("attention_norm", "mlp_norm", "post_mlp_norm", "query_norm", "key_norm", "sinks")},
+            **dict.fromkeys(("attention_norm", "mlp_norm", "post_mlp_norm", "query_norm", "key_norm", "sinks"), (2,)),
             "norm_eps": (-1.0, float("nan"), float("inf")),
             "attn_softcap": (float("nan"), float("inf")),
             "query_scale": (float("nan"), float("inf")),
