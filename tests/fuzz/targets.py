@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 import torch
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import find
+from hypothesis import Phase, find, settings
 
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.client.saved_reply import read_saved
@@ -85,9 +86,10 @@ PLACES = (FIRST, GREETING, DIRECTORY, SESSION, LINK, MEMBERSHIP, *map(only, MESS
 
 
 def _message_seeds() -> list[bytes]:
-    """Every message, as small and as large as its bounds allow."""
-    least = [find(values(kind), lambda _: True) for kind in MESSAGES]
-    return [encode_message(message) for message in (*least, *(sizes_at_most(kind, "x") for kind in MESSAGES))]
+    """Every message, within its bounds and as large as they allow."""
+    one = settings(phases=[Phase.generate], database=None)
+    some = [find(values(kind), lambda _: True, settings=one, random=random.Random(0)) for kind in MESSAGES]
+    return [encode_message(message) for message in (*some, *(sizes_at_most(kind, "x") for kind in MESSAGES))]
 
 
 def _message(data: bytes) -> None:
@@ -154,7 +156,7 @@ def _membership_seeds() -> list[bytes]:
         credentials.Certificate(me, "b" * 64, me, NOW, NOW + 60.0),
         credentials.Revocations(me, 3, frozenset({"c" * 64}), frozenset({bytes(16)})),
     )
-    return [msgspec.msgpack.encode(one) for one in made]
+    return [bytes([index]) + msgspec.msgpack.encode(one) for index, one in enumerate(made)]
 
 
 CHECKS: dict[bytes, Callable[[bytes], object]] = {
@@ -166,8 +168,8 @@ CHECKS: dict[bytes, Callable[[bytes], object]] = {
 
 
 def _statement(data: bytes) -> None:
-    label = list(CHECKS)[len(data) % len(CHECKS)]
-    CHECKS[label](_signed(label, data))
+    label = list(CHECKS)[data[0] % len(CHECKS) if data else 0]
+    CHECKS[label](_signed(label, data[1:]))
 
 
 def _text(data: bytes) -> str:
