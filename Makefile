@@ -24,6 +24,21 @@ kernels:
 	@$(BIN)/pip install --quiet --no-deps ./native >.venv/kernels.log 2>&1 && echo "compiled kernels: built" \
 		|| echo "compiled kernels: not built (see .venv/kernels.log); plain torch is used instead"
 
+# The kernels with the sanitizers of memory and of undefined behaviour, and their tests on them. Leaks are Python's own.
+SANITIZED := build/sanitize
+.PHONY: sanitize
+sanitize: install
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(SANITIZED) --config-settings=cmake.define.SHOAL_SANITIZE=ON ./native
+	PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest -p no:cacheprovider tests/kernels/test_boundary.py tests/kernels/test_native_linear.py \
+		tests/kernels/test_native_blocks.py tests/unit/model/kernels tests/unit/engine/test_native.py
+
+# An hour of mutated inputs; those that show a fault are kept in tests/fuzz/corpus, and every test run begins with them.
+.PHONY: fuzz
+fuzz: install
+	$(BIN)/python -m tests.fuzz --minutes 60 --seed $$(date +%s)
+
 demo: install
 	$(BIN)/shoal demo
 

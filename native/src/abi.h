@@ -1,6 +1,6 @@
 // The C interface of shoal-kernels: plain structs and pointers, so that one library serves every Python through ctypes.
-// Sizes are in elements unless a name says bytes. Nothing here is checked against hostile input: the Python side does
-// that.
+// Sizes are in elements unless a name says bytes. Every call checks what it is given (check.h), except that memory behind
+// a pointer is as long as the sizes say: nobody but the caller can know that.
 #pragma once
 #include <cstdint>
 
@@ -10,7 +10,7 @@
 #define SHOAL_API extern "C" __attribute__((visibility("default")))
 #endif
 
-constexpr int32_t kAbi = 3;  // not of a block's fields, which describe themselves
+constexpr int32_t kAbi = 4;  // not of a block's fields, which describe themselves
 constexpr int kPanel = 64;       // output columns that lie together
 constexpr int kPageTokens = 64;  // tokens of one cache page
 
@@ -72,7 +72,7 @@ struct ShoalShape {
 struct ShoalCache {
     void *keys, *values;
     float *key_scales, *value_scales;  // [pages][kv_heads][64], quantized caches only
-    int32_t kind, width;
+    int32_t kind, width, pages, unused;
 };
 
 // A session's rows first … first+rows of a batch, at `position`; table row i holds the pages of block i of the call.

@@ -1,6 +1,9 @@
-// The exported functions. A context is a thread pool, its memory and the kernels that it uses.
+// The exported functions. A context is a thread pool, its memory and the kernels that it uses. A call that cannot be
+// right does nothing and says what is wrong; nothing is thrown at the caller.
 #include <cstring>
+#include <exception>
 
+#include "check.h"
 #include "step.h"
 
 #if defined(_MSC_VER)
@@ -58,37 +61,67 @@ SHOAL_API int32_t shoal_isa(int32_t limit) {
     return kernels ? kernels->isa : 0;
 }
 
+// Null where there are no kernels, no such number of threads, or no room for them.
 SHOAL_API ShoalContext* shoal_open(int32_t threads, int32_t limit, int32_t non_temporal) {
     const shoal::Kernels* kernels = shoal::choose_kernels(limit, non_temporal);
-    return kernels ? new ShoalContext(threads, *kernels) : nullptr;
+    if (!kernels || threads < 1 || threads > shoal::kMaxThreads) return nullptr;
+    try {
+        return new ShoalContext(threads, *kernels);
+    } catch (const std::exception&) {
+        return nullptr;
+    }
 }
 
 SHOAL_API void shoal_close(ShoalContext* context) {
     delete context;
 }
 
+namespace {
+
+// Runs a call that has been checked: null, or why it could not be run.
+template <class Call>
+const char* run(ShoalContext* context, const char* wrong, Call call) {
+    if (!context) return "there are no threads";
+    if (wrong) return wrong;
+    try {
+        call();
+        return nullptr;
+    } catch (const std::exception&) {
+        return "there is no memory for the call";
+    }
+}
+
+}  // namespace
+
 // Not for two threads at once on one context. x [n][hidden] becomes the output; the cache holds the rows' keys and
-// values.
-SHOAL_API void shoal_step(ShoalContext* context, const ShoalShape* shape, const ShoalBlock* const* blocks,
-                          int32_t num_blocks, const ShoalCache* cache, const ShoalPart* parts, int32_t num_parts,
-                          const ShoalAngles* angles, float* x, int32_t n) {
-    shoal::Step step(context->kernels,
-                     {shape, blocks, num_blocks, cache, parts, num_parts, {angles[0], angles[1]}, x, n},
-                     context->pool.threads(), context->shared);
-    context->pool.run(step);
+// values. Null, or what is wrong: then nothing has been done.
+SHOAL_API const char* shoal_step(ShoalContext* context, const ShoalShape* shape, const ShoalBlock* const* blocks,
+                                 int32_t num_blocks, const ShoalCache* cache, const ShoalPart* parts,
+                                 int32_t num_parts, const ShoalAngles* angles, float* x, int32_t n) {
+    const char* wrong = shoal::wrong_step(shape, blocks, num_blocks, cache, parts, num_parts, angles, x, n);
+    return run(context, wrong, [&] {
+        shoal::Step step(context->kernels,
+                         {shape, blocks, num_blocks, cache, parts, num_parts, {angles[0], angles[1]}, x, n},
+                         context->pool.threads(), context->shared);
+        context->pool.run(step);
+    });
 }
 
 // out [n][ldd] = RMSNorm(x) · linear, x [n][k]; without a norm where its weight is null. ldd: at least the panels'
-// columns.
-SHOAL_API void shoal_linear(ShoalContext* context, const ShoalLinear* linear, const float* norm_weight, float eps,
-                            const float* x, int32_t n, float* out, int64_t ldd) {
-    shoal::Product product(context->kernels, *linear, norm_weight, eps, x, n, out, static_cast<size_t>(ldd),
-                           context->pool.threads(), context->shared);
-    context->pool.run(product);
+// columns. Null, or what is wrong: then nothing has been done.
+SHOAL_API const char* shoal_linear(ShoalContext* context, const ShoalLinear* linear, const float* norm_weight,
+                                   float eps, const float* x, int32_t n, float* out, int64_t ldd) {
+    return run(context, shoal::wrong_product(linear, norm_weight, eps, x, n, out, ldd), [&] {
+        shoal::Product product(context->kernels, *linear, norm_weight, eps, x, n, out, static_cast<size_t>(ldd),
+                               context->pool.threads(), context->shared);
+        context->pool.run(product);
+    });
 }
 
-// Reads `count` floats once, `items` pieces of four streams each, on all threads.
-SHOAL_API void shoal_read(ShoalContext* context, const float* data, int64_t count, int32_t items) {
-    shoal::Reading reading(context->kernels, data, static_cast<size_t>(count), items);
-    context->pool.run(reading);
+// Reads `count` floats once, `items` pieces of four streams each, on all threads. Null, or what is wrong.
+SHOAL_API const char* shoal_read(ShoalContext* context, const float* data, int64_t count, int32_t items) {
+    return run(context, shoal::wrong_reading(data, count, items), [&] {
+        shoal::Reading reading(context->kernels, data, static_cast<size_t>(count), items);
+        context->pool.run(reading);
+    });
 }

@@ -7,9 +7,7 @@ namespace shoal {
 namespace {
 
 constexpr int kFewRows = 16;
-constexpr int kRowBlock = 128;      // rows of one item of a product: weights are unpacked once for so many
-constexpr int kAttentionRows = 16;  // rows of one item of attention
-constexpr int kNormRows = 16;       // rows of one item of a norm
+constexpr int kNormRows = 16;  // rows of one item of a norm
 
 size_t padded(int n) {
     return static_cast<size_t>((n + kPanel - 1) / kPanel) * kPanel;

@@ -7,6 +7,9 @@
 
 namespace shoal {
 
+constexpr int kRowBlock = 128;      // rows of one item of a product: weights are unpacked once for so many
+constexpr int kAttentionRows = 16;  // rows of one item of attention
+
 struct StepInput {
     const ShoalShape* shape;
     const ShoalBlock* const* blocks;

@@ -136,7 +136,12 @@ class NativeBlocks:
         )
         tensors = cache.storage.tensors
         addresses = (tensor.data_ptr() for tensor in tensors)
-        self._pages = cpu.CacheStruct(*addresses, kind=CACHE_KINDS[cache.dtype], width=padded(config.head_dim))
+        self._pages = cpu.CacheStruct(
+            *addresses,
+            kind=CACHE_KINDS[cache.dtype],
+            width=padded(config.head_dim),
+            pages=tensors[0].shape[0],
+        )
 
     def __len__(self) -> int:
         return len(self._blocks)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shoal.model.kernels.panels import PANEL, Panels
 
-ABI = 3
+ABI = 4
 _LOGGER = logging.getLogger(__name__)
 
 AVX2, AVX512 = 2, 5
@@ -55,8 +55,7 @@ class CacheStruct(Structure):
 
     _fields_ = [
         *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
-        ("kind", c_int32),
-        ("width", c_int32),
+        *((name, c_int32) for name in ("kind", "width", "pages", "unused")),
     ]
 
 
@@ -110,14 +109,14 @@ def library() -> ctypes.CDLL | None:
         c_void_p,
         c_int64,
     ]
-    found.shoal_linear.restype = None
+    found.shoal_linear.restype = c_char_p
     found.shoal_read.argtypes = [c_void_p, c_void_p, c_int64, c_int32]
-    found.shoal_read.restype = None
+    found.shoal_read.restype = c_char_p
     found.shoal_step.argtypes = [
         *(c_void_p, POINTER(ShapeStruct), c_void_p, c_int32, POINTER(CacheStruct)),
         *(POINTER(PartStruct), c_int32, POINTER(AnglesStruct), c_void_p, c_int32),
     ]
-    found.shoal_step.restype = None
+    found.shoal_step.restype = c_char_p
     return found
 
 
@@ -193,6 +192,12 @@ def block_pointers(blocks: Sequence[Structure]) -> Array[Any]:
     return (c_void_p * len(blocks))(*map(ctypes.addressof, blocks))
 
 
+def _check_call(wrong: bytes | None) -> None:
+    """Raise ValueError with what the kernels found wrong with a call."""
+    if wrong is not None:
+        raise ValueError(f"the compiled kernels refuse the call: {wrong.decode()}")
+
+
 def _check_floats(tensor: Tensor, what: str) -> None:
     if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError(f"{what}: {tensor.dtype} on {tensor.device} is not contiguous fp32 on the CPU")
@@ -216,6 +221,8 @@ class Context:
         self._library = found
         hint = -1 if non_temporal is None else int(non_temporal)
         self._handle = found.shoal_open(c_int32(threads), c_int32(_limit(limit)), c_int32(hint))
+        if not self._handle:
+            raise RuntimeError(f"the compiled kernels cannot be run on {threads} threads")
 
     def close(self) -> None:
         """End the threads."""
@@ -240,8 +247,9 @@ class Context:
             raise ValueError(f"room of shape {list(out.shape)} is less than {list(room)}")
         if not rows.shape[0]:
             return
-        self._library.shoal_linear(
-            self._handle, linear_struct(panels), None, 0.0, rows.data_ptr(), rows.shape[0], out.data_ptr(), out.shape[1]
+        matrix, first_row, room_at = linear_struct(panels), rows.data_ptr(), out.data_ptr()
+        _check_call(
+            self._library.shoal_linear(self._handle, matrix, None, 0.0, first_row, rows.shape[0], room_at, out.shape[1])
         )
 
     def read(self, data: Tensor, pieces: int) -> None:
@@ -249,7 +257,7 @@ class Context:
         _check_floats(data, "what is read")
         if pieces < 1:
             raise ValueError(f"there are no {pieces} pieces")
-        self._library.shoal_read(self._handle, data.data_ptr(), data.numel(), pieces)
+        _check_call(self._library.shoal_read(self._handle, data.data_ptr(), data.numel(), pieces))
 
     def step(
         self,
@@ -272,15 +280,10 @@ class Context:
         if not rows.shape[0] or not len(blocks):
             return
         both = (AnglesStruct * 2)(*angles, *([AnglesStruct()] * (2 - len(angles))))
-        self._library.shoal_step(
-            self._handle,
-            shape,
-            blocks,
-            len(blocks),
-            cache,
-            (PartStruct * len(parts))(*parts),
-            len(parts),
-            both,
-            rows.data_ptr(),
-            rows.shape[0],
+        sessions = (PartStruct * len(parts))(*parts)
+        count, first_row = rows.shape[0], rows.data_ptr()
+        _check_call(
+            self._library.shoal_step(
+                *(self._handle, shape, blocks, len(blocks), cache, sessions, len(parts), both, first_row, count)
+            )
         )
