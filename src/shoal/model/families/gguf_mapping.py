@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError
-from shoal.model.families.fields import Config
+from shoal.model.families.fields import Config, token_ids
 
 Restore = Callable[[Sequence[Tensor]], Tensor]
 """One of HF's tensors from the file's tensors that it is made of."""
@@ -95,9 +95,16 @@ def gguf_config(fields: GgufFields) -> dict[str, Any]:
         "attn_logit_softcapping": fields.get("attn_logit_softcapping"),
         "final_logit_softcapping": fields.get("final_logit_softcapping"),
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": _end_tokens(file),
         "rope_parameters": _rope(fields),
     }
+
+
+def _end_tokens(file: GgufContents) -> int | list[int] | None:
+    """The ends of a text, of a turn and of a message that waits for a tool's answer, as config.json has them."""
+    given = [file.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    ids = list(dict.fromkeys(token_ids([one for one in given if one is not None])))
+    return ids if len(ids) > 1 else ids[0] if ids else None
 
 
 def _rope(fields: GgufFields) -> dict[str, Any]:
