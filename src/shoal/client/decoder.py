@@ -35,7 +35,7 @@ class SessionDecoder:
         what makes a session fail.
         """
         tokenizer, params = self._model.tokenizer, reply.params
-        stream = TextStream(tokenizer.decode, params.stop)
+        stream = TextStream(tokenizer.decode, params.stop, reply.prompt_ids)
         ends = frozenset() if params.ignore_eos else tokenizer.eos_token_ids
         stops = {tokenizer.special_token(stop) for stop in params.stop}  # no text ever shows these
         reply.begin(self.session, "".join(map(stream.push, reply.token_ids)))

@@ -110,6 +110,15 @@ async def test_a_stop_string_that_is_one_special_token_ends(more: dict[str, Any]
     assert (pieces, one.token_ids, one.finish_reason) == (["r", "s"], [18, 19, HIDDEN], "stop string")
 
 
+async def test_text_goes_on_from_the_prompt() -> None:
+    """A space between the two is the reply's; the text of tokens that it has already is made in the same way."""
+    model = CountingModel()
+    model.tokenizer.decode = lambda ids: "".join(f" {token}" for token in ids)[1:]
+    for already in ([], [3], [3, 4]):
+        one = reply([1, 2], token_ids=already)
+        assert "".join([piece async for piece in decoder(model, RecordingSession()).generate(one)]) == " 3 4 5 6 7"
+
+
 async def test_a_session_that_is_full_ends() -> None:
     """A prompt that leaves no room is refused."""
     one = reply([1, 2])
