@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from shoal.errors import CheckpointError
 from shoal.model.families import TensorSource, gguf_family, model_config
-from shoal.model.families.gguf_mapping import GgufFields, GgufPiece
+from shoal.model.families.gguf_mapping import GgufPiece
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_file import GgufFile
@@ -28,11 +29,8 @@ class GgufCheckpoint:
         self._file = GgufFile(file)
         self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
         self._family, self._mapping = gguf_family(self._file)
-        fields = self._mapping.config(GgufFields(self._file, self._mapping.architecture))
-        self.config: Mapping[str, Any] = {
-            "model_type": self._family.model_type,
-            **{key: value for key, value in fields.items() if value is not None},
-        }
+        fields = self._mapping.hf_config(self._file)
+        self.config: Mapping[str, Any] = {"model_type": self._family.model_type, **fields}
         self._pieces: dict[str, GgufPiece] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for count, stored in enumerate(self._wanted()):
@@ -51,6 +49,12 @@ class GgufCheckpoint:
         """Remember where a tensor is; one that is missing in the file is missing here."""
         found = self._mapping.find(self._file, self.config, stored.name)
         if found is not None:
+            shapes = [self._file.shape(name)[found.expert is not None :] for name in found.names]
+            if sum(map(math.prod, shapes)) != math.prod(stored.shape):
+                raise CheckpointError(
+                    f"{self.source}: {', '.join(found.names)} of shape {shapes} cannot be {stored.name} of "
+                    f"{list(stored.shape)}, which the configuration asks for"
+                )
             self._pieces[stored.name] = found
             self.tensors[stored.name] = TensorInfo(self._file.info(found.names[0]).dtype, stored.shape)
 

@@ -11,6 +11,7 @@ from typing import Any
 import tokenizers
 
 from shoal.errors import ModelNotFound, UsageError
+from shoal.model.families import model_config
 from shoal.model.weights.chat_template import ChatTemplate, Message
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.end_tokens import known_by_text, named_end_tokens
@@ -85,22 +86,28 @@ def load_tokenizer(checkpoint: Checkpoint, cache: TokenizerCache | None = None) 
     damaged, CheckpointError for a damaged generation_config.json.
     """
     source, ends = _TokenizerSource(checkpoint), named_end_tokens(checkpoint)
-    by_text = isinstance(checkpoint, GgufCheckpoint)
     kept = TokenizerCache(cache_folder(), _versions()) if cache is None else cache
     digest = source.digest()
     data = kept.load(digest)
     if data is not None:
         try:
-            return Tokenizer(data, ends, by_text)
+            return _tokenizer(data, checkpoint, ends)
         except ValueError:
             kept.drop(digest)
     try:
         data = convert(source.where, **source.options)
-        tokenizer = Tokenizer(data, ends, by_text)
+        tokenizer = _tokenizer(data, checkpoint, ends)
     except Exception as error:  # damaged files raise whatever transformers stumbled over: KeyError, AttributeError …
         raise ModelNotFound(f"no tokenizer can be loaded for {checkpoint.source}: {error}") from error
     kept.store(source.digest(), data)  # anew: what the hub's cache lacked is there now
     return tokenizer
+
+
+def _tokenizer(data: TokenizerData, checkpoint: Checkpoint, named: frozenset[int]) -> Tokenizer:
+    """With the end token of transformers' class where neither files nor tokenizer name one."""
+    if not named and data.eos_token_id is None:
+        named = frozenset(model_config(checkpoint.config).eos_token_ids)
+    return Tokenizer(data, named, by_text=isinstance(checkpoint, GgufCheckpoint))
 
 
 def _versions() -> tuple[str, ...]:

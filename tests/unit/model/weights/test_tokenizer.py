@@ -73,6 +73,14 @@ def test_end_tokens_come_from_everywhere(model: Path, config: object, generation
     assert opened(model).eos_token_ids == expected
 
 
+def test_where_nothing_names_an_end_token_the_familys_counts(model: Path) -> None:
+    """As transformers takes it: files leave out what is at its class's default."""
+    edit(model / "config.json", eos_token_id=None)
+    edit(model / "tokenizer_config.json", eos_token=None)
+    (model / "generation_config.json").unlink()
+    assert opened(model).eos_token_ids == {2}
+
+
 def test_a_damaged_generation_config_is_named(model: Path) -> None:
     """Stopping at the wrong token would be worse than an error."""
     (model / "generation_config.json").write_text("{")
