@@ -22,6 +22,7 @@ Restore = Callable[[Sequence[Tensor]], Tensor]
 NEEDED = ("block_count", "context_length", "attention.head_count", "attention.layer_norm_rms_epsilon")
 """Fields that no file of most architectures does without. Other numbers are checked by the sizes of its tensors."""
 
+_NEEDED_FIRST = ("block_count", "attention.head_count")
 NEEDED_OF_LAYER_NORMS = (*NEEDED[:3], "attention.layer_norm_epsilon")
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
@@ -204,12 +205,17 @@ class GgufMapping(NamedTuple):
     needed: tuple[str, ...] = NEEDED
 
     def hf_config(self, file: GgufContents) -> dict[str, Any]:
-        """HF's fields, without those that the file leaves out; raises CheckpointError where it must not."""
+        """HF's fields, without those that the file leaves out; raises CheckpointError where tensors cannot be found then."""
+        self.check(file, _NEEDED_FIRST)
+        fields = self.config(GgufFields(file, self.architecture))
+        return {key: value for key, value in fields.items() if value is not None}
+
+    def check(self, file: GgufContents, keys: Sequence[str] = ()) -> None:
+        """Raise CheckpointError where the file leaves out one of these fields, or any that nothing else tells."""
         fields = GgufFields(file, self.architecture)
-        for key in self.needed:
+        for key in keys or self.needed:
             if fields.get(key) is None:
                 raise CheckpointError(f"{file.name} does not say its {self.architecture}.{key}")
-        return {key: value for key, value in self.config(fields).items() if value is not None}
 
     def find(self, file: GgufContents, config: Config, name: str) -> GgufPiece | None:
         """Where HF's tensor `name` is in a file; None where it is missing. Raises CheckpointError for too small a stack."""

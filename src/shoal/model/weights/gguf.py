@@ -21,12 +21,12 @@ MAX_WANTED = 1 << 17
 
 
 class GgufCheckpoint:
-    """One GGUF file of an architecture that a family here stands for."""
+    """A GGUF file, or all parts of one, of an architecture that a family here stands for."""
 
-    def __init__(self, source: str, file: ByteSource) -> None:
+    def __init__(self, source: str, *parts: ByteSource) -> None:
         self.source = source
         self.revision = ""
-        self._file = GgufFile(file)
+        self._file = GgufFile(*parts)
         self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
         self._family, self._mapping = gguf_family(self._file)
         fields = self._mapping.hf_config(self._file)
@@ -37,6 +37,7 @@ class GgufCheckpoint:
             if count == MAX_WANTED:
                 raise CheckpointError(f"{source} claims a model of more than {MAX_WANTED} tensors")
             self._add(stored)
+        self._mapping.check(self._file)
 
     def _wanted(self) -> Iterator[TensorSource]:
         """Every tensor that the model has according to its configuration."""
@@ -61,12 +62,11 @@ class GgufCheckpoint:
     @property
     def bytes_read(self) -> int:
         """Checkpoint: bytes of headers and tensors read so far."""
-        return self._file.source.bytes_read
+        return self._file.bytes_read
 
     def header_digest(self) -> str:
         """32 hexadecimal digits over the file's header: metadata with the vocabulary, and the tensors' names and shapes."""
-        header = self._file.source.read(0, self._file.header_bytes)
-        return hashlib.blake2b(header, digest_size=16).hexdigest()
+        return hashlib.blake2b(self._file.header(), digest_size=16).hexdigest()
 
     def _piece(self, name: str) -> GgufPiece:
         if name not in self._pieces:
