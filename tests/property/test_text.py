@@ -67,9 +67,11 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: ends[0] - max(len(stop) for stop in stops if text[: ends[0]].endswith(stop))]
 
 
-def stream_all(decode: Decode, tokens: Sequence[int], stops: Sequence[str] = ()) -> tuple[list[str], bool]:
+def stream_all(
+    decode: Decode, tokens: Sequence[int], stops: Sequence[str] = (), before: Sequence[int] = ()
+) -> tuple[list[str], bool]:
     """What is shown, piece by piece, and whether a stop string ended it."""
-    stream, pieces = TextStream(decode, stops), []
+    stream, pieces = TextStream(decode, stops, before), []
     for token in tokens:
         pieces.append(stream.push(token))
         if stream.stopped:
@@ -101,3 +103,24 @@ def test_byte_fallback(text: str) -> None:
     pieces, _ = stream_all(fallback_decode, fallback_encode(text))
     assert "".join(pieces) == text
     assert not any(REPLACEMENT in piece for piece in pieces)
+
+
+@given(texts.filter(lambda text: REPLACEMENT not in text), st.integers(0, 60))
+def test_a_text_goes_on_from_its_prompt(text: str, prompt_characters: int) -> None:
+    """Prompt and reply together are the whole text, spaces at their border too, wherever the border is."""
+    prompt_characters = min(prompt_characters, len(text))
+    before = fallback_encode(text[:prompt_characters])
+    pieces, _ = stream_all(fallback_decode, fallback_encode(text)[len(before) :], before=before)
+    assert fallback_decode(before) + "".join(pieces) == text
+    assert not any(REPLACEMENT in piece for piece in pieces)
+
+
+@given(texts, cuts, st.integers(0, 30), stop_strings)
+def test_a_prompt_may_end_inside_a_character(text: str, sizes: list[int], count: int, stops: list[str]) -> None:
+    """The reply then begins with that character; the prompt's own text never ends it."""
+    toy = Pieces(text.encode(), sizes)
+    before = toy.tokens[:count]
+    pieces, _ = stream_all(toy.decode, toy.tokens[count:], stops, before)
+    given = b"".join(toy.pieces[token] for token in before).decode("utf-8", "ignore")
+    expected = text[len(given) :] if toy.tokens[count:] else ""
+    assert "".join(pieces) == cut(expected, stops)

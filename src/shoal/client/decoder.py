@@ -34,7 +34,10 @@ class SessionDecoder:
         Leaving the iteration early cancels the reply at every hop. Raises GrantExceeded for a prompt that leaves no room, and
         what makes a session fail.
         """
-        stream = TextStream(self._model.tokenizer.decode, reply.params.stop)
+        tokenizer, params = self._model.tokenizer, reply.params
+        stream = TextStream(tokenizer.decode, params.stop, reply.prompt_ids)
+        ends = frozenset() if params.ignore_eos else tokenizer.eos_token_ids
+        stops = {tokenizer.special_token(stop) for stop in params.stop}  # no text ever shows these
         reply.begin(self.session, "".join(map(stream.push, reply.token_ids)))
         if reply.text:
             yield reply.text
@@ -45,9 +48,9 @@ class SessionDecoder:
             position = len(reply.prompt_ids) + len(reply.token_ids)
             history = reply.prompt_ids + reply.token_ids
             token = await self._model.choose(hidden, reply.params, reply.seed, position, history, id(self))
-            ended = token in self._model.tokenizer.eos_token_ids and not reply.params.ignore_eos
-            piece = "" if ended else stream.push(token)
-            reason = "stop" if ended else self._limit(reply, stream)
+            reason = "stop" if token in ends else "stop string" if token in stops else ""
+            piece = "" if reason else stream.push(token)
+            reason = reason or self._limit(reply, stream)
             if reason:
                 piece += stream.finish()
             reply.grow(token, piece, reason, self.session.exact, time.perf_counter() - started_at)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Hashable
+import re
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -25,6 +27,7 @@ from shoal.model.nn.sampling import sample
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import WeightFormat, load_ends, weight_format
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint
+from shoal.model.weights.hub import open_hub
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint
 from shoal.model.weights.tokenizer import Tokenizer, load_tokenizer
 from shoal.protocol.messages import Description
@@ -37,6 +40,11 @@ HEADS = ("float32", "bfloat16", "int8")
 
 EMBED_AT_ONCE = 16
 """So many embedding rows are looked up where they are asked for: that takes microseconds, another thread's turn 0.1 ms."""
+
+_PLAIN_SOURCE = re.compile(r"[^/\\:\0~][^/\\:\0]*(/[^/\\:\0]+)*")
+"""A name or a path within a folder, on any system."""
+
+_COMMIT = re.compile(r"([0-9a-f]{40})?")
 
 T = TypeVar("T")
 
@@ -166,14 +174,13 @@ def find_checkpoint(description: Description) -> Checkpoint:
     Raises ModelNotFound saying what to download, FingerprintMismatch when what is found is another.
     """
     problems = []
-    for place in _places(description.source):
+    for place, checkpoint in _held(description):
         try:
-            checkpoint = open_checkpoint(place, description.revision or None)
+            if fingerprint(opened := checkpoint()) == description.fingerprint:
+                return opened
         except ShoalError as error:
             problems.append(str(error))
             continue
-        if fingerprint(checkpoint) == description.fingerprint:
-            return checkpoint
         problems.append(f"{place} is another checkpoint")
     if problems and all(problem.endswith("another checkpoint") for problem in problems):
         raise FingerprintMismatch(f"{'; '.join(problems)} than the swarm's {description.name}")
@@ -183,12 +190,22 @@ def find_checkpoint(description: Description) -> Checkpoint:
     )
 
 
-def _places(source: str) -> list[str]:
+def _held(description: Description) -> Iterator[tuple[str, Callable[[], Checkpoint]]]:
+    """Where this machine may have what a stranger's server names, and how it is opened; nothing is fetched.
+
+    Names that lead out of the folders, to the network or to a revision that is no commit are not looked for.
+    """
+    source, revision = description.source, description.revision
+    if not _PLAIN_SOURCE.fullmatch(source) or set(source.split("/")) & {"..", "."}:
+        return
     folders = [Path.cwd(), *(Path(folder) for folder in [os.environ.get(MODELS_VARIABLE)] if folder)]
-    found = [str(folder / source) for folder in folders if (folder / source).exists()]
+    for path in [folder / source for folder in folders]:
+        if path.exists():
+            yield str(path), partial(open_checkpoint, str(path))
     try:
-        demo = demo_model_path()
-        found += [str(demo)] if demo.name == source else []
+        if (demo := demo_model_path()).name == source:
+            yield str(demo), partial(open_checkpoint, str(demo))
     except ModelNotFound:
         pass  # the demo's package is not installed: one place less to look
-    return found + ([source] if source.count("/") == 1 and not source.endswith(".gguf") else [])
+    if source.count("/") == 1 and not source.endswith(".gguf") and _COMMIT.fullmatch(revision):
+        yield source, partial(open_hub, source, revision or None, cached_only=True)

@@ -19,22 +19,30 @@ KEPT_TOKENS = 16
 
 
 class TextStream:
-    """Push tokens, get text that will not change any more. `stopped` says that a stop string was completed."""
+    """Push tokens, get text that will not change any more. `stopped` says that a stop string was completed.
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+    `before` are the tokens that the text goes on from: a first space is one only where something stands before it.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), before: Sequence[int] = ()
+    ) -> None:
         self.stopped = False
         self._decode = decode
         self._stop = tuple(stop)
         # A token's text may depend on the one before (spaces, bytes), so a window of the last tokens is decoded. It begins
         # with context: tokens up to where a token and a character last ended together.
-        self._window: list[int] = []
-        self._context = 0
-        self._shown = 0  # characters of the window's text that were released
+        self._window = self._whole(before[-KEPT_TOKENS:])
+        self._context = len(self._window)
+        text = decode(self._window) if self._window else ""
+        self._shown = len(text) - _unfinished(text)  # characters of the window's text that were released
+        self._begun = False
         self._held = ""  # released text that may be the beginning of a stop string
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character or a stop string may be unfinished."""
         self._window.append(token)
+        self._begun = True
         text = self._decode(self._window)
         unfinished = _unfinished(text)
         ready = text[self._shown : len(text) - unfinished]
@@ -47,11 +55,17 @@ class TextStream:
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
-        ready = self._decode(self._window)[self._shown :]
+        ready = self._decode(self._window)[self._shown :] if self._begun else ""
         self._shown += len(ready)
         text = self._release(ready)
         text, self._held = text + self._held, ""
         return text
+
+    def _whole(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens without those at the beginning that are the rest of a character."""
+        starts = range(min(len(tokens), MAX_UNFINISHED))
+        clean = (start for start in starts if not self._decode(tokens[start:]).startswith(REPLACEMENT))
+        return list(tokens[next(clean, 0) :])
 
     def _slide(self, start: int, unfinished: int) -> None:
         """Forget the window's first `start` tokens; all of the rest's text is released but for the last characters."""

@@ -15,6 +15,8 @@ from shoal.errors import GrantExceeded
 from shoal.model.nn.sampling_params import SamplingParams
 
 END = 0
+HIDDEN = 20
+"""A special token, which no text shows."""
 
 
 class CountingModel:
@@ -22,7 +24,9 @@ class CountingModel:
 
     def __init__(self) -> None:
         self.tokenizer = SimpleNamespace(
-            decode=lambda ids: "".join(chr(96 + token) for token in ids), eos_token_ids={END}
+            decode=lambda ids: "".join(chr(96 + token) for token in ids if token != HIDDEN),
+            eos_token_ids={END},
+            special_token={"<hidden>": HIDDEN}.get,
         )
         self.seeds: set[int] = set()
         self.last_token = -1
@@ -96,6 +100,23 @@ async def test_a_stop_string_ends() -> None:
     one = reply([1], stop=("de",))
     text = "".join([piece async for piece in decoder(CountingModel(), RecordingSession()).generate(one)])
     assert (text, one.finish_reason) == ("bc", "stop string")
+
+
+@pytest.mark.parametrize("more", [{}, {"ignore_eos": True}, {"stop": ("never", "<hidden>")}])
+async def test_a_stop_string_that_is_one_special_token_ends(more: dict[str, Any]) -> None:
+    """Although no text shows it; end tokens that are ignored are others."""
+    one = reply([17], **{"stop": ("<hidden>",), **more})
+    pieces = [piece async for piece in decoder(CountingModel(), RecordingSession()).generate(one)]
+    assert (pieces, one.token_ids, one.finish_reason) == (["r", "s"], [18, 19, HIDDEN], "stop string")
+
+
+async def test_text_goes_on_from_the_prompt() -> None:
+    """A space between the two is the reply's; the text of tokens that it has already is made in the same way."""
+    model = CountingModel()
+    model.tokenizer.decode = lambda ids: "".join(f" {token}" for token in ids)[1:]
+    for already in ([], [3], [3, 4]):
+        one = reply([1, 2], token_ids=already)
+        assert "".join([piece async for piece in decoder(model, RecordingSession()).generate(one)]) == " 3 4 5 6 7"
 
 
 async def test_a_session_that_is_full_ends() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,54 @@ def test_another_checkpoint_under_the_name(tiny_model: Path, tmp_path: Path, mon
         find_checkpoint(described(tiny_model))
     monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))
     assert fingerprint(find_checkpoint(described(tiny_model))) == described(tiny_model).fingerprint
+
+
+@pytest.fixture
+def contacted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What this process would have connected to, over a hub's cache that is empty."""
+    asked: list[str] = []
+
+    def connect(self: socket.socket, address: object) -> None:
+        asked.append(str(address))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    return asked
+
+
+SOURCES = [
+    "org/model",
+    "org/.hidden",
+    "https://example.org/x",
+    "//host/share",
+    r"\\host\share",
+    "/etc",
+    "~root",
+    "../x",
+    "a/../../x",
+    "",
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("revision", ["", "main", "c" * 40, "../../x", "refs/pr/1"])
+def test_what_a_stranger_names_is_not_contacted(contacted: list[str], source: str, revision: str) -> None:
+    """Neither the hub nor anything else."""
+    with pytest.raises(ModelNotFound, match="the swarm serves it"):
+        find_checkpoint(Description("it", "f" * 32, source, revision))
+    assert not contacted
+
+
+def test_a_stranger_names_no_path_out_of_the_folders(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contacted: list[str]
+) -> None:
+    """A checkpoint that is there is not opened by an absolute path, nor by one that leads upwards."""
+    monkeypatch.setenv("SHOAL_MODELS", str(tmp_path))
+    for source in (str(tiny_model), f"../{tiny_model.name}", f"./{tiny_model.name}", f"x/../{tiny_model.name}"):
+        (tiny_model.parent / "inner").mkdir(exist_ok=True)
+        monkeypatch.chdir(tiny_model.parent / "inner")
+        with pytest.raises(ModelNotFound):
+            find_checkpoint(described(tiny_model, source=source))
+    assert not contacted

@@ -60,6 +60,26 @@ def test_after_the_stop_nothing_comes() -> None:
     assert [stream.push(ord("b")), stream.finish(), stream.finish()] == ["", "", ""]
 
 
+def test_a_reply_of_nothing_is_empty() -> None:
+    """Whatever its prompt ends with."""
+    for before in (b"", b"sea", "€".encode()[:2], b"\xff" * 40):
+        assert TextStream(bytes_to_text, before=before).finish() == ""
+
+
+def words_to_text(tokens: Sequence[int]) -> str:
+    """As sentencepiece does it: every word has a space before it, but for the first that is shown; 0 is a special token."""
+    return "".join(["", " is", " sa", "lty", "\n"][token] for token in tokens).removeprefix(" ")
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [([], "is salty"), ([0], "is salty"), ([1], " is salty"), ([1, 0], " is salty"), ([1, 0, 4], " is salty")],
+)
+def test_the_first_space_is_kept(before: list[int], expected: str) -> None:
+    """After a prompt that shows anything; text from nothing has none."""
+    assert "".join(stream_all(words_to_text, [1, 2, 3], before=before)[0]) == expected
+
+
 def bytes_to_text(tokens: Sequence[int]) -> str:
     """A token is a byte."""
     return bytes(tokens).decode("utf-8", "replace")

@@ -92,7 +92,7 @@ def model_config(hf_config: Config) -> ModelConfig:
             f"models of type {model_type!r} are not supported: what is missing is {_missing(hf_config)}. "
             f"These types are: {', '.join(FAMILIES)}"
         )
-    return FAMILIES[model_type].config(hf_config)
+    return FAMILIES[model_type].model_config(hf_config)
 
 
 def gguf_family(file: GgufContents) -> tuple[Family, GgufMapping]:

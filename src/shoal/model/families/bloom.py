@@ -8,7 +8,7 @@ from shoal.errors import CheckpointError
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, Config, integer, number, refuse, token_ids
-from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, fused_by_kind, gguf_config
+from shoal.model.families.gguf_mapping import NEEDED_OF_LAYER_NORMS, GgufFields, GgufMapping, fused_by_kind, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, grouped
 from shoal.model.nn.block import BlockConfig, ModelConfig
 from shoal.model.nn.rope import RopeConfig
@@ -20,8 +20,8 @@ MAX_TOKENS = 1 << 15
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     refuse(hf, "apply_residual_connection_post_layernorm", False)
-    hidden = integer(hf, "hidden_size", hf.get("n_embed"))
-    heads = integer(hf, "n_head", hf.get("num_attention_heads"))
+    refuse(hf, "tie_word_embeddings", True)
+    hidden, heads = integer(hf, "hidden_size"), integer(hf, "n_head")
     if hidden % heads:
         raise CheckpointError(f"{hidden} dimensions do not divide over {heads} heads")
     block = BlockConfig(
@@ -30,7 +30,7 @@ def config(hf: Config) -> ModelConfig:
         num_kv_heads=heads,
         head_dim=hidden // heads,
         intermediate_size=4 * hidden,
-        norm_eps=number(hf, "layer_norm_epsilon", 1e-5),
+        norm_eps=number(hf, "layer_norm_epsilon"),
         rope=RopeConfig(),
         activation="gelu_pytorch_tanh",
         norm="layer",
@@ -40,7 +40,7 @@ def config(hf: Config) -> ModelConfig:
     )
     return ModelConfig(
         model_type="bloom",
-        num_blocks=integer(hf, "n_layer", hf.get("num_hidden_layers"), MAX_BLOCKS),
+        num_blocks=integer(hf, "n_layer", most=MAX_BLOCKS),
         vocab_size=integer(hf, "vocab_size"),
         max_positions=integer(hf, "seq_length", MAX_TOKENS),
         eos_token_ids=token_ids(hf.get("eos_token_id")),
@@ -84,5 +84,14 @@ def gguf_fields(fields: GgufFields) -> dict[str, Any]:
     return {**config, "n_layer": config["num_hidden_layers"], "n_head": config["num_attention_heads"]}
 
 
-GGUF = GgufMapping("bloom", gguf_fields, fused_by_kind)
-FAMILY = Family("bloom", "BLOOM", config, block_tensors, end_tensors, gguf=GGUF)
+GGUF = GgufMapping("bloom", gguf_fields, fused_by_kind, needed=NEEDED_OF_LAYER_NORMS)
+DEFAULTS = {
+    "vocab_size": 250_880,
+    "hidden_size": 64,
+    "n_layer": 2,
+    "n_head": 8,
+    "layer_norm_epsilon": 1e-5,
+    "eos_token_id": 2,
+}
+ALIASES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "n_embed": "hidden_size"}
+FAMILY = Family("bloom", "BLOOM", config, block_tensors, end_tensors, gguf=GGUF, defaults=DEFAULTS, aliases=ALIASES)

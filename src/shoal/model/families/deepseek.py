@@ -15,7 +15,6 @@ from shoal.model.families.fields import (
     MAX_EXPERTS,
     Config,
     activation,
-    first_integer,
     flag,
     integer,
     number,
@@ -24,7 +23,7 @@ from shoal.model.families.fields import (
     rope,
     yarn_scale,
 )
-from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
+from shoal.model.families.gguf_mapping import NEEDED, GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, unpaired
 from shoal.model.families.qwen3_moe import expert_tensors
 from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
@@ -35,13 +34,13 @@ from shoal.model.nn.rope import RopeConfig
 
 def config_v2(hf: Config) -> ModelConfig:
     """From V2's config.json."""
-    method = hf.get("topk_method", "greedy")
+    method = hf.get("topk_method")
     if method not in ("greedy", "group_limited_greedy"):
         raise UnsupportedModel(f"topk_method = {method!r} is not supported")
     refuse(hf, "norm_topk_prob", False)
     refuse(hf, "scoring_func", "softmax")
     grouped = method == "group_limited_greedy"
-    moe = MoeConfig(**_experts(hf, grouped), scores="softmax", scale=number(hf, "routed_scaling_factor", 1.0))
+    moe = MoeConfig(**_experts(hf, grouped), scores="softmax", scale=number(hf, "routed_scaling_factor"))
     return _config(hf, moe)
 
 
@@ -49,11 +48,12 @@ def config_v3(hf: Config) -> ModelConfig:
     """From V3's (and R1's) config.json."""
     refuse(hf, "scoring_func", "sigmoid")
     refuse(hf, "topk_method", "noaux_tc")
+    refuse(hf, "rope_interleave", True)
     moe = MoeConfig(
         **_experts(hf, True),
         scores="sigmoid",
-        normalized=flag(hf, "norm_topk_prob", True),
-        scale=number(hf, "routed_scaling_factor", 2.5),
+        normalized=flag(hf, "norm_topk_prob"),
+        scale=number(hf, "routed_scaling_factor"),
         correction=True,
     )
     if moe.num_groups > 1 and moe.num_experts // moe.num_groups < 2:
@@ -62,14 +62,11 @@ def config_v3(hf: Config) -> ModelConfig:
 
 
 def _experts(hf: Config, grouped: bool) -> dict[str, Any]:
-    count, inner = (
-        first_integer(hf, ("n_routed_experts", "num_local_experts", "num_experts"), None, MAX_EXPERTS),
-        integer(hf, "moe_intermediate_size"),
-    )
+    count, inner = integer(hf, "n_routed_experts", most=MAX_EXPERTS), integer(hf, "moe_intermediate_size")
     groups = integer(hf, "n_group", 1, count) if grouped else 1
-    taken = integer(hf, "topk_group", 1, groups) if grouped else 1
-    chosen = integer(hf, "num_experts_per_tok", 1, count)
-    if count % groups or chosen > taken * (count // groups):
+    taken = integer(hf, "topk_group", 1, MAX_EXPERTS) if grouped else 1
+    chosen = integer(hf, "num_experts_per_tok", most=count)
+    if count % groups or taken > groups or chosen > taken * (count // groups):
         raise CheckpointError(f"{count} experts in {groups} groups: {chosen} of {taken} groups cannot be chosen")
     return {
         "num_experts": count,
@@ -77,20 +74,19 @@ def _experts(hf: Config, grouped: bool) -> dict[str, Any]:
         "intermediate_size": inner,
         "num_groups": groups,
         "groups_per_token": taken,
-        "shared_size": inner * integer(hf, "n_shared_experts", 1),
+        "shared_size": inner * integer(hf, "n_shared_experts"),
     }
 
 
 def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
     refuse(hf, "moe_layer_freq", 1)
-    refuse(hf, "rope_interleave", True)
     bias = flag(hf, "attention_bias")
     latent = LatentConfig(
-        query_rank=0 if hf.get("q_lora_rank") is None else integer(hf, "q_lora_rank"),
-        rank=integer(hf, "kv_lora_rank", 512),
-        plain_dim=integer(hf, "qk_nope_head_dim", 128),
-        rotary_dim=integer(hf, "qk_rope_head_dim", 64),
-        value_dim=integer(hf, "v_head_dim", 128),
+        query_rank=integer(hf, "q_lora_rank", 0, least=0),
+        rank=integer(hf, "kv_lora_rank"),
+        plain_dim=integer(hf, "qk_nope_head_dim"),
+        rotary_dim=integer(hf, "qk_rope_head_dim"),
+        value_dim=integer(hf, "v_head_dim"),
     )
     if latent.rotary_dim % 2:
         raise CheckpointError(f"{latent.rotary_dim} dimensions do not turn in pairs")
@@ -101,7 +97,7 @@ def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
         num_kv_heads=1,
         head_dim=latent.rank + latent.rotary_dim,
         intermediate_size=integer(hf, "intermediate_size"),
-        norm_eps=number(hf, "rms_norm_eps", 1e-6),
+        norm_eps=number(hf, "rms_norm_eps"),
         rope=turning,
         activation=activation(hf),
         query_scale=_scale(hf, latent, turning),
@@ -110,7 +106,7 @@ def _config(hf: Config, moe: MoeConfig) -> ModelConfig:
     )
     mixed = msgspec.structs.replace(dense, moe=moe)
     num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
-    first = integer(hf, "first_k_dense_replace", 0, least=0)
+    first = integer(hf, "first_k_dense_replace", least=0)
     types = tuple("mixed" if index >= first else "dense" for index in range(num_blocks))
     stored = StoredTensors(attention_bias=bias, output_bias=bias, mlp_bias=flag(hf, "mlp_bias"))
     return standard.model_config(
@@ -177,7 +173,11 @@ _SIGMOID = 2
 
 
 def _of_v3(fields: GgufFields) -> bool:
-    return bool(fields.get("expert_gating_func") == _SIGMOID)
+    """By how experts are chosen; files that do not say it have the bias of choosing, or not."""
+    given, blocks = fields.get("expert_gating_func"), fields.get("block_count")
+    if given is not None or not isinstance(blocks, int):
+        return bool(given == _SIGMOID)
+    return any(f"blk.{index}.exp_probs_b.bias" in fields.file for index in range(min(blocks, MAX_BLOCKS)))
 
 
 def gguf_v2(fields: GgufFields) -> dict[str, Any]:
@@ -194,6 +194,7 @@ def gguf_v3(fields: GgufFields) -> dict[str, Any]:
 def _gguf(fields: GgufFields) -> dict[str, Any]:
     """From files of the form before latent attention's matrices were taken apart and after."""
     config = gguf_config(fields)
+    groups = fields.get("expert_group_count")
     turning, stretch = fields.get("rope.dimension_count"), fields.get("rope.scaling.yarn_log_multiplier")
     key_length = fields.get("attention.key_length_mla", config.pop("head_dim"))
     if isinstance(turning, int) and isinstance(key_length, int):
@@ -202,17 +203,19 @@ def _gguf(fields: GgufFields) -> dict[str, Any]:
         config["rope_parameters"]["mscale"] = config["rope_parameters"]["mscale_all_dim"] = 10 * stretch
     return {
         **config,
-        "q_lora_rank": fields.get("attention.q_lora_rank"),
+        "q_lora_rank": fields.get("attention.q_lora_rank") if "blk.0.attn_q_a.weight" in fields.file else 0,
         "kv_lora_rank": fields.get("attention.kv_lora_rank"),
         "qk_rope_head_dim": turning,
         "v_head_dim": fields.get("attention.value_length_mla", fields.get("attention.value_length")),
         "n_routed_experts": config["num_local_experts"],
         "n_shared_experts": fields.get("expert_shared_count"),
-        "first_k_dense_replace": fields.get("leading_dense_block_count", 0),
-        "n_group": fields.get("expert_group_count", 1),
-        "topk_group": fields.get("expert_group_used_count", 1),
-        "norm_topk_prob": fields.get("expert_weights_norm", False),
-        "routed_scaling_factor": fields.get("expert_weights_scale", 1.0),
+        "first_k_dense_replace": fields.get("leading_dense_block_count"),
+        "n_group": groups,
+        "topk_group": fields.get(
+            "expert_group_used_count", None if groups is None else 0
+        ),  # 0 is refused where it counts
+        "norm_topk_prob": fields.get("expert_weights_norm"),
+        "routed_scaling_factor": fields.get("expert_weights_scale"),
     }
 
 
@@ -229,6 +232,43 @@ def gguf_piece(file: GgufContents, name: str) -> GgufPiece | None:
     )
 
 
+NEEDED_OF_V2 = (*NEEDED, "expert_count", "expert_used_count", "expert_weights_scale")
+NEEDED_OF_V3 = (*NEEDED_OF_V2, "expert_weights_norm")
+V2_DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 102_400,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "moe_intermediate_size": 1407,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 0,
+    "topk_method": "greedy",
+    "routed_scaling_factor": 1.0,
+}
+V3_DEFAULTS = {
+    **V2_DEFAULTS,
+    "vocab_size": 129_280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "max_position_embeddings": 4096,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3,
+    "n_group": 8,
+    "topk_group": 4,
+    "topk_method": None,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "eos_token_id": 1,
+}
 V2 = Family(
     "deepseek_v2",
     "DeepSeek V2",
@@ -236,7 +276,9 @@ V2 = Family(
     block_tensors,
     standard.end_tensors,
     ("fp32",),
-    GgufMapping("deepseek2", gguf_v2, piece=gguf_piece, claims=lambda fields: not _of_v3(fields)),
+    GgufMapping("deepseek2", gguf_v2, piece=gguf_piece, claims=lambda fields: not _of_v3(fields), needed=NEEDED_OF_V2),
+    V2_DEFAULTS,
+    {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"},
 )
 V3 = Family(
     "deepseek_v3",
@@ -245,5 +287,7 @@ V3 = Family(
     block_tensors,
     standard.end_tensors,
     ("fp32",),
-    GgufMapping("deepseek2", gguf_v3, piece=gguf_piece, claims=_of_v3),
+    GgufMapping("deepseek2", gguf_v3, piece=gguf_piece, claims=_of_v3, needed=NEEDED_OF_V3),
+    V3_DEFAULTS,
+    {"num_local_experts": "n_routed_experts"},
 )

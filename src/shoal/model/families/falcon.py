@@ -8,7 +8,7 @@ from shoal.errors import CheckpointError
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, activation, flag, integer, number, refuse, rope
-from shoal.model.families.gguf_mapping import GgufFields, GgufMapping, fused_by_kind, gguf_config
+from shoal.model.families.gguf_mapping import NEEDED_OF_LAYER_NORMS, GgufFields, GgufMapping, fused_by_kind, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, grouped
 from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 
@@ -17,12 +17,12 @@ def config(hf: Config) -> ModelConfig:
     """From config.json, of the old layout (7B), the new one (40B, 180B) and that of Falcon 2 (11B)."""
     refuse(hf, "alibi", False)  # transformers rounds its positions to bf16: there is nothing to be equal to
     hidden, heads = integer(hf, "hidden_size"), integer(hf, "num_attention_heads")
-    new, bias, parallel = flag(hf, "new_decoder_architecture"), flag(hf, "bias"), flag(hf, "parallel_attn", True)
+    new, bias, parallel = flag(hf, "new_decoder_architecture"), flag(hf, "bias"), flag(hf, "parallel_attn")
     if new:
         refuse(hf, "parallel_attn", True)
     kv_heads = integer(hf, "num_kv_heads", heads)
     if not new:
-        kv_heads = 1 if flag(hf, "multi_query", True) else heads
+        kv_heads = 1 if flag(hf, "multi_query") else heads
     if hidden % heads:
         raise CheckpointError(f"{hidden} dimensions do not divide over {heads} heads")
     standard.check_heads(heads, kv_heads, hidden // heads)
@@ -32,16 +32,16 @@ def config(hf: Config) -> ModelConfig:
         num_kv_heads=kv_heads,
         head_dim=hidden // heads,
         intermediate_size=integer(hf, "ffn_hidden_size", 4 * hidden),
-        norm_eps=number(hf, "layer_norm_epsilon", 1e-5),
+        norm_eps=number(hf, "layer_norm_epsilon"),
         rope=rope(hf, hidden // heads),
-        activation=activation(hf, "activation", "gelu"),
+        activation=activation(hf, "activation"),
         norm="layer",
         parallel_residual=parallel,
         gated_mlp=False,
     )
     one_norm = parallel and not (new and integer(hf, "num_ln_in_parallel_attn", 2) == 2)
     stored = StoredTensors(attention_bias=bias, output_bias=bias, mlp_bias=bias, shared_norm=one_norm)
-    return standard.model_config({"tie_word_embeddings": True, **hf}, block, stored=stored)
+    return standard.model_config(hf, block, stored=stored)
 
 
 def block_tensors(config: ModelConfig, index: int) -> TensorMap:
@@ -93,5 +93,18 @@ def gguf_fields(fields: GgufFields) -> dict[str, Any]:
     }
 
 
-GGUF = GgufMapping("falcon", gguf_fields, fused_by_kind)
-FAMILY = Family("falcon", "Falcon", config, block_tensors, end_tensors, gguf=GGUF)
+GGUF = GgufMapping("falcon", gguf_fields, fused_by_kind, needed=NEEDED_OF_LAYER_NORMS)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 65024,
+    "hidden_size": 4544,
+    "num_attention_heads": 71,
+    "layer_norm_epsilon": 1e-5,
+    "activation": "gelu",
+    "multi_query": True,
+    "parallel_attn": True,
+    "tie_word_embeddings": True,
+    "eos_token_id": 11,
+}
+ALIASES = {"n_embed": "hidden_size"}
+FAMILY = Family("falcon", "Falcon", config, block_tensors, end_tensors, gguf=GGUF, defaults=DEFAULTS, aliases=ALIASES)

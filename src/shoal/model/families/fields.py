@@ -27,12 +27,7 @@ def integer(config: Config, key: str, default: int | None = None, most: int = MA
     return value
 
 
-def first_integer(config: Config, keys: Sequence[str], default: int | None = None, most: int = MAX_SIZE) -> int:
-    """The same for a field that files of different ages call differently."""
-    return integer(config, next((key for key in keys if config.get(key) is not None), keys[0]), default, most)
-
-
-def number(config: Config, key: str, default: float) -> float:
+def number(config: Config, key: str, default: float | None = None) -> float:
     """A positive finite number of a configuration; raises CheckpointError when it cannot be."""
     value = config.get(key)
     value = default if value is None else value
@@ -61,9 +56,9 @@ def token_ids(value: object) -> tuple[int, ...]:
     return tuple(one for one in ids if isinstance(one, int) and not isinstance(one, bool) and one >= 0)
 
 
-def activation(config: Config, key: str = "hidden_act", default: str = "silu") -> str:
+def activation(config: Config, key: str = "hidden_act") -> str:
     """The MLP's activation; raises UnsupportedModel for one that is not known."""
-    value = config.get(key) or default
+    value = config.get(key)
     if not isinstance(value, str) or value not in ACTIVATIONS:
         raise UnsupportedModel(f"activation {value!r} is not supported (these are: {', '.join(ACTIVATIONS)})")
     return value
@@ -88,18 +83,35 @@ def layer_types(config: Config, num_blocks: int, kinds: Sequence[str], default: 
     return tuple(given)
 
 
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+"""What a stretched rotary embedding cannot do without."""
+
+
 def rope(config: Config, head_dim: int, given: object = None) -> RopeConfig:
     """The rotary embedding, from `rope_parameters` (newer files) or `rope_theta` and `rope_scaling`, or from `given`.
 
     Raises UnsupportedModel for a kind that is not known, CheckpointError for numbers that cannot be.
     """
-    given = given or config.get("rope_parameters") or config.get("rope_scaling") or {}
+    outside = config.get("original_max_position_embeddings") if given is None else None
+    given = given or config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
         raise CheckpointError(f"the configuration's rope_scaling is {given!r}, not a mapping")
     kind = given.get("rope_type") or given.get("type") or "default"
     kind = "longrope" if kind == "su" else kind  # its first name
     if kind not in KINDS:
         raise UnsupportedModel(f"rope scaling {kind!r} is not supported (these are: {', '.join(KINDS)})")
+    if outside is not None:
+        given = {**given, "original_max_position_embeddings": outside}
+    for key in NEEDED[kind]:
+        if key not in given:
+            raise CheckpointError(f"the configuration's rope scaling {kind!r} has no {key}")
     low, high = number(given, "low_freq_factor", 1.0), number(given, "high_freq_factor", 4.0)
     if not low < high:
         raise CheckpointError(f"the configuration's low_freq_factor {low} is not below its high_freq_factor {high}")
@@ -108,8 +120,11 @@ def rope(config: Config, head_dim: int, given: object = None) -> RopeConfig:
     pairs = rotary_dim(config, head_dim) // 2
     if kind == "longrope":
         return _longrope(config, given, theta, pairs, most)
-    original = most if kind == "dynamic" else integer(given, "original_max_position_embeddings", 8192, MAX_POSITIONS)
-    factor = number(given, "factor", 1.0)
+    if kind in ("yarn", "llama3"):
+        original = integer(given, "original_max_position_embeddings", most, MAX_POSITIONS)
+    else:
+        original = most if kind == "dynamic" else RopeConfig().original_max_positions
+    factor = number(given, "factor", most / original if kind == "yarn" else 1.0)
     if kind in ("yarn", "dynamic") and (theta <= 1 or pairs < 2):
         raise CheckpointError(
             f"rope scaling {kind!r} needs a base above 1 and more than one pair, not {theta} and {pairs}"
@@ -143,12 +158,7 @@ def yarn_scale(factor: float, scale: float = 1.0) -> float:
 
 
 def _longrope(config: Config, given: Config, theta: float, pairs: int, most: int) -> RopeConfig:
-    original = integer(
-        given,
-        "original_max_position_embeddings",
-        integer(config, "original_max_position_embeddings", most, MAX_POSITIONS),
-        MAX_POSITIONS,
-    )
+    original = integer(given, "original_max_position_embeddings", most, MAX_POSITIONS)
     factor = number(given, "factor", max(1.0, most / original))
     grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     short, long = _factors(given.get("short_factor"), pairs), _factors(given.get("long_factor"), pairs)
@@ -167,7 +177,7 @@ def _longrope(config: Config, given: Config, theta: float, pairs: int, most: int
 
 def rotary_dim(config: Config, head_dim: int) -> int:
     """How many leading dimensions of a head turn, from `partial_rotary_factor`; raises CheckpointError for an odd number."""
-    given = config.get("rope_parameters") or config.get("rope_scaling")
+    given = config.get("rope_scaling") or config.get("rope_parameters")
     given = given if isinstance(given, Mapping) else {}
     share = number(given, "partial_rotary_factor", number(config, "partial_rotary_factor", 1.0))
     dim = int(head_dim * share)

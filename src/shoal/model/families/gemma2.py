@@ -37,17 +37,17 @@ def config(hf: Config) -> ModelConfig:
     refuse(hf, "use_bidirectional_attention", False)
     bias = flag(hf, "attention_bias")
     full = standard.block_config(
-        {"head_dim": 256, **hf},
-        activation=activation(hf, "hidden_activation", "gelu_pytorch_tanh"),
+        hf,
+        activation=activation(hf, "hidden_activation"),
         post_norms=True,
-        query_scale=number(hf, "query_pre_attn_scalar", 256) ** -0.5,
+        query_scale=number(hf, "query_pre_attn_scalar") ** -0.5,
         attn_softcap=optional_number(hf, "attn_logit_softcapping"),
     )
-    local = msgspec.structs.replace(full, window=integer(hf, "sliding_window", 4096))
+    local = msgspec.structs.replace(full, window=integer(hf, "sliding_window"))
     num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
     types = layer_types(hf, num_blocks, TYPES, [TYPES[index % 2] for index in range(num_blocks)])
     return standard.model_config(
-        {"tie_word_embeddings": True, **hf},
+        hf,
         full,
         stored=StoredTensors(attention_bias=bias, output_bias=bias),
         embedding_scale=full.hidden_size**0.5,
@@ -82,4 +82,22 @@ def gguf_fields(fields: GgufFields, largest: int) -> dict[str, Any]:
 
 
 GGUF = GgufMapping("gemma2", lambda fields: gguf_fields(fields, 46), shifted_norms)
-FAMILY = Family("gemma2", "Gemma 2", config, block_tensors, end_tensors, ("fp32", "bf16"), GGUF)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 256_000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "tie_word_embeddings": True,
+    "eos_token_id": 1,
+}
+FAMILY = Family("gemma2", "Gemma 2", config, block_tensors, end_tensors, ("fp32", "bf16"), GGUF, DEFAULTS)

@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError
-from shoal.model.families.fields import Config
+from shoal.model.families.fields import Config, token_ids
 
 Restore = Callable[[Sequence[Tensor]], Tensor]
 """One of HF's tensors from the file's tensors that it is made of."""
+
+NEEDED = ("block_count", "context_length", "attention.head_count", "attention.layer_norm_rms_epsilon")
+"""Fields that no file of most architectures does without. Other numbers are checked by the sizes of its tensors."""
+
+_NEEDED_FIRST = ("block_count", "attention.head_count")
+NEEDED_OF_LAYER_NORMS = (*NEEDED[:3], "attention.layer_norm_epsilon")
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _BLOCK = re.compile(r"\.(?:layers|h)\.(\d+)\.")
@@ -95,14 +101,23 @@ def gguf_config(fields: GgufFields) -> dict[str, Any]:
         "attn_logit_softcapping": fields.get("attn_logit_softcapping"),
         "final_logit_softcapping": fields.get("final_logit_softcapping"),
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": _end_tokens(file),
         "rope_parameters": _rope(fields),
     }
+
+
+def _end_tokens(file: GgufContents) -> int | list[int] | None:
+    """The ends of a text, of a turn and of a message that waits for a tool's answer, as config.json has them."""
+    given = [file.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+    ids = list(dict.fromkeys(token_ids([one for one in given if one is not None])))
+    return ids if len(ids) > 1 else ids[0] if ids else None
 
 
 def _rope(fields: GgufFields) -> dict[str, Any]:
     file, kind = fields.file, fields.get("rope.scaling.type")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": fields.get("rope.freq_base", 10_000.0)}
+    if kind is None and fields.get("rope.scaling.factor") is not None:
+        raise CheckpointError(f"{file.name} says how far its rope is stretched and not in which way")
     if "rope_freqs.weight" in file:
         # Llama 3.1's scaling, worked out per frequency by the file's writer.
         rope["factors"] = file.read("rope_freqs.weight").tolist()
@@ -113,7 +128,12 @@ def _rope(fields: GgufFields) -> dict[str, Any]:
         rope["attention_factor"] = fields.get("rope.scaling.attn_factor")
     elif kind not in (None, "none"):
         rope["rope_type"] = kind
-        rope["factor"] = fields.get("rope.scaling.factor", 1.0)
+        said = {
+            "factor": fields.get("rope.scaling.factor"),
+            "beta_fast": fields.get("rope.scaling.yarn_beta_fast"),
+            "beta_slow": fields.get("rope.scaling.yarn_beta_slow"),
+        }
+        rope |= {key: value for key, value in said.items() if value is not None}
     if fields.get("rope.scaling.original_context_length") is not None:
         rope["original_max_position_embeddings"] = fields.get("rope.scaling.original_context_length")
     return rope
@@ -174,7 +194,7 @@ class GgufMapping(NamedTuple):
 
     `config` gives HF's fields; `restore(name, config)` what makes one of HF's tensors of the file's (None: it is the same);
     `piece(file, name)` finds tensors that the table of names does not have. Where several families share an architecture,
-    `claims` tells their files apart.
+    `claims` tells their files apart. `needed` are fields that nothing else can tell.
     """
 
     architecture: str
@@ -182,6 +202,20 @@ class GgufMapping(NamedTuple):
     restore: Callable[[str, Config], Restore | None] = lambda name, config: None
     piece: Callable[[GgufContents, str], GgufPiece | None] = lambda file, name: None
     claims: Callable[[GgufFields], bool] = lambda fields: True
+    needed: tuple[str, ...] = NEEDED
+
+    def hf_config(self, file: GgufContents) -> dict[str, Any]:
+        """HF's fields, without those that the file leaves out; raises CheckpointError where tensors cannot be found then."""
+        self.check(file, _NEEDED_FIRST)
+        fields = self.config(GgufFields(file, self.architecture))
+        return {key: value for key, value in fields.items() if value is not None}
+
+    def check(self, file: GgufContents, keys: Sequence[str] = ()) -> None:
+        """Raise CheckpointError where the file leaves out one of these fields, or any that nothing else tells."""
+        fields = GgufFields(file, self.architecture)
+        for key in keys or self.needed:
+            if fields.get(key) is None:
+                raise CheckpointError(f"{file.name} does not say its {self.architecture}.{key}")
 
     def find(self, file: GgufContents, config: Config, name: str) -> GgufPiece | None:
         """Where HF's tensor `name` is in a file; None where it is missing. Raises CheckpointError for too small a stack."""

@@ -17,10 +17,13 @@ NORMS = {
     "post_mlp_norm": "post_mlp_layernorm",
 }
 
+ENDS = [151329, 151336, 151338]
+"""The end tokens where the configuration has none."""
+
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
-    hf = {"partial_rotary_factor": 0.5, **hf}
+    hf = {**hf, "eos_token_id": ENDS} if hf.get("eos_token_id") is None else hf
     stored = StoredTensors(attention_bias=flag(hf, "attention_bias"))
     return standard.model_config(hf, standard.block_config(hf, post_norms=True), stored=stored)
 
@@ -40,4 +43,17 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
 
 
 GGUF = GgufMapping("glm4", partly_turning)
-FAMILY = Family("glm4", "GLM 4 (0414)", config, block_tensors, standard.end_tensors, gguf=GGUF)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 151552,
+    "intermediate_size": 13696,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1.5625e-07,
+    "partial_rotary_factor": 0.5,
+    "attention_bias": True,
+    "eos_token_id": None,
+}
+FAMILY = Family("glm4", "GLM 4 (0414)", config, block_tensors, standard.end_tensors, gguf=GGUF, defaults=DEFAULTS)

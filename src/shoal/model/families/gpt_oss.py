@@ -13,23 +13,29 @@ from torch import Tensor
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, MAX_EXPERTS, Config, flag, integer, layer_types, number, refuse
-from shoal.model.families.gguf_mapping import GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
+from shoal.model.families.gguf_mapping import NEEDED, GgufContents, GgufFields, GgufMapping, GgufPiece, gguf_config
 from shoal.model.families.layout import TensorMap, TensorSource, expert
 from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 from shoal.model.nn.moe import MoeConfig
 
 TYPES = ("sliding_attention", "full_attention")
+ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
+"""Where the configuration says nothing of it."""
 
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
     refuse(hf, "swiglu_alpha", 1.702)
-    bias = flag(hf, "attention_bias", True)
+    if hf.get("rope_parameters") is None and not hf.get("rope_scaling"):
+        hf = {**hf, "rope_parameters": ROPE}
+    num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
+    types = layer_types(hf, num_blocks, TYPES, [TYPES[index % 2] for index in range(num_blocks)])
+    bias = flag(hf, "attention_bias")
     stored = StoredTensors(attention_bias=bias, output_bias=bias)
-    num_experts = integer(hf, "num_local_experts", 128, MAX_EXPERTS)
+    num_experts = integer(hf, "num_local_experts", most=MAX_EXPERTS)
     moe = MoeConfig(
         num_experts=num_experts,
-        experts_per_token=integer(hf, "num_experts_per_tok", min(4, num_experts), num_experts),
+        experts_per_token=integer(hf, "num_experts_per_tok", most=num_experts),
         intermediate_size=integer(hf, "intermediate_size"),
         scores="softmax_of_chosen",
         router_bias=True,
@@ -37,14 +43,11 @@ def config(hf: Config) -> ModelConfig:
     full = standard.block_config(
         hf,
         activation="quick_gelu",
-        mlp_limit=number(hf, "swiglu_limit", 7.0),
-        norm_eps=number(hf, "rms_norm_eps", 1e-5),
+        mlp_limit=number(hf, "swiglu_limit"),
         sinks=True,
         moe=moe,
     )
-    local = msgspec.structs.replace(full, window=integer(hf, "sliding_window", 128))
-    num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
-    types = layer_types(hf, num_blocks, TYPES, [TYPES[index % 2] for index in range(num_blocks)])
+    local = msgspec.structs.replace(full, window=integer(hf, "sliding_window"))
     kinds = dict(zip(TYPES, (local, full), strict=True))
     return standard.model_config(hf, full, stored=stored, **standard.differing(kinds, types))
 
@@ -107,5 +110,33 @@ def gguf_piece(file: GgufContents, name: str) -> GgufPiece | None:
     return GgufPiece(names, None, restore)
 
 
-GGUF = GgufMapping("gpt-oss", gguf_fields, piece=gguf_piece)
-FAMILY = Family("gpt_oss", "gpt-oss", config, block_tensors, standard.end_tensors, ("fp32",), GGUF)
+GGUF = GgufMapping(
+    "gpt-oss",
+    gguf_fields,
+    piece=gguf_piece,
+    needed=(
+        *(*NEEDED, "attention.sliding_window", "expert_count", "expert_used_count"),
+        *("rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length"),
+    ),
+)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150_000.0,
+    "attention_bias": True,
+    "sliding_window": 128,
+    "num_local_experts": 128,
+    "num_experts_per_tok": 4,
+    "swiglu_limit": 7.0,
+    "eos_token_id": None,
+}
+ALIASES = {"num_experts": "num_local_experts"}
+FAMILY = Family("gpt_oss", "gpt-oss", config, block_tensors, standard.end_tensors, ("fp32",), GGUF, DEFAULTS, ALIASES)

@@ -25,4 +25,12 @@ def gguf_fields(fields: GgufFields) -> dict[str, Any]:
 
 
 GGUF = GgufMapping("llama", gguf_fields, paired_heads, claims=lambda fields: not fields.get("expert_count"))
-FAMILY = Family("llama", "Llama 1 to 3.3", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF)
+FAMILY = Family(
+    "llama",
+    "Llama 1 to 3.3",
+    config,
+    standard.dense_tensors,
+    standard.end_tensors,
+    gguf=GGUF,
+    defaults=standard.DEFAULTS,
+)

@@ -18,4 +18,11 @@ def window(hf: Config) -> int:
     return 0 if hf.get("sliding_window") is None else integer(hf, "sliding_window")
 
 
-FAMILY = Family("mistral", "Mistral", config, standard.dense_tensors, standard.end_tensors)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+}
+FAMILY = Family("mistral", "Mistral", config, standard.dense_tensors, standard.end_tensors, defaults=DEFAULTS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from shoal.model.families import standard
 from shoal.model.families.family import Family
-from shoal.model.families.fields import MAX_EXPERTS, Config, first_integer, integer
-from shoal.model.families.gguf_mapping import GgufMapping, paired_heads
+from shoal.model.families.fields import MAX_EXPERTS, Config, integer
+from shoal.model.families.gguf_mapping import NEEDED, GgufMapping, paired_heads
 from shoal.model.families.layout import TensorMap
 from shoal.model.families.llama import gguf_fields
 from shoal.model.families.mistral import window
@@ -17,16 +17,16 @@ EXPERT = {"gate": "w1", "up": "w3", "down": "w2"}
 
 def config(hf: Config) -> ModelConfig:
     """From config.json."""
-    moe = moe_config(hf, 8, normalized=True, width="intermediate_size")
+    moe = moe_config(hf, "num_local_experts", normalized=True, width="intermediate_size")
     return standard.model_config(hf, standard.block_config(hf, window=window(hf), moe=moe))
 
 
-def moe_config(hf: Config, default: int, normalized: bool, width: str = "moe_intermediate_size") -> MoeConfig:
-    """Experts under a softmax over all of them; `width` is the field that holds their inner width."""
-    num_experts = first_integer(hf, ("num_experts", "num_local_experts"), default, MAX_EXPERTS)
+def moe_config(hf: Config, count: str, normalized: bool, width: str = "moe_intermediate_size") -> MoeConfig:
+    """Experts under a softmax over all of them; `count` and `width` are the fields of their number and inner width."""
+    num_experts = integer(hf, count, most=MAX_EXPERTS)
     return MoeConfig(
         num_experts=num_experts,
-        experts_per_token=integer(hf, "num_experts_per_tok", min(2, num_experts), num_experts),
+        experts_per_token=integer(hf, "num_experts_per_tok", most=num_experts),
         intermediate_size=integer(hf, width),
         normalized=normalized,
     )
@@ -49,5 +49,22 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
     return tensors
 
 
-GGUF = GgufMapping("llama", gguf_fields, paired_heads, claims=lambda fields: bool(fields.get("expert_count")))
-FAMILY = Family("mixtral", "Mixtral", config, block_tensors, standard.end_tensors, ("fp32",), GGUF)
+GGUF = GgufMapping(
+    "llama",
+    gguf_fields,
+    paired_heads,
+    claims=lambda fields: bool(fields.get("expert_count")),
+    needed=(*NEEDED, "expert_used_count", "rope.freq_base"),
+)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+}
+ALIASES = {"num_experts": "num_local_experts"}
+FAMILY = Family("mixtral", "Mixtral", config, block_tensors, standard.end_tensors, ("fp32",), GGUF, DEFAULTS, ALIASES)

@@ -25,4 +25,5 @@ def block_tensors(config: ModelConfig, index: int) -> TensorMap:
 
 
 GGUF = GgufMapping("olmo2")
-FAMILY = Family("olmo2", "OLMo 2", config, block_tensors, standard.end_tensors, gguf=GGUF)
+DEFAULTS = {**standard.DEFAULTS, "vocab_size": 50304, "rms_norm_eps": 1e-5, "eos_token_id": 50279}
+FAMILY = Family("olmo2", "OLMo 2", config, block_tensors, standard.end_tensors, gguf=GGUF, defaults=DEFAULTS)

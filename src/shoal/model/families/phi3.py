@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from shoal.errors import UnsupportedModel
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config
@@ -12,7 +15,14 @@ from shoal.model.nn.block import ModelConfig
 
 
 def config(hf: Config) -> ModelConfig:
-    """From config.json."""
+    """From config.json. Its stretched rope is "longrope", whatever its name."""
+    given = hf.get("rope_scaling") or hf.get("rope_parameters")
+    if isinstance(given, Mapping):
+        kind = given.get("rope_type") or given.get("type") or "default"
+        if kind not in ("default", "longrope", "su", "yarn"):
+            raise UnsupportedModel(f"rope scaling {kind!r} is not supported for phi3 (longrope is)")
+        kind = "default" if kind == "default" else "longrope"
+        hf = {**hf, "rope_scaling": {**given, "rope_type": kind}, "rope_parameters": None}
     return standard.model_config(hf, standard.block_config(hf, window=window(hf)))
 
 
@@ -44,4 +54,14 @@ def fused_mlp_tensors(hidden: int, inner: int, prefix: str) -> TensorMap:
 
 
 GGUF = GgufMapping("phi3", partly_turning)
-FAMILY = Family("phi3", "Phi 3, 4", config, block_tensors, standard.end_tensors, gguf=GGUF)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": 32000,
+}
+FAMILY = Family("phi3", "Phi 3, 4", config, block_tensors, standard.end_tensors, gguf=GGUF, defaults=DEFAULTS)

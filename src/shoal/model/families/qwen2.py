@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal.errors import CheckpointError
 from shoal.model.families import standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import MAX_BLOCKS, Config, flag, integer, layer_types
@@ -20,10 +21,12 @@ def config(hf: Config) -> ModelConfig:
 
 def windowed(hf: Config, block: BlockConfig, stored: StoredTensors) -> ModelConfig:
     """A model whose blocks from `max_window_layers` on (or by `layer_types`) have a window, if `use_sliding_window` says so."""
-    if not flag(hf, "use_sliding_window") or hf.get("sliding_window") is None:
-        return standard.model_config(hf, block, stored=stored)
     num_blocks = integer(hf, "num_hidden_layers", most=MAX_BLOCKS)
-    first = integer(hf, "max_window_layers", 28, least=0)
+    if not flag(hf, "use_sliding_window") or hf.get("sliding_window") is None:
+        if TYPES[1] in layer_types(hf, num_blocks, TYPES, [TYPES[0]] * num_blocks):
+            raise CheckpointError("the configuration's layer_types have windows, which it gives no width")
+        return standard.model_config(hf, block, stored=stored)
+    first = integer(hf, "max_window_layers", least=0)
     default = [TYPES[index >= first] for index in range(num_blocks)]
     kinds = {TYPES[0]: block, TYPES[1]: msgspec.structs.replace(block, window=integer(hf, "sliding_window"))}
     types = layer_types(hf, num_blocks, TYPES, default)
@@ -31,4 +34,17 @@ def windowed(hf: Config, block: BlockConfig, stored: StoredTensors) -> ModelConf
 
 
 GGUF = GgufMapping("qwen2")
-FAMILY = Family("qwen2", "Qwen 2, 2.5", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF)
+DEFAULTS = {
+    **standard.DEFAULTS,
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "eos_token_id": None,
+}
+FAMILY = Family(
+    "qwen2", "Qwen 2, 2.5", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF, defaults=DEFAULTS
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.model.families import standard
+from shoal.model.families import qwen2, standard
 from shoal.model.families.family import Family
 from shoal.model.families.fields import Config, flag
 from shoal.model.families.gguf_mapping import GgufMapping
@@ -18,4 +18,5 @@ def config(hf: Config) -> ModelConfig:
 
 
 GGUF = GgufMapping("qwen3")
-FAMILY = Family("qwen3", "Qwen 3", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF)
+DEFAULTS = {**qwen2.DEFAULTS, "head_dim": 128}
+FAMILY = Family("qwen3", "Qwen 3", config, standard.dense_tensors, standard.end_tensors, gguf=GGUF, defaults=DEFAULTS)

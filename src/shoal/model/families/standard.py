@@ -21,6 +21,23 @@ from shoal.model.families.fields import (
 from shoal.model.families.layout import TensorMap, TensorSource
 from shoal.model.nn.block import BlockConfig, ModelConfig, StoredTensors
 
+DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+}
+"""Of transformers' LlamaConfig; the other families say where theirs differ."""
+
 NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 MATRICES = {
     "q": "self_attn.q_proj",
@@ -35,6 +52,7 @@ MATRICES = {
 
 def block_config(hf: Config, **features: Any) -> BlockConfig:
     """A block's form from the fields that Llama has; `features` say what else the family does."""
+    hf = {**DEFAULTS, **hf}
     hidden, heads = integer(hf, "hidden_size"), integer(hf, "num_attention_heads")
     kv_heads = integer(hf, "num_key_value_heads", heads)
     head_dim = integer(hf, "head_dim", max(1, hidden // heads))
@@ -46,7 +64,7 @@ def block_config(hf: Config, **features: Any) -> BlockConfig:
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "intermediate_size": integer(hf, "intermediate_size"),
-        "norm_eps": number(hf, "rms_norm_eps", 1e-6),
+        "norm_eps": number(hf, "rms_norm_eps"),
         "rotary_dim": None if turning == head_dim else turning,
     }
     fields = {**fields, **features}
@@ -65,6 +83,7 @@ def check_heads(heads: int, kv_heads: int, head_dim: int) -> None:
 
 def model_config(hf: Config, block: BlockConfig, **features: Any) -> ModelConfig:
     """A model's shape from the fields that Llama has."""
+    hf = {**DEFAULTS, **hf}
     fields: dict[str, Any] = {
         "model_type": str(hf["model_type"]),
         "num_blocks": integer(hf, "num_hidden_layers", most=MAX_BLOCKS),
@@ -79,7 +98,7 @@ def model_config(hf: Config, block: BlockConfig, **features: Any) -> ModelConfig
 
 def max_positions(hf: Config, block: BlockConfig) -> int:
     """The longest session; "dynamic" scaling reaches beyond the positions that it was trained on."""
-    most = integer(hf, "max_position_embeddings", 2048, MAX_POSITIONS)
+    most = integer(hf, "max_position_embeddings", most=MAX_POSITIONS)
     return min(MAX_POSITIONS, int(most * block.rope.factor)) if block.rope.kind == "dynamic" else most
 
 

@@ -31,6 +31,18 @@ class ByteSource(Protocol):
         ...
 
 
+POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS keeps elsewhere."""
+
+MAX_POINTER_BYTES = 1024
+
+
+def refuse_pointer(source: ByteSource) -> None:
+    """Raise CheckpointError for a file that only says where the model's is."""
+    if len(POINTER) <= source.size <= MAX_POINTER_BYTES and source.read(0, len(POINTER)) == POINTER:
+        raise CheckpointError(f"{source.name} is half a download: a Git LFS pointer without its file (git lfs pull)")
+
+
 class LocalFile:
     """A file on this machine. Raises CheckpointError where it cannot be read."""
 

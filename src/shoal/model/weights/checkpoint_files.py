@@ -35,13 +35,13 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-def index_files(text: bytes, name: str) -> list[str]:
-    """The files of a `model.safetensors.index.json`, plain names only; raises CheckpointError."""
+def index_places(text: bytes, name: str) -> Mapping[str, str]:
+    """The file of each tensor by a `model.safetensors.index.json`, plain names only; raises CheckpointError."""
     weight_map = parse_config(text, name).get("weight_map")
-    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not files or not all(isinstance(file, str) and _PLAIN_NAME.fullmatch(file) for file in files):
+    places = weight_map if isinstance(weight_map, dict) else {}
+    if not places or not all(isinstance(file, str) and _PLAIN_NAME.fullmatch(file) for file in places.values()):
         raise CheckpointError(f"{name} does not map tensors to *.safetensors files beside it")
-    return sorted(set(files))
+    return places
 
 
 def parse_config(text: bytes, name: str) -> Mapping[str, Any]:

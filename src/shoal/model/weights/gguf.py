@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from shoal.errors import CheckpointError
 from shoal.model.families import TensorSource, gguf_family, model_config
-from shoal.model.families.gguf_mapping import GgufFields, GgufPiece
+from shoal.model.families.gguf_mapping import GgufPiece
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_file import GgufFile
@@ -20,25 +21,23 @@ MAX_WANTED = 1 << 17
 
 
 class GgufCheckpoint:
-    """One GGUF file of an architecture that a family here stands for."""
+    """A GGUF file, or all parts of one, of an architecture that a family here stands for."""
 
-    def __init__(self, source: str, file: ByteSource) -> None:
+    def __init__(self, source: str, *parts: ByteSource) -> None:
         self.source = source
         self.revision = ""
-        self._file = GgufFile(file)
+        self._file = GgufFile(*parts)
         self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
         self._family, self._mapping = gguf_family(self._file)
-        fields = self._mapping.config(GgufFields(self._file, self._mapping.architecture))
-        self.config: Mapping[str, Any] = {
-            "model_type": self._family.model_type,
-            **{key: value for key, value in fields.items() if value is not None},
-        }
+        fields = self._mapping.hf_config(self._file)
+        self.config: Mapping[str, Any] = {"model_type": self._family.model_type, **fields}
         self._pieces: dict[str, GgufPiece] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for count, stored in enumerate(self._wanted()):
             if count == MAX_WANTED:
                 raise CheckpointError(f"{source} claims a model of more than {MAX_WANTED} tensors")
             self._add(stored)
+        self._mapping.check(self._file)
 
     def _wanted(self) -> Iterator[TensorSource]:
         """Every tensor that the model has according to its configuration."""
@@ -51,18 +50,23 @@ class GgufCheckpoint:
         """Remember where a tensor is; one that is missing in the file is missing here."""
         found = self._mapping.find(self._file, self.config, stored.name)
         if found is not None:
+            shapes = [self._file.shape(name)[found.expert is not None :] for name in found.names]
+            if sum(map(math.prod, shapes)) != math.prod(stored.shape):
+                raise CheckpointError(
+                    f"{self.source}: {', '.join(found.names)} of shape {shapes} cannot be {stored.name} of "
+                    f"{list(stored.shape)}, which the configuration asks for"
+                )
             self._pieces[stored.name] = found
             self.tensors[stored.name] = TensorInfo(self._file.info(found.names[0]).dtype, stored.shape)
 
     @property
     def bytes_read(self) -> int:
         """Checkpoint: bytes of headers and tensors read so far."""
-        return self._file.source.bytes_read
+        return self._file.bytes_read
 
     def header_digest(self) -> str:
         """32 hexadecimal digits over the file's header: metadata with the vocabulary, and the tensors' names and shapes."""
-        header = self._file.source.read(0, self._file.header_bytes)
-        return hashlib.blake2b(header, digest_size=16).hexdigest()
+        return hashlib.blake2b(self._file.header(), digest_size=16).hexdigest()
 
     def _piece(self, name: str) -> GgufPiece:
         if name not in self._pieces:

@@ -14,27 +14,47 @@ from torch import Tensor
 from shoal.errors import CheckpointError, UnsupportedModel
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
-from shoal.model.weights.gguf_header import GgufHeader, read_header, tensor_bytes
+from shoal.model.weights.gguf_header import GgufHeader, GgufTensor, read_header, tensor_bytes
 
 _FLOATS = {0: "F32", 1: "F16", 30: "BF16", 28: "F64"}
 
 
 class GgufFile:
-    """Metadata and tensors. Only the header is read at once."""
+    """Metadata and tensors of a file that may lie in several parts, in order. Only their headers are read at once."""
 
-    def __init__(self, source: ByteSource) -> None:
-        self.source = source
+    def __init__(self, *parts: ByteSource) -> None:
+        self.source = parts[0]
+        self._parts = parts
         self._types = {kind.value: kind for kind in GGMLQuantizationType}
         self._sizes = {kind.value: sizes for kind, sizes in GGML_QUANT_SIZES.items()}
-        header: GgufHeader = read_header(source, self._sizes)
-        self.metadata: Mapping[str, Any] = header.metadata
-        self.header_bytes = header.size_bytes
-        self._tensors = header.tensors
+        headers = [read_header(part, self._sizes) for part in parts]
+        self.metadata: Mapping[str, Any] = headers[0].metadata
+        self._header_bytes = headers[0].size_bytes
+        self._tensors: dict[str, GgufTensor] = {}
+        self._homes: dict[str, ByteSource] = {}
+        for number, (part, header) in enumerate(zip(parts, headers, strict=True)):
+            _check_part(part, header, number, len(parts))
+            for name, tensor in header.tensors.items():
+                if name in self._tensors:
+                    raise CheckpointError(f"tensor {name[:100]} is in {self._homes[name].name} and in {part.name}")
+                self._tensors[name], self._homes[name] = tensor, part
+        promised = self.metadata.get("split.tensors.count")
+        if len(parts) > 1 and promised != len(self._tensors):
+            raise CheckpointError(f"{self.name}: its parts have {len(self._tensors)} tensors, and claim {promised}")
 
     @property
     def name(self) -> str:
         """What to call it in errors."""
         return self.source.name
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of headers and tensors read so far."""
+        return sum(part.bytes_read for part in self._parts)
+
+    def header(self) -> bytes:
+        """The bytes before the first part's tensors."""
+        return bytes(self.source.read(0, self._header_bytes))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -61,7 +81,7 @@ class GgufFile:
         if index is not None:
             shape, length = shape[1:], length // shape[0]
             start += index * length
-        raw = np.frombuffer(self.source.read(start, length), dtype=np.uint8)
+        raw = np.frombuffer(self._homes[name].read(start, length), dtype=np.uint8)
         try:
             numbers = dequantize(raw.reshape(*shape[:-1], -1), self._types[tensor.type_id])
         except NotImplementedError as error:
@@ -73,4 +93,14 @@ class GgufFile:
         """The first bytes of a tensor as they are stored; raises CheckpointError."""
         self.info(name)
         tensor = self._tensors[name]
-        return bytes(self.source.read(tensor.offset, min(size_bytes, tensor_bytes(tensor, self._sizes))))
+        length = min(size_bytes, tensor_bytes(tensor, self._sizes))
+        return bytes(self._homes[name].read(tensor.offset, length))
+
+
+def _check_part(part: ByteSource, header: GgufHeader, number: int, count: int) -> None:
+    """Raise CheckpointError unless a file is the part that it should be; one that has none says nothing or 1."""
+    said = header.metadata.get("split.no", 0), header.metadata.get("split.count", 0) or 1
+    if said != (number, count):
+        what = f"part {said[0] + 1 if isinstance(said[0], int) else said[0]} of {said[1]}"
+        hint = "" if count > 1 else ": all parts are needed, under names as NAME-00001-of-00003.gguf"
+        raise CheckpointError(f"{part.name} says that it is {what}, not part {number + 1} of {count}{hint}")

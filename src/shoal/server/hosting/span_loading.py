@@ -209,4 +209,6 @@ def _budget(config: ServeOptions, model: ModelConfig, left_bytes: int) -> _Budge
 
 def _public_source(checkpoint: Checkpoint) -> str:
     """What others may be told of where the model came from: a hub id, or a file's name without its folder."""
-    return Path(checkpoint.source).name if os.path.exists(checkpoint.source) else checkpoint.source
+    if not os.path.exists(checkpoint.source):
+        return checkpoint.source
+    return Path(os.path.abspath(checkpoint.source)).name or checkpoint.name

@@ -23,12 +23,13 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 
 
 def test_a_bare_configuration_gets_the_families_defaults() -> None:
-    """What old files leave out: key heads, head_dim, rope, tied head."""
+    """What old files leave out: key heads, head_dim, rope, tied head, end token."""
     config = model_config(LLAMA)
     assert (config.num_blocks, config.vocab_size, config.tied_head) == (2, 50, False)
     assert (config.block.num_kv_heads, config.block.head_dim) == (4, 16)
     assert config.block.rope == RopeConfig(theta=10_000.0)
-    assert config.eos_token_ids == ()
+    assert config.eos_token_ids == (2,)
+    assert model_config({**LLAMA, "eos_token_id": None}).eos_token_ids == ()
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,6 @@ def test_integers() -> None:
         fields.integer({}, "n", most=7)
 
 
-def test_the_first_of_several_names_counts() -> None:
-    """And the first name stands in the error."""
-    assert fields.first_integer({"b": 2, "c": 3}, ("a", "b", "c")) == 2
-    with pytest.raises(CheckpointError, match="a is None"):
-        fields.first_integer({}, ("a", "b"))
-
-
 def test_numbers() -> None:
     """Positive and finite; zero is off where that may be."""
     assert fields.number({"x": 2}, "x", 1.0) == 2.0

@@ -21,7 +21,8 @@ def test_what_it_does_beside_llama() -> None:
     assert (block.activation, block.pre_norms, block.post_norms) == ("gelu_pytorch_tanh", True, True)
     assert (block.attn_softcap, block.query_scale) == (50.0, 0.25)
     assert (config.embedding_scale, config.final_softcap, config.tied_head) == (8.0, 30.0, True)
-    assert model("gemma2").final_softcap == 0.0
+    assert model("gemma2", final_logit_softcapping=None).final_softcap == 0.0
+    assert model("gemma2").final_softcap == 30.0
 
 
 def test_every_other_block_has_a_window() -> None:

@@ -9,13 +9,13 @@ from tests.unit.model.families.configurations import counted, model, taken, tens
 
 def test_half_of_each_head_turns() -> None:
     """Unless the file says how much."""
-    assert model("glm4").block.rotary_dim == 8
-    assert model("glm4", partial_rotary_factor=0.25).block.rotary_dim == 4
+    assert model("glm4", head_dim=16).block.rotary_dim == 8
+    assert model("glm4", head_dim=16, partial_rotary_factor=0.25).block.rotary_dim == 4
 
 
 def test_what_turns_is_brought_from_pairs_into_halves() -> None:
     """Of q, k and their biases; v is as it is stored."""
-    found = tensors(model("glm4", attention_bias=True))
+    found = tensors(model("glm4", head_dim=16))
     order = [0, 2, 4, 6, 1, 3, 5, 7, *range(8, 16)]
     heads = taken(found["k.bias"], counted(32)).view(2, 16)
     assert torch.equal(heads, counted(2, 16)[:, order])

@@ -23,8 +23,10 @@ from shoal.model.families import model_config
 from shoal.model.weights.block_loading import load_blocks, load_ends
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint
 from shoal.model.weights.hub import open_hub
+from shoal.model.weights.tokenizer import load_tokenizer
+from shoal.model.weights.tokenizer_cache import TokenizerCache
 from shoal.types import Span
-from tests.support.tiny_models import tiny_llama
+from tests.support.tiny_models import tiny_llama, tiny_tokenizer
 
 REPO = "org/tiny"
 COMMIT = "c" * 40
@@ -361,17 +363,69 @@ def test_a_file_in_the_cache_costs_nothing(here: Hub) -> None:
     assert here.sent == 0
 
 
+def shard(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Put tensors into two files with an index."""
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, part in shards.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in shards.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_one_file_goes_before_an_index(here: Hub) -> None:
+    """As transformers has it; that there is none is asked once."""
+    shard(here.folder, {"model.norm.weight": torch.zeros(1)})
+    assert same(open_hub(REPO), here.folder, NORM)
+    (here.folder / "model.safetensors").unlink()
+    here.commit = "d" * 40
+    for _ in range(2):
+        assert open_hub(REPO).tensors["model.norm.weight"].shape == (1,)
+    asked = [path for path in here.requested if path.endswith(f"{here.commit}/model.safetensors")]
+    assert len(asked) == 1
+
+
+def test_the_cache_alone(here: Hub) -> None:
+    """What was read before is read again, with its tokenizer's folder as its source; nothing else is asked for, ever."""
+    assert same(open_hub(REPO), here.folder, NORM)
+    for revision in (None, COMMIT):
+        before = len(here.requested)
+        cached = open_hub(REPO, revision, cached_only=True)
+        assert same(cached, here.folder, NORM)
+        assert (cached.name, cached.revision, Path(cached.source).name) == (REPO, COMMIT, COMMIT)
+        with pytest.raises(ModelNotFound, match="nobody but the swarm named this model"):
+            cached.read(OTHER)
+        assert len(here.requested) == before
+
+
+def test_a_tokenizer_of_the_cache_alone(here: Hub, tmp_path: Path) -> None:
+    """It is read from the cache's folder too; transformers asks for nothing."""
+    from huggingface_hub import hf_hub_download
+
+    tiny_tokenizer(here.folder)
+    for path in here.folder.glob("*.json"):
+        hf_hub_download(REPO, path.name)
+    assert same(open_hub(REPO), here.folder, NORM)
+    before = len(here.requested)
+    tokenizer = load_tokenizer(open_hub(REPO, cached_only=True), TokenizerCache(tmp_path / "tokenizers"))
+    assert tokenizer.decode(tokenizer.encode("sea")) == "sea"
+    assert len(here.requested) == before
+
+
+@pytest.mark.parametrize("repo", [REPO, "org/else", "a/b/c", "../x", "org/.."])
+def test_the_cache_alone_has_nothing(here: Hub, repo: str) -> None:
+    """Nor is anything asked."""
+    with pytest.raises(ModelNotFound):
+        open_hub(repo, cached_only=True)
+    assert not here.requested
+
+
 def test_shards(here: Hub) -> None:
     """A sharded repository is read through its index."""
     whole = here.folder / "model.safetensors"
     tensors = load_file(whole)
     whole.unlink()
-    names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, part in shards.items():
-        save_file({name: tensors[name] for name in part}, here.folder / file)
-    weight_map = {name: file for file, part in shards.items() for name in part}
-    (here.folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    shard(here.folder, tensors)
     checkpoint = open_hub(REPO)
     header = checkpoint.bytes_read
     load_blocks(checkpoint, model_config(checkpoint.config), Span(3, 4))

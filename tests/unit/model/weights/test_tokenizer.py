@@ -73,6 +73,14 @@ def test_end_tokens_come_from_everywhere(model: Path, config: object, generation
     assert opened(model).eos_token_ids == expected
 
 
+def test_where_nothing_names_an_end_token_the_familys_counts(model: Path) -> None:
+    """As transformers takes it: files leave out what is at its class's default."""
+    edit(model / "config.json", eos_token_id=None)
+    edit(model / "tokenizer_config.json", eos_token=None)
+    (model / "generation_config.json").unlink()
+    assert opened(model).eos_token_ids == {2}
+
+
 def test_a_damaged_generation_config_is_named(model: Path) -> None:
     """Stopping at the wrong token would be worse than an error."""
     (model / "generation_config.json").write_text("{")
@@ -140,9 +148,16 @@ def test_the_tokenizer_inside_a_gguf_file() -> None:
         pytest.skip("the demo's model is not installed")
     tokenizer = opened(path)
     assert tokenizer.decode(tokenizer.encode("A shoal of fish.")) == "A shoal of fish."
-    assert tokenizer.eos_token_ids == {2}
+    assert tokenizer.eos_token_ids == {0, 2}  # <|endoftext|> ends a text too, though the file names <|im_end|> alone
     tokens = tokenizer.encode_chat([{"role": "user", "content": "hi"}])
     assert tokens[-3:] == tokenizer.encode_chat([{"role": "user", "content": "you"}])[-3:]
+
+
+def test_a_special_token_is_known_by_its_text(model: Path) -> None:
+    """One text for one token: no part of it, nothing around it, and no token that text is decoded from."""
+    tokenizer = opened(model)
+    assert tokenizer.special_token("</s>") == 1
+    assert [tokenizer.special_token(text) for text in ("", "a", "</s", "</s>\n", "</s></s>")] == [None] * 5
 
 
 TEXTS = [

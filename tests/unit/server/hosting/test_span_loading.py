@@ -85,6 +85,15 @@ def test_a_server_on_a_device(device: str, tmp_path: Path, monkeypatch: pytest.M
     assert output.shape == (70, 48)
 
 
+@pytest.mark.parametrize("asked", [".", "../tiny", "../tiny/", "./"])
+def test_others_are_told_a_folders_name(asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its owner called it, and nothing of where it lies."""
+    monkeypatch.chdir(tiny_llama(tmp_path / "tiny"))
+    config = ServeOptions(model=asked, memory_bytes=64 << 20, max_sessions=2)
+    source = open_source(config)
+    assert load(config, source, Span(0, 1), lambda what, done, total: None).span_info.source == "tiny"
+
+
 def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
     """What the proof found decides; unasked, an inexact server starts."""
     inexact = Proof("torch-cuda", 1, 1, False, "")

@@ -1,0 +1,78 @@
+"""Which files are a model: those that transformers would load, or the parts of a GGUF file. Half a download is named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from shoal.errors import CheckpointError, ModelNotFound
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+MAX_PARTS = 4096
+NAMED_FILES = 5
+"""Of the files that are missing, in an error."""
+
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.(?P<kind>safetensors|gguf)", re.ASCII)
+
+
+class Part(NamedTuple):
+    """A file that is one of several, by its name."""
+
+    stem: str
+    number: int
+    total: int
+    kind: str
+
+    def name(self, number: int) -> str:
+        """What the part of this number is called; they begin with 1."""
+        return f"{self.stem}-{number:05}-of-{self.total:05}.{self.kind}"
+
+    @property
+    def all(self) -> list[str]:
+        """The names of all parts."""
+        return [self.name(number) for number in range(1, self.total + 1)]
+
+
+def part_of(name: str) -> Part | None:
+    """What a file's name says of its part; None where it is no part of anything."""
+    found = _PART.fullmatch(name)
+    if found is None:
+        return None
+    part = Part(found["stem"], int(found["number"]), int(found["count"]), found["kind"])
+    return part if 1 <= part.number <= part.total <= MAX_PARTS else None
+
+
+def weight_files(where: str, held: Collection[str], indexed: Sequence[str] | None, chosen: object = None) -> list[str]:
+    """The *.safetensors files of a model among those that are there; other weights beside them are not the model's.
+
+    `indexed` are the files that its index names, `chosen` the one that its configuration names. Raises CheckpointError for half
+    a download, ModelNotFound where there is nothing that transformers would load.
+    """
+    if isinstance(chosen, str) and chosen.endswith(".safetensors"):
+        return whole(where, held, [chosen])
+    if SINGLE in held:
+        return [SINGLE]
+    if indexed is not None:
+        return whole(where, held, indexed)
+    parts = [part for name in sorted(held) if (part := part_of(name)) is not None and part.kind == "safetensors"]
+    if parts and len({(part.stem, part.total) for part in parts}) == 1:
+        return whole(where, held, parts[0].all)
+    others = f"; {_named(sorted(held))} is not what transformers would load" if held else ""
+    raise ModelNotFound(f"{where} has no weights: there is neither {SINGLE} nor {INDEX}{others}")
+
+
+def whole(where: str, held: Collection[str], wanted: Sequence[str]) -> list[str]:
+    """The files that are wanted, in order; raises CheckpointError where some are missing."""
+    files = sorted(set(wanted))
+    if missing := [name for name in files if name not in held]:
+        raise CheckpointError(
+            f"{where} is half a download: {len(missing)} of {len(files)} files are missing ({_named(missing)})"
+        )
+    return files
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED_FILES]) + (" …" if len(names) > NAMED_FILES else "")
