@@ -12,7 +12,8 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private, report
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private, report
+from shoal.cli.terminal import say, styled, write
 from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -49,7 +50,7 @@ def chat(
         remote.chat(system, max_tokens=context, options=asked) as talk,
     ):
         if not as_json:
-            console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
+            say(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
         while (line := _ask(as_json)) is not None:
             if line.strip():
                 _turn(talk.stream, line, msgspec.structs.asdict(sampling), as_json)
@@ -61,23 +62,23 @@ def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[
         with stream(line, **sampling) as answer:
             for piece in answer:
                 if not as_json:
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
+                    write(piece)
         if as_json:
             print_json({"text": answer.text, "prefill_rows": answer.timings.prefill_tokens})
         else:
-            sys.stdout.write("\n")
+            write("\n")
     except KeyboardInterrupt:
-        console.print("\n(cancelled; the question is forgotten)")
+        say("")
+        say("(cancelled; the question is forgotten)")
     except ShoalError as error:
         report(error)
         if isinstance(error, GrantExceeded):
-            console.print("the conversation is full: begin another, or give it more tokens (--context)")
+            say("the conversation is full: begin another, or give it more tokens (--context)")
 
 
 def _ask(as_json: bool) -> str | None:
     if not as_json and sys.stdin.isatty():
-        console.print("[bold]>[/] ", end="")
+        say(styled(">", "bold"), " ", end="")
     try:
         line = sys.stdin.readline()
     except KeyboardInterrupt:

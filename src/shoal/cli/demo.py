@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, console, print_json
+from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.terminal import say, styled, write
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
@@ -36,11 +36,13 @@ def demo(
     model = str(demo_model_path())
     with LocalCluster(model, servers, threads=threads, transport=transport, spares=1) as swarm:
         if not as_json:
-            console.print(f"{servers} servers and a spare on this machine, joined by one ticket:")
-            console.print(swarm.ticket, soft_wrap=True)
+            say(f"{servers} servers and a spare on this machine, joined by one ticket:")
+            say(swarm.ticket)
         with connect(peers=[swarm.ticket], transport=transport) as remote:
             if not as_json:
-                console.print(f"\n[bold]{prompt}[/]\n")
+                say("")
+                say(styled(prompt, "bold"))
+                say("")
             disturbed, story = _disturbed(remote, swarm, prompt, raw, max_tokens, quiet=as_json)
             if not as_json:
                 _tell(story)
@@ -50,8 +52,8 @@ def demo(
             if as_json:
                 print_json({**result(disturbed), **story})
             else:
-                same = "the same" if story["identical"] else "[bold red]another[/]"
-                console.print(f"asked again, with nobody dying: {same} answer, token for token")
+                same = "the same" if story["identical"] else styled("another", "bold red")
+                say("asked again, with nobody dying: ", same, " answer, token for token")
 
 
 def _disturbed(
@@ -67,16 +69,15 @@ def _disturbed(
             story["pause_s"] = now - last_at
         last_at = now
         if not quiet:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            write(piece)
         if killed_at is None and stream.usage.completion_tokens > max_tokens // 3:
             killed_at, victim = now, stream.route[(len(stream.route) - 1) // 2]
             swarm.of(victim.peer).kill()
             story |= {"killed": victim.name, "killed_after_tokens": stream.usage.completion_tokens}
             if not quiet:
-                console.print(f" [bold red]✗ {story['killed']} was killed[/] ", end="")
+                say(" ", styled(f"✗ {story['killed']} was killed", "bold red"), " ", end="")
     if not quiet:
-        sys.stdout.write("\n")
+        write("\n")
     story["replaced_by"] = [name for event in stream.failovers for name in event.found]
     story["replayed_rows"] = sum(event.replayed_rows for event in stream.failovers)
     return stream.completion, story
@@ -84,10 +85,14 @@ def _disturbed(
 
 def _tell(story: dict[str, Any]) -> None:
     if "pause_s" in story:
-        console.print(
-            f"\n{story['killed']} died after {story['killed_after_tokens']} tokens; "
+        say("")
+        say(
+            f"{story['killed']} died after {story['killed_after_tokens']} tokens; "
             f"{', '.join(story['replaced_by'])} took over {story['replayed_rows']} rows: "
-            f"a pause of {story['pause_s']:.2f} s, and no token lost\n"
+            f"a pause of {story['pause_s']:.2f} s, and no token lost"
         )
+        say("")
     else:
-        console.print("\nthe answer was over before its server was missed\n")
+        say("")
+        say("the answer was over before its server was missed")
+        say("")

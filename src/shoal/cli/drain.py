@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, SwarmName, Transport, console, print_json, private
+from shoal.cli.output import AsJson, SwarmName, Transport, print_json, private
+from shoal.cli.terminal import say
 
 if TYPE_CHECKING:
     from shoal.swarm.identity import Identity
@@ -39,7 +40,7 @@ def drain(
     if as_json:
         print_json({"leaving_within_s": deadline_s})
     else:
-        console.print(f"the server leaves as soon as its sessions have moved, in {deadline_s:.0f} s at the latest")
+        say(f"the server leaves as soon as its sessions have moved, in {deadline_s:.0f} s at the latest")
 
 
 async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, transport: str | None) -> float:

@@ -12,7 +12,8 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.terminal import say, say_table, write
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
@@ -56,15 +57,15 @@ def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> N
     try:
         for piece in stream:
             if not as_json:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                write(piece)
     except KeyboardInterrupt as error:
         interrupted = error
-        console.print(f"\n(kept: shoal resume {kept})" if kept is not None else "\n(cancelled)", soft_wrap=True)
+        say("")
+        say(f"(kept: shoal resume {kept})" if kept is not None else "(cancelled)")
     if as_json:
         print_json(result(stream.completion))
     else:
-        sys.stdout.write("\n")
+        write("\n")
         show_times(stream.completion)
     if interrupted is not None:
         raise interrupted
@@ -91,23 +92,19 @@ def show_times(reply: Completion) -> None:
     """The route with each hop's median times, and the rates."""
     from statistics import median
 
-    from rich.table import Table
-
     names = [hop.name for hop in reply.route]
     traces = [trace for trace in reply.traces if [hop.name for hop in trace.hops] == names]
     if not traces:
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("hop", "blocks", "network ms", "queue ms", "compute ms"):
-        table.add_column(title, justify="left" if title == "hop" else "right")
+    rows = []
     for index, hop in enumerate(reply.route):
         times = [trace.hops[index] for trace in traces]
         middle = [1e3 * median(getattr(time, part) for time in times) for part in ("network_s", "queue_s", "compute_s")]
-        table.add_row(hop.name, str(hop.span), *(f"{value:.2f}" for value in middle))
+        rows.append((hop.name, str(hop.span), *(f"{value:.2f}" for value in middle)))
     back = 1e3 * median(trace.return_s for trace in traces)
-    table.add_row("back to here", "", f"{back:.2f}", "", "")
-    console.print(table)
-    console.print(
+    rows.append(("back to here", "", f"{back:.2f}", "", ""))
+    say_table(("hop", "blocks", "network ms", "queue ms", "compute ms"), rows)
+    say(
         f"prefill {reply.timings.prefill_tokens_per_s:.1f} tokens/s · "
         f"decode {reply.timings.decode_tokens_per_s:.1f} tokens/s{'' if reply.exact else ' · not exact'}"
     )

@@ -1,4 +1,4 @@
-"""What all commands share: consoles, JSON, options, errors as one line."""
+"""What all commands share: JSON, options, errors as one line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
 
+from shoal.cli.terminal import HIDDEN, say, styled, write
 from shoal.errors import ServerFull, ShoalError
 from shoal.model.kernels.strict import strict_mode_environment
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-
-console = Console(stderr=True, highlight=False)
-"""Everything but results goes to standard error, so that results can be piped."""
 
 SwarmName = Annotated[str, typer.Option("--swarm", help="A private swarm that this machine belongs to, by its name.")]
 Invite = Annotated[
@@ -43,8 +40,13 @@ def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | Non
 
 def print_json(value: Any) -> None:
     """One JSON document, on a line of its own; fields at their defaults are not left out."""
-    sys.stdout.write(msgspec.json.encode(whole(value)).decode() + "\n")
-    sys.stdout.flush()
+    write(json_line(value) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """JSON in which nothing stands as it is that a terminal would obey; it means the same to a program."""
+    text = msgspec.json.encode(whole(value)).decode()
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def whole(value: Any) -> Any:
@@ -62,9 +64,9 @@ def whole(value: Any) -> Any:
 
 def report(error: ShoalError) -> None:
     """Say what was wrong and who has to act."""
-    console.print(f"[bold red]error[/] ({error.party}): {error}", soft_wrap=True)
+    say(styled("error", "bold red"), f" ({error.party}): {error}")
     if isinstance(error, ServerFull):
-        console.print(f"try again in {error.retry_after:.0f} s")
+        say(f"try again in {error.retry_after:.0f} s")
 
 
 def run_command(command: Callable[[], object]) -> None:

@@ -15,7 +15,8 @@ import typer
 from shoal.cli.discovery_flags import Yes, agree
 from shoal.cli.logs import LogFormat, set_up_logging
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.terminal import console, say, write
 from shoal.server.serve_options import ServeOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.tasks import first_done
@@ -95,13 +96,11 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
             }
         )
     else:
-        console.print(
-            f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}", soft_wrap=True
-        )
-        console.print(f"address  {', '.join(server.addresses)}", soft_wrap=True)
-        console.print(f"node     {record.peer}", soft_wrap=True)
-        console.print(_how_to_join(server), soft_wrap=True)
-        print(server.ticket, flush=True)
+        say(f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}")
+        say(f"address  {', '.join(server.addresses)}")
+        say(f"node     {record.peer}")
+        say(_how_to_join(server))
+        write(server.ticket + "\n")
     with console.status("waiting for sessions") as line:
         while not stop.is_set() and not server.ordered_to_leave.is_set():
             status = server.status()
@@ -126,10 +125,10 @@ async def _drain(server: Server, at_once: asyncio.Event) -> None:
     if at_once.is_set():
         return
     if len(server.sessions):
-        console.print(f"leaving: {len(server.sessions)} sessions move to other servers (Ctrl-C again: leave at once)")
+        say(f"leaving: {len(server.sessions)} sessions move to other servers (Ctrl-C again: leave at once)")
     ended, left = await first_done(server.drain(), at_once.wait())
     if ended == 0 and left:
-        console.print(f"{left} sessions found no other server in time")
+        say(f"{left} sessions found no other server in time")
 
 
 def _progress(as_json: bool) -> Progress:
@@ -137,9 +136,9 @@ def _progress(as_json: bool) -> Progress:
         if as_json:
             print_json({"event": "loading", "what": what, "done": done, "total": total})
         elif total:
-            console.print(f"{what} {done}/{total}", end="\r" if done < total else "\n")
+            say(f"{what} {done}/{total}", end="\r" if done < total else "\n")
         else:
-            console.print(what, soft_wrap=True)
+            say(what)
 
     return show
 

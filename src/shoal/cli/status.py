@@ -12,14 +12,20 @@ import msgspec
 from shoal.cli.connecting import ModelSource
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.terminal import say, say_table, styled
 from shoal.client.client_options import ConnectOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.types import Span, missing_spans
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from shoal.client.client import AsyncClient, ServerStatus
     from shoal.swarm.directory.records import ServerRecord
+
+
+COLUMNS = ("server", "blocks", "sessions", "rows waiting", "tokens free", "rows/s", "rows computed", "up")
 
 
 class LoadView(msgspec.Struct, frozen=True):
@@ -123,32 +129,28 @@ def _server_view(server: ServerStatus, record: ServerRecord) -> ServerView:
 
 
 def _show(model: ModelView) -> None:
-    from rich.table import Table
-
-    console.print(f"[bold]{model.name}[/] · {model.num_blocks} blocks · {model.fingerprint[:8]}")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("server", "blocks", "sessions", "rows waiting", "tokens free", "rows/s", "rows computed", "up"):
-        table.add_column(title, justify="left" if title == "server" else "right")
+    say(styled(model.name, "bold"), f" · {model.num_blocks} blocks · {model.fingerprint[:8]}")
+    rows: list[Sequence[str | Text]] = []
     for server in model.servers:
         name, span, load = server.name or server.peer[:8], str(Span(*server.span)), server.load
         if load is None:
-            table.add_row(name, span, f"[red]{server.problem}[/]")
+            rows.append((name, span, styled(server.problem, "red")))
             continue
         sessions = f"{load.sessions}/{load.max_sessions}"
         rate = f"{load.decode_rows_per_s:.0f}" if load.decode_rows_per_s else "-"
-        row = (
+        rest = (
             f"{load.queued_rows}",
             f"{load.free_tokens:,}",
             rate,
             f"{load.rows_computed:,}",
             _duration(load.uptime_s),
         )
-        table.add_row(name, span, sessions, *row)
-    console.print(table)
+        rows.append((name, span, sessions, *rest))
+    say_table(COLUMNS, rows)
     if model.missing:
-        console.print(f"[red]missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}[/]")
+        say(styled(f"missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}", "red"))
     else:
-        console.print("all blocks are served")
+        say("all blocks are served")
 
 
 def _duration(seconds: float) -> str:
