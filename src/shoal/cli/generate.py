@@ -16,6 +16,7 @@ from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
 from shoal.cli.terminal import say, say_table, write
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.model.nn.sampling_params import SamplingParams
+from shoal.options import check_text
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.routing.route_options import RouteOptions
 
@@ -43,8 +44,9 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a reply through the swarm and stream it."""
-    found = client_discoveries(model, discovery, yes)
     text = sys.stdin.read() if prompt == "-" else prompt
+    check_text("the prompt", text)
+    found = client_discoveries(model, discovery, yes)
     asked = {**msgspec.structs.asdict(reply), **msgspec.structs.asdict(sampling)}
     asked["options"] = msgspec.structs.replace(session, route=route)
     with connected(model, connection, private(swarm, invite), found) as remote:

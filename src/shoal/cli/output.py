@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
@@ -18,6 +20,7 @@ from shoal.model.kernels.strict import strict_mode_environment
 if TYPE_CHECKING:
     from shoal.swarm.membership.storage import PrivateSwarm
 
+DEBUG = "--debug"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -69,26 +72,68 @@ def report(error: ShoalError) -> None:
         say(f"try again in {error.retry_after:.0f} s")
 
 
-def run_command(command: Callable[[], object]) -> None:
-    """Run a command line: strict arithmetic is asked for before anything imports torch, an error becomes one line.
+def report_mistake(error: Exception) -> None:
+    """Say that something failed which has no error of ours: in one line, with where its trace is to be had."""
+    if isinstance(error, OSError):  # a full disk, a limit on files
+        say(styled("error", "bold red"), f" (this side): {error}")
+        return
+    words = " ".join(str(error).split())
+    say(styled("error", "bold red"), f" (a mistake in Shoal): {type(error).__name__}: {words}")
+    if not debug_wanted():
+        say(f"{DEBUG} shows where")
 
-    Ends the process with code 1 after an error of ours, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that
-    a shell gives to what SIGINT and SIGPIPE have ended.
+
+def debug_wanted() -> bool:
+    """Whether the command line asks for the trace of an error."""
+    arguments = sys.argv[1:]
+    return DEBUG in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Run a command line: strict arithmetic is asked for before anything imports torch, any error becomes one line.
+
+    Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
+    shell gives to what SIGINT and SIGPIPE have ended.
     """
     strict_mode_environment()
+    _take_any_text()
     try:
         command()
-    except ShoalError as error:
-        report(error)
-        sys.exit(1)
     except BrokenPipeError:
         _leave(BROKEN_PIPE)
     except KeyboardInterrupt:
         _leave(INTERRUPTED)
+    except Exception as group:
+        error = _first(group)
+        if debug_wanted():
+            say("".join(traceback.format_exception(error)).rstrip())
+        if isinstance(error, ShoalError):
+            report(error)
+        else:
+            report_mistake(error)
+        sys.exit(1)
     except SystemExit as exit_:
         if exit_.code == INTERRUPTED:
             _leave(INTERRUPTED)
         raise
+
+
+def _take_any_text() -> None:
+    """Bytes that are not UTF-8 are read as Python reads them in arguments; what a terminal cannot show is written escaped."""
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _first(error: Exception) -> Exception:
+    """What a group of errors began with."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _leave(code: int) -> NoReturn:

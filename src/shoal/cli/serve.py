@@ -20,7 +20,7 @@ from shoal.cli.terminal import console, say, write
 from shoal.server.serve_options import ServeOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.tasks import first_done
-from shoal.transport.address import host_port
+from shoal.transport.address import host_port, numeric
 
 if TYPE_CHECKING:
     from shoal.server.hosting.span_host import Progress
@@ -53,7 +53,7 @@ def serve(
     Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
     """
     if discovery.wanted:
-        discovery = msgspec.structs.replace(discovery, interface=host_port(options.listen)[0])
+        discovery = msgspec.structs.replace(discovery, interface=host_port(numeric(options.listen))[0])
     set_up_logging(log_level, log_format)
     agree(discovery, yes, serving=True)
     joined = private(swarm, invite, delegation)

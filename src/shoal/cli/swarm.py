@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli.option_flags import with_debug
 from shoal.cli.output import AsJson, Transport, print_json
 from shoal.cli.terminal import say, write
 
@@ -24,7 +25,7 @@ def make_app() -> typer.Typer:
     """The commands of `shoal swarm`."""
     app = typer.Typer(help="Make a private swarm, invite to it, revoke.", no_args_is_help=True)
     for command in (create, invite, delegate, revoke, show):
-        app.command(command.__name__)(command)
+        app.command(command.__name__)(with_debug(command))
     return app
 
 

@@ -12,7 +12,7 @@ from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.types import MAX_NAME_CHARS, KvDtype, Span
 
-MIN_MEMORY_BYTES = 64 << 20
+MIN_MEMORY_BYTES = 64 * 10**6
 JOURNAL_SHARE = 0.1
 """The share of the memory beside the weights that journals may take."""
 
@@ -77,6 +77,7 @@ class ServeOptions(Options, frozen=True, kw_only=True):
             least=MIN_MEMORY_BYTES,
             flag="--memory",
             metavar="SIZE",
+            form="a size from 64MB, like 800MB or 4GB",
             parse=parse_bytes,
         ),
     ] = None
