@@ -13,7 +13,7 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private, report
-from shoal.cli.terminal import say, styled, write
+from shoal.cli.terminal import say, styled, waiting, write
 from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -38,7 +38,7 @@ def chat(
     swarm: SwarmName = "",
     invite: Invite = "",
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens that the conversation may have.")] = 4096,
+    context: Annotated[int, typer.Option(help="Tokens that the conversation may have.", min=1)] = 4096,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +80,8 @@ def _ask(as_json: bool) -> str | None:
     if not as_json and sys.stdin.isatty():
         say(styled(">", "bold"), " ", end="")
     try:
-        line = sys.stdin.readline()
+        with waiting.silent():
+            line = sys.stdin.readline()
     except KeyboardInterrupt:
         return None
     return line.rstrip("\n") if line else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli.output import AsJson, Transport, print_json
-from shoal.cli.terminal import say, styled, write
+from shoal.cli.terminal import say, styled, waits_for, write
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
@@ -29,16 +29,20 @@ def demo(
 ) -> None:
     """Start servers in processes of their own, stream an answer through a real model, and kill one of them meanwhile."""
     from shoal.cli.generate import result, show_times
+    from shoal.client.activity import Activity
     from shoal.client.sync import connect
     from shoal.local_cluster import LocalCluster
     from shoal.model.weights.model_source import demo_model_path
 
     model = str(demo_model_path())
+    waits_for(f"starting {servers + 1} servers")
     with LocalCluster(model, servers, threads=threads, transport=transport, spares=1) as swarm:
         if not as_json:
             say(f"{servers} servers and a spare on this machine, joined by one ticket:")
             say(swarm.ticket)
-        with connect(peers=[swarm.ticket], transport=transport) as remote:
+        activity = Activity()
+        waits_for(lambda: str(activity))
+        with connect(peers=[swarm.ticket], transport=transport, activity=activity) as remote:
             if not as_json:
                 say("")
                 say(styled(prompt, "bold"))

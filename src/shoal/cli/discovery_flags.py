@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.terminal import say
+from shoal.cli.terminal import say, waiting
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.libtorrent_session import PUBLIC_BOOTSTRAP
 
@@ -43,7 +43,8 @@ def agree(options: DiscoveryOptions, yes: bool, *, serving: bool) -> None:
     for line in disclosure(options, serving=serving):
         say(line)
     if not yes and sys.stdin.isatty():
-        typer.confirm("Go on?", abort=True, err=True)
+        with waiting.silent():
+            typer.confirm("Go on?", abort=True, err=True)
 
 
 def disclosure(options: DiscoveryOptions, *, serving: bool) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.output import AsJson, SwarmName, Transport, print_json, private
-from shoal.cli.terminal import say
+from shoal.cli.terminal import say, waits_for
 
 if TYPE_CHECKING:
     from shoal.swarm.identity import Identity
@@ -35,6 +35,7 @@ def drain(
         raise UsageError("give the server's key file (--identity), or its private swarm (--swarm)")
     if identity is not None and not identity.is_file():
         raise UsageError(f"there is no key file {identity}")
+    waits_for("asking the server to leave")
     key = Identity.load(identity) if identity is not None else None
     deadline_s = asyncio.run(_order(ticket, key, private(swarm, ""), transport))
     if as_json:

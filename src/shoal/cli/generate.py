@@ -13,7 +13,7 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
-from shoal.cli.terminal import say, say_table, write
+from shoal.cli.terminal import say, say_table, waits_for, write
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import check_text
@@ -44,6 +44,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a reply through the swarm and stream it."""
+    if prompt == "-":
+        waits_for("reading the prompt from standard input")
     text = sys.stdin.read() if prompt == "-" else prompt
     check_text("the prompt", text)
     found = client_discoveries(model, discovery, yes)

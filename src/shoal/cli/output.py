@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from shoal.cli.terminal import HIDDEN, say, styled, write
+from shoal.cli.terminal import HIDDEN, say, styled, waiting, waits_for, write
 from shoal.errors import ServerFull, ShoalError
 from shoal.model.kernels.strict import strict_mode_environment
 
@@ -97,6 +97,8 @@ def run_command(command: Callable[[], object]) -> None:
     """
     strict_mode_environment()
     _take_any_text()
+    waits_for("starting")
+    waiting.start()
     try:
         command()
     except BrokenPipeError:
@@ -116,6 +118,8 @@ def run_command(command: Callable[[], object]) -> None:
         if exit_.code == INTERRUPTED:
             _leave(INTERRUPTED)
         raise
+    finally:
+        waiting.stop()
 
 
 def _take_any_text() -> None:
@@ -138,6 +142,7 @@ def _first(error: Exception) -> Exception:
 
 def _leave(code: int) -> NoReturn:
     """End at once: threads that still read files are not waited for."""
+    waiting.stop()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

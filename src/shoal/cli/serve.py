@@ -16,13 +16,14 @@ from shoal.cli.discovery_flags import Yes, agree
 from shoal.cli.logs import LogFormat, set_up_logging
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
-from shoal.cli.terminal import console, say, write
+from shoal.cli.terminal import console, counted, say, waits_for, write
 from shoal.server.serve_options import ServeOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.tasks import first_done
 from shoal.transport.address import host_port, numeric
 
 if TYPE_CHECKING:
+    from shoal.protocol.messages import Status
     from shoal.server.hosting.span_host import Progress
     from shoal.server.server import Server
 
@@ -55,6 +56,8 @@ def serve(
     if discovery.wanted:
         discovery = msgspec.structs.replace(discovery, interface=host_port(numeric(options.listen))[0])
     set_up_logging(log_level, log_format)
+    if as_json:
+        waits_for("")  # its events say it
     agree(discovery, yes, serving=True)
     joined = private(swarm, invite, delegation)
     asked = msgspec.structs.replace(options, model=model, peers=tuple(peers or ()), private=joined, discovery=discovery)
@@ -101,16 +104,22 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
         say(f"node     {record.peer}")
         say(_how_to_join(server))
         write(server.ticket + "\n")
-    with console.status("waiting for sessions") as line:
-        while not stop.is_set() and not server.ordered_to_leave.is_set():
-            status = server.status()
-            line.update(
-                f"{status.sessions} sessions · {status.queued_rows} rows waiting · "
-                f"{status.free_tokens:,} of {status.total_tokens:,} tokens free · {status.decode_rows_per_s:.0f} rows/s"
-            )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STATUS_S):
-                    await first_done(stop.wait(), server.ordered_to_leave.wait())
+    waits_for("")
+    while not stop.is_set() and not server.ordered_to_leave.is_set():
+        if console.is_terminal and not as_json:
+            waits_for(_load(server.status()), timed=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_S):
+                await first_done(stop.wait(), server.ordered_to_leave.wait())
+
+
+def _load(status: Status) -> str:
+    """A server's load in a line; a rate that was not measured yet is not told."""
+    rate = f" · {status.decode_rows_per_s:.3g} rows/s" if status.decode_rows_per_s else ""
+    return (
+        f"{counted(status.sessions, 'session')} · {counted(status.queued_rows, 'row')} waiting · "
+        f"{status.free_tokens:,} of {status.total_tokens:,} tokens free{rate}"
+    )
 
 
 def _how_to_join(server: Server) -> str:
@@ -125,20 +134,23 @@ async def _drain(server: Server, at_once: asyncio.Event) -> None:
     if at_once.is_set():
         return
     if len(server.sessions):
-        say(f"leaving: {len(server.sessions)} sessions move to other servers (Ctrl-C again: leave at once)")
+        moving = counted(len(server.sessions), "session")
+        say(f"leaving: {moving} to move to other servers (Ctrl-C again: leave at once)")
+        waits_for(lambda: f"waiting for {counted(len(server.sessions), 'session')} to move")
     ended, left = await first_done(server.drain(), at_once.wait())
     if ended == 0 and left:
-        say(f"{left} sessions found no other server in time")
+        say(f"{counted(left, 'session')} found no other server in time")
 
 
 def _progress(as_json: bool) -> Progress:
     def show(what: str, done: int, total: int) -> None:
         if as_json:
             print_json({"event": "loading", "what": what, "done": done, "total": total})
-        elif total:
-            say(f"{what} {done}/{total}", end="\r" if done < total else "\n")
+        elif done < total:
+            waits_for(f"{what} {done}/{total}")
         else:
-            say(what)
+            say(f"{what} {done}/{total}" if total else what)
+            waits_for("starting to serve" if total else what)
 
     return show
 

@@ -13,7 +13,7 @@ from shoal.cli.connecting import ModelSource
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
-from shoal.cli.terminal import say, say_table, styled
+from shoal.cli.terminal import say, say_table, styled, waits_for
 from shoal.client.client_options import ConnectOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.types import Span, missing_spans
@@ -84,9 +84,9 @@ def status(
 
     found = client_discoveries(model, discovery, yes)
     joined = private(swarm, invite)
-    servers = asyncio.run(
-        _ask(AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found))
-    )
+    client = AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found)
+    waits_for(lambda: str(client.activity) or "starting")
+    servers = asyncio.run(_ask(client))
     models = model_views(servers)
     if as_json:
         print_json({"models": models})

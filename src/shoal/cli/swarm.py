@@ -10,7 +10,7 @@ import typer
 
 from shoal.cli.option_flags import with_debug
 from shoal.cli.output import AsJson, Transport, print_json
-from shoal.cli.terminal import say, write
+from shoal.cli.terminal import say, waits_for, write
 
 if TYPE_CHECKING:
     from shoal.swarm.membership.owner import Owner
@@ -93,6 +93,7 @@ def revoke(
     """Put a node, or an invite and whoever came by it, out of the swarm."""
     revocations = _owner(name).revoke(what)
     if peers:
+        waits_for("telling members")
         asyncio.run(_tell(name, peers, transport))
     if as_json:
         print_json(

@@ -6,13 +6,16 @@ terminal. Results go to standard output, everything else to standard error, so t
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from shoal.cli.status_line import StatusLine
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -32,6 +35,36 @@ def _code(point: int) -> str:
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
 
 
+class _StandardError:
+    """Screen: where people look."""
+
+    @property
+    def is_terminal(self) -> bool:
+        return console.file.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def width(self) -> int:
+        return console.width
+
+    def put(self, text: str) -> None:
+        console.file.write(text)
+        console.file.flush()
+
+
+waiting = StatusLine(_StandardError())
+"""What says that a command is still at work, and at what."""
+
+
+def waits_for(what: Callable[[], str] | str, timed: bool = True) -> None:
+    """Say this from now on whenever nothing is printed for a moment; an empty text is not said."""
+    waiting.watch((lambda: escaped(what)) if isinstance(what, str) else (lambda: escaped(what())), timed)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 session`, `2 sessions`, `1,024 sessions`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def styled(text: str, style: str) -> Text:
     """A part of a message in a style of rich's, such as "bold red"."""
     return Text(escaped(text), style)
@@ -43,7 +76,8 @@ def say(*parts: str | Text, end: str = "\n") -> None:
     for part in parts:
         line.append_text(part if isinstance(part, Text) else Text(escaped(part)))
     lines = line.split("\n", allow_blank=True)
-    console.print(Text("\n" + INDENT).join(lines), end=end, soft_wrap=True)
+    with waiting.printing(ends_line=end == "\n"):
+        console.print(Text("\n" + INDENT).join(lines), end=end, soft_wrap=True)
 
 
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
@@ -53,10 +87,14 @@ def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> No
         table.add_column(title, justify="right" if index else "left")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row))
-    console.print(table)
+    with waiting.printing():
+        console.print(table)
 
 
 def write(text: str) -> None:
     """Print a piece of a result to standard output: as it is, unless a terminal would obey it."""
-    sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    if not text:
+        return
+    with waiting.printing(ends_line=text.endswith("\n") or not sys.stdout.isatty()):
+        sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()

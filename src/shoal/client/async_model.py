@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
+from shoal.client.activity import reply_waits
 from shoal.client.chat_session import AsyncChatSession
 from shoal.client.client import AsyncClient
 from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions, connect_options, reply_options, session_options
@@ -139,9 +141,10 @@ class AsyncModel:
         session, held = await opening()
         decoder = SessionDecoder(self.remote, session, held, ReplyFile(path, self.remote, reply).keep)
         try:
-            async with aclosing(decoder.generate(reply)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            with self.remote.client.activity.doing(partial(reply_waits, reply)):
+                async with aclosing(decoder.generate(reply)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         finally:
             await session.close(end=path is None or bool(reply.finish_reason))
 
@@ -176,7 +179,13 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     answers, and what `open_model` raises.
     """
     asked, session = connect_options(options)
-    client = AsyncClient(asked.peers, invite=asked.invite, only=asked.transport, discoveries=asked.discoveries)
+    client = AsyncClient(
+        asked.peers,
+        invite=asked.invite,
+        only=asked.transport,
+        discoveries=asked.discoveries,
+        activity=asked.activity,
+    )
     await client.__aenter__()
     try:
         return AsyncModel(await open_model(client, model, asked.wait_s, asked.head), session)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Any
 
+from shoal.client.activity import reply_waits
 from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
 from shoal.client.decoder import SessionDecoder
 from shoal.client.remote_model import RemoteModel
@@ -56,9 +58,10 @@ class AsyncChatSession:
         if asked[:-1] != self._messages:
             raise UsageError("the conversation has gone on since this turn was asked for")
         try:
-            async with aclosing(self._decoder.generate(reply)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            with self._model.client.activity.doing(partial(reply_waits, reply)):
+                async with aclosing(self._decoder.generate(reply)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         finally:
             if reply.finish_reason:
                 self._messages = (*asked, {"role": "assistant", "content": reply.text})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from shoal.client.activity import Activity, session_waits
 from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
@@ -72,7 +73,7 @@ class AsyncClient:
     """Use with `async with`. `peers` are tickets; one that reaches any member is enough. `wrap` emulates links.
 
     Without one that answers, `discoveries` are asked. `invite` is for a private swarm: an invite's text, which also says
-    how to find it, or a PrivateSwarm joined before.
+    how to find it, or a PrivateSwarm joined before. `activity` tells what is waited for.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class AsyncClient:
         discoveries: Discoveries | None = None,
         clock: Clock = SYSTEM_CLOCK,
         wrap: Callable[[Transport, PeerId], Transport] | None = None,
+        activity: Activity | None = None,
     ) -> None:
         if not peers and invite is None and not (discoveries and discoveries.all):
             raise UsageError("a client needs at least one ticket to find the swarm (peers=[…]), or a discovery")
@@ -92,6 +94,7 @@ class AsyncClient:
         self._applicant = Applicant(private, "client", clock, identity) if private is not None else None
         self._member: Member | None = None
         self.identity = self._applicant.identity if self._applicant is not None else identity or Identity.generate()
+        self.activity = activity or Activity()
         self.directory = Directory(clock)
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports: list[Transport] = []
@@ -106,6 +109,10 @@ class AsyncClient:
         self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
+        with self.activity.doing("connecting"):
+            return await self._join()
+
+    async def _join(self) -> AsyncClient:
         options = self._discoveries.options
         listen = options.bind if options.wanted else LOOPBACK
         made = make_transports(self.identity.key, listen, self._only, options.iroh_relay)
@@ -207,7 +214,9 @@ class AsyncClient:
 
     async def status(self) -> list[ServerStatus]:
         """Every known server with its load, asked for just now."""
-        return list(await asyncio.gather(*(self._status(record) for record in self.records())))
+        records = self.records()
+        with self.activity.doing(f"asking {len(records)} servers"):
+            return list(await asyncio.gather(*(self._status(record) for record in records)))
 
     async def _status(self, record: ServerRecord) -> ServerStatus:
         try:
@@ -238,13 +247,14 @@ class AsyncClient:
         Raises NoRoute when nobody serves it, FingerprintMismatch when checkpoints differ.
         """
         deadline = self.clock.monotonic() + wait_s
-        while True:
-            try:
-                return same_model(self.records(), name, fingerprint)[0].model
-            except NoRoute:
-                if self.clock.monotonic() >= deadline:
-                    raise
-            await self._refresh_later()
+        with self.activity.doing(f"waiting for a server of {name or 'a model'}"):
+            while True:
+                try:
+                    return same_model(self.records(), name, fingerprint)[0].model
+                except NoRoute:
+                    if self.clock.monotonic() >= deadline:
+                        raise
+                await self._refresh_later()
 
     async def _refresh_later(self) -> None:
         await self.clock.sleep(REFRESH_S)
@@ -293,10 +303,12 @@ class AsyncClient:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
         probe = self._opened.probe
-        await asyncio.gather(probe.look(model, span), self._hear())
+        with self.activity.doing("asking servers of the model"):
+            await asyncio.gather(probe.look(model, span), self._hear())
         session = self._new_session(model, span, options)
         try:
-            await session.open(wait_s)
+            with self.activity.doing(lambda: session_waits(session) or "opening a session"):
+                await session.open(wait_s)
         except BaseException:
             await session.close()
             raise
@@ -315,7 +327,8 @@ class AsyncClient:
         """
         session = self._new_session(saved.model, saved.span, saved.options, saved.resumed)
         try:
-            await session.resume(saved, hidden_states, wait_s)
+            with self.activity.doing(lambda: session_waits(session) or "taking up the session"):
+                await session.resume(saved, hidden_states, wait_s)
         except BaseException:
             await session.close(end=False)
             raise

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shoal.client.activity import Activity
 from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
 from shoal.errors import UsageError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -81,6 +82,7 @@ class ConnectOptions(Options, frozen=True, kw_only=True):
     ] = None
     transport: Annotated[str | None, option("Use only this transport: tls or iroh.", "Network")] = None
     discoveries: Annotated[Discoveries | None, option("How to find members.", "Swarm", shown=False)] = None
+    activity: Annotated[Activity | None, option("Says what is waited for now.", "Output", shown=False)] = None
     wait_s: Annotated[
         float, option("Seconds to wait for a first server of the model.", "Swarm", least=0, shown=False)
     ] = ROUTE_WAIT_S

@@ -138,18 +138,20 @@ async def open_model(
     Raises ModelNotFound when this side has no checkpoint of it, saying what to get, FingerprintMismatch when the swarm
     serves another under the name, NoRoute when it serves none.
     """
-    if model is not None:
-        checkpoint = await asyncio.to_thread(open_checkpoint, model)
-        spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
-    else:
-        spec = await client.find_model(wait_s=wait_s)
-        description, _ = await client.describe(spec)
-        checkpoint = await asyncio.to_thread(find_checkpoint, description)
+    with client.activity.doing("opening the model"):
+        if model is not None:
+            checkpoint = await asyncio.to_thread(open_checkpoint, model)
+            spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
+        else:
+            spec = await client.find_model(wait_s=wait_s)
+            description, _ = await client.describe(spec)
+            checkpoint = await asyncio.to_thread(find_checkpoint, description)
     config, form = model_config(checkpoint.config), head_form(head)
-    ends, tokenizer = await asyncio.gather(
-        asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
-        asyncio.to_thread(load_tokenizer, checkpoint),
-    )
+    with client.activity.doing("reading embedding, head and tokenizer"):
+        ends, tokenizer = await asyncio.gather(
+            asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
+            asyncio.to_thread(load_tokenizer, checkpoint),
+        )
     return RemoteModel(client, spec, config, ends, tokenizer, model or "")
 
 

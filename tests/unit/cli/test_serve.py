@@ -7,9 +7,10 @@ import io
 import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from shoal.cli.serve import _drain, _how_to_join, _progress, _run
+from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run
 from shoal.protocol.messages import Status
 from shoal.types import PeerId
 from tests.unit.swarm.routing.test_route_planner import server as record
@@ -82,8 +83,8 @@ async def test_sessions_move_before_it_leaves(said: io.StringIO) -> None:
     server = Server(left=1)
     server.moved.set()
     await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
-    assert "2 sessions move" in said.getvalue()
-    assert "1 sessions found no other server" in said.getvalue()
+    assert "2 sessions to move" in said.getvalue()
+    assert "1 session found no other server" in said.getvalue()
 
 
 async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
@@ -98,3 +99,10 @@ async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
     assert "found no other" not in said.getvalue()
     await _drain(server, at_once)  # type: ignore[arg-type]  # a server by its shape
     assert server.drains == 1
+
+
+def test_a_load_in_a_line() -> None:
+    """One session is one session, and a rate that was not measured is not nought."""
+    assert _load(STATUS) == "1 session · 20 rows waiting · 30,000 of 40,000 tokens free · 12.4 rows/s"
+    fresh = msgspec.structs.replace(STATUS, sessions=0, queued_rows=1, decode_rows_per_s=0.0)
+    assert _load(fresh) == "0 sessions · 1 row waiting · 30,000 of 40,000 tokens free"

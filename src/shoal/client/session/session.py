@@ -79,6 +79,11 @@ class Session:
         return self._sender.end
 
     @property
+    def returned(self) -> int:
+        """Rows of the stream that have come back through the whole route, whether or not their bytes were wanted."""
+        return self._row_receiver.receiver.position
+
+    @property
     def _sender(self) -> Sender:
         return self._log.sender
 
