@@ -72,6 +72,8 @@ async def test_a_member_that_says_nothing_is_waited_for_aloud(command: tuple[str
     "options",
     [
         ("--transport", "pigeon"),
+        ("--save", "/no such folder/reply"),
+        ("--save", "/dev/null"),
         ("--stop", ""),
         ("--pin", "nowhere"),
         ("--patience", "nan"),

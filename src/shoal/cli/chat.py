@@ -13,7 +13,7 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private, report
-from shoal.cli.terminal import say, styled, waiting, write
+from shoal.cli.terminal import end_line, say, styled, waiting, write
 from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -58,19 +58,22 @@ def chat(
 
 def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> None:
     """One answer. Ctrl-C or an error ends it, and the conversation goes on as if the question had not been asked."""
+    written = ""
     try:
         with stream(line, **sampling) as answer:
             for piece in answer:
                 if not as_json:
                     write(piece)
+                    written = piece or written
         if as_json:
             print_json({"text": answer.text, "prefill_rows": answer.timings.prefill_tokens})
         else:
             write("\n")
     except KeyboardInterrupt:
-        say("")
+        end_line(written)
         say("(cancelled; the question is forgotten)")
     except ShoalError as error:
+        end_line(written)
         report(error)
         if isinstance(error, GrantExceeded):
             say("the conversation is full: begin another, or give it more tokens (--context)")

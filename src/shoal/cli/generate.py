@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,9 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
-from shoal.cli.terminal import say, say_table, waits_for, write
+from shoal.cli.terminal import end_line, say, say_table, waits_for, write
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
+from shoal.errors import ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import check_text
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
@@ -48,6 +50,10 @@ def generate(
         waits_for("reading the prompt from standard input")
     text = sys.stdin.read() if prompt == "-" else prompt
     check_text("the prompt", text)
+    if reply.save is not None:
+        from shoal.client.saved_reply import place_for_reply
+
+        place_for_reply(reply.save)
     found = client_discoveries(model, discovery, yes)
     asked = {**msgspec.structs.asdict(reply), **msgspec.structs.asdict(sampling)}
     asked["options"] = msgspec.structs.replace(session, route=route)
@@ -56,23 +62,38 @@ def generate(
 
 
 def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> None:
-    """Print a reply as it comes, and then its times; Ctrl-C ends it, and the command with what there is by then."""
+    """Print a reply as it comes, and then its times. Ctrl-C ends it, and the command with what there is by then.
+
+    What else ends it is raised; a reply that is kept can be gone on with, and the error says how.
+    """
     interrupted: KeyboardInterrupt | None = None
+    written = ""
     try:
         for piece in stream:
             if not as_json:
                 write(piece)
+                written = piece or written
     except KeyboardInterrupt as error:
         interrupted = error
-        say("")
-        say(f"(kept: shoal resume {kept})" if kept is not None else "(cancelled)")
+    except ShoalError as error:
+        end_line(written)
+        if kept is not None and kept.exists():
+            error.add_note(f"the reply so far is kept: {_go_on(kept)}")
+        raise
     if as_json:
         print_json(result(stream.completion))
     else:
-        write("\n")
+        write("\n") if interrupted is None else end_line(written)
+    if interrupted is not None:
+        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept)})")
+    if not as_json:
         show_times(stream.completion)
     if interrupted is not None:
         raise interrupted
+
+
+def _go_on(kept: Path) -> str:
+    return f"shoal resume {shlex.quote(str(kept))}"
 
 
 def result(reply: Completion) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def report(error: ShoalError) -> None:
     say(styled("error", "bold red"), f" ({error.party}): {error}")
     if isinstance(error, ServerFull):
         say(f"try again in {error.retry_after:.0f} s")
+    for note in getattr(error, "__notes__", ()):
+        say(note)
 
 
 def report_mistake(error: Exception) -> None:

@@ -98,3 +98,9 @@ def write(text: str) -> None:
     with waiting.printing(ends_line=text.endswith("\n") or not sys.stdout.isatty()):
         sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
+
+
+def end_line(written: str) -> None:
+    """After the last piece that was written of a result: what comes next begins on a line of its own."""
+    if written and not written.endswith("\n"):
+        write("\n")

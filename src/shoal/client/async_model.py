@@ -20,7 +20,7 @@ from shoal.client.completion import AsyncCompletionStream, Completion, GrowingRe
 from shoal.client.decoder import SessionDecoder
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply_file import ReplyFile
-from shoal.client.saved_reply import SavedReply, take_up
+from shoal.client.saved_reply import SavedReply, place_for_reply, take_up
 from shoal.client.session.session import Session
 from shoal.errors import FingerprintMismatch, UsageError
 from shoal.options import split
@@ -58,15 +58,16 @@ class AsyncModel:
         """
         self._check_open()
         asked, params, session = reply_options(options, self._options)
+        place = None if asked.save is None else place_for_reply(asked.save)
         reply = GrowingReply(self._tokens(prompt, asked.raw), params)
         room = self._with_room(session, len(reply.prompt_ids) + params.max_tokens)
-        if asked.save is not None:
+        if place is not None:
             room = msgspec.structs.replace(room, keep_s=asked.keep_s)
 
         async def opening() -> tuple[Session, list[int]]:
             return await self.remote.client.open_session(self.remote.spec, room, asked.wait_s), []
 
-        return self._stream(reply, asked.save, opening)
+        return self._stream(reply, place, opening)
 
     def resume(
         self, saved: SavedReply, save: str | os.PathLike[str] | None = None, *, wait_s: float = ROUTE_WAIT_S
@@ -78,7 +79,7 @@ class AsyncModel:
         FingerprintMismatch for another model's reply, SessionFenced when another process has it, and what a session raises.
         """
         self._check_open()
-        path = None if save is None else Path(save)
+        path = None if save is None else place_for_reply(save)
         reply = GrowingReply(saved.prompt_ids, saved.params, saved.token_ids, saved.seed, saved.finish_reason)
         if saved.finish_reason:
             return AsyncCompletionStream(reply, self._finished(saved, reply), self._streams)
@@ -188,7 +189,7 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     )
     await client.__aenter__()
     try:
-        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head), session)
+        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head, asked.fingerprint), session)
     except BaseException:
         await client.close()
         raise

@@ -82,6 +82,10 @@ class ConnectOptions(Options, frozen=True, kw_only=True):
     ] = None
     transport: Annotated[str | None, option("Use only this transport: tls or iroh.", "Network")] = None
     discoveries: Annotated[Discoveries | None, option("How to find members.", "Swarm", shown=False)] = None
+    fingerprint: Annotated[
+        str | None,
+        option("Of several models that the swarm serves, the one of this fingerprint.", "Model", shown=False),
+    ] = None
     activity: Annotated[Activity | None, option("Says what is waited for now.", "Output", shown=False)] = None
     wait_s: Annotated[
         float, option("Seconds to wait for a first server of the model.", "Swarm", least=0, shown=False)

@@ -55,8 +55,8 @@ def numeric(text: str) -> str:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot listen on {text}: {host!r} stands for no address ({error})") from error
-        host = min(found, key=lambda info: info[0] != socket.AF_INET)[4][0]
-    return join_host_port(str(host), port)
+        host = str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+    return join_host_port(host, port)
 
 
 class NodeAddress(NamedTuple):
