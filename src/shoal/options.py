@@ -5,6 +5,7 @@ A field is `Annotated[type, option("What it does.")]`. Its name is the keyword i
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -18,6 +19,18 @@ from shoal.errors import ShoalError, UsageError
 
 GROUPS = ("Model", "Memory", "Network", "Swarm", "Reply", "Session", "Route", "Limits", "Output")
 """The groups of options, in the order in which help and guides show them."""
+
+
+ALSO_CALLED = {
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "do_sample": "temperature",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "ticket": "peers",
+    "tickets": "peers",
+}
+"""Names that other libraries have for our options."""
 
 
 class OptionInfo(NamedTuple):
@@ -97,11 +110,18 @@ class Option(NamedTuple):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all options structs. Every field is checked when one is made; a field that is a struct of options is not."""
+    """Base of all options structs. Every field is checked when one is made; a field that is a struct of options is not.
+
+    Another form of a value, which `parse` takes, is turned into the value.
+    """
 
     def __post_init__(self) -> None:
         for one in options_of(type(self)).values():
-            one.check(getattr(self, one.name))
+            given = getattr(self, one.name)
+            value = one.taken(given)
+            if value is not given:
+                msgspec.structs.force_setattr(self, one.name, value)
+            one.check(value)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -136,7 +156,9 @@ def check_names(given: Mapping[str, Any], *structs: type[Options]) -> None:
     names = {name for struct in structs for name in options_of(struct)}
     for name in given:
         if name not in names:
-            raise UsageError(f"there is no option {name!r}; there are {', '.join(sorted(names))}", field=name)
+            meant = ALSO_CALLED.get(name) or next(iter(difflib.get_close_matches(name, names, 1)), "")
+            hint = f" (did you mean {meant}?)" if meant in names else ""
+            raise UsageError(f"there is no option {name!r}{hint}; there are {', '.join(sorted(names))}", field=name)
 
 
 def check_text(name: str, text: str) -> None:

@@ -56,7 +56,9 @@ def test_what_fits_is_taken() -> None:
 
 def test_an_unknown_option_is_named_beside_those_that_there_are() -> None:
     """A keyword of none of the structs."""
-    with pytest.raises(UsageError, match=r"no option .max_new_tokens.; there are .*max_tokens"):
+    with pytest.raises(
+        UsageError, match=r"no option .max_new_tokens. .did you mean max_tokens.*there are .*max_tokens"
+    ):
         check_names({"max_new_tokens": 3}, Reply)
     with pytest.raises(UsageError, match="no option 'inner'"):
         Reply.of({"inner": "x"})

@@ -39,7 +39,7 @@ from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.local_node import LOOPBACK, make_transports
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, PeerId, Span, SpanLike
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        peers: Sequence[str] = (),
+        peers: str | Sequence[str] = (),
         *,
         identity: Identity | None = None,
         invite: str | PrivateSwarm | None = None,
@@ -90,6 +90,7 @@ class AsyncClient:
     ) -> None:
         if not peers and invite is None and not (discoveries and discoveries.all):
             raise UsageError("a client needs at least one ticket to find the swarm (peers=[…]), or a discovery")
+        peers = (peers,) if isinstance(peers, str) else peers
         private = PrivateSwarm(invite=invite) if isinstance(invite, str) else invite
         self._applicant = Applicant(private, "client", clock, identity) if private is not None else None
         self._member: Member | None = None
@@ -148,6 +149,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the transports. Closing twice is harmless."""
+        self._reach = None
         if self._keeping is not None:
             await self._keeping.close()
         await self._discoveries.close()
@@ -164,6 +166,10 @@ class AsyncClient:
         if self._reach is None:
             raise UsageError("the client is not open: use `async with`")
         return self._reach
+
+    def __repr__(self) -> str:
+        state = f"{len(self.records())} servers known" if self._reach is not None else "not open"
+        return f"<AsyncClient {self.identity.peer[:8]}, {state}>"
 
     async def refresh(self) -> None:
         """Ask the swarm for news, and servers that failed whether they are back.
@@ -264,19 +270,19 @@ class AsyncClient:
     def session(
         self,
         model: str | ModelSpec,
-        span: Span | str | None = None,
+        span: SpanLike | None = None,
         *,
         max_tokens: int = 4096,
         wait_s: float = ROUTE_WAIT_S,
         options: SessionOptions | None = None,
     ) -> AbstractAsyncContextManager[Session]:
-        """A session over `span` ("10:20", all blocks: None) of a model given by name, fingerprint or spec.
+        """A session over `span` ("10:20", (10, 20), all blocks: None) of a model given by name, fingerprint or spec.
 
         Entering raises NoRoute when blocks stay missing, ServerFull when the only servers of some blocks are full, and
         NetworkError when they are out of reach.
         """
         options = options or SessionOptions(max_tokens=max_tokens)
-        return self._session(model, Span.parse(span) if isinstance(span, str) else span, options, wait_s)
+        return self._session(model, None if span is None else Span.of(span), options, wait_s)
 
     @contextlib.asynccontextmanager
     async def _session(

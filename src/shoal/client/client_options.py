@@ -15,7 +15,6 @@ import msgspec
 
 from shoal.client.activity import Activity
 from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
-from shoal.errors import UsageError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import Options, option, split
 from shoal.protocol.messages import MAX_POSITION, RowCodec
@@ -62,9 +61,7 @@ class SessionOptions(Options, frozen=True, kw_only=True):
 
 
 def _tickets(given: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise UsageError("it is a list of tickets, not one text")
-    return tuple(given)
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 class ConnectOptions(Options, frozen=True, kw_only=True):

@@ -47,7 +47,9 @@ class ServeOptions(Options, frozen=True, kw_only=True):
 
     model: Annotated[str, option("Hub id, directory of safetensors, or GGUF file.", "Model", shown=False)]
     revision: Annotated[str | None, option("Revision on the hub.", "Model")] = None
-    blocks: Annotated[Span | None, option("Blocks to hold, START:STOP.", "Model", parse=Span.parse)] = None
+    blocks: Annotated[
+        Span | None, option("Blocks to hold, START:STOP.", "Model", parse=Span.of, form="a span like 0:10")
+    ] = None
     num_blocks: Annotated[int | None, option("How many blocks; the swarm's weakest are chosen.", "Model", least=1)] = (
         None
     )
