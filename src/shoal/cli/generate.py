@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from shoal.swarm.routing.route_options import RouteOptions
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
+    from shoal.client.step_trace import StepTrace
     from shoal.client.sync import CompletionStream
 
 ANSWER = ReplyOptions(raw=False)
@@ -114,13 +116,19 @@ def result(reply: Completion) -> dict[str, Any]:
 
 
 def show_times(reply: Completion) -> None:
-    """The route with each hop's median times, and the rates."""
-    from statistics import median
-
+    """The route with each hop's median times, the rates, and the seed by which the reply can be had again."""
     names = [hop.name for hop in reply.route]
     traces = [trace for trace in reply.traces if [hop.name for hop in trace.hops] == names]
-    if not traces:
-        return
+    if traces:
+        _show_hops(reply, traces)
+    rates = (("prefill", reply.timings.prefill_tokens_per_s), ("decode", reply.timings.decode_tokens_per_s))
+    said = [f"{what} {rate:.1f} tokens/s" for what, rate in rates if rate]
+    say(" · ".join([*said, f"seed {reply.seed}", *([] if reply.exact else ["not exact"])]))
+
+
+def _show_hops(reply: Completion, traces: Sequence[StepTrace]) -> None:
+    from statistics import median
+
     rows = []
     for index, hop in enumerate(reply.route):
         times = [trace.hops[index] for trace in traces]
@@ -129,7 +137,3 @@ def show_times(reply: Completion) -> None:
     back = 1e3 * median(trace.return_s for trace in traces)
     rows.append(("back to here", "", f"{back:.2f}", "", ""))
     say_table(("hop", "blocks", "network ms", "queue ms", "compute ms"), rows)
-    say(
-        f"prefill {reply.timings.prefill_tokens_per_s:.1f} tokens/s · "
-        f"decode {reply.timings.decode_tokens_per_s:.1f} tokens/s{'' if reply.exact else ' · not exact'}"
-    )

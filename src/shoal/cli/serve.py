@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -17,15 +19,17 @@ from shoal.cli.logs import LogFormat, set_up_logging
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
 from shoal.cli.terminal import console, counted, say, waits_for, write
-from shoal.server.serve_options import ServeOptions
+from shoal.errors import UsageError
+from shoal.server.serve_options import ServeOptions, machine_memory_bytes
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.tasks import first_done
-from shoal.transport.address import host_port, numeric
+from shoal.transport.address import host_port, node_address, numeric
 
 if TYPE_CHECKING:
     from shoal.protocol.messages import Status
     from shoal.server.hosting.span_host import Progress
     from shoal.server.server import Server
+    from shoal.server.server_place import ServerPlace
 
 STATUS_S = 2.0
 FORCED_EXIT_S = 10.0
@@ -47,6 +51,9 @@ def serve(
     as_json: AsJson = False,
     log_level: Annotated[str, typer.Option(help="What is logged: debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or json.")] = "text",
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="Keep nothing: a fresh key and a free port, unless they are given.")
+    ] = False,
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
 ) -> None:
     """Hold blocks of a model and compute them for others. Prints the ticket by which others join.
@@ -56,15 +63,32 @@ def serve(
     if discovery.wanted:
         discovery = msgspec.structs.replace(discovery, interface=host_port(numeric(options.listen))[0])
     set_up_logging(log_level, log_format)
+    if options.memory_bytes is not None and options.device == "cpu":
+        _check_memory(options.memory_bytes)
     if as_json:
         waits_for("")  # its events say it
     agree(discovery, yes, serving=True)
     joined = private(swarm, invite, delegation)
     asked = msgspec.structs.replace(options, model=model, peers=tuple(peers or ()), private=joined, discovery=discovery)
-    asyncio.run(_serve(asked, as_json, watch_stdin))
+    if temporary:
+        asyncio.run(_serve(asked, as_json, watch_stdin))
+        return
+    from shoal.server.server_place import ServerPlace
+
+    with ServerPlace(asked) as place:
+        asyncio.run(_serve(place.options, as_json, watch_stdin, place))
 
 
-async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None:
+def _check_memory(asked_bytes: int) -> None:
+    """Raises UsageError for more than the machine has: the system would end the server in the middle of its work."""
+    there = machine_memory_bytes()
+    if there is not None and asked_bytes > there:
+        raise UsageError(
+            f"--memory cannot be {asked_bytes / 1e9:.3g}GB: this machine has {there / 1e9:.3g}GB", field="memory_bytes"
+        )
+
+
+async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool, place: ServerPlace | None = None) -> None:
     from shoal.server.server import Server
 
     stop, at_once = asyncio.Event(), asyncio.Event()
@@ -76,7 +100,9 @@ async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None
     async def run() -> None:
         async with Server(config, _progress(as_json)) as server:
             started.set()
-            await _run(server, stop, as_json)
+            if place is not None:
+                place.keep_port(server.addresses)
+            await _run(server, stop, as_json, kept=place is not None)
             await _drain(server, at_once)
 
     async def stopped_while_starting() -> None:
@@ -87,7 +113,7 @@ async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None
     await first_done(run(), stopped_while_starting())
 
 
-async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
+async def _run(server: Server, stop: asyncio.Event, as_json: bool, kept: bool = False) -> None:
     record = server.record
     if as_json:
         print_json(
@@ -102,7 +128,8 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
         say(f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}")
         say(f"address  {', '.join(server.addresses)}")
         say(f"node     {record.peer}")
-        say(_how_to_join(server))
+        for line in _how_to_join(server, kept):
+            say(line)
         write(server.ticket + "\n")
     waits_for("")
     while not stop.is_set() and not server.ordered_to_leave.is_set():
@@ -122,11 +149,27 @@ def _load(status: Status) -> str:
     )
 
 
-def _how_to_join(server: Server) -> str:
+def _how_to_join(server: Server, kept: bool) -> list[str]:
+    """Who can use the ticket, and for how long."""
     name = server.private_swarm
-    if name is None:
-        return "ticket   (give it to others as --peers)"
-    return f"ticket   (of no use to others without an invite: shoal swarm invite {name}, on the owner's machine)"
+    use = f"for members of {name} (shoal swarm invite {name}, on the owner's machine)" if name else "for --peers"
+    until = "after a restart too: key and port are kept" if kept else "until this server stops"
+    return [f"ticket   {use}, {_who_reaches(server.addresses)}", f"         good {until}"]
+
+
+def _who_reaches(addresses: Sequence[str]) -> str:
+    """From where these addresses can be dialled, as far as they tell."""
+    hosts = []
+    for address in addresses:
+        with contextlib.suppress(UsageError):
+            one = node_address(address)
+            if not one.relay:
+                hosts.append(ipaddress.ip_address(one.host))
+    if any(host.is_global for host in hosts):
+        return "from anywhere, unless a firewall or a router is in between"
+    if any(not host.is_loopback for host in hosts):
+        return "from this network"
+    return "on this machine alone (for others: --listen 0.0.0.0:PORT)"
 
 
 async def _drain(server: Server, at_once: asyncio.Event) -> None:

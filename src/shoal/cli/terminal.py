@@ -82,7 +82,7 @@ def say(*parts: str | Text, end: str = "\n") -> None:
 
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     """Print a table to standard error: its first column stands left, numbers stand right."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for index, title in enumerate(titles):
         table.add_column(title, justify="right" if index else "left")
     for row in rows:

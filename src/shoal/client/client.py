@@ -53,6 +53,10 @@ REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
 
 
+LOOKED_AT_S = 1.5
+"""How long a server may take to tell its load, the dial included; all are asked at once."""
+
+
 class ServerStatus(msgspec.Struct, frozen=True):
     """A server as the client sees it; `status` is None when it did not answer, and `problem` says why."""
 
@@ -226,9 +230,12 @@ class AsyncClient:
 
     async def _status(self, record: ServerRecord) -> ServerStatus:
         try:
-            return ServerStatus(record, await self._opened.probe.ask(record))
+            async with asyncio.timeout(LOOKED_AT_S):
+                return ServerStatus(record, await self._opened.probe.ask(record))
         except ShoalError as error:
             return ServerStatus(record, None, str(error))
+        except TimeoutError:
+            return ServerStatus(record, None, f"no answer within {LOOKED_AT_S:g} s")
 
     async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
         """The model's description and its configuration as JSON text, from the first server that answers.

@@ -109,9 +109,9 @@ class ServeOptions(Options, frozen=True, kw_only=True):
     max_session_tokens: Annotated[int, option("Tokens that one session may have.", "Limits", least=1)] = 32_768
     peers: Annotated[tuple[str, ...], option("Ticket of a member to join.", "Swarm", shown=False)] = ()
     name: Annotated[str, option("This server's name in lists of servers.", "Swarm")] = ""
-    identity: Annotated[Path | None, option("Key file, made if missing; default: a fresh key each time.", "Swarm")] = (
-        None
-    )
+    identity: Annotated[
+        Path | None, option("Key file, made if missing; `shoal serve` keeps one for each model.", "Swarm")
+    ] = None
     private: PrivateSwarm | None = None
     discovery: DiscoveryOptions = DiscoveryOptions()
 
@@ -133,7 +133,13 @@ class ServeOptions(Options, frozen=True, kw_only=True):
 
 def default_memory_bytes() -> int:
     """Half of the machine's memory, or 4 GiB where that is unknown."""
+    there = machine_memory_bytes()
+    return 4 << 30 if there is None else there // 2
+
+
+def machine_memory_bytes() -> int | None:
+    """The machine's memory; None where that is unknown."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not on this platform
-        return 4 << 30
+        return None

@@ -11,6 +11,7 @@ import pytest
 
 from shoal.cli.generate import print_reply, result, show_times
 from shoal.cli.output import report
+from shoal.client.completion import Timings
 from shoal.errors import ShoalError
 from tests.unit.cli.replies import COMPLETION, Stream
 
@@ -58,10 +59,10 @@ def test_a_hops_times_are_the_median_of_its_own_steps(said: io.StringIO) -> None
 
 
 def test_a_reply_of_one_token_has_no_times(said: io.StringIO) -> None:
-    """Nothing was decoded, so nothing is shown; the reply is whole as JSON."""
-    short = msgspec.structs.replace(COMPLETION, traces=())
+    """Nothing was decoded, so no rate is shown; its seed is, and the reply is whole as JSON."""
+    short = msgspec.structs.replace(COMPLETION, traces=(), timings=Timings(0.5, 0.0, 3, 0))
     show_times(short)
-    assert said.getvalue() == ""
+    assert said.getvalue() == "prefill 6.0 tokens/s · seed 7\n"
     assert result(short)["trace"] == ()
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run
+from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run, _who_reaches
 from shoal.protocol.messages import Status
 from shoal.types import PeerId
 from tests.unit.swarm.routing.test_route_planner import server as record
@@ -54,10 +54,29 @@ def test_what_is_loaded(said: io.StringIO, capsys: pytest.CaptureFixture[str]) -
     assert events[1] == {"event": "loading", "what": "loading blocks", "done": 4, "total": 4}
 
 
-def test_a_private_servers_ticket_is_not_enough() -> None:
-    """It says what others need besides."""
-    assert "--peers" in _how_to_join(Server())  # type: ignore[arg-type]  # a server by its shape
-    assert "shoal swarm invite home" in _how_to_join(Server(private="home"))  # type: ignore[arg-type]  # by its shape
+def test_a_ticket_says_whom_it_is_for() -> None:
+    """Others need an invite besides where the swarm is private; the ticket of a server that keeps its key lasts."""
+    public = _how_to_join(Server(), kept=False)  # type: ignore[arg-type]  # a server by its shape
+    assert "--peers" in public[0]
+    assert "until this server stops" in public[1]
+    private = _how_to_join(Server(private="home"), kept=True)  # type: ignore[arg-type]  # by its shape
+    assert "shoal swarm invite home" in private[0]
+    assert "after a restart too" in private[1]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        (("tls://127.0.0.1:1", "iroh://[::1]:2"), "on this machine alone"),
+        (("tls://127.0.0.1:1", "tls://192.168.1.5:1"), "from this network"),
+        (("tls://[fe80::1]:1",), "from this network"),
+        (("tls://10.0.0.1:1", "tls://8.8.8.8:1"), "from anywhere"),
+        (("iroh://https://relay.example/",), "on this machine alone"),
+    ],
+)
+def test_a_ticket_says_who_reaches_the_server(addresses: tuple[str, ...], words: str) -> None:
+    """By the widest of its addresses."""
+    assert words in _who_reaches(addresses)
 
 
 @pytest.mark.parametrize("how", ["signal", "order"])
