@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.output import AsJson, console, print_json, run_command
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from shoal.cli.output import AsJson, print_json, run_command
+from shoal.cli.terminal import say, say_table
 
 
 def bench(
@@ -52,23 +50,16 @@ def bench(
         return
     for key, value in result.items():
         if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
-            console.print(_table(key, value))
+            _show_table(key, value)
             continue
-        console.print(f"{key:18} {value:.3f}" if isinstance(value, float) else f"{key:18} {value}", soft_wrap=True)
+        say(f"{key:18} {value:.3f}" if isinstance(value, float) else f"{key:18} {value}")
 
 
-def _table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
+def _show_table(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """One row for each case; cases may have measured different things."""
-    from rich.table import Table
-
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(title)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, row in rows.items():
-        table.add_row(name, *(_number(row.get(column, "")) for column in columns))
-    return table
+    cells = ((name, *(_number(row.get(column, "")) for column in columns)) for name, row in rows.items())
+    say_table((title, *columns), cells)
 
 
 def _number(value: Any) -> str:

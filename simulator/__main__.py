@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, console, print_json, run_command
+from shoal.cli.output import AsJson, print_json, run_command
+from shoal.cli.terminal import say
 
 if TYPE_CHECKING:
     from simulator.sim_metrics import Report
@@ -55,7 +56,7 @@ def simulate(
         return
     for name, value in msgspec.to_builtins(report).items():
         if name != "history":
-            console.print(f"{name:22} {value:.5g}")
+            say(f"{name:22} {value:.5g}")
 
 
 def draw(report: Report, path: Path) -> None:

@@ -11,4 +11,6 @@ from shoal.model.kernels.strict import strict_mode_environment
 strict_mode_environment()
 os.environ.setdefault("SHOAL_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "shoal"))
 
+os.environ.setdefault("SHOAL_HOME", str(Path(__file__).parent.parent / ".pytest_cache" / "home"))
+
 pytest_plugins = ["tests.devices", "tests.swarms"]

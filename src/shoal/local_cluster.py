@@ -23,7 +23,17 @@ class LocalServer:
     """One `shoal serve` process. Its standard input is a pipe: when this process dies, however, the server leaves."""
 
     def __init__(self, model: str, *options: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "shoal.cli.main", "serve", model, "--json", "--watch-stdin", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "shoal.cli.main",
+            "serve",
+            model,
+            "--json",
+            "--watch-stdin",
+            "--temporary",
+            *options,
+        ]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

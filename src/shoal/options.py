@@ -5,6 +5,7 @@ A field is `Annotated[type, option("What it does.")]`. Its name is the keyword i
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -20,11 +21,24 @@ GROUPS = ("Model", "Memory", "Network", "Swarm", "Reply", "Session", "Route", "L
 """The groups of options, in the order in which help and guides show them."""
 
 
+ALSO_CALLED = {
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "do_sample": "temperature",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "ticket": "peers",
+    "tickets": "peers",
+}
+"""Names that other libraries have for our options."""
+
+
 class OptionInfo(NamedTuple):
     """What is said of an option beside its type: help text, group, bounds, and how the command line takes it.
 
-    `parse` turns another form into the value: the text of the command line, with `repeated` several of them. `flag`: its name
-    there, made from the field's if empty. Without `shown` the command line does not take it.
+    `form`: what a value has to be, where type and bounds do not say it in a user's words. `parse` turns another form into
+    the value: the text of the command line, with `repeated` several of them. `flag`: its name there, made from the field's
+    if empty. Without `shown` the command line does not take it.
     """
 
     help: str
@@ -34,6 +48,7 @@ class OptionInfo(NamedTuple):
     most: float | None = None
     flag: str = ""
     metavar: str = ""
+    form: str = ""
     parse: Callable[[Any], Any] | None = None
     repeated: bool = False
     shown: bool = True
@@ -64,32 +79,49 @@ class Option(NamedTuple):
     @property
     def form(self) -> str:
         """What a value has to be, in words."""
-        return " or ".join(_form(kind, self.info) for kind in self.kinds if kind is not None)
+        return self.info.form or " or ".join(_form(kind, self.info) for kind in self.kinds if kind is not None)
 
     def check(self, value: object) -> None:
         """Raises UsageError that names the option, for a value of another type or beyond the bounds."""
         if not any(_fits(kind, value, self.info) for kind in self.kinds):
-            raise UsageError(f"{self.name} cannot be {value!r}: it is {self.form}", field=self.name)
+            raise self._refused(value)
+        for text in (value,) if isinstance(value, str) else value if isinstance(value, tuple | frozenset) else ():
+            if isinstance(text, str):
+                check_text(self.name, text)
+
+    def _refused(self, value: object) -> UsageError:
+        return UsageError(f"{self.name} cannot be {value!r}: it is {self.form}", field=self.name)
 
     def taken(self, value: Any) -> Any:
         """The value that is meant by another form of it. Raises UsageError that names the option where there is none."""
         if self.info.parse is None or any(_fits(kind, value, self.info) for kind in self.kinds if kind is not str):
             return value
         try:
-            return self.info.parse(value)
+            parsed = self.info.parse(value)
         except UsageError as error:
             reason = str(error).removeprefix(f"{self.name} cannot be {value!r}: ")
-        except (ShoalError, TypeError, ValueError, OverflowError):
+        except (ShoalError, AttributeError, TypeError, ValueError, OverflowError):
             reason = f"it is {self.form}"
+        else:
+            if not any(_fits(kind, parsed, self.info) for kind in self.kinds):
+                raise self._refused(value)
+            return parsed
         raise UsageError(f"{self.name} cannot be {value!r}: {reason}", field=self.name)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all options structs. Every field is checked when one is made; a field that is a struct of options is not."""
+    """Base of all options structs. Every field is checked when one is made; a field that is a struct of options is not.
+
+    Another form of a value, which `parse` takes, is turned into the value.
+    """
 
     def __post_init__(self) -> None:
         for one in options_of(type(self)).values():
-            one.check(getattr(self, one.name))
+            given = getattr(self, one.name)
+            value = one.taken(given)
+            if value is not given:
+                msgspec.structs.force_setattr(self, one.name, value)
+            one.check(value)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -124,7 +156,16 @@ def check_names(given: Mapping[str, Any], *structs: type[Options]) -> None:
     names = {name for struct in structs for name in options_of(struct)}
     for name in given:
         if name not in names:
-            raise UsageError(f"there is no option {name!r}; there are {', '.join(sorted(names))}", field=name)
+            meant = ALSO_CALLED.get(name) or next(iter(difflib.get_close_matches(name, names, 1)), "")
+            hint = f" (did you mean {meant}?)" if meant in names else ""
+            raise UsageError(f"there is no option {name!r}{hint}; there are {', '.join(sorted(names))}", field=name)
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises UsageError for what is no text: bytes that are not UTF-8 come as lone surrogates from the command line."""
+    for at, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise UsageError(f"{name} is not UTF-8: character {at + 1} is {character!a}", field=name)
 
 
 def split(given: Mapping[str, Any], *structs: type[Options]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, NewType
 
 import msgspec
@@ -92,12 +92,36 @@ class Span(msgspec.Struct, frozen=True, order=True, array_like=True):
         return self
 
     @classmethod
+    def of(cls, given: SpanLike) -> Span:
+        """A span as people write it: "10:20", (10, 20), range(10, 20); raises SpanError for anything else."""
+        if isinstance(given, str):
+            return cls.parse(given)
+        if isinstance(given, Span):
+            return given
+        if isinstance(given, range | slice):
+            pair: Sequence[object] = (given.start, given.stop) if given.step in (None, 1) else ()
+        else:
+            pair = given if isinstance(given, list | tuple) else ()
+        if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+            raise SpanError(f"a span is written START:STOP or (START, STOP), not {given!r}")
+        start, stop = pair
+        assert isinstance(start, int)
+        assert isinstance(stop, int)
+        if not 0 <= start < stop:
+            raise SpanError(f"a span is written (START, STOP) with START < STOP, not {given!r}")
+        return cls(start, stop)
+
+    @classmethod
     def parse(cls, text: str) -> Span:
         """`"10:20"` → Span(10, 20); raises SpanError for anything else."""
         start, colon, stop = text.partition(":")
         if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
             raise SpanError(f"a span is written START:STOP with START < STOP, not {text!r}")
         return cls(int(start), int(stop))
+
+
+SpanLike = Span | str | tuple[int, int] | list[int] | range | slice
+"""What callers may write for a span; `Span.of` takes it."""
 
 
 def missing_spans(wanted: Span, held: Iterable[Span]) -> tuple[Span, ...]:

@@ -19,15 +19,25 @@ ENDS_S = 50.0
 
 
 @contextlib.asynccontextmanager
-async def running(module: str, *arguments: str, models: Path | None = None) -> AsyncIterator[Process]:
-    """A program that is killed if it is still there in the end. `models` is a folder in which it finds checkpoints."""
+async def running(
+    module: str, *arguments: str, models: Path | None = None, folder: Path = ROOT, **variables: str
+) -> AsyncIterator[Process]:
+    """A program, started in `folder`, that is killed if it is still there in the end.
+
+    `models` is a folder in which it finds checkpoints; `variables` are more of its environment.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env={**os.environ, **({} if models is None else {"SHOAL_MODELS": str(models)})},
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+            **({} if models is None else {"SHOAL_MODELS": str(models)}),
+            **variables,
+        },
     )
     try:
         yield process

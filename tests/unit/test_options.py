@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 
 from shoal.errors import UsageError
-from shoal.options import GROUPS, Options, check_names, option, options_of, split
+from shoal.options import GROUPS, Options, check_names, check_text, option, options_of, split
 
 
 class Reply(Options, frozen=True, kw_only=True):
@@ -56,7 +56,9 @@ def test_what_fits_is_taken() -> None:
 
 def test_an_unknown_option_is_named_beside_those_that_there_are() -> None:
     """A keyword of none of the structs."""
-    with pytest.raises(UsageError, match=r"no option .max_new_tokens.; there are .*max_tokens"):
+    with pytest.raises(
+        UsageError, match=r"no option .max_new_tokens. .did you mean max_tokens.*there are .*max_tokens"
+    ):
         check_names({"max_new_tokens": 3}, Reply)
     with pytest.raises(UsageError, match="no option 'inner'"):
         Reply.of({"inner": "x"})
@@ -77,3 +79,15 @@ def test_an_option_says_what_it_is() -> None:
     assert found["max_tokens"].flag == "--max-tokens"
     assert found["seed"].default is None
     assert all(one.info.group in GROUPS for one in found.values())
+
+
+@pytest.mark.parametrize("given", ["\udcff", "a\ud800", "é\udce9"])
+def test_bytes_that_are_no_text(given: str) -> None:
+    """They come as lone surrogates; the error says where."""
+    with pytest.raises(UsageError, match=r"inner is not UTF-8: character \d is"):
+        check_text("inner", given)
+
+
+def test_a_text_of_any_language() -> None:
+    """Is one."""
+    check_text("inner", "naïve 世界 👩‍🚀 \x1b")

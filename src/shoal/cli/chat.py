@@ -12,7 +12,8 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private, report
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private, report
+from shoal.cli.terminal import end_line, say, styled, waiting, write
 from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -37,7 +38,7 @@ def chat(
     swarm: SwarmName = "",
     invite: Invite = "",
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens that the conversation may have.")] = 4096,
+    context: Annotated[int, typer.Option(help="Tokens that the conversation may have.", min=1)] = 4096,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +50,7 @@ def chat(
         remote.chat(system, max_tokens=context, options=asked) as talk,
     ):
         if not as_json:
-            console.print(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
+            say(f"{remote.remote.spec.name} · Ctrl-C ends a reply, Ctrl-D the chat")
         while (line := _ask(as_json)) is not None:
             if line.strip():
                 _turn(talk.stream, line, msgspec.structs.asdict(sampling), as_json)
@@ -57,29 +58,33 @@ def chat(
 
 def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> None:
     """One answer. Ctrl-C or an error ends it, and the conversation goes on as if the question had not been asked."""
+    written = ""
     try:
         with stream(line, **sampling) as answer:
             for piece in answer:
                 if not as_json:
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
+                    write(piece)
+                    written = piece or written
         if as_json:
             print_json({"text": answer.text, "prefill_rows": answer.timings.prefill_tokens})
         else:
-            sys.stdout.write("\n")
+            write("\n")
     except KeyboardInterrupt:
-        console.print("\n(cancelled; the question is forgotten)")
+        end_line(written)
+        say("(cancelled; the question is forgotten)")
     except ShoalError as error:
+        end_line(written)
         report(error)
         if isinstance(error, GrantExceeded):
-            console.print("the conversation is full: begin another, or give it more tokens (--context)")
+            say("the conversation is full: begin another, or give it more tokens (--context)")
 
 
 def _ask(as_json: bool) -> str | None:
     if not as_json and sys.stdin.isatty():
-        console.print("[bold]>[/] ", end="")
+        say(styled(">", "bold"), " ", end="")
     try:
-        line = sys.stdin.readline()
+        with waiting.silent():
+            line = sys.stdin.readline()
     except KeyboardInterrupt:
         return None
     return line.rstrip("\n") if line else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, console, print_json
+from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.terminal import say, styled, waits_for, write
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
@@ -29,18 +29,24 @@ def demo(
 ) -> None:
     """Start servers in processes of their own, stream an answer through a real model, and kill one of them meanwhile."""
     from shoal.cli.generate import result, show_times
+    from shoal.client.activity import Activity
     from shoal.client.sync import connect
     from shoal.local_cluster import LocalCluster
     from shoal.model.weights.model_source import demo_model_path
 
     model = str(demo_model_path())
+    waits_for(f"starting {servers + 1} servers")
     with LocalCluster(model, servers, threads=threads, transport=transport, spares=1) as swarm:
         if not as_json:
-            console.print(f"{servers} servers and a spare on this machine, joined by one ticket:")
-            console.print(swarm.ticket, soft_wrap=True)
-        with connect(peers=[swarm.ticket], transport=transport) as remote:
+            say(f"{servers} servers and a spare on this machine, joined by one ticket:")
+            say(swarm.ticket)
+        activity = Activity()
+        waits_for(lambda: str(activity))
+        with connect(peers=[swarm.ticket], transport=transport, activity=activity) as remote:
             if not as_json:
-                console.print(f"\n[bold]{prompt}[/]\n")
+                say("")
+                say(styled(prompt, "bold"))
+                say("")
             disturbed, story = _disturbed(remote, swarm, prompt, raw, max_tokens, quiet=as_json)
             if not as_json:
                 _tell(story)
@@ -50,8 +56,8 @@ def demo(
             if as_json:
                 print_json({**result(disturbed), **story})
             else:
-                same = "the same" if story["identical"] else "[bold red]another[/]"
-                console.print(f"asked again, with nobody dying: {same} answer, token for token")
+                same = "the same" if story["identical"] else styled("another", "bold red")
+                say("asked again, with nobody dying: ", same, " answer, token for token")
 
 
 def _disturbed(
@@ -67,16 +73,15 @@ def _disturbed(
             story["pause_s"] = now - last_at
         last_at = now
         if not quiet:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            write(piece)
         if killed_at is None and stream.usage.completion_tokens > max_tokens // 3:
             killed_at, victim = now, stream.route[(len(stream.route) - 1) // 2]
             swarm.of(victim.peer).kill()
             story |= {"killed": victim.name, "killed_after_tokens": stream.usage.completion_tokens}
             if not quiet:
-                console.print(f" [bold red]✗ {story['killed']} was killed[/] ", end="")
+                say(" ", styled(f"✗ {story['killed']} was killed", "bold red"), " ", end="")
     if not quiet:
-        sys.stdout.write("\n")
+        write("\n")
     story["replaced_by"] = [name for event in stream.failovers for name in event.found]
     story["replayed_rows"] = sum(event.replayed_rows for event in stream.failovers)
     return stream.completion, story
@@ -84,10 +89,14 @@ def _disturbed(
 
 def _tell(story: dict[str, Any]) -> None:
     if "pause_s" in story:
-        console.print(
-            f"\n{story['killed']} died after {story['killed_after_tokens']} tokens; "
+        say("")
+        say(
+            f"{story['killed']} died after {story['killed_after_tokens']} tokens; "
             f"{', '.join(story['replaced_by'])} took over {story['replayed_rows']} rows: "
-            f"a pause of {story['pause_s']:.2f} s, and no token lost\n"
+            f"a pause of {story['pause_s']:.2f} s, and no token lost"
         )
+        say("")
     else:
-        console.print("\nthe answer was over before its server was missed\n")
+        say("")
+        say("the answer was over before its server was missed")
+        say("")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.output import console
+from shoal.cli.terminal import say, waiting
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.discovery.libtorrent_session import PUBLIC_BOOTSTRAP
 
@@ -25,7 +25,7 @@ def client_discoveries(model: str | None, options: DiscoveryOptions, yes: bool) 
     agree(options, yes, serving=False)
     discoveries = Discoveries(options, _fingerprint(model) if model is not None else None)
     for notice in discoveries.notices:
-        console.print(notice, soft_wrap=True)
+        say(notice)
     return discoveries
 
 
@@ -41,9 +41,10 @@ def agree(options: DiscoveryOptions, yes: bool, *, serving: bool) -> None:
     if not options.contacts_strangers:
         return
     for line in disclosure(options, serving=serving):
-        console.print(line, soft_wrap=True)
+        say(line)
     if not yes and sys.stdin.isatty():
-        typer.confirm("Go on?", abort=True, err=True)
+        with waiting.silent():
+            typer.confirm("Go on?", abort=True, err=True)
 
 
 def disclosure(options: DiscoveryOptions, *, serving: bool) -> list[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, SwarmName, Transport, console, print_json, private
+from shoal.cli.output import AsJson, SwarmName, Transport, print_json, private
+from shoal.cli.terminal import say, waits_for
 
 if TYPE_CHECKING:
     from shoal.swarm.identity import Identity
@@ -34,12 +35,13 @@ def drain(
         raise UsageError("give the server's key file (--identity), or its private swarm (--swarm)")
     if identity is not None and not identity.is_file():
         raise UsageError(f"there is no key file {identity}")
+    waits_for("asking the server to leave")
     key = Identity.load(identity) if identity is not None else None
     deadline_s = asyncio.run(_order(ticket, key, private(swarm, ""), transport))
     if as_json:
         print_json({"leaving_within_s": deadline_s})
     else:
-        console.print(f"the server leaves as soon as its sessions have moved, in {deadline_s:.0f} s at the latest")
+        say(f"the server leaves as soon as its sessions have moved, in {deadline_s:.0f} s at the latest")
 
 
 async def _order(text: str, key: Identity | None, swarm: PrivateSwarm | None, transport: str | None) -> float:

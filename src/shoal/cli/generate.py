@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +14,18 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.terminal import end_line, say, say_table, waits_for, write
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
+from shoal.errors import ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
+from shoal.options import check_text
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.routing.route_options import RouteOptions
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
+    from shoal.client.step_trace import StepTrace
     from shoal.client.sync import CompletionStream
 
 ANSWER = ReplyOptions(raw=False)
@@ -42,8 +48,15 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generate a reply through the swarm and stream it."""
-    found = client_discoveries(model, discovery, yes)
+    if prompt == "-":
+        waits_for("reading the prompt from standard input")
     text = sys.stdin.read() if prompt == "-" else prompt
+    check_text("the prompt", text)
+    if reply.save is not None:
+        from shoal.client.saved_reply import place_for_reply
+
+        place_for_reply(reply.save)
+    found = client_discoveries(model, discovery, yes)
     asked = {**msgspec.structs.asdict(reply), **msgspec.structs.asdict(sampling)}
     asked["options"] = msgspec.structs.replace(session, route=route)
     with connected(model, connection, private(swarm, invite), found) as remote:
@@ -51,23 +64,38 @@ def generate(
 
 
 def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> None:
-    """Print a reply as it comes, and then its times; Ctrl-C ends it, and the command with what there is by then."""
+    """Print a reply as it comes, and then its times. Ctrl-C ends it, and the command with what there is by then.
+
+    What else ends it is raised; a reply that is kept can be gone on with, and the error says how.
+    """
     interrupted: KeyboardInterrupt | None = None
+    written = ""
     try:
         for piece in stream:
             if not as_json:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                write(piece)
+                written = piece or written
     except KeyboardInterrupt as error:
         interrupted = error
-        console.print(f"\n(kept: shoal resume {kept})" if kept is not None else "\n(cancelled)", soft_wrap=True)
+    except ShoalError as error:
+        end_line(written)
+        if kept is not None and kept.exists():
+            error.add_note(f"the reply so far is kept: {_go_on(kept)}")
+        raise
     if as_json:
         print_json(result(stream.completion))
     else:
-        sys.stdout.write("\n")
+        write("\n") if interrupted is None else end_line(written)
+    if interrupted is not None:
+        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept)})")
+    if not as_json:
         show_times(stream.completion)
     if interrupted is not None:
         raise interrupted
+
+
+def _go_on(kept: Path) -> str:
+    return f"shoal resume {shlex.quote(str(kept))}"
 
 
 def result(reply: Completion) -> dict[str, Any]:
@@ -88,26 +116,24 @@ def result(reply: Completion) -> dict[str, Any]:
 
 
 def show_times(reply: Completion) -> None:
-    """The route with each hop's median times, and the rates."""
-    from statistics import median
-
-    from rich.table import Table
-
+    """The route with each hop's median times, the rates, and the seed by which the reply can be had again."""
     names = [hop.name for hop in reply.route]
     traces = [trace for trace in reply.traces if [hop.name for hop in trace.hops] == names]
-    if not traces:
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("hop", "blocks", "network ms", "queue ms", "compute ms"):
-        table.add_column(title, justify="left" if title == "hop" else "right")
+    if traces:
+        _show_hops(reply, traces)
+    rates = (("prefill", reply.timings.prefill_tokens_per_s), ("decode", reply.timings.decode_tokens_per_s))
+    said = [f"{what} {rate:.1f} tokens/s" for what, rate in rates if rate]
+    say(" · ".join([*said, f"seed {reply.seed}", *([] if reply.exact else ["not exact"])]))
+
+
+def _show_hops(reply: Completion, traces: Sequence[StepTrace]) -> None:
+    from statistics import median
+
+    rows = []
     for index, hop in enumerate(reply.route):
         times = [trace.hops[index] for trace in traces]
         middle = [1e3 * median(getattr(time, part) for time in times) for part in ("network_s", "queue_s", "compute_s")]
-        table.add_row(hop.name, str(hop.span), *(f"{value:.2f}" for value in middle))
+        rows.append((hop.name, str(hop.span), *(f"{value:.2f}" for value in middle)))
     back = 1e3 * median(trace.return_s for trace in traces)
-    table.add_row("back to here", "", f"{back:.2f}", "", "")
-    console.print(table)
-    console.print(
-        f"prefill {reply.timings.prefill_tokens_per_s:.1f} tokens/s · "
-        f"decode {reply.timings.decode_tokens_per_s:.1f} tokens/s{'' if reply.exact else ' · not exact'}"
-    )
+    rows.append(("back to here", "", f"{back:.2f}", "", ""))
+    say_table(("hop", "blocks", "network ms", "queue ms", "compute ms"), rows)

@@ -6,9 +6,8 @@ import logging
 import time
 from typing import Literal
 
-import msgspec
-
-from shoal.cli.output import console
+from shoal.cli.output import json_line
+from shoal.cli.terminal import console, say
 from shoal.errors import UsageError
 
 LogFormat = Literal["text", "json"]
@@ -35,7 +34,7 @@ class TextHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        console.print(f"{clock} {level}{self.format(record)}", markup=False, soft_wrap=True)
+        say(f"{clock} {level}{self.format(record)}")
 
 
 class JsonHandler(logging.Handler):
@@ -50,5 +49,5 @@ class JsonHandler(logging.Handler):
             "message": record.getMessage(),
             "trace": trace,
         }
-        console.file.write(msgspec.json.encode(line).decode() + "\n")
+        console.file.write(json_line(line) + "\n")
         console.file.flush()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from shoal.cli.option_flags import Debug, with_debug
 from shoal.cli.output import run_command
+from shoal.cli.terminal import write
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 def make_app() -> typer.Typer:
@@ -17,16 +23,38 @@ def make_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
+        context_settings=CONTEXT,
     )
-    app.command("serve")(serve.serve)
-    app.command("generate")(generate.generate)
-    app.command("resume")(resume.resume)
-    app.command("chat")(chat.chat)
-    app.command("status")(status.status)
-    app.command("drain")(drain.drain)
+    app.callback()(_root)
+    for command in (
+        serve.serve,
+        generate.generate,
+        resume.resume,
+        chat.chat,
+        status.status,
+        drain.drain,
+        demo.demo,
+    ):
+        app.command(command.__name__)(with_debug(command))
     app.add_typer(swarm.make_app(), name="swarm")
-    app.command("demo")(demo.demo)
     return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        write(f"shoal {version('shoal')}\n")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

@@ -10,8 +10,12 @@ from typing import Annotated, Any, Literal, Optional, get_origin, get_type_hints
 
 import typer
 
+from shoal.cli.output import DEBUG
 from shoal.errors import UsageError
 from shoal.options import Option, Options, options_of
+
+Debug = Annotated[bool, typer.Option(DEBUG, help="Show the trace of an error.")]
+"""`run_command` looks for it before anything is parsed, so that it counts for errors of parsing too."""
 
 PLAIN = (int, float, bool, str, Path)
 """What typer reads by itself."""
@@ -45,6 +49,21 @@ def with_option_flags(*hidden: str) -> Callable[[Callable[..., Any]], Callable[.
         return run
 
     return decorated
+
+
+def with_debug(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that takes `--debug` too."""
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    parameters = [one.replace(annotation=hints.get(one.name, one.annotation)) for one in signature.parameters.values()]
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
+
+    @functools.wraps(command)
+    def run(*, debug: bool, **given: Any) -> Any:
+        return command(**given)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def shown(struct: type[Options]) -> list[Option]:

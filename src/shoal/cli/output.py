@@ -1,28 +1,28 @@
-"""What all commands share: consoles, JSON, options, errors as one line."""
+"""What all commands share: JSON, options, errors as one line."""
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
 
+from shoal.cli.terminal import HIDDEN, say, styled, waiting, waits_for, write
 from shoal.errors import ServerFull, ShoalError
 from shoal.model.kernels.strict import strict_mode_environment
 
 if TYPE_CHECKING:
     from shoal.swarm.membership.storage import PrivateSwarm
 
+DEBUG = "--debug"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-
-console = Console(stderr=True, highlight=False)
-"""Everything but results goes to standard error, so that results can be piped."""
 
 SwarmName = Annotated[str, typer.Option("--swarm", help="A private swarm that this machine belongs to, by its name.")]
 Invite = Annotated[
@@ -43,8 +43,13 @@ def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | Non
 
 def print_json(value: Any) -> None:
     """One JSON document, on a line of its own; fields at their defaults are not left out."""
-    sys.stdout.write(msgspec.json.encode(whole(value)).decode() + "\n")
-    sys.stdout.flush()
+    write(json_line(value) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """JSON in which nothing stands as it is that a terminal would obey; it means the same to a program."""
+    text = msgspec.json.encode(whole(value)).decode()
+    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def whole(value: Any) -> Any:
@@ -62,35 +67,84 @@ def whole(value: Any) -> Any:
 
 def report(error: ShoalError) -> None:
     """Say what was wrong and who has to act."""
-    console.print(f"[bold red]error[/] ({error.party}): {error}", soft_wrap=True)
+    say(styled("error", "bold red"), f" ({error.party}): {error}")
     if isinstance(error, ServerFull):
-        console.print(f"try again in {error.retry_after:.0f} s")
+        say(f"try again in {error.retry_after:.0f} s")
+    for note in getattr(error, "__notes__", ()):
+        say(note)
+
+
+def report_mistake(error: Exception) -> None:
+    """Say that something failed which has no error of ours: in one line, with where its trace is to be had."""
+    if isinstance(error, OSError):  # a full disk, a limit on files
+        say(styled("error", "bold red"), f" (this side): {error}")
+        return
+    words = " ".join(str(error).split())
+    say(styled("error", "bold red"), f" (a mistake in Shoal): {type(error).__name__}: {words}")
+    if not debug_wanted():
+        say(f"{DEBUG} shows where")
+
+
+def debug_wanted() -> bool:
+    """Whether the command line asks for the trace of an error."""
+    arguments = sys.argv[1:]
+    return DEBUG in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
 def run_command(command: Callable[[], object]) -> None:
-    """Run a command line: strict arithmetic is asked for before anything imports torch, an error becomes one line.
+    """Run a command line: strict arithmetic is asked for before anything imports torch, any error becomes one line.
 
-    Ends the process with code 1 after an error of ours, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that
-    a shell gives to what SIGINT and SIGPIPE have ended.
+    Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
+    shell gives to what SIGINT and SIGPIPE have ended.
     """
     strict_mode_environment()
+    _take_any_text()
+    waits_for("starting")
+    waiting.start()
     try:
         command()
-    except ShoalError as error:
-        report(error)
-        sys.exit(1)
     except BrokenPipeError:
         _leave(BROKEN_PIPE)
     except KeyboardInterrupt:
         _leave(INTERRUPTED)
+    except Exception as group:
+        error = _first(group)
+        if debug_wanted():
+            say("".join(traceback.format_exception(error)).rstrip())
+        if isinstance(error, ShoalError):
+            report(error)
+        else:
+            report_mistake(error)
+        sys.exit(1)
     except SystemExit as exit_:
         if exit_.code == INTERRUPTED:
             _leave(INTERRUPTED)
         raise
+    finally:
+        waiting.stop()
+
+
+def _take_any_text() -> None:
+    """Bytes that are not UTF-8 are read as Python reads them in arguments; what a terminal cannot show is written escaped."""
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def _first(error: Exception) -> Exception:
+    """What a group of errors began with."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _leave(code: int) -> NoReturn:
     """End at once: threads that still read files are not waited for."""
+    waiting.stop()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

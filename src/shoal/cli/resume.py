@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,5 +33,11 @@ def resume(
     joined = private(swarm, invite)
     if not connection.peers and joined is None:
         connection = msgspec.structs.replace(connection, peers=tuple(saved.ways))
-    with connected(model or saved.source or None, connection, joined) as remote:
+    connection = msgspec.structs.replace(connection, fingerprint=saved.session.model.fingerprint)
+    with connected(model or _still_there(saved.source), connection, joined) as remote:
         print_reply(remote.resume(saved, file), file, as_json)
+
+
+def _still_there(source: str) -> str | None:
+    """What the model was called, unless that was a path at which nothing is any more: then its fingerprint finds it."""
+    return source if source and (not os.path.isabs(source) or os.path.exists(source)) else None

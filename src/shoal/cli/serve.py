@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -15,15 +17,19 @@ import typer
 from shoal.cli.discovery_flags import Yes, agree
 from shoal.cli.logs import LogFormat, set_up_logging
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
-from shoal.server.serve_options import ServeOptions
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.terminal import console, counted, say, waits_for, write
+from shoal.errors import UsageError
+from shoal.server.serve_options import ServeOptions, machine_memory_bytes
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.tasks import first_done
-from shoal.transport.address import host_port
+from shoal.transport.address import host_port, node_address, numeric
 
 if TYPE_CHECKING:
+    from shoal.protocol.messages import Status
     from shoal.server.hosting.span_host import Progress
     from shoal.server.server import Server
+    from shoal.server.server_place import ServerPlace
 
 STATUS_S = 2.0
 FORCED_EXIT_S = 10.0
@@ -45,6 +51,9 @@ def serve(
     as_json: AsJson = False,
     log_level: Annotated[str, typer.Option(help="What is logged: debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option(help="Log lines as text or json.")] = "text",
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="Keep nothing: a fresh key and a free port, unless they are given.")
+    ] = False,
     watch_stdin: Annotated[bool, typer.Option(hidden=True, help="Leave when standard input ends.")] = False,
 ) -> None:
     """Hold blocks of a model and compute them for others. Prints the ticket by which others join.
@@ -52,15 +61,34 @@ def serve(
     Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
     """
     if discovery.wanted:
-        discovery = msgspec.structs.replace(discovery, interface=host_port(options.listen)[0])
+        discovery = msgspec.structs.replace(discovery, interface=host_port(numeric(options.listen))[0])
     set_up_logging(log_level, log_format)
+    if options.memory_bytes is not None and options.device == "cpu":
+        _check_memory(options.memory_bytes)
+    if as_json:
+        waits_for("")  # its events say it
     agree(discovery, yes, serving=True)
     joined = private(swarm, invite, delegation)
     asked = msgspec.structs.replace(options, model=model, peers=tuple(peers or ()), private=joined, discovery=discovery)
-    asyncio.run(_serve(asked, as_json, watch_stdin))
+    if temporary:
+        asyncio.run(_serve(asked, as_json, watch_stdin))
+        return
+    from shoal.server.server_place import ServerPlace
+
+    with ServerPlace(asked) as place:
+        asyncio.run(_serve(place.options, as_json, watch_stdin, place))
 
 
-async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None:
+def _check_memory(asked_bytes: int) -> None:
+    """Raises UsageError for more than the machine has: the system would end the server in the middle of its work."""
+    there = machine_memory_bytes()
+    if there is not None and asked_bytes > there:
+        raise UsageError(
+            f"--memory cannot be {asked_bytes / 1e9:.3g}GB: this machine has {there / 1e9:.3g}GB", field="memory_bytes"
+        )
+
+
+async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool, place: ServerPlace | None = None) -> None:
     from shoal.server.server import Server
 
     stop, at_once = asyncio.Event(), asyncio.Event()
@@ -72,7 +100,9 @@ async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None
     async def run() -> None:
         async with Server(config, _progress(as_json)) as server:
             started.set()
-            await _run(server, stop, as_json)
+            if place is not None:
+                place.keep_port(server.addresses)
+            await _run(server, stop, as_json, kept=place is not None)
             await _drain(server, at_once)
 
     async def stopped_while_starting() -> None:
@@ -83,7 +113,7 @@ async def _serve(config: ServeOptions, as_json: bool, watch_stdin: bool) -> None
     await first_done(run(), stopped_while_starting())
 
 
-async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
+async def _run(server: Server, stop: asyncio.Event, as_json: bool, kept: bool = False) -> None:
     record = server.record
     if as_json:
         print_json(
@@ -95,30 +125,51 @@ async def _run(server: Server, stop: asyncio.Event, as_json: bool) -> None:
             }
         )
     else:
-        console.print(
-            f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}", soft_wrap=True
-        )
-        console.print(f"address  {', '.join(server.addresses)}", soft_wrap=True)
-        console.print(f"node     {record.peer}", soft_wrap=True)
-        console.print(_how_to_join(server), soft_wrap=True)
-        print(server.ticket, flush=True)
-    with console.status("waiting for sessions") as line:
-        while not stop.is_set() and not server.ordered_to_leave.is_set():
-            status = server.status()
-            line.update(
-                f"{status.sessions} sessions · {status.queued_rows} rows waiting · "
-                f"{status.free_tokens:,} of {status.total_tokens:,} tokens free · {status.decode_rows_per_s:.0f} rows/s"
-            )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STATUS_S):
-                    await first_done(stop.wait(), server.ordered_to_leave.wait())
+        say(f"serving  {record.model.name}, blocks {record.span} of {record.model.num_blocks}")
+        say(f"address  {', '.join(server.addresses)}")
+        say(f"node     {record.peer}")
+        for line in _how_to_join(server, kept):
+            say(line)
+        write(server.ticket + "\n")
+    waits_for("")
+    while not stop.is_set() and not server.ordered_to_leave.is_set():
+        if console.is_terminal and not as_json:
+            waits_for(_load(server.status()), timed=False)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_S):
+                await first_done(stop.wait(), server.ordered_to_leave.wait())
 
 
-def _how_to_join(server: Server) -> str:
+def _load(status: Status) -> str:
+    """A server's load in a line; a rate that was not measured yet is not told."""
+    rate = f" · {status.decode_rows_per_s:.3g} rows/s" if status.decode_rows_per_s else ""
+    return (
+        f"{counted(status.sessions, 'session')} · {counted(status.queued_rows, 'row')} waiting · "
+        f"{status.free_tokens:,} of {status.total_tokens:,} tokens free{rate}"
+    )
+
+
+def _how_to_join(server: Server, kept: bool) -> list[str]:
+    """Who can use the ticket, and for how long."""
     name = server.private_swarm
-    if name is None:
-        return "ticket   (give it to others as --peers)"
-    return f"ticket   (of no use to others without an invite: shoal swarm invite {name}, on the owner's machine)"
+    use = f"for members of {name} (shoal swarm invite {name}, on the owner's machine)" if name else "for --peers"
+    until = "after a restart too: key and port are kept" if kept else "until this server stops"
+    return [f"ticket   {use}, {_who_reaches(server.addresses)}", f"         good {until}"]
+
+
+def _who_reaches(addresses: Sequence[str]) -> str:
+    """From where these addresses can be dialled, as far as they tell."""
+    hosts = []
+    for address in addresses:
+        with contextlib.suppress(UsageError):
+            one = node_address(address)
+            if not one.relay:
+                hosts.append(ipaddress.ip_address(one.host))
+    if any(host.is_global for host in hosts):
+        return "from anywhere, unless a firewall or a router is in between"
+    if any(not host.is_loopback for host in hosts):
+        return "from this network"
+    return "on this machine alone (for others: --listen 0.0.0.0:PORT)"
 
 
 async def _drain(server: Server, at_once: asyncio.Event) -> None:
@@ -126,20 +177,23 @@ async def _drain(server: Server, at_once: asyncio.Event) -> None:
     if at_once.is_set():
         return
     if len(server.sessions):
-        console.print(f"leaving: {len(server.sessions)} sessions move to other servers (Ctrl-C again: leave at once)")
+        moving = counted(len(server.sessions), "session")
+        say(f"leaving: {moving} to move to other servers (Ctrl-C again: leave at once)")
+        waits_for(lambda: f"waiting for {counted(len(server.sessions), 'session')} to move")
     ended, left = await first_done(server.drain(), at_once.wait())
     if ended == 0 and left:
-        console.print(f"{left} sessions found no other server in time")
+        say(f"{counted(left, 'session')} found no other server in time")
 
 
 def _progress(as_json: bool) -> Progress:
     def show(what: str, done: int, total: int) -> None:
         if as_json:
             print_json({"event": "loading", "what": what, "done": done, "total": total})
-        elif total:
-            console.print(f"{what} {done}/{total}", end="\r" if done < total else "\n")
+        elif done < total:
+            waits_for(f"{what} {done}/{total}")
         else:
-            console.print(what, soft_wrap=True)
+            say(f"{what} {done}/{total}" if total else what)
+            waits_for("starting to serve" if total else what)
 
     return show
 

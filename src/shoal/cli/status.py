@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from shoal.cli.connecting import ModelSource
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, console, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.terminal import say, say_table, styled, waits_for
 from shoal.client.client_options import ConnectOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.types import Span, missing_spans
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from shoal.client.client import AsyncClient, ServerStatus
     from shoal.swarm.directory.records import ServerRecord
+
+
+COLUMNS = ("server", "blocks", "sessions", "queued", "tokens", "rows/s", "computed", "state")
+NAME_CHARACTERS = 16
+"""Of a server's name in the table, which has to fit into 80 columns."""
+
+State = Literal["up", "leaving", "left", "silent"]
 
 
 class LoadView(msgspec.Struct, frozen=True):
@@ -42,7 +53,10 @@ class LoadView(msgspec.Struct, frozen=True):
 
 
 class ServerView(msgspec.Struct, frozen=True):
-    """A server as its record and its answer describe it; `load` is None when none came, and `problem` says why."""
+    """A server as its record and its answer describe it; `load` is None when none came, and `problem` says why.
+
+    `heard_s`: seconds since it last said something to anybody, by its own clock.
+    """
 
     peer: str
     name: str
@@ -50,6 +64,8 @@ class ServerView(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     load: LoadView | None
     problem: str
+    state: State
+    heard_s: float
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -78,13 +94,15 @@ def status(
 
     found = client_discoveries(model, discovery, yes)
     joined = private(swarm, invite)
-    servers = asyncio.run(
-        _ask(AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found))
-    )
+    client = AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found)
+    waits_for(lambda: str(client.activity) or "starting")
+    servers = asyncio.run(_ask(client))
     models = model_views(servers)
     if as_json:
         print_json({"models": models})
         return
+    if not models:
+        say("no server is known: the members that answered serve nothing")
     for view in models:
         _show(view)
 
@@ -119,36 +137,58 @@ def _server_view(server: ServerStatus, record: ServerRecord) -> ServerView:
     answer = server.status
     load = None if answer is None else LoadView(*(getattr(answer, name) for name in LoadView.__struct_fields__))
     span = record.span.start, record.span.stop
-    return ServerView(record.peer, record.name, span, tuple(record.addresses), load, server.problem)
+    heard_s = 0.0 if load is not None else max(0.0, time.time() - record.issued_at)
+    return ServerView(
+        record.peer, record.name, span, tuple(record.addresses), load, server.problem, _state(server), heard_s
+    )
+
+
+def _state(server: ServerStatus) -> State:
+    """A server that said it would leave and does not answer has left in good order."""
+    if server.status is not None:
+        return "leaving" if server.record.draining else "up"
+    return "left" if server.record.draining else "silent"
 
 
 def _show(model: ModelView) -> None:
-    from rich.table import Table
-
-    console.print(f"[bold]{model.name}[/] · {model.num_blocks} blocks · {model.fingerprint[:8]}")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("server", "blocks", "sessions", "rows waiting", "tokens free", "rows/s", "rows computed", "up"):
-        table.add_column(title, justify="left" if title == "server" else "right")
+    say(styled(model.name, "bold"), f" · {model.num_blocks} blocks · {model.fingerprint[:8]}")
+    say_table(COLUMNS, [_row(server) for server in model.servers])
     for server in model.servers:
-        name, span, load = server.name or server.peer[:8], str(Span(*server.span)), server.load
-        if load is None:
-            table.add_row(name, span, f"[red]{server.problem}[/]")
-            continue
-        sessions = f"{load.sessions}/{load.max_sessions}"
-        rate = f"{load.decode_rows_per_s:.0f}" if load.decode_rows_per_s else "-"
-        row = (
-            f"{load.queued_rows}",
-            f"{load.free_tokens:,}",
-            rate,
-            f"{load.rows_computed:,}",
-            _duration(load.uptime_s),
-        )
-        table.add_row(name, span, sessions, *row)
-    console.print(table)
+        if server.state == "silent":
+            say(f"{server.name or server.peer[:8]} was heard {_duration(server.heard_s)} ago: {server.problem}")
     if model.missing:
-        console.print(f"[red]missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}[/]")
+        say(styled(f"missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}", "red"))
     else:
-        console.print("all blocks are served")
+        say("all blocks are served")
+
+
+def _row(server: ServerView) -> tuple[str | Text, ...]:
+    """A server in the table; one that does not answer has no load."""
+    name, span, load = server.name or server.peer[:8], str(Span(*server.span)), server.load
+    shown = name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…"
+    if load is None:
+        state = "left" if server.state == "left" else styled(f"silent {_duration(server.heard_s)}", "red")
+        return (shown, span, "", "", "", "", "", state)
+    rate = _short(load.decode_rows_per_s) if load.decode_rows_per_s else "-"
+    up = _duration(load.uptime_s)
+    return (
+        shown,
+        span,
+        f"{load.sessions}/{load.max_sessions}",
+        _short(load.queued_rows),
+        _short(load.free_tokens),
+        rate,
+        _short(load.rows_computed),
+        "leaving" if server.state == "leaving" else f"up {up}",
+    )
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit: 999, 30.0k, 1.05M."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
 
 
 def _duration(seconds: float) -> str:

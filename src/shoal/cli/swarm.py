@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, console, print_json
+from shoal.cli.option_flags import with_debug
+from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.terminal import say, waits_for, write
 
 if TYPE_CHECKING:
     from shoal.swarm.membership.owner import Owner
@@ -23,7 +25,7 @@ def make_app() -> typer.Typer:
     """The commands of `shoal swarm`."""
     app = typer.Typer(help="Make a private swarm, invite to it, revoke.", no_args_is_help=True)
     for command in (create, invite, delegate, revoke, show):
-        app.command(command.__name__)(command)
+        app.command(command.__name__)(with_debug(command))
     return app
 
 
@@ -36,12 +38,12 @@ def create(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"name": name, "swarm": key.peer, "folder": str(folder.path)})
         return
-    console.print(f"swarm    {key.peer}", soft_wrap=True)
-    console.print(f"key      {folder.path / 'owner.key'}  (whoever has it owns the swarm: keep a copy)", soft_wrap=True)
-    console.print("next     start its first server, on an address that others reach:", soft_wrap=True)
-    console.print(f"           shoal serve MODEL --swarm {name} --listen HOST:PORT", soft_wrap=True)
-    console.print("         then let others in, one invite for each server or client:", soft_wrap=True)
-    console.print(f"           shoal swarm invite {name} --expires 7d", soft_wrap=True)
+    say(f"swarm    {key.peer}")
+    say(f"key      {folder.path / 'owner.key'}  (whoever has it owns the swarm: keep a copy)")
+    say("next     start its first server, on an address that others reach:")
+    say(f"           shoal serve MODEL --swarm {name} --listen HOST:PORT")
+    say("         then let others in, one invite for each server or client:")
+    say(f"           shoal swarm invite {name} --expires 7d")
 
 
 def invite(
@@ -61,8 +63,8 @@ def invite(
     if as_json:
         print_json({"invite": text, "id": made.id.hex(), "expires_at": made.expires_at, "redeemer": made.redeemer})
         return
-    console.print(f"invite {made.id.hex()}, until {_date(made.expires_at)}, for one node", soft_wrap=True)
-    print(text)
+    say(f"invite {made.id.hex()}, until {_date(made.expires_at)}, for one node")
+    write(text + "\n")
 
 
 def delegate(
@@ -76,7 +78,7 @@ def delegate(
     if as_json:
         print_json({"delegation": text})
     else:
-        print(text)
+        write(text + "\n")
 
 
 def revoke(
@@ -91,6 +93,7 @@ def revoke(
     """Put a node, or an invite and whoever came by it, out of the swarm."""
     revocations = _owner(name).revoke(what)
     if peers:
+        waits_for("telling members")
         asyncio.run(_tell(name, peers, transport))
     if as_json:
         print_json(
@@ -101,9 +104,9 @@ def revoke(
             }
         )
         return
-    console.print(f"list {revocations.number}; out: nodes {len(revocations.nodes)}, invites {len(revocations.invites)}")
+    say(f"list {revocations.number}; out: nodes {len(revocations.nodes)}, invites {len(revocations.invites)}")
     if not peers:
-        console.print(f"a running server of the owner (--swarm {name}) spreads it; else give --peers", soft_wrap=True)
+        say(f"a running server of the owner (--swarm {name}) spreads it; else give --peers")
 
 
 async def _tell(name: str, peers: list[str], transport: str | None) -> None:
@@ -138,14 +141,14 @@ def show(name: Name, as_json: AsJson = False) -> None:
             }
         )
         return
-    console.print(f"swarm    {owner.key.peer} (owned here)", soft_wrap=True)
+    say(f"swarm    {owner.key.peer} (owned here)")
     for one in issued:
         out = one.invite.id in revocations.invites or one.node in revocations.nodes
         state = "revoked" if out else "used" if one.node else _until(one.invite.expires_at)
-        console.print(f"invite   {one.invite.id.hex()}  {state}  {one.node or ''}", soft_wrap=True)
+        say(f"invite   {one.invite.id.hex()}  {state}  {one.node or ''}")
     for node in sorted(revocations.nodes):
-        console.print(f"out      {node}", soft_wrap=True)
-    console.print(f"list     {revocations.number}")
+        say(f"out      {node}")
+    say(f"list     {revocations.number}")
 
 
 def _show_member(name: str, as_json: bool) -> None:
@@ -166,8 +169,8 @@ def _show_member(name: str, as_json: bool) -> None:
         print_json({"owner": False, "nodes": found})
         return
     for one in found:
-        console.print(f"swarm    {one['swarm']}", soft_wrap=True)
-        console.print(f"{one['role']:8} {one['node']}, certificate {_until(float(str(one['until'])))}", soft_wrap=True)
+        say(f"swarm    {one['swarm']}")
+        say(f"{one['role']:8} {one['node']}, certificate {_until(float(str(one['until'])))}")
 
 
 def _owner(name: str) -> Owner:

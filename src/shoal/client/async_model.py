@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from shoal.client.chat_session import AsyncChatSession
+from shoal.client.activity import reply_waits
+from shoal.client.chat_session import AsyncChatSession, first_messages
 from shoal.client.client import AsyncClient
 from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions, connect_options, reply_options, session_options
 from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
 from shoal.client.decoder import SessionDecoder
+from shoal.client.prompt import prompt_tokens
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply_file import ReplyFile
-from shoal.client.saved_reply import SavedReply, take_up
+from shoal.client.saved_reply import SavedReply, place_for_reply, take_up
 from shoal.client.session.session import Session
 from shoal.errors import FingerprintMismatch, UsageError
+from shoal.model.weights.chat_template import Message
 from shoal.options import split
 from shoal.swarm.routing.route_options import RouteOptions
 
@@ -56,15 +60,16 @@ class AsyncModel:
         """
         self._check_open()
         asked, params, session = reply_options(options, self._options)
-        reply = GrowingReply(self._tokens(prompt, asked.raw), params)
+        place = None if asked.save is None else place_for_reply(asked.save)
+        reply = GrowingReply(prompt_tokens(self.remote.tokenizer, prompt, asked.raw), params)
         room = self._with_room(session, len(reply.prompt_ids) + params.max_tokens)
-        if asked.save is not None:
+        if place is not None:
             room = msgspec.structs.replace(room, keep_s=asked.keep_s)
 
         async def opening() -> tuple[Session, list[int]]:
             return await self.remote.client.open_session(self.remote.spec, room, asked.wait_s), []
 
-        return self._stream(reply, asked.save, opening)
+        return self._stream(reply, place, opening)
 
     def resume(
         self, saved: SavedReply, save: str | os.PathLike[str] | None = None, *, wait_s: float = ROUTE_WAIT_S
@@ -76,7 +81,7 @@ class AsyncModel:
         FingerprintMismatch for another model's reply, SessionFenced when another process has it, and what a session raises.
         """
         self._check_open()
-        path = None if save is None else Path(save)
+        path = None if save is None else place_for_reply(save)
         reply = GrowingReply(saved.prompt_ids, saved.params, saved.token_ids, saved.seed, saved.finish_reason)
         if saved.finish_reason:
             return AsyncCompletionStream(reply, self._finished(saved, reply), self._streams)
@@ -94,6 +99,7 @@ class AsyncModel:
         self,
         system: str | None = None,
         *,
+        messages: Sequence[Message] = (),
         max_tokens: int = CONTEXT_TOKENS,
         wait_s: float = ROUTE_WAIT_S,
         options: SessionOptions | None = None,
@@ -101,12 +107,15 @@ class AsyncModel:
     ) -> AsyncChatSession:
         """A conversation of up to `max_tokens` tokens in one session; raises what opening a session raises.
 
+        It begins with what `system` tells the model, or with `messages`, such as those of an earlier conversation.
+
         The other keywords are the fields of `SessionOptions` and `RouteOptions`.
         """
         self._check_open()
+        begun = first_messages(system, messages)
         asked = session_options(options or self._options, *split(session, SessionOptions, RouteOptions))
         opened = await self.remote.client.open_session(self.remote.spec, self._with_room(asked, max_tokens), wait_s)
-        self._chats.append(AsyncChatSession(self.remote, opened, system))
+        self._chats.append(AsyncChatSession(self.remote, opened, begun))
         return self._chats[-1]
 
     def _check_open(self) -> None:
@@ -117,15 +126,6 @@ class AsyncModel:
         theirs, ours = saved.session.model, self.remote.spec
         if theirs.fingerprint != ours.fingerprint:
             raise FingerprintMismatch(f"the reply is of {theirs.name}, this is {ours.name}")
-
-    def _tokens(self, prompt: str | Sequence[int], raw: bool) -> list[int]:
-        tokenizer = self.remote.tokenizer
-        if isinstance(prompt, str):
-            return tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
-        token_ids = list(prompt)
-        if not raw or not all(type(token) is int for token in token_ids):
-            raise UsageError("a prompt is a text, or with raw=True a sequence of token ids")
-        return token_ids
 
     def _with_room(self, asked: SessionOptions, num_tokens: int) -> SessionOptions:
         return msgspec.structs.replace(asked, max_tokens=self.remote.session_options(num_tokens).max_tokens)
@@ -139,9 +139,10 @@ class AsyncModel:
         session, held = await opening()
         decoder = SessionDecoder(self.remote, session, held, ReplyFile(path, self.remote, reply).keep)
         try:
-            async with aclosing(decoder.generate(reply)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            with self.remote.client.activity.doing(partial(reply_waits, reply)):
+                async with aclosing(decoder.generate(reply)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         finally:
             await session.close(end=path is None or bool(reply.finish_reason))
 
@@ -149,6 +150,11 @@ class AsyncModel:
         self._check_same_model(saved)
         reply.begin(None, saved.text)
         yield saved.text
+
+    def __repr__(self) -> str:
+        spec = self.remote.spec
+        state = ", closed" if self._closed else ""
+        return f"<{type(self).__name__} {spec.name!r} {spec.num_blocks} blocks, {spec.fingerprint[:8]}{state}>"
 
     async def aclose(self) -> None:
         """End every reply and conversation that is still open, and the client. Closing twice is harmless."""
@@ -176,10 +182,16 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     answers, and what `open_model` raises.
     """
     asked, session = connect_options(options)
-    client = AsyncClient(asked.peers, invite=asked.invite, only=asked.transport, discoveries=asked.discoveries)
+    client = AsyncClient(
+        asked.peers,
+        invite=asked.invite,
+        only=asked.transport,
+        discoveries=asked.discoveries,
+        activity=asked.activity,
+    )
     await client.__aenter__()
     try:
-        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head), session)
+        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head, asked.fingerprint), session)
     except BaseException:
         await client.close()
         raise

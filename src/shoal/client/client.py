@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from shoal.client.activity import Activity, session_waits
 from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
@@ -38,7 +39,7 @@ from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.local_node import LOOPBACK, make_transports
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, PeerId, Span, SpanLike
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,10 @@ log = logging.getLogger("shoal.client")
 
 REFRESH_S = 1.0
 """How often the swarm is asked again while blocks are missing."""
+
+
+LOOKED_AT_S = 1.5
+"""How long a server may take to tell its load, the dial included; all are asked at once."""
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -72,12 +77,12 @@ class AsyncClient:
     """Use with `async with`. `peers` are tickets; one that reaches any member is enough. `wrap` emulates links.
 
     Without one that answers, `discoveries` are asked. `invite` is for a private swarm: an invite's text, which also says
-    how to find it, or a PrivateSwarm joined before.
+    how to find it, or a PrivateSwarm joined before. `activity` tells what is waited for.
     """
 
     def __init__(
         self,
-        peers: Sequence[str] = (),
+        peers: str | Sequence[str] = (),
         *,
         identity: Identity | None = None,
         invite: str | PrivateSwarm | None = None,
@@ -85,13 +90,16 @@ class AsyncClient:
         discoveries: Discoveries | None = None,
         clock: Clock = SYSTEM_CLOCK,
         wrap: Callable[[Transport, PeerId], Transport] | None = None,
+        activity: Activity | None = None,
     ) -> None:
         if not peers and invite is None and not (discoveries and discoveries.all):
             raise UsageError("a client needs at least one ticket to find the swarm (peers=[…]), or a discovery")
+        peers = (peers,) if isinstance(peers, str) else peers
         private = PrivateSwarm(invite=invite) if isinstance(invite, str) else invite
         self._applicant = Applicant(private, "client", clock, identity) if private is not None else None
         self._member: Member | None = None
         self.identity = self._applicant.identity if self._applicant is not None else identity or Identity.generate()
+        self.activity = activity or Activity()
         self.directory = Directory(clock)
         self._tickets = [Ticket.parse(text) for text in peers]
         self._transports: list[Transport] = []
@@ -106,6 +114,10 @@ class AsyncClient:
         self._wrap = wrap or (lambda transport, me: transport)
 
     async def __aenter__(self) -> AsyncClient:
+        with self.activity.doing("connecting"):
+            return await self._join()
+
+    async def _join(self) -> AsyncClient:
         options = self._discoveries.options
         listen = options.bind if options.wanted else LOOPBACK
         made = make_transports(self.identity.key, listen, self._only, options.iroh_relay)
@@ -141,6 +153,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the transports. Closing twice is harmless."""
+        self._reach = None
         if self._keeping is not None:
             await self._keeping.close()
         await self._discoveries.close()
@@ -157,6 +170,10 @@ class AsyncClient:
         if self._reach is None:
             raise UsageError("the client is not open: use `async with`")
         return self._reach
+
+    def __repr__(self) -> str:
+        state = f"{len(self.records())} servers known" if self._reach is not None else "not open"
+        return f"<AsyncClient {self.identity.peer[:8]}, {state}>"
 
     async def refresh(self) -> None:
         """Ask the swarm for news, and servers that failed whether they are back.
@@ -207,13 +224,18 @@ class AsyncClient:
 
     async def status(self) -> list[ServerStatus]:
         """Every known server with its load, asked for just now."""
-        return list(await asyncio.gather(*(self._status(record) for record in self.records())))
+        records = self.records()
+        with self.activity.doing(f"asking {len(records)} servers"):
+            return list(await asyncio.gather(*(self._status(record) for record in records)))
 
     async def _status(self, record: ServerRecord) -> ServerStatus:
         try:
-            return ServerStatus(record, await self._opened.probe.ask(record))
+            async with asyncio.timeout(LOOKED_AT_S):
+                return ServerStatus(record, await self._opened.probe.ask(record))
         except ShoalError as error:
             return ServerStatus(record, None, str(error))
+        except TimeoutError:
+            return ServerStatus(record, None, f"no answer within {LOOKED_AT_S:g} s")
 
     async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
         """The model's description and its configuration as JSON text, from the first server that answers.
@@ -238,13 +260,14 @@ class AsyncClient:
         Raises NoRoute when nobody serves it, FingerprintMismatch when checkpoints differ.
         """
         deadline = self.clock.monotonic() + wait_s
-        while True:
-            try:
-                return same_model(self.records(), name, fingerprint)[0].model
-            except NoRoute:
-                if self.clock.monotonic() >= deadline:
-                    raise
-            await self._refresh_later()
+        with self.activity.doing(f"waiting for a server of {name or 'a model'}"):
+            while True:
+                try:
+                    return same_model(self.records(), name, fingerprint)[0].model
+                except NoRoute:
+                    if self.clock.monotonic() >= deadline:
+                        raise
+                await self._refresh_later()
 
     async def _refresh_later(self) -> None:
         await self.clock.sleep(REFRESH_S)
@@ -254,19 +277,19 @@ class AsyncClient:
     def session(
         self,
         model: str | ModelSpec,
-        span: Span | str | None = None,
+        span: SpanLike | None = None,
         *,
         max_tokens: int = 4096,
         wait_s: float = ROUTE_WAIT_S,
         options: SessionOptions | None = None,
     ) -> AbstractAsyncContextManager[Session]:
-        """A session over `span` ("10:20", all blocks: None) of a model given by name, fingerprint or spec.
+        """A session over `span` ("10:20", (10, 20), all blocks: None) of a model given by name, fingerprint or spec.
 
         Entering raises NoRoute when blocks stay missing, ServerFull when the only servers of some blocks are full, and
         NetworkError when they are out of reach.
         """
         options = options or SessionOptions(max_tokens=max_tokens)
-        return self._session(model, Span.parse(span) if isinstance(span, str) else span, options, wait_s)
+        return self._session(model, None if span is None else Span.of(span), options, wait_s)
 
     @contextlib.asynccontextmanager
     async def _session(
@@ -293,10 +316,12 @@ class AsyncClient:
         """An opened session; servers that are full or out of reach are avoided as long as others cover their blocks."""
         span = (span or Span(0, model.num_blocks)).check(model.num_blocks)
         probe = self._opened.probe
-        await asyncio.gather(probe.look(model, span), self._hear())
+        with self.activity.doing("asking servers of the model"):
+            await asyncio.gather(probe.look(model, span), self._hear())
         session = self._new_session(model, span, options)
         try:
-            await session.open(wait_s)
+            with self.activity.doing(lambda: session_waits(session) or "opening a session"):
+                await session.open(wait_s)
         except BaseException:
             await session.close()
             raise
@@ -315,7 +340,8 @@ class AsyncClient:
         """
         session = self._new_session(saved.model, saved.span, saved.options, saved.resumed)
         try:
-            await session.resume(saved, hidden_states, wait_s)
+            with self.activity.doing(lambda: session_waits(session) or "taking up the session"):
+                await session.resume(saved, hidden_states, wait_s)
         except BaseException:
             await session.close(end=False)
             raise

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shoal.client.activity import Activity
 from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
-from shoal.errors import UsageError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import Options, option, split
 from shoal.protocol.messages import MAX_POSITION, RowCodec
@@ -61,9 +61,7 @@ class SessionOptions(Options, frozen=True, kw_only=True):
 
 
 def _tickets(given: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise UsageError("it is a list of tickets, not one text")
-    return tuple(given)
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 class ConnectOptions(Options, frozen=True, kw_only=True):
@@ -81,6 +79,11 @@ class ConnectOptions(Options, frozen=True, kw_only=True):
     ] = None
     transport: Annotated[str | None, option("Use only this transport: tls or iroh.", "Network")] = None
     discoveries: Annotated[Discoveries | None, option("How to find members.", "Swarm", shown=False)] = None
+    fingerprint: Annotated[
+        str | None,
+        option("Of several models that the swarm serves, the one of this fingerprint.", "Model", shown=False),
+    ] = None
+    activity: Annotated[Activity | None, option("Says what is waited for now.", "Output", shown=False)] = None
     wait_s: Annotated[
         float, option("Seconds to wait for a first server of the model.", "Swarm", least=0, shown=False)
     ] = ROUTE_WAIT_S

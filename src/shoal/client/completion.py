@@ -16,6 +16,9 @@ from shoal.errors import UsageError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.types import PeerId, Span
 
+SEED_BITS = 53
+"""Of a seed that is drawn: every reader of JSON keeps whole numbers of so many."""
+
 SHOWN_CHARACTERS = 60
 """Of a reply's text in its `repr`."""
 
@@ -102,7 +105,7 @@ class GrowingReply:
         self.params = params
         self.prompt_ids = list(prompt_ids)
         self.token_ids = list(token_ids)
-        self.seed = secrets.randbits(63) if given is None else given
+        self.seed = secrets.randbits(SEED_BITS) if given is None else given
         self.text = ""
         self.finish_reason = finish_reason
         self.session: Session | None = None

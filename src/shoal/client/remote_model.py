@@ -137,28 +137,40 @@ class RemoteModel:
 
 
 async def open_model(
-    client: AsyncClient, model: str | None, wait_s: float = ROUTE_WAIT_S, head: str = "float32"
+    client: AsyncClient,
+    model: str | None,
+    wait_s: float = ROUTE_WAIT_S,
+    head: str = "float32",
+    fingerprint_wanted: str | None = None,
 ) -> RemoteModel:
-    """A model by what the user calls it, or (None) the one that the swarm serves.
+    """A model by what the user calls it, or (None) the one that the swarm serves, of several that of this fingerprint.
 
     `head`, one of HEADS, is how its embedding and head are kept on this side.
 
     Raises ModelNotFound when this side has no checkpoint of it, saying what to get, FingerprintMismatch when the swarm
     serves another under the name, NoRoute when it serves none.
     """
-    if model is not None:
-        checkpoint = await asyncio.to_thread(open_checkpoint, model)
-        spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
-    else:
-        spec = await client.find_model(wait_s=wait_s)
-        description, _ = await client.describe(spec)
-        checkpoint = await asyncio.to_thread(find_checkpoint, description)
+    with client.activity.doing("opening the model"):
+        if model is not None:
+            checkpoint = await asyncio.to_thread(open_checkpoint, model)
+            spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
+        else:
+            spec = await client.find_model(fingerprint=fingerprint_wanted, wait_s=wait_s)
+            description, _ = await client.describe(spec)
+            checkpoint = await asyncio.to_thread(find_checkpoint, description)
     config, form = model_config(checkpoint.config), head_form(head)
-    ends, tokenizer = await asyncio.gather(
-        asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
-        asyncio.to_thread(load_tokenizer, checkpoint),
-    )
-    return RemoteModel(client, spec, config, ends, tokenizer, model or "")
+    with client.activity.doing("reading embedding, head and tokenizer"):
+        ends, tokenizer = await asyncio.gather(
+            asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
+            asyncio.to_thread(load_tokenizer, checkpoint),
+        )
+    return RemoteModel(client, spec, config, ends, tokenizer, _absolute(model) if model is not None else "")
+
+
+def _absolute(model: str) -> str:
+    """What a user calls a model, from whatever folder it is looked for later."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 def head_form(head: str) -> WeightFormat:

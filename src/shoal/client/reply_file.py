@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shoal.client.completion import GrowingReply
 from shoal.client.remote_model import RemoteModel
-from shoal.client.saved_reply import SavedReply, read_saved, write_saved
+from shoal.client.saved_reply import SavedReply, place_for_reply, read_saved, write_saved
 from shoal.errors import SessionFenced
 
 
@@ -24,6 +24,8 @@ class ReplyFile:
         reply, model, path = self._reply, self._model, self._path
         if path is None or reply.session is None:
             return
+        if self._written is None:
+            place_for_reply(path)  # what has come to lie there since it was chosen is not replaced either
         session = reply.session.save()
         overwritten = self._written not in (None, _state(path))
         if overwritten and read_saved(path).session.resumed > session.resumed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,34 @@ class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
         return msgspec.structs.replace(self, session=self.session.taken_up())
 
 
+def place_for_reply(path: str | os.PathLike[str]) -> Path:
+    """The absolute path of a file in which a reply may be kept: one that is not there, is empty, or holds a saved reply.
+
+    Raises UsageError for any other: nothing but a saved reply is ever replaced.
+    """
+    try:
+        place = Path(path).expanduser().resolve()
+        if place.exists() and (not place.is_file() or (place.stat().st_size and not _holds_reply(place))):
+            raise UsageError(f"{place} is no saved reply, and is not replaced: give another name")
+        if not place.parent.is_dir():
+            raise UsageError(f"cannot write {place}: there is no folder {place.parent}")
+        if not os.access(place.parent, os.W_OK):
+            raise UsageError(f"cannot write {place}: no permission for {place.parent}")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"cannot write {os.fspath(path)!r}: {error}") from error
+    return place
+
+
+def _holds_reply(place: Path) -> bool:
+    try:
+        read_saved(place)
+    except UsageError:
+        return False
+    return True
+
+
 def write_saved(path: Path, saved: SavedReply) -> None:
     """Put a reply into a file that only its owner can read; what was there before stays until the new one is whole.
 
@@ -101,8 +130,9 @@ def write_saved(path: Path, saved: SavedReply) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_saved(path: Path) -> SavedReply:
+def read_saved(path: str | os.PathLike[str]) -> SavedReply:
     """The reply in a file; raises UsageError when there is none, or it is something else or cut off."""
+    path = Path(path)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UsageError(f"{path} is no saved reply: it is larger than {MAX_FILE_BYTES >> 20} MB")

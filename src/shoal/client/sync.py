@@ -57,14 +57,20 @@ class Model:
         self,
         system: str | None = None,
         *,
+        messages: Sequence[Message] = (),
         max_tokens: int = CONTEXT_TOKENS,
         wait_s: float = ROUTE_WAIT_S,
         options: SessionOptions | None = None,
         **session: Any,
     ) -> ChatSession:
         """See `AsyncModel.chat`."""
-        talk = self._model.chat(system, max_tokens=max_tokens, wait_s=wait_s, options=options, **session)
+        talk = self._model.chat(
+            system, messages=messages, max_tokens=max_tokens, wait_s=wait_s, options=options, **session
+        )
         return ChatSession(self, self._loop, self._loop.run(talk))
+
+    def __repr__(self) -> str:
+        return repr(self._model).replace("AsyncModel", "Model", 1)
 
     def close(self) -> None:
         """See `AsyncModel.aclose`."""
@@ -138,6 +144,9 @@ class ChatSession:
     def stream(self, text: str, **sampling: Any) -> CompletionStream:
         """See `AsyncChatSession.stream`."""
         return CompletionStream(self._model, self._loop, self._session.stream(text, **sampling))
+
+    def __repr__(self) -> str:
+        return repr(self._session).replace("AsyncChatSession", "ChatSession", 1)
 
     def close(self) -> None:
         """See `AsyncChatSession.aclose`. A model that is closed has closed its conversations."""

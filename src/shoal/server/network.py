@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.member import Member
+from shoal.transport.address import numeric
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.local_node import listen_all, make_transports
@@ -63,9 +65,8 @@ async def open_node(
 ) -> OpenedNode:
     """The node on its transports, which `stack` closes. Raises what `Applicant.enter` raises."""
     identity, applicant = credentials
-    made: Sequence[Transport] = make_transports(
-        identity.key, config.listen, config.transport, config.discovery.iroh_relay
-    )
+    listen = await asyncio.to_thread(numeric, config.listen)
+    made: Sequence[Transport] = make_transports(identity.key, listen, config.transport, config.discovery.iroh_relay)
     if wrap is not None:
         made = [wrap(transport, identity.peer) for transport in made]
     for transport in made:

@@ -12,7 +12,7 @@ from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.types import MAX_NAME_CHARS, KvDtype, Span
 
-MIN_MEMORY_BYTES = 64 << 20
+MIN_MEMORY_BYTES = 64 * 10**6
 JOURNAL_SHARE = 0.1
 """The share of the memory beside the weights that journals may take."""
 
@@ -47,7 +47,9 @@ class ServeOptions(Options, frozen=True, kw_only=True):
 
     model: Annotated[str, option("Hub id, directory of safetensors, or GGUF file.", "Model", shown=False)]
     revision: Annotated[str | None, option("Revision on the hub.", "Model")] = None
-    blocks: Annotated[Span | None, option("Blocks to hold, START:STOP.", "Model", parse=Span.parse)] = None
+    blocks: Annotated[
+        Span | None, option("Blocks to hold, START:STOP.", "Model", parse=Span.of, form="a span like 0:10")
+    ] = None
     num_blocks: Annotated[int | None, option("How many blocks; the swarm's weakest are chosen.", "Model", least=1)] = (
         None
     )
@@ -77,6 +79,7 @@ class ServeOptions(Options, frozen=True, kw_only=True):
             least=MIN_MEMORY_BYTES,
             flag="--memory",
             metavar="SIZE",
+            form="a size from 64MB, like 800MB or 4GB",
             parse=parse_bytes,
         ),
     ] = None
@@ -106,9 +109,9 @@ class ServeOptions(Options, frozen=True, kw_only=True):
     max_session_tokens: Annotated[int, option("Tokens that one session may have.", "Limits", least=1)] = 32_768
     peers: Annotated[tuple[str, ...], option("Ticket of a member to join.", "Swarm", shown=False)] = ()
     name: Annotated[str, option("This server's name in lists of servers.", "Swarm")] = ""
-    identity: Annotated[Path | None, option("Key file, made if missing; default: a fresh key each time.", "Swarm")] = (
-        None
-    )
+    identity: Annotated[
+        Path | None, option("Key file, made if missing; `shoal serve` keeps one for each model.", "Swarm")
+    ] = None
     private: PrivateSwarm | None = None
     discovery: DiscoveryOptions = DiscoveryOptions()
 
@@ -130,7 +133,13 @@ class ServeOptions(Options, frozen=True, kw_only=True):
 
 def default_memory_bytes() -> int:
     """Half of the machine's memory, or 4 GiB where that is unknown."""
+    there = machine_memory_bytes()
+    return 4 << 30 if there is None else there // 2
+
+
+def machine_memory_bytes() -> int | None:
+    """The machine's memory; None where that is unknown."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not on this platform
-        return 4 << 30
+        return None

@@ -32,10 +32,13 @@ class Identity:
     def load(cls, path: Path) -> Identity:
         """The identity in a file (64 hexadecimal digits, mode 0600), made if there is none.
 
-        Raises UsageError for a file that holds anything else.
+        Raises UsageError for a file that holds anything else, and where none can be made.
         """
-        if not path.exists():
-            return cls._create(path)
+        try:
+            if not path.exists():
+                return cls._create(path)
+        except (OSError, ValueError) as error:  # no folder, no permission; a name that cannot be
+            raise UsageError(f"no identity can be kept in {path}: {error}") from error
         try:
             seed = bytes.fromhex(path.read_text("ascii").strip())
             return cls(Ed25519PrivateKey.from_private_bytes(seed))

@@ -42,6 +42,23 @@ def host_port(text: str, scheme: str | None = None) -> tuple[str, int]:
     return host, int(port)
 
 
+def numeric(text: str) -> str:
+    """HOST:PORT with the IP address that a host's name stands for; IPv4 where it has both. Raises UsageError for none.
+
+    Blocks while the name is looked up; one that is numeric already is not.
+    """
+    host, port = host_port(text)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot listen on {text}: {host!r} stands for no address ({error})") from error
+        host = str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+    return join_host_port(host, port)
+
+
 class NodeAddress(NamedTuple):
     """An address that a node tells of itself; `relay` if it is a relay's. `port` is 0 where none is given."""
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from shoal.cli.output import console
+from shoal.cli.terminal import console
 
 
 @pytest.fixture

@@ -10,6 +10,9 @@ import msgspec
 import pytest
 
 from shoal.cli.generate import print_reply, result, show_times
+from shoal.cli.output import report
+from shoal.client.completion import Timings
+from shoal.errors import ShoalError
 from tests.unit.cli.replies import COMPLETION, Stream
 
 
@@ -56,8 +59,28 @@ def test_a_hops_times_are_the_median_of_its_own_steps(said: io.StringIO) -> None
 
 
 def test_a_reply_of_one_token_has_no_times(said: io.StringIO) -> None:
-    """Nothing was decoded, so nothing is shown; the reply is whole as JSON."""
-    short = msgspec.structs.replace(COMPLETION, traces=())
+    """Nothing was decoded, so no rate is shown; its seed is, and the reply is whole as JSON."""
+    short = msgspec.structs.replace(COMPLETION, traces=(), timings=Timings(0.5, 0.0, 3, 0))
     show_times(short)
-    assert said.getvalue() == ""
+    assert said.getvalue() == "prefill 6.0 tokens/s · seed 7\n"
     assert result(short)["trace"] == ()
+
+
+@pytest.mark.parametrize(("piece", "out"), [("The sea was", "The sea was\n"), ("whole\n", "whole\n"), ("", "")])
+def test_an_error_begins_on_its_own_line(piece: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever came of the reply before it."""
+    with pytest.raises(ShoalError):
+        print_reply(Stream(piece, ShoalError("gone")), None, as_json=False)  # type: ignore[arg-type]  # by its shape
+    assert capsys.readouterr().out == out
+
+
+def test_an_error_says_how_to_go_on(tmp_path: Path, said: io.StringIO) -> None:
+    """Where the reply is kept; a name with a blank can be pasted."""
+    kept = tmp_path / "my reply"
+    for there in (False, True):
+        if there:
+            kept.touch()
+        with pytest.raises(ShoalError) as caught:
+            print_reply(Stream("a ", ShoalError("gone")), kept, as_json=False)  # type: ignore[arg-type]  # by its shape
+        report(caught.value)
+        assert (f"shoal resume '{kept}'" in said.getvalue()) == there

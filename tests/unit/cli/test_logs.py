@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from shoal.cli import logs
-from shoal.cli.output import console
+from shoal.cli.terminal import console
 from shoal.errors import UsageError
 
 

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from shoal.cli.main import make_app
 
 HEAVY = {"torch", "transformers", "huggingface_hub", "gguf", "jinja2"}
 
@@ -28,3 +31,17 @@ def test_a_command_imports_what_it_uses(program: str) -> None:
         timeout=60,
     )
     assert not HEAVY & set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("command", [["--version"], ["-h"], ["serve", "-h"], ["swarm", "invite", "--help"]])
+def test_what_every_program_has(command: list[str]) -> None:
+    """A version, and help by its short name too."""
+    shown = CliRunner().invoke(make_app(), command)
+    assert shown.exit_code == 0
+    assert shown.output.startswith("shoal 0") or "Usage" in shown.output
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "resume", "chat", "status", "drain", "demo"])
+def test_every_command_shows_traces(command: str) -> None:
+    """`--debug` may stand behind each."""
+    assert "--debug" in CliRunner().invoke(make_app(), [command, "--help"]).output

@@ -7,9 +7,10 @@ import io
 import json
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from shoal.cli.serve import _drain, _how_to_join, _progress, _run
+from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run, _who_reaches
 from shoal.protocol.messages import Status
 from shoal.types import PeerId
 from tests.unit.swarm.routing.test_route_planner import server as record
@@ -53,10 +54,29 @@ def test_what_is_loaded(said: io.StringIO, capsys: pytest.CaptureFixture[str]) -
     assert events[1] == {"event": "loading", "what": "loading blocks", "done": 4, "total": 4}
 
 
-def test_a_private_servers_ticket_is_not_enough() -> None:
-    """It says what others need besides."""
-    assert "--peers" in _how_to_join(Server())  # type: ignore[arg-type]  # a server by its shape
-    assert "shoal swarm invite home" in _how_to_join(Server(private="home"))  # type: ignore[arg-type]  # by its shape
+def test_a_ticket_says_whom_it_is_for() -> None:
+    """Others need an invite besides where the swarm is private; the ticket of a server that keeps its key lasts."""
+    public = _how_to_join(Server(), kept=False)  # type: ignore[arg-type]  # a server by its shape
+    assert "--peers" in public[0]
+    assert "until this server stops" in public[1]
+    private = _how_to_join(Server(private="home"), kept=True)  # type: ignore[arg-type]  # by its shape
+    assert "shoal swarm invite home" in private[0]
+    assert "after a restart too" in private[1]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        (("tls://127.0.0.1:1", "iroh://[::1]:2"), "on this machine alone"),
+        (("tls://127.0.0.1:1", "tls://192.168.1.5:1"), "from this network"),
+        (("tls://[fe80::1]:1",), "from this network"),
+        (("tls://10.0.0.1:1", "tls://8.8.8.8:1"), "from anywhere"),
+        (("iroh://https://relay.example/",), "on this machine alone"),
+    ],
+)
+def test_a_ticket_says_who_reaches_the_server(addresses: tuple[str, ...], words: str) -> None:
+    """By the widest of its addresses."""
+    assert words in _who_reaches(addresses)
 
 
 @pytest.mark.parametrize("how", ["signal", "order"])
@@ -82,8 +102,8 @@ async def test_sessions_move_before_it_leaves(said: io.StringIO) -> None:
     server = Server(left=1)
     server.moved.set()
     await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
-    assert "2 sessions move" in said.getvalue()
-    assert "1 sessions found no other server" in said.getvalue()
+    assert "2 sessions to move" in said.getvalue()
+    assert "1 session found no other server" in said.getvalue()
 
 
 async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
@@ -98,3 +118,10 @@ async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
     assert "found no other" not in said.getvalue()
     await _drain(server, at_once)  # type: ignore[arg-type]  # a server by its shape
     assert server.drains == 1
+
+
+def test_a_load_in_a_line() -> None:
+    """One session is one session, and a rate that was not measured is not nought."""
+    assert _load(STATUS) == "1 session · 20 rows waiting · 30,000 of 40,000 tokens free · 12.4 rows/s"
+    fresh = msgspec.structs.replace(STATUS, sessions=0, queued_rows=1, decode_rows_per_s=0.0)
+    assert _load(fresh) == "0 sessions · 1 row waiting · 30,000 of 40,000 tokens free"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import msgspec
 import pytest
 
-from shoal.cli.status import LoadView, _duration, _show, model_views
+from shoal.cli.status import LoadView, _duration, _short, _show, model_views
+from shoal.cli.terminal import console
 from shoal.client.client import ServerStatus
 from shoal.protocol.messages import Status
 from shoal.swarm.directory.records import ServerRecord
@@ -66,9 +68,11 @@ def test_what_people_see(said: io.StringIO) -> None:
     )
     _show(view)
     rows = [line.split() for line in said.getvalue().splitlines()]
-    assert ["near", "0:4", "1/4", "20", "30,000", "12", "9,000", "1", "min"] in rows
-    assert ["b" * 8, "0:4", "1/4", "20", "30,000", "-", "9,000", "1", "min"] in rows
-    assert ["c" * 8, "4:8", "does", "not", "answer"] in rows
+    assert ["near", "0:4", "1/4", "20", "30k", "12.4", "9k", "up", "1", "min"] in rows
+    assert ["b" * 8, "0:4", "1/4", "20", "30k", "-", "9k", "up", "1", "min"] in rows
+    assert any(row[:3] == ["c" * 8, "4:8", "silent"] for row in rows)
+    assert f"{'c' * 8} was heard" in said.getvalue()
+    assert "ago: does not answer" in said.getvalue()
     assert rows[-1] == ["missing", "blocks:", "4:8"]
     _show(msgspec.structs.replace(view, missing=()))
     assert said.getvalue().endswith("all blocks are served\n")
@@ -88,3 +92,48 @@ def test_what_people_see(said: io.StringIO) -> None:
 def test_times_are_shown_in_their_two_largest_units(seconds: float, text: str) -> None:
     """The smaller one is cut, not rounded."""
     assert _duration(seconds) == text
+
+
+def test_a_server_that_left_in_good_order_has_left(said: io.StringIO) -> None:
+    """One that only does not answer is silent, since its last word."""
+    now = time.time()
+    [view] = model_views(
+        [
+            ServerStatus(held("a", 0, 4, draining=True), LOAD),
+            ServerStatus(held("b", 0, 4, draining=True), None, "refused"),
+            ServerStatus(held("c", 4, 8, issued_at=now - 250), None, "refused"),
+        ]
+    )
+    assert [one.state for one in view.servers] == ["leaving", "left", "silent"]
+    assert view.servers[2].heard_s == pytest.approx(250, abs=5)
+    _show(view)
+    rows = [line.split() for line in said.getvalue().splitlines()]
+    assert ["b" * 8, "0:4", "left"] in rows
+    assert ["c" * 8, "4:8", "silent", "4", "min"] in rows
+
+
+def test_a_table_fits_into_80_columns(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the longest name, the largest numbers and a cause that is long."""
+    monkeypatch.setattr(console, "_width", 80)
+    busy = msgspec.structs.replace(
+        LOAD,
+        sessions=64,
+        max_sessions=64,
+        queued_rows=999_999,
+        free_tokens=16_777_216,
+        rows_computed=2**40,
+        decode_rows_per_s=1234.5,
+        uptime_s=86_399 * 30,
+    )
+    [view] = model_views(
+        [ServerStatus(held("a", 0, 4, name="n" * 64), busy), ServerStatus(held("b", 4, 8), None, "tls://x " * 40)]
+    )
+    _show(view)
+    lines = said.getvalue().splitlines()
+    assert len(lines) == 6
+    assert all(len(line.rstrip()) <= 80 for line in lines if "was heard" not in line)
+
+
+def test_numbers_are_short() -> None:
+    """Three digits and a unit."""
+    assert [_short(one) for one in (0, 999, 30_000, 1_048_576, 2**40)] == ["0", "999", "30k", "1.05M", "1.1T"]

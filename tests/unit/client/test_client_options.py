@@ -52,7 +52,9 @@ def test_pins_may_be_written_as_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"max_new_tokens": 3}, "no option 'max_new_tokens'; there are .*max_tokens"),
+        ({"max_new_tokens": 3}, r"no option 'max_new_tokens' \(did you mean max_tokens\?\); there are .*max_tokens"),
+        ({"max_token": 3}, r"no option 'max_token' \(did you mean max_tokens\?\)"),
+        ({"do_sample": True}, r"no option 'do_sample' \(did you mean temperature\?\)"),
         ({"max_tokens": 0}, "max_tokens cannot be 0: it is a whole number from 1"),
         ({"pins": ["x=y"]}, "pins cannot be .*: it is BLOCK=NODE or START:STOP=NODE"),
         ({"row_codec": "fp8"}, "row_codec cannot be 'fp8': it is one of fp32, fp16, bf16"),
@@ -66,10 +68,9 @@ def test_what_makes_no_sense_is_refused(given: dict[str, Any], text: str) -> Non
         reply_options(given, SessionOptions())
 
 
-def test_peers_are_a_list() -> None:
-    """One text is told from a list of texts."""
+def test_peers_are_tickets() -> None:
+    """Several, or one text."""
     assert connect_options({"peers": ["a", "b"]})[0] == ConnectOptions(peers=("a", "b"))
-    with pytest.raises(UsageError, match="peers cannot be 'a': it is a list of tickets, not one text"):
-        connect_options({"peers": "a"})
+    assert connect_options({"peers": "a"})[0] == ConnectOptions(peers=("a",))
     with pytest.raises(UsageError, match="head cannot be 'int3': it is one of float32, bfloat16, int8"):
         connect_options({"head": "int3"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shoal.client.activity import Activity
 from shoal.client.remote_model import EMBED_AT_ONCE, HEADS, RemoteModel, find_checkpoint, head_form, open_model
 from shoal.errors import FingerprintMismatch, ModelNotFound, UsageError
 from shoal.model.families import model_config
@@ -23,6 +24,8 @@ from shoal.types import ModelSpec
 
 class OneModelSwarm:
     """A client of a swarm that serves one checkpoint."""
+
+    activity = Activity()
 
     def __init__(self, folder: Path) -> None:
         checkpoint = open_checkpoint(str(folder))

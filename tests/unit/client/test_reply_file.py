@@ -12,7 +12,7 @@ from shoal.client.client_options import SessionOptions
 from shoal.client.completion import GrowingReply
 from shoal.client.reply_file import ReplyFile
 from shoal.client.saved_reply import SavedSession, read_saved, write_saved
-from shoal.errors import SessionFenced
+from shoal.errors import SessionFenced, UsageError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.types import ModelSpec, Span
 
@@ -61,3 +61,13 @@ def test_a_file_that_a_later_process_has_written_is_left_alone(tmp_path: Path) -
     with pytest.raises(SessionFenced, match="another process goes on"):
         file.keep()
     assert read_saved(path).session.resumed == 1
+
+
+def test_what_came_to_lie_there_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """The first write looks again."""
+    path = tmp_path / "reply"
+    file = ReplyFile(path, MODEL, growing())  # type: ignore[arg-type]
+    path.write_text("notes")
+    with pytest.raises(UsageError, match="not replaced"):
+        file.keep()
+    assert path.read_text() == "notes"

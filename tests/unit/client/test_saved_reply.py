@@ -19,6 +19,7 @@ from shoal.client.saved_reply import (
     SavedReply,
     SavedSession,
     lock_path,
+    place_for_reply,
     read_saved,
     take_up,
     write_saved,
@@ -142,3 +143,36 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     """The error says so; nobody else is blamed."""
     with pytest.raises(UsageError, match="cannot write"):
         take_up(tmp_path / "nowhere" / "reply", saved_reply())
+
+
+NOT_A_REPLY = {"notes": b"remember the milk", "another file": b"\x81\xa4type\xa3dog", "a cut one": b"\x8a\xa4type"}
+
+
+@pytest.mark.parametrize("content", NOT_A_REPLY.values(), ids=NOT_A_REPLY)
+def test_only_a_saved_reply_is_replaced(tmp_path: Path, content: bytes) -> None:
+    """Any other file is left as it is, whatever it holds."""
+    place = tmp_path / "notes.txt"
+    place.write_bytes(content)
+    with pytest.raises(UsageError, match="is no saved reply, and is not replaced"):
+        place_for_reply(place)
+    assert place.read_bytes() == content
+
+
+def test_where_a_reply_may_be_kept(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of a saved reply, of an empty file, or of nothing; the path is good from any folder."""
+    write_saved(path, saved_reply())
+    assert place_for_reply(path) == path.resolve()
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    assert place_for_reply("empty") == tmp_path.resolve() / "empty"
+    assert place_for_reply("new") == tmp_path.resolve() / "new"
+    assert place_for_reply("link") == path.resolve()
+
+
+@pytest.mark.parametrize("where", ["/dev/null", ".", "no/such/folder", "x" * 300, "nul\0"])
+def test_where_none_may_be_kept(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices, folders, and names that cannot be."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError):
+        place_for_reply(where)

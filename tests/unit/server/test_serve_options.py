@@ -88,3 +88,14 @@ def test_half_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(serve_options.os, "sysconf", unknown, raising=False)
     assert default_memory_bytes() == 4 << 30
+
+
+@pytest.mark.parametrize(("typed", "told"), [("63MB", "'63MB'"), ("-1", "'-1'"), ("0", "'0'")])
+def test_the_least_memory_is_told_as_it_is(typed: str, told: str) -> None:
+    """What was typed is refused in its own words, with a bound that is right."""
+    memory = options_of(ServeOptions)["memory_bytes"]
+    assert memory.taken("64MB") == MIN_MEMORY_BYTES
+    assert memory.taken("66MB") == 66 * 10**6
+    with pytest.raises(UsageError) as caught:
+        memory.taken(typed)
+    assert str(caught.value) == f"memory_bytes cannot be {told}: it is a size from 64MB, like 800MB or 4GB"

@@ -24,6 +24,15 @@ def test_identities_are_kept_in_files(tmp_path: Path) -> None:
         Identity.load(path)
 
 
+@pytest.mark.parametrize("where", ["file/key", "folder", "x" * 300, "nul\0"])
+def test_a_place_where_no_identity_can_be(tmp_path: Path, where: str) -> None:
+    """A file for a folder, a folder for a file, a name that cannot be: the error names the place."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="identity"):
+        Identity.load(tmp_path / where)
+
+
 def test_a_key_of_small_order_signs_nothing() -> None:
     """A key that anybody can sign for is no node's."""
     key = bytes([1]) + bytes(31)

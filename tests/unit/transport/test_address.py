@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import UsageError
-from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts, node_address
+from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts, node_address, numeric
 from shoal.types import is_plain
 
 
@@ -123,3 +124,23 @@ def test_which_hosts_are_told(
     monkeypatch.setattr("shoal.transport.address._leading_out", lambda family: leading_out)
     monkeypatch.setattr("shoal.transport.address._of_host_name", lambda family: of_name)
     assert local_hosts("0.0.0.0") == hosts
+
+
+@pytest.mark.parametrize(
+    ("text", "address"), [("localhost:0", "127.0.0.1:0"), ("127.0.0.2:5", "127.0.0.2:5"), ("[::1]:7", "[::1]:7")]
+)
+def test_a_hosts_name_stands_for_its_address(text: str, address: str) -> None:
+    """Records name no hosts but numbers."""
+    assert numeric(text) == address
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
+def test_a_name_that_stands_for_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be listened on there."""
+
+    def unknown(*_: object, **__: object) -> object:
+        raise error
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    with pytest.raises(UsageError, match=r"cannot listen on nowhere\.example:0"):
+        numeric("nowhere.example:0")

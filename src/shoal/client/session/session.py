@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import torch
 
+from shoal.client.prompt import rows_tensor
 from shoal.client.saved_reply import SavedHop, SavedSession
 from shoal.client.session.outputs import SessionOutputs
 from shoal.client.session.planner import Planner, SessionSpec
@@ -22,6 +24,9 @@ from shoal.protocol.journal import Journal, RowChunk
 from shoal.protocol.messages import MAX_POSITION, Numerics, Rewind
 from shoal.protocol.row_stream import Receiver, Sender
 from shoal.types import Route
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class Session:
@@ -79,16 +84,23 @@ class Session:
         return self._sender.end
 
     @property
+    def returned(self) -> int:
+        """Rows of the stream that have come back through the whole route, whether or not their bytes were wanted."""
+        return self._row_receiver.receiver.position
+
+    @property
     def _sender(self) -> Sender:
         return self._log.sender
 
-    async def step(self, hidden_states: torch.Tensor, *, reply: int | None = None) -> torch.Tensor:
-        """Send rows [n, hidden] or [1, n, hidden] through the route; returns the last `reply` rows (all: None), same form.
+    async def step(self, hidden_states: torch.Tensor | ArrayLike, *, reply: int | None = None) -> torch.Tensor:
+        """Send rows [n, hidden] or [1, n, hidden], a tensor or an array, through the route.
 
-        A server that fails meanwhile is replaced. A cancelled step takes its rows back. Raises GrantExceeded for more rows
-        than the session has room for, UsageError for a wrong shape, NoRoute (or what the last server said) when blocks had
-        no server for `patience_s`: the step's rows are taken back then, and the step may be tried again.
+        Returns the last `reply` rows (all: None) as a tensor of the same form. A server that fails meanwhile is replaced.
+        A cancelled step takes its rows back. Raises GrantExceeded for more rows than the session has room for, UsageError
+        for a wrong shape, NoRoute (or what the last server said) when blocks had no server for `patience_s`: the step's
+        rows are taken back then, and the step may be tried again.
         """
+        hidden_states = rows_tensor(hidden_states)
         rows = hidden_states[0] if hidden_states.dim() == 3 and hidden_states.shape[0] == 1 else hidden_states
         self._check_step(rows, reply)
         async with self._stepping:
@@ -207,6 +219,10 @@ class Session:
         self._log.rewind(epoch, base)
         self._send(hidden_states[base:], needed_from=position)
         self._row_receiver.receiver.resume(epoch, position)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return f"<Session {self.model.name!r} blocks {self.supervisor.terms.span}, {self.position} rows{state}>"
 
     async def close(self, end: bool = True) -> None:
         """End the session at every hop; `end` False leaves it there for as long as servers keep it. Twice is harmless."""

@@ -48,4 +48,4 @@ class SamplingParams(Options, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(isinstance(text, str) and text for text in self.stop):
-            raise UsageError(f"stop cannot be {self.stop!r}: it is a tuple of texts that are not empty", field="stop")
+            raise UsageError(f"stop cannot be {self.stop!r}: it is a text or several, none of them empty", field="stop")

@@ -11,7 +11,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shoal.errors import CheckpointError, ModelNotFound, NetworkError
+from shoal.errors import CheckpointError, ModelNotFound, NetworkError, UsageError
 from shoal.files import replace_file
 from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
@@ -81,7 +81,14 @@ def fetch_file(repo: str, name: str, revision: str | None, cached_only: bool = F
         ) from error
     except EntryNotFoundError:
         return None
-    except OSError as error:
+    except Exception as error:
+        if _lacks_socks(error):
+            raise UsageError(
+                "the hub is to be reached through a SOCKS proxy (ALL_PROXY, HTTPS_PROXY), which needs a package: "
+                "pip install socksio"
+            ) from error
+        if not _of_the_network(error) and not isinstance(error, ValueError):  # a proxy's address that cannot be
+            raise
         raise NetworkError(f"the hub does not answer for {repo}: {error}") from error
 
 
@@ -227,6 +234,11 @@ def _check_range(what: str, status: int, content_range: str, offset: int, length
         raise NetworkError(f"{what}: the hub answered {status}")
     if not content_range.startswith(f"bytes {offset}-{offset + length - 1}/"):
         raise CheckpointError(f"{what}: the hub answered with another range, {content_range[:100]!r}")
+
+
+def _lacks_socks(error: Exception) -> bool:
+    """Whether the HTTP client lacks what it needs for a SOCKS proxy."""
+    return isinstance(error, ImportError) and "socksio" in str(error)
 
 
 def _of_the_network(error: Exception) -> bool:

@@ -18,11 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shoal.errors import CheckpointError, ModelNotFound, NetworkError
+from shoal.errors import CheckpointError, ModelNotFound, NetworkError, ShoalError, UsageError
 from shoal.model.families import model_config
 from shoal.model.weights.block_loading import load_blocks, load_ends
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint
-from shoal.model.weights.hub import open_hub
+from shoal.model.weights.hub import fetch_file, open_hub
 from shoal.model.weights.tokenizer import load_tokenizer
 from shoal.model.weights.tokenizer_cache import TokenizerCache
 from shoal.types import Span
@@ -432,3 +432,21 @@ def test_shards(here: Hub) -> None:
     block = sum(4 * tensor.numel() for name, tensor in tensors.items() if name.startswith("model.layers.3."))
     assert checkpoint.bytes_read == header + block == here.sent
     assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."), UsageError),
+        (ValueError("Unknown scheme for proxy URL URL('socks4://127.0.0.1:1')"), NetworkError),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(error: Exception, kind: type[ShoalError], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the HTTP client lacks, or does not understand, is an error of ours."""
+
+    def fail(*_: object, **__: object) -> object:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(kind, match="hub"):
+        fetch_file("some/model", "config.json", None)

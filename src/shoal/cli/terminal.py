@@ -1,0 +1,106 @@
+"""What commands print. Text from outside stays text: no markup, no emoji codes, control characters shown escaped.
+
+Names, models, errors, paths and replies come from peers, files and users. Nothing else in the command line writes to a
+terminal. Results go to standard output, everything else to standard error, so that results can be piped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shoal.cli.status_line import StatusLine
+
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys instead of showing them, or that are none: all controls but tab and newline."""
+
+INDENT = "  "
+"""Before the further lines of a message, so that none of them looks like a message of its own."""
+
+
+def escaped(text: str) -> str:
+    """A text in which every character can be seen: `\\x1b` for an ESC, `\\u202e` for what turns the direction of writing."""
+    return HIDDEN.sub(lambda found: _code(ord(found[0])), text)
+
+
+def _code(point: int) -> str:
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+
+
+class _StandardError:
+    """Screen: where people look."""
+
+    @property
+    def is_terminal(self) -> bool:
+        return console.file.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def width(self) -> int:
+        return console.width
+
+    def put(self, text: str) -> None:
+        console.file.write(text)
+        console.file.flush()
+
+
+waiting = StatusLine(_StandardError())
+"""What says that a command is still at work, and at what."""
+
+
+def waits_for(what: Callable[[], str] | str, timed: bool = True) -> None:
+    """Say this from now on whenever nothing is printed for a moment; an empty text is not said."""
+    waiting.watch((lambda: escaped(what)) if isinstance(what, str) else (lambda: escaped(what())), timed)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 session`, `2 sessions`, `1,024 sessions`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def styled(text: str, style: str) -> Text:
+    """A part of a message in a style of rich's, such as "bold red"."""
+    return Text(escaped(text), style)
+
+
+def say(*parts: str | Text, end: str = "\n") -> None:
+    """Print a message to standard error; its parts follow one another. It is not wrapped."""
+    line = Text()
+    for part in parts:
+        line.append_text(part if isinstance(part, Text) else Text(escaped(part)))
+    lines = line.split("\n", allow_blank=True)
+    with waiting.printing(ends_line=end == "\n"):
+        console.print(Text("\n" + INDENT).join(lines), end=end, soft_wrap=True)
+
+
+def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table to standard error: its first column stands left, numbers stand right."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for index, title in enumerate(titles):
+        table.add_column(title, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row))
+    with waiting.printing():
+        console.print(table)
+
+
+def write(text: str) -> None:
+    """Print a piece of a result to standard output: as it is, unless a terminal would obey it."""
+    if not text:
+        return
+    with waiting.printing(ends_line=text.endswith("\n") or not sys.stdout.isatty()):
+        sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+
+def end_line(written: str) -> None:
+    """After the last piece that was written of a result: what comes next begins on a line of its own."""
+    if written and not written.endswith("\n"):
+        write("\n")

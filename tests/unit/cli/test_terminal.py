@@ -1,0 +1,98 @@
+"""What commands print: text from outside stays text."""
+
+from __future__ import annotations
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+
+import shoal.cli
+from shoal.cli.output import json_line, report
+from shoal.cli.terminal import escaped, say, say_table, styled, write
+from shoal.errors import NetworkError
+
+ODD = {
+    "markup": "a [/oops] and [bold]b[/bold]",
+    "a path": "/tmp/[x]/model",
+    "IPv6": "tls://[::1]:4433",
+    "emoji": ":smile: :warning:",
+    "braces": "{0} %s \\n",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_text_is_no_markup(text: str, said: io.StringIO) -> None:
+    """Brackets, colons and backslashes come out as they are, wherever the text stands."""
+    say(text)
+    say(styled(text, "bold red"))
+    report(NetworkError(text))
+    say_table(("what", "text"), [("first", text), (text, styled(text, "red"))])
+    assert said.getvalue().count(text) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("\x9b2J", r"\x9b2J"),
+        ("one\rtwo", r"one\x0dtwo"),
+        ("\x07\x08\x00\x7f", r"\x07\x08\x00\x7f"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("a\u2028b", r"a\u2028b"),
+        ("\udcff", r"\udcff"),
+        ("tab\tand words", "tab\tand words"),
+        ("Grüße, 世界 👩‍🚀", "Grüße, 世界 👩‍🚀"),
+    ],
+)
+def test_controls_are_shown(text: str, shown: str) -> None:
+    """What a terminal would obey is escaped; letters of all languages are not."""
+    assert escaped(text) == shown
+
+
+def test_a_message_cannot_look_like_two(said: io.StringIO) -> None:
+    """The further lines of one are indented."""
+    say("one\nerror (this side): another")
+    assert said.getvalue() == "one\n  error (this side): another\n"
+
+
+def test_controls_reach_no_terminal(said: io.StringIO) -> None:
+    """Not in messages, errors or tables."""
+    report(NetworkError("\x1b]0;title\x07\x9b2J"))
+    say_table(("what",), [("\x1b[2J",), (styled("\x9b2J", "red"),)])
+    assert not {"\x1b", "\x9b", "\x07"} & set(said.getvalue())
+
+
+class Screen(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Yes."""
+        return True
+
+
+def test_results_are_exact_but_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gets a reply's own characters, a terminal what it can show."""
+    for stream, shown in ((io.StringIO(), "\x1b[31m\n"), (Screen(), "\\x1b[31m\n")):
+        monkeypatch.setattr("sys.stdout", stream)
+        write("\x1b[31m\n")
+        assert stream.getvalue() == shown
+
+
+def test_json_is_the_same_to_a_program() -> None:
+    """What a terminal would obey stands escaped in it."""
+    line = json_line({"name": "\x9b2J\u202e", "text": "ü\n"})
+    assert ascii(line) == ascii('{"name":"\\u009b2J\\u202e","text":"ü\\n"}')
+
+
+def test_nothing_else_prints() -> None:
+    """In the command line every print goes through the functions of one module."""
+    folder = Path(shoal.cli.__file__).parent
+    for path in folder.glob("*.py"):
+        if path.name == "terminal.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in ("print", "console.print", "typer.echo", "typer.secho"), path
+            assert not called.endswith(("stdout.write", "stderr.write")), path
