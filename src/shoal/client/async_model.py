@@ -115,7 +115,7 @@ class AsyncModel:
 
     def _check_same_model(self, saved: SavedReply) -> None:
         theirs, ours = saved.session.model, self.remote.spec
-        if theirs.fingerprint != ours.fingerprint:
+        if theirs.checkpoint != ours.checkpoint:
             raise FingerprintMismatch(f"the reply is of {theirs.name}, this is {ours.name}")
 
     def _tokens(self, prompt: str | Sequence[int], raw: bool) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +22,9 @@ from shoal.types import ModelSpec, PeerId, Span
 ASKED_AT_ONCE = 32
 ANSWER_S = 1.0
 """Servers that are asked before a route is planned, and how long they may take: a dead one costs a session no more."""
+
+MAX_BATCHES = 4
+"""How often so many others are asked where none of the first has answered."""
 
 FRESH_S = 30.0
 """How long an answer is good for."""
@@ -43,12 +46,20 @@ class Failure(NamedTuple):
 
 
 class ServerProbe:
-    """A directory's records, corrected by what their servers answer."""
+    """A directory's records, corrected by what their servers answer. Those in `vouchers` are asked first."""
 
-    def __init__(self, directory: Directory, dialler: Dialler, clock: Clock, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        dialler: Dialler,
+        clock: Clock,
+        vouchers: frozenset[str] = frozenset(),
+        rng: random.Random | None = None,
+    ) -> None:
         self._directory = directory
         self._dialler = dialler
         self._clock = clock
+        self._vouchers = vouchers
         self._rng = rng or random.Random()
         self._answers: dict[str, Answer] = {}
         self._failures: dict[str, Failure] = {}
@@ -77,6 +88,21 @@ class ServerProbe:
         ]
         await self._ask_some(unknown)
 
+    def batches(self, records: Sequence[ServerRecord]) -> Iterator[list[ServerRecord]]:
+        """Whom to ask of these until one has answered: those vouched for, then ASKED_AT_ONCE by chance, MAX_BATCHES times."""
+        vouched = [record for record in records if record.peer in self._vouchers]
+        others = [record for record in records if record.peer not in self._vouchers]
+        some = self._rng.sample(others, min(len(others), MAX_BATCHES * ASKED_AT_ONCE))
+        for batch in (vouched, *(some[at : at + ASKED_AT_ONCE] for at in range(0, len(some), ASKED_AT_ONCE))):
+            if batch:
+                yield batch
+
+    async def answering(self, records: Sequence[ServerRecord]) -> list[ServerRecord]:
+        """Those of these servers that answer now; of many, of ASKED_AT_ONCE by chance."""
+        some = self._rng.sample(records, min(len(records), ASKED_AT_ONCE))
+        await self._ask_some(some)
+        return [record for record in some if not self._has_failed(record)]
+
     async def retry(self) -> None:
         """Ask those who failed whether they are back."""
         records = [signed.record for signed in self._directory.records()]
@@ -102,7 +128,7 @@ class ServerProbe:
     def _servers(self, model: ModelSpec) -> Iterable[ServerRecord]:
         for signed in self._directory.records():
             record = signed.record
-            if record.model.fingerprint == model.fingerprint and not self._has_failed(record):
+            if record.model.checkpoint == model.checkpoint and not self._has_failed(record):
                 yield record
 
     def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:

@@ -14,7 +14,7 @@ from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
-from shoal.types import PeerId
+from shoal.types import ModelSpec, PeerId
 
 EXCHANGE_S = 3.0
 """How often records are exchanged with one random member."""
@@ -49,7 +49,7 @@ class Gossip:
         self._random = random.Random()
         self._silent: dict[PeerId, int] = {}
 
-    def others(self, fingerprint: str | None = None) -> list[ServerRecord]:
+    def others(self, model: ModelSpec | None = None) -> list[ServerRecord]:
         """Records of other servers (of one model) that are believed to be alive: they answered when they were last
         asked, or have said something new since."""
         known = [signed.record for signed in self._directory.records()]
@@ -57,7 +57,7 @@ class Gossip:
             record
             for record in known
             if record.peer != self._me
-            and fingerprint in (None, record.model.fingerprint)
+            and (model is None or record.model.checkpoint == model.checkpoint)
             and self._silent.get(PeerId(record.peer), -1) < record.sequence
         ]
 
@@ -69,9 +69,9 @@ class Gossip:
         """Exchange with a few members at once; the others learn it from them."""
         await self._ask_some(self.others(), TOLD_AT_ONCE)
 
-    async def ask(self, fingerprint: str, peers: Collection[PeerId] | None = None) -> None:
+    async def ask(self, model: ModelSpec, peers: Collection[PeerId] | None = None) -> None:
         """Exchange with these servers of a model, or with ASKED_AT_ONCE by chance: who is alive, and what is new?"""
-        others = self.others(fingerprint)
+        others = self.others(model)
         if peers is None:
             await self._ask_some(others, ASKED_AT_ONCE)
         else:

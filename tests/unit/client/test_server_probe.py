@@ -41,7 +41,7 @@ class World:
         self.clock = VirtualClock()
         self.directory = Directory(self.clock)
         self.dialler = NobodyAnswers()
-        self.probe = ServerProbe(self.directory, self.dialler, self.clock, random.Random(1))  # type: ignore[arg-type]
+        self.probe = ServerProbe(self.directory, self.dialler, self.clock, rng=random.Random(1))  # type: ignore[arg-type]
 
     def say(self, who: Identity, sequence: int) -> ServerRecord:
         """A server's record arrives, made now."""

@@ -11,6 +11,7 @@ from shoal.transport.channel import Channel
 from shoal.types import ModelSpec, PeerId
 from tests.records import FINGERPRINT, signed_record
 
+TINY = ModelSpec("tiny", FINGERPRINT, 12, 48)
 ME, DEAD, OTHER = Identity.generate(), Identity.generate(), Identity.generate()
 
 
@@ -33,7 +34,7 @@ async def test_who_does_not_answer_is_not_counted_until_it_says_something_new() 
     gossip = gossip_of(directory, heard)
     directory.add(signed_record(DEAD, sequence=5).data)
     assert [one.peer for one in gossip.others()] == [DEAD.peer]
-    await gossip.ask(FINGERPRINT)
+    await gossip.ask(TINY)
     assert gossip.others() == []
     assert heard == [f"{DEAD.peer[:8]} does not answer: {DEAD.peer[:8]} cannot be reached"]
     directory.add(signed_record(DEAD, sequence=6).data)
@@ -46,7 +47,7 @@ async def test_only_the_servers_that_were_named_are_asked() -> None:
     gossip = gossip_of(directory, [])
     directory.add(signed_record(DEAD).data)
     directory.add(signed_record(OTHER).data)
-    await gossip.ask(FINGERPRINT, [PeerId(DEAD.peer)])
+    await gossip.ask(TINY, [PeerId(DEAD.peer)])
     assert [one.peer for one in gossip.others()] == [OTHER.peer]
 
 
@@ -57,5 +58,14 @@ async def test_others_are_of_the_model_that_is_asked_for() -> None:
     directory.add(signed_record(ME).data)
     directory.add(signed_record(DEAD, model=ModelSpec("tiny", "ab" * 16, 12, 48)).data)
     directory.add(signed_record(OTHER).data)
-    assert [one.peer for one in gossip.others(FINGERPRINT)] == [OTHER.peer]
+    assert [one.peer for one in gossip.others(TINY)] == [OTHER.peer]
     assert {one.peer for one in gossip.others()} == {DEAD.peer, OTHER.peer}
+
+
+async def test_a_record_of_another_shape_is_of_another_model() -> None:
+    """A stranger's word on how many blocks a model has counts for no plan."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    directory.add(signed_record(DEAD, model=ModelSpec("tiny", FINGERPRINT, 13, 48)).data)
+    directory.add(signed_record(OTHER, model=ModelSpec("called else", FINGERPRINT, 12, 48)).data)
+    assert [one.peer for one in gossip.others(TINY)] == [OTHER.peer]
