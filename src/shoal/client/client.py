@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("shoal.client")
 
 
+ASKED_AT_ONCE = 8
+"""Members that are asked for news where none answers that a ticket names: the first one may be a stranger that tells lies."""
+
+
 class ServerStatus(msgspec.Struct, frozen=True):
     """A server as the client sees it; `status` is None when it did not answer, and `problem` says why."""
 
@@ -178,8 +182,9 @@ class AsyncClient:
         errors = await asyncio.gather(*(self._ask(*contact) for contact in contacts))
         if any(error is None for error in errors):
             return
-        for signed in self.directory.records():
-            if await self._ask(PeerId(signed.record.peer), signed.record.addresses) is None:
+        for some in self._opened.probe.batches([signed.record for signed in self.directory.ranked()], ASKED_AT_ONCE):
+            found = await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
+            if any(error is None for error in found):
                 return
         if await self._opened.finder.find():
             return
@@ -189,7 +194,7 @@ class AsyncClient:
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
         try:
             async with FrameChannel(await self.dialler.dial(peer, addresses)) as channel:
-                await exchange.ask(channel, self.directory)
+                await exchange.ask(channel, self.directory, self._opened.models.wanted)
         except ShoalError as error:
             return error
         self._heard_at = self.clock.monotonic()

@@ -34,7 +34,10 @@ MAX_PROBLEMS = 8
 
 
 class ServedModels:
-    """Models as a client's directory has them; `vouchers` are the node ids in its tickets."""
+    """Models as a client's directory has them; `vouchers` are the node ids in its tickets.
+
+    `wanted` is the fingerprint of the model that the client is after, once it is known.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class ServedModels:
         self._dialler = dialler
         self._probe = probe
         self._vouchers = vouchers
+        self.wanted = ""
         self._refresh = refresh
         self._clock = clock
 
@@ -81,6 +85,7 @@ class ServedModels:
 
     async def wait_for(self, model: ModelSpec, wait_s: float) -> None:
         """Wait for a first server of a checkpoint that is on this side; raises what `find` raises."""
+        self.wanted = model.fingerprint
         deadline = self._clock.monotonic() + wait_s
         while not any(record.model.checkpoint == model.checkpoint for record in self._records()):
             others = [record for record in self._records() if record.model.fingerprint != model.fingerprint]

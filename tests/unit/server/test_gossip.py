@@ -69,3 +69,36 @@ async def test_a_record_of_another_shape_is_of_another_model() -> None:
     directory.add(signed_record(DEAD, model=ModelSpec("tiny", FINGERPRINT, 13, 48)).data)
     directory.add(signed_record(OTHER, model=ModelSpec("called else", FINGERPRINT, 12, 48)).data)
     assert [one.peer for one in gossip.others(TINY)] == [OTHER.peer]
+
+
+async def test_half_of_those_asked_have_answered_before() -> None:
+    """A crowd of one address takes neither them nor the chance of others."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    met = [Identity.generate() for _ in range(6)]
+    for key in met:
+        directory.add(signed_record(key).data, key.peer, network="192.0.2.1")
+        directory.answered(key.peer)
+    directory.add(signed_record(OTHER).data, OTHER.peer, network="192.0.2.2")
+    for _ in range(200):
+        key = Identity.generate()
+        directory.add(signed_record(key).data, key.peer, network="192.0.2.3")
+    for _ in range(20):
+        chosen = [one.peer for one in gossip._choose(gossip.others(), 8)]
+        assert len(set(chosen)) == 8
+        assert len(set(chosen) & {key.peer for key in met}) == 4
+        assert OTHER.peer in chosen
+    single = [gossip._choose(gossip.others(), 1)[0].peer for _ in range(100)]
+    assert 10 < sum(peer in {key.peer for key in met} for peer in single) < 90
+    assert gossip._choose([], 8) == []
+
+
+async def test_everybody_is_asked_where_there_are_few() -> None:
+    """Whatever they have shown."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    for key in (DEAD, OTHER):
+        directory.add(signed_record(key).data, key.peer)
+    directory.answered(OTHER.peer)
+    assert {one.peer for one in gossip._choose(gossip.others(), 8)} == {DEAD.peer, OTHER.peer}
+    assert {gossip._choose(gossip.others(), 1)[0].peer for _ in range(64)} == {DEAD.peer, OTHER.peer}
