@@ -154,3 +154,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     fingerprint: Annotated[str, Meta(max_length=MAX_FINGERPRINT_CHARS, pattern=PRINTABLE_ASCII)]
     num_blocks: Annotated[int, Meta(ge=1, le=MAX_BLOCKS)]
     hidden_size: Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]
+
+    @property
+    def checkpoint(self) -> tuple[str, int, int]:
+        """What two descriptions of one checkpoint have in common: all but the name, which is whatever somebody calls it."""
+        return self.fingerprint, self.num_blocks, self.hidden_size

@@ -66,11 +66,6 @@ def low_and_high(folder: Path) -> tuple[Identity, Path]:
     return low, path
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="A1: the record with the lowest node id says what a model's shape is",
-    raises=(AssertionError, ShoalError),
-)
 @pytest.mark.parametrize("named", [True, False], ids=["checkpoint at hand", "whatever is served"])
 @pytest.mark.parametrize(
     "shape", [{"num_blocks": 1}, {"num_blocks": 1000}, {"hidden_size": 64}], ids=["1 block", "1000 blocks", "wider"]
@@ -87,7 +82,6 @@ async def test_a_models_shape_is_no_hearsay(
         assert await asyncio.to_thread(greedy, swarm.ticket, tiny_model if named else None) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="A1: a stranger's record of another checkpoint refuses all", raises=ShoalError)
 async def test_a_models_name_is_not_spoilt(swarm_of: SwarmMaker, tiny_model: Path) -> None:
     """A record of another checkpoint under the same name, with nothing behind it, keeps no client from the model."""
     async with swarm_of(ALL) as swarm:

@@ -75,6 +75,11 @@ class LinkedChannel(InboxChannel):
         return self._inner.peer
 
     @property
+    def host(self) -> str:
+        """Channel: the address at the other end."""
+        return self._inner.host
+
+    @property
     def transport(self) -> str:
         """Channel: the wrapped transport's name."""
         return self._inner.transport

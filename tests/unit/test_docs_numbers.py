@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.client.client_options import KEPT_REPLY_S
+from shoal.client.server_probe import LOOK_S as LOOK_AT_SERVERS_S
 from shoal.client.session.heartbeat import PING_ACTIVE_S, SILENCE_S
 from shoal.client.session.hop_client import TICK_S
 from shoal.engine.batch_delay import MAX_HOLD_S, SHORT_STEP_S
@@ -22,13 +23,15 @@ from shoal.kv.pages import PAGE_TOKENS
 from shoal.kv.prefix import KEY_BYTES
 from shoal.protocol.messages import MAX_RECORD_BYTES
 from shoal.server.channel_dispatcher import MAX_CHANNELS_PER_PEER
-from shoal.server.gossip import EXCHANGE_S, TOLD_AT_ONCE
+from shoal.server.gossip import EXCHANGE_S, TICKET_CHANCE, TOLD_AT_ONCE
 from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE
 from shoal.server.sessions.redirector import DIALS_AT_ONCE, DIALS_PER_S
 from shoal.server.sessions.session_service import DRAIN_S, MAX_LEASE_S
 from shoal.swarm.directory.directory import (
     MAX_EXCHANGES_PER_MINUTE,
+    MAX_EXCHANGES_PER_SOURCE,
     MAX_LOOKED_AT_PER_MINUTE,
+    MAX_LOOKED_AT_PER_SOURCE,
     MAX_NEW_PER_MINUTE,
     MAX_RECORDS,
 )
@@ -53,9 +56,11 @@ SAID = {
         f"Both together have at most {MAX_RECORD_BYTES:,} bytes",
         f"It keeps at most {MAX_RECORDS:,} of them",
         f"every {WORDS[int(EXCHANGE_S)]} seconds with one random member",
-        f"At most {MAX_LOOKED_AT_PER_MINUTE:,} records of one source are looked at in a minute",
-        f"brings at most {MAX_NEW_PER_MINUTE:,} nodes not known before",
-        f"is answered {MAX_EXCHANGES_PER_MINUTE} exchanges",
+        f"At most {MAX_LOOKED_AT_PER_MINUTE:,} records of one node, and {MAX_LOOKED_AT_PER_SOURCE:,} of one source, are",
+        f"A source tells of at most {MAX_NEW_PER_MINUTE:,} nodes not known before",
+        f"One node gets {MAX_EXCHANGES_PER_MINUTE} exchanges in a minute, one source {MAX_EXCHANGES_PER_SOURCE:,}",
+        f"One exchange in {WORDS[round(1 / TICKET_CHANCE)]} is with a member that a ticket names",
+        f"no server that answers, for {LOOK_AT_SERVERS_S:g} s",
         f"at most {MAX_CHANNELS_PER_PEER} channels of one node",
     ],
     "concepts/membership.md": [

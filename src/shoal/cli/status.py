@@ -113,15 +113,15 @@ async def _ask(client: AsyncClient) -> list[ServerStatus]:
 
 
 def model_views(servers: Sequence[ServerStatus]) -> list[ModelView]:
-    """What is shown, by model."""
-    by_model: dict[str, list[ServerStatus]] = defaultdict(list)
+    """What is shown, by model. A server that says that a model has another shape than others say is shown apart from them."""
+    by_model: dict[tuple[str, int, int], list[ServerStatus]] = defaultdict(list)
     for server in sorted(servers, key=lambda one: (one.record.model.name, one.record.span)):
-        by_model[server.record.model.fingerprint].append(server)
+        by_model[server.record.model.checkpoint].append(server)
     return [_model_view(group) for group in by_model.values()]
 
 
 def _model_view(servers: list[ServerStatus]) -> ModelView:
-    model = servers[0].record.model
+    model = min(servers, key=lambda one: one.status is None).record.model  # a name is what a server calls it
     live = [server.record.span for server in servers if server.status is not None]
     missing = missing_spans(Span(0, model.num_blocks), live)
     return ModelView(

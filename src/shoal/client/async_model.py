@@ -124,7 +124,7 @@ class AsyncModel:
 
     def _check_same_model(self, saved: SavedReply) -> None:
         theirs, ours = saved.session.model, self.remote.spec
-        if theirs.fingerprint != ours.fingerprint:
+        if theirs.checkpoint != ours.checkpoint:
             raise FingerprintMismatch(f"the reply is of {theirs.name}, this is {ours.name}")
 
     def _with_room(self, asked: SessionOptions, num_tokens: int) -> SessionOptions:

@@ -16,11 +16,12 @@ import msgspec
 
 from shoal.client.activity import Activity, session_waits
 from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions
+from shoal.client.served_models import ServedModels
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.errors import NetworkError, NoRoute, ShoalError, UsageError
-from shoal.protocol.messages import DESCRIBE, Describe, Description, Status
+from shoal.errors import NetworkError, ShoalError, UsageError
+from shoal.protocol.messages import Description, Status
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, SignedRecord
@@ -32,9 +33,7 @@ from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.swarm.routing.hop_costs import RoundTrips
-from shoal.swarm.routing.route_planner import same_model
 from shoal.tasks import BackgroundTask, keep_running
-from shoal.transport.asking import ask
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
@@ -49,8 +48,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shoal.client")
 
-REFRESH_S = 1.0
-"""How often the swarm is asked again while blocks are missing."""
+
+ASKED_AT_ONCE = 8
+"""Members that are asked for news where none answers that a ticket names: the first one may be a stranger that tells lies."""
 
 
 LOOKED_AT_S = 1.5
@@ -70,6 +70,7 @@ class _Reach(NamedTuple):
 
     dialler: Dialler
     probe: ServerProbe
+    models: ServedModels
     finder: Finder
 
 
@@ -126,8 +127,10 @@ class AsyncClient:
             if self._applicant is not None:
                 await self._enter(self._applicant)
             dialler = Dialler(self._transports, clock=self.clock, only=self._only)
-            probe = ServerProbe(self.directory, dialler, self.clock)
-            self._reach = _Reach(dialler, probe, self._discoveries.finder(self.directory, dialler))
+            vouchers = frozenset(ticket.peer for ticket in self._tickets)
+            probe = ServerProbe(self.directory, dialler, self.clock, vouchers)
+            models = ServedModels(self.directory, dialler, probe, vouchers, self.refresh, self.clock)
+            self._reach = _Reach(dialler, probe, models, self._discoveries.finder(self.directory, dialler))
             await self.refresh()
             if self._member is not None:
                 self._member.remember(self.directory)
@@ -196,8 +199,9 @@ class AsyncClient:
         errors = await asyncio.gather(*(self._ask(*contact) for contact in contacts))
         if any(error is None for error in errors):
             return
-        for signed in self.directory.records():
-            if await self._ask(PeerId(signed.record.peer), signed.record.addresses) is None:
+        for some in self._opened.probe.batches([signed.record for signed in self.directory.ranked()], ASKED_AT_ONCE):
+            found = await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
+            if any(error is None for error in found):
                 return
         if await self._opened.finder.find():
             return
@@ -207,7 +211,7 @@ class AsyncClient:
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
         try:
             async with FrameChannel(await self.dialler.dial(peer, addresses)) as channel:
-                await exchange.ask(channel, self.directory)
+                await exchange.ask(channel, self.directory, self._opened.models.wanted)
         except ShoalError as error:
             return error
         self._heard_at = self.clock.monotonic()
@@ -238,41 +242,32 @@ class AsyncClient:
             return ServerStatus(record, None, f"no answer within {LOOKED_AT_S:g} s")
 
     async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
-        """The model's description and its configuration as JSON text, from the first server that answers.
+        """The model's description and its configuration as JSON text, from a server that answers.
 
         Raises NoRoute when no server of it does.
         """
-        problems = []
-        for record in same_model(self.records(), fingerprint=model.fingerprint):
-            try:
-                request = Describe(model.fingerprint)
-                reply = await ask(self.dialler, (record.peer, record.addresses), DESCRIBE, request)
-                return reply.message, reply.payload
-            except ShoalError as error:
-                problems.append(str(error))
-        raise NoRoute(f"no server describes {model.name}: {'; '.join(problems)}")
+        return await self._opened.models.describe(model)
+
+    async def descriptions(self, wait_s: float = ROUTE_WAIT_S) -> list[Description]:
+        """What may be meant by the model that the swarm serves, as servers describe it; see `ServedModels`.
+
+        Waits for a first server. Raises NoRoute when nobody describes what it has.
+        """
+        return await self._opened.models.descriptions(wait_s)
 
     async def find_model(
         self, name: str | None = None, fingerprint: str | None = None, wait_s: float = ROUTE_WAIT_S
     ) -> ModelSpec:
-        """The model by its name or fingerprint, or the only one; waits for a first server of it.
+        """The model by its name or fingerprint, or the only one, as its servers describe it; waits for a first server of it.
 
         Raises NoRoute when nobody serves it, FingerprintMismatch when checkpoints differ.
         """
-        deadline = self.clock.monotonic() + wait_s
         with self.activity.doing(f"waiting for a server of {name or 'a model'}"):
-            while True:
-                try:
-                    return same_model(self.records(), name, fingerprint)[0].model
-                except NoRoute:
-                    if self.clock.monotonic() >= deadline:
-                        raise
-                await self._refresh_later()
+            return await self._opened.models.find(name, fingerprint, wait_s)
 
-    async def _refresh_later(self) -> None:
-        await self.clock.sleep(REFRESH_S)
-        with contextlib.suppress(NetworkError):  # the wait's own deadline decides
-            await self.refresh()
+    async def wait_for(self, model: ModelSpec, wait_s: float = ROUTE_WAIT_S) -> None:
+        """Wait for a first server of a checkpoint that this side has; raises what `find_model` raises."""
+        await self._opened.models.wait_for(model, wait_s)
 
     def session(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from shoal.model.nn.block import EmbeddingAndHead, ModelConfig
 from shoal.model.nn.sampling import sample
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import WeightFormat, load_ends, weight_format
-from shoal.model.weights.checkpoint import Checkpoint, fingerprint
+from shoal.model.weights.checkpoint import Checkpoint, fingerprint, model_spec
 from shoal.model.weights.hub import open_hub
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint
 from shoal.model.weights.tokenizer import Tokenizer, load_tokenizer
@@ -40,6 +40,9 @@ HEADS = ("float32", "bfloat16", "int8")
 
 EMBED_AT_ONCE = 16
 """So many embedding rows are looked up where they are asked for: that takes microseconds, another thread's turn 0.1 ms."""
+
+MAX_DESCRIPTIONS = 8
+"""Things that servers say of the model, each of which is looked for on this machine."""
 
 _PLAIN_SOURCE = re.compile(r"[^/\\:\0~][^/\\:\0]*(/[^/\\:\0]+)*")
 """A name or a path within a folder, on any system."""
@@ -150,21 +153,29 @@ async def open_model(
     Raises ModelNotFound when this side has no checkpoint of it, saying what to get, FingerprintMismatch when the swarm
     serves another under the name, NoRoute when it serves none.
     """
+    form = head_form(head)
     with client.activity.doing("opening the model"):
-        if model is not None:
-            checkpoint = await asyncio.to_thread(open_checkpoint, model)
-            spec = await client.find_model(checkpoint.name, await asyncio.to_thread(fingerprint, checkpoint), wait_s)
-        else:
-            spec = await client.find_model(fingerprint=fingerprint_wanted, wait_s=wait_s)
-            description, _ = await client.describe(spec)
-            checkpoint = await asyncio.to_thread(find_checkpoint, description)
-    config, form = model_config(checkpoint.config), head_form(head)
+        checkpoint = await _checkpoint(client, model, wait_s, fingerprint_wanted)
+        config = model_config(checkpoint.config)
+        spec = await asyncio.to_thread(model_spec, checkpoint, config)  # of the files, whatever servers say
+    with client.activity.doing(f"waiting for a server of {spec.name}"):
+        await client.wait_for(spec, wait_s)
     with client.activity.doing("reading embedding, head and tokenizer"):
         ends, tokenizer = await asyncio.gather(
             asyncio.to_thread(load_ends, checkpoint, config, form, choose_linears(form)),
             asyncio.to_thread(load_tokenizer, checkpoint),
         )
     return RemoteModel(client, spec, config, ends, tokenizer, _absolute(model) if model is not None else "")
+
+
+async def _checkpoint(client: AsyncClient, model: str | None, wait_s: float, wanted: str | None) -> Checkpoint:
+    """The checkpoint that the user names, the one with the fingerprint `wanted`, or the one that the swarm serves."""
+    if model is not None:
+        return await asyncio.to_thread(open_checkpoint, model)
+    if wanted is not None:
+        description, _ = await client.describe(await client.find_model(fingerprint=wanted, wait_s=wait_s))
+        return await asyncio.to_thread(find_checkpoint, description)
+    return await asyncio.to_thread(find_described, await client.descriptions(wait_s))
 
 
 def _absolute(model: str) -> str:
@@ -178,6 +189,27 @@ def head_form(head: str) -> WeightFormat:
     if head not in HEADS:
         raise UsageError(f"a head cannot be kept as {head!r}: choose one of {', '.join(HEADS)}")
     return weight_format("float32", 8) if head == "int8" else weight_format(head)
+
+
+def find_described(descriptions: Sequence[Description]) -> Checkpoint:
+    """The one checkpoint on this machine that servers describe, of several things that they may say.
+
+    Raises what `find_checkpoint` raises when it has none, FingerprintMismatch when it has several.
+    """
+    found: dict[str, Checkpoint] = {}
+    problems: list[ShoalError] = []
+    for description in descriptions[:MAX_DESCRIPTIONS]:
+        try:
+            if description.fingerprint not in found:
+                found[description.fingerprint] = find_checkpoint(description)
+        except (ModelNotFound, FingerprintMismatch) as error:
+            problems.append(error)
+    if len(found) > 1:
+        names = ", ".join(one.source for one in found.values())
+        raise FingerprintMismatch(f"different checkpoints ({names}): give the checkpoint that you mean")
+    if not found:
+        raise problems[0]
+    return next(iter(found.values()))
 
 
 def find_checkpoint(description: Description) -> Checkpoint:

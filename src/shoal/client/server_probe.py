@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,11 +17,17 @@ from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.routing.hop_costs import RoundTrips
 from shoal.transport.asking import ask
 from shoal.transport.dialler import DIAL_DEADLINE_S, Dialler
-from shoal.types import ModelSpec, PeerId, Span
+from shoal.types import ModelSpec, PeerId, Span, missing_spans
 
 ASKED_AT_ONCE = 32
 ANSWER_S = 1.0
 """Servers that are asked before a route is planned, and how long they may take: a dead one costs a session no more."""
+
+MOST_ASKED = 4 * ASKED_AT_ONCE
+"""How many are asked in all, one lot after the other, until one has answered."""
+
+LOOK_S = 2.5
+"""How long servers are asked, one lot after the other, while some blocks have none that answers."""
 
 FRESH_S = 30.0
 """How long an answer is good for."""
@@ -43,12 +49,20 @@ class Failure(NamedTuple):
 
 
 class ServerProbe:
-    """A directory's records, corrected by what their servers answer."""
+    """A directory's records, corrected by what their servers answer. Those in `vouchers` are asked first."""
 
-    def __init__(self, directory: Directory, dialler: Dialler, clock: Clock, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        dialler: Dialler,
+        clock: Clock,
+        vouchers: frozenset[str] = frozenset(),
+        rng: random.Random | None = None,
+    ) -> None:
         self._directory = directory
         self._dialler = dialler
         self._clock = clock
+        self._vouchers = vouchers
         self._rng = rng or random.Random()
         self._answers: dict[str, Answer] = {}
         self._failures: dict[str, Failure] = {}
@@ -61,36 +75,63 @@ class ServerProbe:
         except NetworkError:
             self.failed(record)
             raise
+        self._directory.answered(peer)
         self._answers[peer] = Answer(reply.message, self._clock.monotonic(), reply.round_trip_s)
         self._failures.pop(peer, None)
         return reply.message
 
     async def look(self, model: ModelSpec, span: Span) -> None:
-        """Ask servers of these blocks that have not answered lately; those that do not answer now are `failed`."""
-        since = self._clock.monotonic() - FRESH_S
-        unknown = [
-            record
-            for record in self._servers(model)
-            if record.span.start < span.stop
-            and span.start < record.span.stop
-            and (record.peer not in self._answers or self._answers[record.peer].at < since)
-        ]
-        await self._ask_some(unknown)
+        """Ask servers of these blocks that have not answered lately; those that do not answer now are `failed`.
+
+        The first are those that a ticket names and those that the directory ranks first. More are asked, by chance, while
+        blocks have no server that answers, for no longer than LOOK_S.
+        """
+        began = self._clock.monotonic()
+        unknown = [record for record in self._near(model, span) if not self._has_answered_lately(record)]
+        for some in self.batches(unknown, most=len(unknown)):
+            await self._ask_all(some)
+            held = [record.span for record in self._near(model, span) if self._has_answered_lately(record)]
+            if not missing_spans(span, held) or self._clock.monotonic() - began >= LOOK_S:
+                return
+
+    def _near(self, model: ModelSpec, span: Span) -> list[ServerRecord]:
+        """Servers of these blocks that have not failed."""
+        return [one for one in self._servers(model) if one.span.start < span.stop and span.start < one.span.stop]
+
+    def _has_answered_lately(self, record: ServerRecord) -> bool:
+        answer = self._answers.get(record.peer)
+        return answer is not None and self._clock.monotonic() - answer.at < FRESH_S
+
+    def batches(
+        self, records: Sequence[ServerRecord], at_once: int = ASKED_AT_ONCE, most: int = MOST_ASKED
+    ) -> Iterator[list[ServerRecord]]:
+        """Whom to ask of these until it is enough, `most` in all: those that a ticket names and the first, then by chance."""
+        vouched = [record for record in records if record.peer in self._vouchers]
+        ordered = [*vouched, *(record for record in records if record.peer not in self._vouchers)]
+        first, rest = ordered[:at_once], self._rng.sample(ordered[at_once:], max(0, min(most, len(ordered)) - at_once))
+        for at in range(0, len(ordered[:most]), at_once):
+            yield [*first, *rest][at : at + at_once]
+
+    async def answering(self, records: Sequence[ServerRecord]) -> list[ServerRecord]:
+        """Those of these servers that answer now; of many, of ASKED_AT_ONCE by chance."""
+        some = self._rng.sample(records, min(len(records), ASKED_AT_ONCE))
+        await self._ask_all(some)
+        return [record for record in some if not self._has_failed(record)]
 
     async def retry(self) -> None:
         """Ask those who failed whether they are back."""
-        records = [signed.record for signed in self._directory.records()]
-        await self._ask_some([record for record in records if self._has_failed(record)])
+        failed = [signed.record for signed in self._directory.records() if self._has_failed(signed.record)]
+        await self._ask_all(self._rng.sample(failed, min(ASKED_AT_ONCE, len(failed))))
 
-    async def _ask_some(self, records: list[ServerRecord]) -> None:
-        chosen = self._rng.sample(records, min(ASKED_AT_ONCE, len(records)))
-        results = await asyncio.gather(*(self.ask(record, ANSWER_S) for record in chosen), return_exceptions=True)
+    async def _ask_all(self, records: Sequence[ServerRecord]) -> None:
+        results = await asyncio.gather(*(self.ask(record, ANSWER_S) for record in records), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, ShoalError):
                 raise result
 
     def failed(self, record: ServerRecord) -> None:
         """The server of this record did not answer: it is in no new route until it does, or says something new."""
+        self._directory.silent(PeerId(record.peer))
         if not self._has_failed(record):
             self._failures[record.peer] = Failure(record.sequence, self._clock.wall())
 
@@ -100,14 +141,16 @@ class ServerProbe:
         return failure is not None and (record.sequence <= failure.sequence or record.issued_at <= failure.at)
 
     def _servers(self, model: ModelSpec) -> Iterable[ServerRecord]:
-        for signed in self._directory.records():
+        for signed in self._directory.ranked(model.fingerprint):
             record = signed.record
-            if record.model.fingerprint == model.fingerprint and not self._has_failed(record):
+            if record.model.checkpoint == model.checkpoint and not self._has_failed(record):
                 yield record
 
     def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:
         """Records of a model's servers that did not fail, with the load that they told last, and the round trips to them."""
-        measured = {PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()}
+        measured = {
+            PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()
+        }  # who answered: see `select`
         return [self._corrected(record) for record in self._servers(model)], measured
 
     def _corrected(self, record: ServerRecord) -> ServerRecord:

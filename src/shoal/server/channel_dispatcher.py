@@ -106,7 +106,7 @@ class ChannelDispatcher:
             await self._service.answers.begin(frames, request, payload)
 
     async def _exchange(self, frames: FrameChannel, request: RecordDigest, digest: bytes) -> None:
-        await exchange.answer(frames, self._directory, digest)
+        await exchange.answer(frames, self._directory, digest, request.fingerprint)
 
     def _leave(self, request: Leave, peer: PeerId) -> tuple[Leaving, bytes]:
         """The owner's order: whoever dials with this node's own key."""

@@ -14,7 +14,7 @@ from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
-from shoal.types import PeerId
+from shoal.types import ModelSpec, PeerId
 
 EXCHANGE_S = 3.0
 """How often records are exchanged with one random member."""
@@ -25,11 +25,17 @@ TOLD_AT_ONCE = 8
 ASKED_AT_ONCE = 32
 """Members that are asked before a decision that depends on them."""
 
+TICKET_CHANCE = 0.1
+"""How often that member is one that a ticket names: no number of strangers takes this node away from those."""
+
 Notice = Callable[[str], None]
 
 
 class Gossip:
-    """`tickets` name members that are always known; `notice` hears of those that do not answer."""
+    """`tickets` name members that are always known; `notice` hears of those that do not answer.
+
+    `fingerprint` is of this server's model.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class Gossip:
         notice: Notice,
         clock: Clock,
         tickets: Sequence[Ticket] = (),
+        fingerprint: str = "",
     ) -> None:
         self.tickets = tuple(tickets)
         self._me = me
@@ -46,10 +53,11 @@ class Gossip:
         self._dialler = dialler
         self._notice = notice
         self._clock = clock
+        self._fingerprint = fingerprint
         self._random = random.Random()
         self._silent: dict[PeerId, int] = {}
 
-    def others(self, fingerprint: str | None = None) -> list[ServerRecord]:
+    def others(self, model: ModelSpec | None = None) -> list[ServerRecord]:
         """Records of other servers (of one model) that are believed to be alive: they answered when they were last
         asked, or have said something new since."""
         known = [signed.record for signed in self._directory.records()]
@@ -57,7 +65,7 @@ class Gossip:
             record
             for record in known
             if record.peer != self._me
-            and fingerprint in (None, record.model.fingerprint)
+            and (model is None or record.model.checkpoint == model.checkpoint)
             and self._silent.get(PeerId(record.peer), -1) < record.sequence
         ]
 
@@ -69,29 +77,49 @@ class Gossip:
         """Exchange with a few members at once; the others learn it from them."""
         await self._ask_some(self.others(), TOLD_AT_ONCE)
 
-    async def ask(self, fingerprint: str, peers: Collection[PeerId] | None = None) -> None:
+    async def ask(self, model: ModelSpec, peers: Collection[PeerId] | None = None) -> None:
         """Exchange with these servers of a model, or with ASKED_AT_ONCE by chance: who is alive, and what is new?"""
-        others = self.others(fingerprint)
+        others = self.others(model)
         if peers is None:
             await self._ask_some(others, ASKED_AT_ONCE)
         else:
             await self._ask_some([one for one in others if one.peer in peers], len(peers))
 
     async def _ask_some(self, records: Iterable[ServerRecord], count: int) -> None:
-        known = list(records)
-        some = self._random.sample(known, min(len(known), count))
+        some = self._choose(list(records), count)
         await asyncio.gather(*(self._try(PeerId(near.peer), near.addresses) for near in some))
 
+    def _choose(self, records: Sequence[ServerRecord], count: int) -> list[ServerRecord]:
+        """Some of these by chance: half of them of those that have answered before, as far as there are as many.
+
+        Of the others each source has the same chance: one that makes up nodes by the thousand has no more of it.
+        """
+        wanted = {record.peer: record for record in records}
+        ranked = [signed.record.peer for signed in self._directory.ranked(by_chance=True)]
+        met = [peer for peer in ranked if peer in wanted and self._directory.has_answered(peer)]
+        others = [peer for peer in ranked if peer in wanted and not self._directory.has_answered(peer)]
+        self._random.shuffle(met)
+        share = count - min(len(others), count // 2 + self._random.randrange(2) * (count % 2))
+        chosen = [*met[:share], *others][:count]
+        return [wanted[peer] for peer in chosen]
+
     async def keep(self) -> None:
-        """Exchange with somebody now and then, for ever."""
+        """Exchange with somebody now and then, for ever; sometimes with a member that a ticket names."""
         while True:
             await self._clock.sleep(EXCHANGE_S)
-            known = {signed.record.peer: signed.record.addresses for signed in self._directory.records()}
-            known.update({ticket.peer: ticket.addresses for ticket in self.tickets if ticket.peer not in known})
-            known.pop(self._me, None)
-            if known:
-                peer = self._random.choice(sorted(known))
-                await self._exchange(PeerId(peer), known[peer])
+            known = [signed.record for signed in self._directory.records() if signed.record.peer != self._me]
+            some = self._choose(known, 1)
+            named = [ticket for ticket in self.tickets if ticket.peer != self._me]
+            if named and (not some or self._random.random() < TICKET_CHANCE):
+                ticket = self._random.choice(named)
+                await self._exchange(PeerId(ticket.peer), self._addresses(ticket))
+            elif some:
+                await self._exchange(PeerId(some[0].peer), some[0].addresses)
+
+    def _addresses(self, ticket: Ticket) -> tuple[str, ...]:
+        """Where that member says that it is now; as the ticket has it when it says nothing."""
+        signed = self._directory.get(PeerId(ticket.peer))
+        return signed.record.addresses if signed is not None else ticket.addresses
 
     async def _try(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         error = await self._exchange(peer, addresses)
@@ -103,8 +131,9 @@ class Gossip:
         before = self._directory.get(peer)
         try:
             async with FrameChannel(await self._dialler.dial(peer, addresses)) as channel:
-                await exchange.ask(channel, self._directory)
+                await exchange.ask(channel, self._directory, self._fingerprint)
         except NetworkError as error:
+            self._directory.silent(peer)
             if before is not None:
                 self._silent[peer] = before.record.sequence
             return error

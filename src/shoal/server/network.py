@@ -95,7 +95,7 @@ class Network:
         me = self.identity.peer
         self.clock = clock
         self.addresses: tuple[str, ...] = ()
-        self.directory = Directory(clock)
+        self.directory = Directory(clock, me)
         self.dialler = Dialler(transports, clock=clock, only=config.transport)
         self.dispatcher = ChannelDispatcher(me, self.directory, clock)
         self.peer_latency = PeerLatency(self.dialler, clock)
@@ -103,7 +103,8 @@ class Network:
         rate = config.max_upload_bits_per_s
         self.throttle = None if rate is None else TokenBucket(rate / 8, UPLOAD_BURST_S * rate / 8, clock)
         tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))
-        self.gossip = Gossip(me, self.directory, self.dialler, notice, clock, tuple(map(Ticket.parse, tickets)))
+        known = tuple(map(Ticket.parse, tickets))
+        self.gossip = Gossip(me, self.directory, self.dialler, notice, clock, known, fingerprint)
         discoveries = Discoveries(config.discovery, fingerprint, clock)
         finder = discoveries.finder(self.directory, self.dialler, me)
         self.announcer = Announcer(discoveries, finder, lambda: self.directory.get(me), notice, clock)

@@ -164,7 +164,7 @@ class Server:
         self._span_host = host = SpanHost(config, source, network, self._progress, self.ledger)
         self._stack.push_async_callback(host.close)
         if config.blocks is None:
-            await network.gossip.ask(source.model.fingerprint)  # a record outlives its server
+            await network.gossip.ask(source.model)  # a record outlives its server
         await host.serve(choose_blocks(config, source, network.gossip.others()))
         await self._stack.enter_async_context(self._tasks)
         await network.announcer.start(host.announce)

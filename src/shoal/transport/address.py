@@ -92,6 +92,18 @@ def _is_numeric(address: NodeAddress) -> bool:
     return address.port > 0
 
 
+def source_network(host: str) -> str:
+    """What counts as one stranger's: an IPv4 address, or an IPv6 /64, as whole ones are given out. Empty for no address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped
+        return str(inner or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
 def join_host_port(host: str, port: int) -> str:
     """The inverse, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

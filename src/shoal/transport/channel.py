@@ -50,6 +50,11 @@ class Channel(Protocol):
         ...
 
     @property
+    def host(self) -> str:
+        """The IP address at the other end; empty where none is known, as behind a relay."""
+        ...
+
+    @property
     def transport(self) -> str:
         """The transport's name: "tls", "iroh" or "memory"."""
         ...
@@ -102,6 +107,11 @@ class ForwardingChannel:
     def peer(self) -> PeerId:
         """Channel: the node at the other end."""
         return self._inner.peer
+
+    @property
+    def host(self) -> str:
+        """Channel: the address at the other end."""
+        return self._inner.host
 
     @property
     def transport(self) -> str:

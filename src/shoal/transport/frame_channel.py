@@ -11,6 +11,7 @@ from shoal import errors
 from shoal.protocol.frames import MAX_HEADER_BYTES, FrameDecoder, encode_frame
 from shoal.protocol.messages import MAX_CONFIG_BYTES, Message, Question, Refusal, Vocabulary, encode_message, only
 from shoal.protocol.refusals import refused
+from shoal.transport.address import source_network
 from shoal.transport.channel import Channel
 from shoal.transport.inbox import PAUSE_BYTES
 from shoal.types import PeerId
@@ -48,6 +49,11 @@ class FrameChannel:
     def peer(self) -> PeerId:
         """The node at the other end."""
         return self._channel.peer
+
+    @property
+    def source(self) -> str:
+        """What counts as one stranger: the network of the node at the other end, or its id where no address is known."""
+        return source_network(self._channel.host) or self.peer
 
     @property
     def transport(self) -> str:

@@ -39,6 +39,7 @@ class IrohChannel(InboxChannel):
     def __init__(self, peer: PeerId, connection: Any, stream: Any, ended: Callable[[IrohChannel], None]) -> None:
         super().__init__(Inbox(delivered=self._delivered))
         self.peer = peer
+        self.host = ""  # the path may change at any time, and lead through a relay
         self._failure: type[Exception] = load_iroh().IrohError
         self._connection = connection  # iroh closes a connection that nobody holds
         self._sender: Any = stream.send()

@@ -23,6 +23,7 @@ class MemoryChannel(InboxChannel):
     def __init__(self, peer: PeerId) -> None:
         super().__init__(Inbox(delivered=self._delivered))
         self.peer = peer
+        self.host = ""
         self.other = self
         self.ended = False
         self._coming: deque[bytes] = deque()

@@ -23,6 +23,7 @@ class TlsChannel(InboxChannel, asyncio.Protocol):
     def __init__(self, raw: asyncio.Transport, ended: Callable[[TlsChannel], None]) -> None:
         super().__init__(Inbox(self._pause, self._resume))
         self.peer = PeerId("")
+        self.host = str((raw.get_extra_info("peername") or ("",))[0])
         self._raw = raw
         self._tls: asyncio.Transport | None = None
         self._ended = ended

@@ -145,7 +145,8 @@ async def test_endless_exchanges(swarm: PrivateServers, honest: Honest, monkeypa
     """An insider asks for everything again and again: it is told to wait, others are answered."""
     server = swarm.servers[0]
     # However slow this machine is: all of it happens within a minute, and nothing comes back meanwhile.
-    monkeypatch.setattr(server.directory._exchanges, "_clock", VirtualClock())
+    for buckets in server.directory._limits.exchanges:
+        monkeypatch.setattr(buckets, "_clock", VirtualClock())
     async with honest.unharmed(), swarm.client("insider") as insider:
         for _ in range(MAX_EXCHANGES_PER_MINUTE):
             channel = await dial(insider, server)

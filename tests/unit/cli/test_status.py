@@ -44,6 +44,17 @@ def test_servers_stand_by_model_and_by_block() -> None:
     assert by_print["e" * 32].missing == ()
 
 
+def test_a_record_that_differs_is_another_model() -> None:
+    """A stranger's record says nothing of the blocks that others serve, nor what their model is called."""
+    shape, name = ModelSpec("tiny", "f" * 32, 1000, 48), ModelSpec("a lie", "f" * 32, 8, 48)
+    silent = [held("a", 0, 1000, model=shape), held("b", 0, 8, model=name)]
+    views = model_views([*(ServerStatus(one, None, "gone") for one in silent), ServerStatus(held("c", 0, 8), LOAD)])
+    assert [(view.name, view.num_blocks, view.missing) for view in views] == [
+        ("tiny", 8, ()),
+        ("tiny", 1000, ((0, 1000),)),
+    ]
+
+
 def test_an_empty_swarm() -> None:
     """There is no model to name."""
     assert model_views([]) == []

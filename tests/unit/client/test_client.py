@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from shoal.client.client import REFRESH_S, AsyncClient
+from shoal.client.client import AsyncClient
 from shoal.client.client_options import SessionOptions
+from shoal.client.served_models import REFRESH_S
 from shoal.client.session.planner import SessionSpec
 from shoal.errors import NetworkError, NoRoute, ServerFull, ShoalError, SpanError, TicketError, UsageError
 from shoal.protocol.messages import FIRST, Describe, Description, GetStatus, Message, RecordDigest, Status
@@ -40,6 +41,7 @@ class Member:
         self.directory = Directory(swarm.clock)
         self.transport = MemoryTransport(self.identity.peer, swarm.network)
         self.refusal: ShoalError | None = None
+        self.describes = ""
         self.asked: list[Message] = []
         self._swarm = swarm
 
@@ -73,7 +75,7 @@ class Member:
         elif isinstance(message, GetStatus):
             await frames.send(LOAD)
         elif isinstance(message, Describe):
-            await frames.send(Description("tiny", message.fingerprint, "org/tiny"), b"{}")
+            await frames.send(Description("tiny", self.describes or message.fingerprint, "org/tiny"), b"{}")
 
 
 class MemorySwarm:

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from shoal.client.activity import Activity
-from shoal.client.remote_model import EMBED_AT_ONCE, HEADS, RemoteModel, find_checkpoint, head_form, open_model
+from shoal.client.remote_model import (
+    EMBED_AT_ONCE,
+    HEADS,
+    RemoteModel,
+    find_checkpoint,
+    find_described,
+    head_form,
+    open_model,
+)
 from shoal.errors import FingerprintMismatch, ModelNotFound, UsageError
 from shoal.model.families import model_config
 from shoal.model.nn.sampling_params import SamplingParams
@@ -31,20 +39,17 @@ class OneModelSwarm:
         checkpoint = open_checkpoint(str(folder))
         self.spec = ModelSpec(checkpoint.name, fingerprint(checkpoint), 6, 48)
         self.description = Description(checkpoint.name, self.spec.fingerprint, folder.name)
-        self.asked: list[tuple[str | None, str | None]] = []
+        self.asked: list[ModelSpec | None] = []
         self.closed = 0
 
-    async def find_model(
-        self, name: str | None = None, fingerprint: str | None = None, wait_s: float = 0.0
-    ) -> ModelSpec:
+    async def wait_for(self, model: ModelSpec, wait_s: float = 0.0) -> None:
         """AsyncClient."""
-        self.asked.append((name, fingerprint))
-        return self.spec
+        self.asked.append(model)
 
-    async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
+    async def descriptions(self, wait_s: float = 0.0) -> list[Description]:
         """AsyncClient."""
-        assert model == self.spec
-        return self.description, b"{}"
+        self.asked.append(None)
+        return [self.description]
 
     async def close(self) -> None:
         """AsyncClient."""
@@ -62,7 +67,7 @@ async def test_a_model_that_the_user_names(tiny_model: Path) -> None:
     async with await opened(swarm, str(tiny_model)) as model:
         assert model.source == str(tiny_model)
         assert model.spec == swarm.spec
-        assert swarm.asked == [(swarm.spec.name, swarm.spec.fingerprint)]
+        assert swarm.asked == [swarm.spec]
         await model.close()
     assert swarm.closed == 2  # twice is harmless
 
@@ -73,7 +78,7 @@ async def test_the_model_that_the_swarm_serves(tiny_model: Path, monkeypatch: py
     swarm = OneModelSwarm(tiny_model)
     async with await opened(swarm) as model:
         assert model.source == ""
-        assert swarm.asked == [(None, None)]
+        assert swarm.asked == [None, swarm.spec]
         assert model.tokenizer.decode(model.tokenizer.encode("the sea")) == "the sea"
 
 
@@ -137,6 +142,25 @@ def test_a_checkpoint_is_looked_for_here_and_in_the_models_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))
     assert find_checkpoint(described(tiny_model)).name == tiny_model.name
+
+
+def test_of_what_servers_describe_only_the_checkpoint_counts(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that say something else of the model, or serve what this machine has not, change nothing; two that it has do."""
+    monkeypatch.setenv("SHOAL_MODELS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    one, other = tmp_path / tiny_model.name, tmp_path / "other"
+    shutil.copytree(tiny_model, one)
+    shutil.copytree(tiny_model, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-4}))
+    lies = [described(one, source="nowhere"), described(one, fingerprint="ab" * 16)]
+    assert find_described([*lies, described(one)]).name == tiny_model.name
+    with pytest.raises(FingerprintMismatch, match="give the checkpoint"):
+        find_described([described(one), described(other)])
+    with pytest.raises(ModelNotFound, match="nowhere"):
+        find_described(lies)
 
 
 def test_another_checkpoint_under_the_name(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

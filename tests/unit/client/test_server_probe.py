@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import msgspec
 import pytest
 
-from shoal.client.server_probe import ServerProbe
+from shoal.client.server_probe import ANSWER_S, ASKED_AT_ONCE, ServerProbe
 from shoal.errors import DialError, NoRoute
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, sign_record
@@ -25,12 +26,16 @@ SERVER, OTHER = Identity.generate(), Identity.generate()
 class NobodyAnswers:
     """A dialler in a network that is down; it counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: VirtualClock) -> None:
         self.dialled: list[PeerId] = []
+        self.takes_s = 0.0
+        self._clock = clock
 
     async def dial(self, peer: PeerId, addresses: tuple[str, ...], deadline_s: float = 1.0) -> Channel:
         """Dialler."""
         self.dialled.append(peer)
+        if self.takes_s:
+            await self._clock.sleep(self.takes_s)
         raise DialError(f"{peer[:8]} cannot be reached")
 
 
@@ -40,8 +45,8 @@ class World:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.directory = Directory(self.clock)
-        self.dialler = NobodyAnswers()
-        self.probe = ServerProbe(self.directory, self.dialler, self.clock, random.Random(1))  # type: ignore[arg-type]
+        self.dialler = NobodyAnswers(self.clock)
+        self.probe = ServerProbe(self.directory, self.dialler, self.clock, rng=random.Random(1))  # type: ignore[arg-type]
 
     def say(self, who: Identity, sequence: int) -> ServerRecord:
         """A server's record arrives, made now."""
@@ -95,3 +100,44 @@ async def test_only_unknown_servers_of_these_blocks_are_asked() -> None:
     assert len(world.dialler.dialled) == 1
     await world.probe.retry()
     assert len(world.dialler.dialled) == 2
+
+
+def crowd(world: World, count: int) -> list[ServerRecord]:
+    """Records of servers that are not there."""
+    return [world.say(Identity.generate(), 1) for _ in range(count)]
+
+
+def test_whom_to_ask_first() -> None:
+    """Those that a ticket names, then the others in the directory's order, then by chance; never more than so many."""
+    world = World()
+    records = crowd(world, 3 * ASKED_AT_ONCE)
+    named = records[-1]
+    probe = ServerProbe(world.directory, world.dialler, world.clock, frozenset({named.peer}))  # type: ignore[arg-type]
+    first, *rest = probe.batches(records, most=2 * ASKED_AT_ONCE + 1)
+    assert first == [named, *records[: ASKED_AT_ONCE - 1]]
+    assert [len(some) for some in rest] == [ASKED_AT_ONCE, 1]
+    others = {record.peer for some in rest for record in some}
+    assert len(others) == ASKED_AT_ONCE + 1
+    assert others.isdisjoint(record.peer for record in first)
+    assert list(probe.batches([])) == []
+    assert list(probe.batches(records[:2])) == [records[:2]]
+
+
+async def test_more_are_asked_while_blocks_have_no_server_that_answers() -> None:
+    """A crowd that is not there keeps nobody from the one that is, for a time."""
+    world = World()
+    crowd(world, 2 * ASKED_AT_ONCE)
+    await world.probe.look(MODEL, ALL)
+    assert len(world.dialler.dialled) == 2 * ASKED_AT_ONCE
+
+
+async def test_the_search_ends_in_time() -> None:
+    """It goes on for LOOK_S, however many there are."""
+    world = World()
+    crowd(world, 20 * ASKED_AT_ONCE)
+    world.dialler.takes_s = ANSWER_S
+    looking = asyncio.create_task(world.probe.look(MODEL, ALL))
+    for _ in range(4):
+        await world.clock.advance(ANSWER_S)
+    await asyncio.wait_for(looking, 5)
+    assert len(world.dialler.dialled) == 3 * ASKED_AT_ONCE

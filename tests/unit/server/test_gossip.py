@@ -11,6 +11,7 @@ from shoal.transport.channel import Channel
 from shoal.types import ModelSpec, PeerId
 from tests.records import FINGERPRINT, signed_record
 
+TINY = ModelSpec("tiny", FINGERPRINT, 12, 48)
 ME, DEAD, OTHER = Identity.generate(), Identity.generate(), Identity.generate()
 
 
@@ -33,7 +34,7 @@ async def test_who_does_not_answer_is_not_counted_until_it_says_something_new() 
     gossip = gossip_of(directory, heard)
     directory.add(signed_record(DEAD, sequence=5).data)
     assert [one.peer for one in gossip.others()] == [DEAD.peer]
-    await gossip.ask(FINGERPRINT)
+    await gossip.ask(TINY)
     assert gossip.others() == []
     assert heard == [f"{DEAD.peer[:8]} does not answer: {DEAD.peer[:8]} cannot be reached"]
     directory.add(signed_record(DEAD, sequence=6).data)
@@ -46,7 +47,7 @@ async def test_only_the_servers_that_were_named_are_asked() -> None:
     gossip = gossip_of(directory, [])
     directory.add(signed_record(DEAD).data)
     directory.add(signed_record(OTHER).data)
-    await gossip.ask(FINGERPRINT, [PeerId(DEAD.peer)])
+    await gossip.ask(TINY, [PeerId(DEAD.peer)])
     assert [one.peer for one in gossip.others()] == [OTHER.peer]
 
 
@@ -57,5 +58,47 @@ async def test_others_are_of_the_model_that_is_asked_for() -> None:
     directory.add(signed_record(ME).data)
     directory.add(signed_record(DEAD, model=ModelSpec("tiny", "ab" * 16, 12, 48)).data)
     directory.add(signed_record(OTHER).data)
-    assert [one.peer for one in gossip.others(FINGERPRINT)] == [OTHER.peer]
+    assert [one.peer for one in gossip.others(TINY)] == [OTHER.peer]
     assert {one.peer for one in gossip.others()} == {DEAD.peer, OTHER.peer}
+
+
+async def test_a_record_of_another_shape_is_of_another_model() -> None:
+    """A stranger's word on how many blocks a model has counts for no plan."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    directory.add(signed_record(DEAD, model=ModelSpec("tiny", FINGERPRINT, 13, 48)).data)
+    directory.add(signed_record(OTHER, model=ModelSpec("called else", FINGERPRINT, 12, 48)).data)
+    assert [one.peer for one in gossip.others(TINY)] == [OTHER.peer]
+
+
+async def test_half_of_those_asked_have_answered_before() -> None:
+    """A crowd of one address takes neither them nor the chance of others."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    met = [Identity.generate() for _ in range(6)]
+    for key in met:
+        directory.add(signed_record(key).data, key.peer, network="192.0.2.1")
+        directory.answered(key.peer)
+    directory.add(signed_record(OTHER).data, OTHER.peer, network="192.0.2.2")
+    for _ in range(200):
+        key = Identity.generate()
+        directory.add(signed_record(key).data, key.peer, network="192.0.2.3")
+    for _ in range(20):
+        chosen = [one.peer for one in gossip._choose(gossip.others(), 8)]
+        assert len(set(chosen)) == 8
+        assert len(set(chosen) & {key.peer for key in met}) == 4
+        assert OTHER.peer in chosen
+    single = [gossip._choose(gossip.others(), 1)[0].peer for _ in range(100)]
+    assert 10 < sum(peer in {key.peer for key in met} for peer in single) < 90
+    assert gossip._choose([], 8) == []
+
+
+async def test_everybody_is_asked_where_there_are_few() -> None:
+    """Whatever they have shown."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    for key in (DEAD, OTHER):
+        directory.add(signed_record(key).data, key.peer)
+    directory.answered(OTHER.peer)
+    assert {one.peer for one in gossip._choose(gossip.others(), 8)} == {DEAD.peer, OTHER.peer}
+    assert {gossip._choose(gossip.others(), 1)[0].peer for _ in range(64)} == {DEAD.peer, OTHER.peer}

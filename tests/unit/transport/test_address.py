@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import UsageError
-from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts, node_address, numeric
+from shoal.transport.address import (
+    MAX_HOSTS,
+    host_port,
+    join_host_port,
+    local_hosts,
+    node_address,
+    numeric,
+    source_network,
+)
 from shoal.types import is_plain
 
 
@@ -144,3 +152,12 @@ def test_a_name_that_stands_for_nothing(error: Exception, monkeypatch: pytest.Mo
     monkeypatch.setattr("socket.getaddrinfo", unknown)
     with pytest.raises(UsageError, match=r"cannot listen on nowhere\.example:0"):
         numeric("nowhere.example:0")
+
+
+def test_what_counts_as_one_source() -> None:
+    """An IPv4 address is one, however it is written, with all of an IPv6 /64 counted together."""
+    assert source_network("10.0.0.1") != source_network("10.0.0.2")
+    assert source_network("::ffff:10.0.0.1") == source_network("10.0.0.1")
+    assert source_network("2001:db8::1") == source_network("2001:db8::2") != source_network("2001:db8:0:1::1")
+    assert source_network("fe80::1%eth0") == source_network("fe80::2")
+    assert source_network("") == source_network("nobody") == ""

@@ -22,6 +22,7 @@ class FakeChannel:
     def __init__(self, address: str) -> None:
         self.address = address
         self.transport = address.partition("://")[0]
+        self.host = ""
         self.peer = PEER
         self.aborted = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import RoundTrips
 from shoal.swarm.routing.route_options import RouteOptions
 from shoal.swarm.routing.route_planner import plan_route
+from shoal.transport.address import node_address, source_network
 from shoal.types import Hop, Span
 
 
@@ -32,22 +33,41 @@ class Constraints(msgspec.Struct, frozen=True):
 
 
 def select(records: Sequence[ServerRecord], measured: RoundTrips, constraints: Constraints) -> list[Hop]:
-    """The best hops over a span. A wish that no route meets is given up; raises NoRoute when the last one finds none."""
+    """The best hops over a span. A wish that no route meets is given up; raises NoRoute when the last one finds none.
+
+    Servers in `measured` have answered. The others are hearsay: a route has them where those that answered make none. Keys
+    cost nothing, so that servers at the address of one that is not to be taken come after those elsewhere.
+    """
     usable = [record for record in records if record.peer not in constraints.without]
+    refused = {network for record in records if record.peer in constraints.without for network in _networks(record)}
+    elsewhere = [record for record in usable if not refused.intersection(_networks(record))]
+    pools = [[record for record in pool if record.peer in measured] for pool in (elsewhere, usable)]
+    pools = [*(pool for pool in pools if 0 < len(pool) < len(usable)), usable]
     error: NoRoute | None = None
-    for options in _wishes(constraints):
-        try:
-            return list(plan_route(constraints.span, usable, options, measured))
-        except NoRoute as caught:
-            error = caught
+    for numerics in _arithmetics(constraints):
+        for pool in pools:
+            for options in _wishes(constraints, numerics):
+                try:
+                    return list(plan_route(constraints.span, pool, options, measured))
+                except NoRoute as caught:
+                    error = caught
     assert error is not None
     raise error
 
 
-def _wishes(constraints: Constraints) -> Iterator[RouteOptions]:
-    """Equal arithmetic first (alone, if it must be), then links that work, then room as far as it is known."""
+def _networks(record: ServerRecord) -> set[str]:
+    """Where a server says that it is."""
+    return {source_network(node_address(address).host) for address in record.addresses} - {""}
+
+
+def _arithmetics(constraints: Constraints) -> Iterable[str | None]:
+    """Equal arithmetic first; alone, if it must be."""
+    return dict.fromkeys((constraints.numerics,) if constraints.exact else (constraints.numerics, None))
+
+
+def _wishes(constraints: Constraints, numerics: str | None) -> Iterator[RouteOptions]:
+    """Links that work first, then room as far as it is known."""
     asked, tokens, none = constraints.options, constraints.num_tokens, frozenset[tuple[str, str]]()
-    for numerics in dict.fromkeys((constraints.numerics,) if constraints.exact else (constraints.numerics, None)):
-        for broken in dict.fromkeys((constraints.broken, none)):
-            yield msgspec.structs.replace(asked, numerics=numerics, broken_links=broken, num_tokens=tokens)
-        yield msgspec.structs.replace(asked, numerics=numerics, num_tokens=0)
+    for broken in dict.fromkeys((constraints.broken, none)):
+        yield msgspec.structs.replace(asked, numerics=numerics, broken_links=broken, num_tokens=tokens)
+    yield msgspec.structs.replace(asked, numerics=numerics, num_tokens=0)

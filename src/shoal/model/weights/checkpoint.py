@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import msgspec
 from torch import Tensor
 
+from shoal.model.nn.block import ModelConfig
+from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, plain
+
 SAMPLED_TENSORS = 8
 SAMPLE_BYTES = 1024
 
@@ -77,6 +80,12 @@ class Checkpoint(Protocol):
     def sample(self, name: str, size_bytes: int) -> bytes:
         """The first bytes of a tensor as they are stored."""
         ...
+
+
+def model_spec(checkpoint: Checkpoint, config: ModelConfig) -> ModelSpec:
+    """What identifies the model that these files hold. `config` is what its family makes of their configuration."""
+    name = plain(checkpoint.name, MAX_MODEL_NAME_CHARS)
+    return ModelSpec(name, fingerprint(checkpoint), config.num_blocks, config.block.hidden_size)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

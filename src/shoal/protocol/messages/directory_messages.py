@@ -11,7 +11,12 @@ from shoal.protocol.messages.message import Message, Question, Refusal, Vocabula
 
 
 class RecordDigest(Message, frozen=True, tag="digest"):
-    """Opens a record exchange; the payload lists (node id, sequence) of the records held."""
+    """Opens a record exchange; the payload lists (node id, sequence) of the records held.
+
+    `fingerprint` is of the model whose servers are to be told of first, if there is one.
+    """
+
+    fingerprint: Text = ""
 
 
 class RecordBatch(Message, frozen=True, tag="records"):

@@ -123,13 +123,13 @@ class Rebalancing:
 
     def _observe(self) -> SwarmLoad:
         record = self._host.record
-        records = [*self._gossip.others(record.model.fingerprint), record]
+        records = [*self._gossip.others(record.model), record]
         return SwarmLoad(record.model.num_blocks, server_loads(record.model.num_blocks, records))
 
     async def _execute(self, action: Action) -> None:
         match action:
             case Ask(peers):
-                await self._gossip.ask(self._host.record.model.fingerprint, peers)
+                await self._gossip.ask(self._host.record.model, peers)
                 self.rebalancer.asked(self._clock.monotonic())
             case Publish(plan):
                 self._host.announce_plan(plan)

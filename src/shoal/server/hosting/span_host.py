@@ -154,7 +154,7 @@ class SpanHost:
 
     async def _measure(self, span: Span) -> None:
         network = self._network
-        await network.peer_latency.measure(span, network.gossip.others(self._source.model.fingerprint))
+        await network.peer_latency.measure(span, network.gossip.others(self._source.model))
 
     async def drain(self, deadline_s: float) -> int:
         """Take no new sessions, say so, and wait until clients have moved theirs; returns how many did not."""

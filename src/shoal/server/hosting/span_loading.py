@@ -24,7 +24,7 @@ from shoal.model.families import family, model_config
 from shoal.model.nn.block import ModelConfig
 from shoal.model.nn.rope import cache_positions
 from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
-from shoal.model.weights.checkpoint import Checkpoint, fingerprint
+from shoal.model.weights.checkpoint import Checkpoint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.protocol.messages import Numerics
 from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
@@ -32,7 +32,7 @@ from shoal.server.sessions.session_service import SpanInfo
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.local_search import choose_span
 from shoal.swarm.placement.swarm_load import SwarmLoad, server_loads
-from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, Span, plain
+from shoal.types import ModelSpec, Span
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,10 +61,7 @@ def open_source(config: ServeOptions) -> Source:
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
     model = model_config(checkpoint.config)
-    spec = ModelSpec(
-        plain(checkpoint.name, MAX_MODEL_NAME_CHARS), fingerprint(checkpoint), model.num_blocks, model.block.hidden_size
-    )
-    return Source(checkpoint, model, spec)
+    return Source(checkpoint, model, model_spec(checkpoint, model))
 
 
 @device_memory()
@@ -146,7 +143,7 @@ def choose_blocks(config: ServeOptions, source: Source, held: Iterable[ServerRec
     """
     if config.blocks is not None:
         return config.blocks.check(source.model.num_blocks)
-    same = [record for record in held if record.model.fingerprint == source.model.fingerprint]
+    same = [record for record in held if record.model.checkpoint == source.model.checkpoint]
     swarm = SwarmLoad(source.model.num_blocks, server_loads(source.model.num_blocks, same))
     return choose_span(swarm, max_blocks(config, source), fewest=config.num_blocks or 1)
 

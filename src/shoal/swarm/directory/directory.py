@@ -1,11 +1,13 @@
-"""The records that a node holds, and how two nodes find out what each other lacks. Pure but for the clock."""
+"""The records that a node holds, and how two nodes find out what each other lacks. Pure but for the clock and for chance."""
 
 from __future__ import annotations
 
 import logging
+import random
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from typing import NamedTuple
 
 from shoal.clock import Clock
@@ -20,13 +22,19 @@ MAX_SOURCES = 4096
 """Sources whose use is counted; beyond that the one that asked longest ago is forgotten."""
 
 MAX_LOOKED_AT_PER_MINUTE = 4096
-"""Records of one source that are looked at in a minute: checking one takes about 0.1 ms."""
+"""Records of one introducer that are looked at in a minute: checking one takes about 0.1 ms."""
+
+MAX_LOOKED_AT_PER_SOURCE = 4 * MAX_LOOKED_AT_PER_MINUTE
+"""The same for all introducers of one source: keys are free, and many nodes may share an address."""
 
 MAX_NEW_PER_MINUTE = 1024
-"""Nodes not known before that one source may bring in a minute, itself aside."""
+"""Nodes not known before that one source may tell of in a minute, and how many may come from it themselves."""
 
 MAX_EXCHANGES_PER_MINUTE = 120
 """Exchanges that are answered for one peer in a minute; a client that waits for missing blocks asks every second."""
+
+MAX_EXCHANGES_PER_SOURCE = 20 * MAX_EXCHANGES_PER_MINUTE
+"""The same for all peers of one source."""
 
 RETRY_AFTER_S = 5.0
 
@@ -39,30 +47,59 @@ _ENTRY_BYTES = PEER_ID_BYTES + _SEQUENCE.size
 log = logging.getLogger("shoal.swarm")
 
 
+class Standing(IntEnum):
+    """What a node has shown beside its record, the most first: it answered a dial, it came itself, others told of it, or it
+    did not answer."""
+
+    ANSWERED = 0
+    CAME = 1
+    HEARSAY = 2
+    SILENT = 3
+
+
 class Held(NamedTuple):
-    """A record, what proves that its node is a member, and who brought it: None if the node itself did, or this one."""
+    """A record, what proves that its node is a member, the source that introduced the node ("": this one), its standing."""
 
     signed: SignedRecord
     proof: bytes
-    source: PeerId | None
+    source: str
+    standing: Standing
 
 
-def _per_minute(count: int, clock: Clock) -> TokenBuckets[PeerId]:
-    """`count` a minute for each source, at once or spread; what was used comes back evenly."""
-    return TokenBuckets(count / 60, count, clock, MAX_SOURCES)
+class _Limits:
+    """What each introducer and each source may bring in a minute, at once or spread; what was used comes back evenly."""
+
+    def __init__(self, clock: Clock) -> None:
+        def per_minute(count: int) -> TokenBuckets[str]:
+            return TokenBuckets(count / 60, count, clock, MAX_SOURCES)
+
+        self.looked_at = per_minute(MAX_LOOKED_AT_PER_MINUTE), per_minute(MAX_LOOKED_AT_PER_SOURCE)
+        self.exchanges = per_minute(MAX_EXCHANGES_PER_MINUTE), per_minute(MAX_EXCHANGES_PER_SOURCE)
+        self.told_of = per_minute(MAX_NEW_PER_MINUTE)
+        self.came = per_minute(MAX_NEW_PER_MINUTE)
+
+    @staticmethod
+    def try_take(buckets: tuple[TokenBuckets[str], TokenBuckets[str]], introducer: PeerId, source: str) -> bool:
+        """Whether both may do it once more."""
+        return buckets[0].try_take(introducer) and buckets[1].try_take(source)
 
 
 class Directory:
-    """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause."""
+    """Verified records by node id; the highest sequence number wins. `dropped` counts what was refused, by cause.
 
-    def __init__(self, clock: Clock) -> None:
+    Room is shared by *source*: the network from which a node came or was told of (an IPv4 address, an IPv6 /64), or the
+    introducer's id where that is not known, or where keys are not free. `me` is this node, if it has a record of its own.
+    """
+
+    def __init__(self, clock: Clock, me: PeerId | None = None, rng: random.Random | None = None) -> None:
         self._clock = clock
+        self._me = me
+        self._rng = rng or random.Random()
         self._refuses: Callable[[PeerId], bool] = lambda peer: False
         self._certifies: Callable[[PeerId, bytes], bool] | None = None
         self._held: dict[PeerId, Held] = {}
-        self._looked_at = _per_minute(MAX_LOOKED_AT_PER_MINUTE, clock)
-        self._new = _per_minute(MAX_NEW_PER_MINUTE, clock)
-        self._exchanges = _per_minute(MAX_EXCHANGES_PER_MINUTE, clock)
+        self._introduced: Counter[str] = Counter()
+        self._limits = _Limits(clock)
         self.dropped: Counter[str] = Counter()
 
     def admit_members_only(
@@ -74,21 +111,27 @@ class Directory:
         """
         self._certifies, self._refuses = certifies, refuses
 
-    def begin_exchange(self, peer: PeerId) -> None:
+    def begin_exchange(self, peer: PeerId, network: str = "") -> None:
         """Count an exchange that a peer asks for; raises ServerFull when there were too many."""
-        if not self._exchanges.try_take(peer):
+        if not self._limits.try_take(self._limits.exchanges, peer, self._source(peer, network)):
             self.dropped["too often"] += 1
             raise ServerFull(f"more than {MAX_EXCHANGES_PER_MINUTE} exchanges in a minute", retry_after=RETRY_AFTER_S)
 
-    def take(self, entries: list[bytes], source: PeerId) -> int:
-        """Take the records of a `records` message that `source` sent; returns how many were news."""
-        if self._certifies is None:
-            return sum(self.add(data, source) for data in entries)
-        return sum(self.add(data, source, proof) for data, proof in zip(entries[::2], entries[1::2], strict=False))
+    def _source(self, introducer: PeerId, network: str) -> str:
+        """What counts as one: a network, since keys are free, or a member of a private swarm, where they cost an invite."""
+        return network if network and self._certifies is None else introducer
 
-    def add(self, data: bytes, source: PeerId | None = None, proof: bytes = b"") -> bool:
-        """Take a record if it is valid and news; returns whether it was. `source` None: it was made or fetched here."""
-        if source is not None and not self._looked_at.try_take(source):
+    def take(self, entries: list[bytes], introducer: PeerId, network: str = "") -> int:
+        """Take the records of a `records` message that `introducer` sent from `network`; returns how many were news."""
+        if self._certifies is None:
+            return sum(self.add(data, introducer, network=network) for data in entries)
+        pairs = zip(entries[::2], entries[1::2], strict=False)
+        return sum(self.add(data, introducer, proof, network) for data, proof in pairs)
+
+    def add(self, data: bytes, introducer: PeerId | None = None, proof: bytes = b"", network: str = "") -> bool:
+        """Take a record if it is valid and news; returns whether it was. `introducer` None: it was made here."""
+        source = "" if introducer is None else self._source(introducer, network)
+        if introducer is not None and not self._limits.try_take(self._limits.looked_at, introducer, source):
             self.dropped["too many"] += 1
             return False
         try:
@@ -105,18 +148,17 @@ class Directory:
         if self._refuses(peer) or (self._certifies is not None and not self._certifies(peer, proof)):
             self.dropped["refused"] += 1
             return False
-        source = None if source == peer else source
-        if held is None and not self._room(source):
+        came = introducer in (None, peer)
+        if held is None and introducer is not None and not self._room(source, came):
             return False
-        first_hand = source is None or (held is not None and held.source is None)
-        self._held[peer] = Held(signed, proof, None if first_hand else held.source if held is not None else source)
+        self._put(peer, _renewed(held, Held(signed, proof, source, Standing.CAME if came else Standing.HEARSAY)))
         if held is None:
             log.info("%s joins with blocks %s of %s", peer[:8], signed.record.span, signed.record.model.name)
         return True
 
-    def _room(self, source: PeerId | None) -> bool:
-        """Whether one more node may be held; if need be, the last one goes of those that the busiest source brought."""
-        if source is not None and not self._new.try_take(source):
+    def _room(self, source: str, came: bool) -> bool:
+        """Whether one more node of a source may be held; if need be, another one goes."""
+        if not (self._limits.came if came else self._limits.told_of).try_take(source):
             self.dropped["too many"] += 1
             return False
         if len(self._held) < MAX_RECORDS:
@@ -124,18 +166,61 @@ class Directory:
         self._forget_expired()
         if len(self._held) < MAX_RECORDS:
             return True
-        brought = self._brought()
-        busiest = max(brought, key=brought.__getitem__, default=None)
-        if busiest is None or (source is not None and brought[source] >= brought[busiest]):
+        victim = self._least(source)
+        if victim is None:
             self.dropped["full"] += 1
             return False
-        del self._held[next(peer for peer in reversed(self._held) if self._held[peer].source == busiest)]
+        self.remove(victim)
         self.dropped["evicted"] += 1
         return True
 
-    def _brought(self) -> Counter[PeerId]:
-        """How many of the nodes held each source brought."""
-        return Counter(held.source for held in self._held.values() if held.source is not None)
+    def _least(self, source: str) -> PeerId | None:
+        """Who goes for one more node of `source`: one that does not answer, else one of the source that has the most room.
+
+        The source that has the most gets no room of others. Of equals the last one goes.
+        """
+        share = dict(self._introduced)
+        most = max(share.values(), default=0)
+        alone = share.get(source, 0) >= most
+        worst: tuple[bool, int, int] | None = None
+        victim = None
+        for peer in reversed(self._held):
+            held = self._held[peer]
+            silent = held.standing is Standing.SILENT
+            if not held.source or (alone and not (silent and held.source == source)):
+                continue
+            if silent or share[held.source] == most:
+                key = (silent, share[held.source], held.standing)
+                if worst is None or key > worst:
+                    worst, victim = key, peer
+        return victim
+
+    def _put(self, peer: PeerId, held: Held) -> None:
+        before = self._held.get(peer)
+        if before is not None:
+            self._forget_source(before.source)
+        if held.source:
+            self._introduced[held.source] += 1
+        self._held[peer] = held
+
+    def _forget_source(self, source: str) -> None:
+        if source:
+            self._introduced[source] -= 1
+            if not self._introduced[source]:
+                del self._introduced[source]
+
+    def answered(self, peer: PeerId) -> None:
+        """A node has answered when it was dialled."""
+        self._stand(peer, Standing.ANSWERED)
+
+    def silent(self, peer: PeerId) -> None:
+        """A node did not answer when it was dialled: it counts least, until it answers or comes itself."""
+        self._stand(peer, Standing.SILENT)
+
+    def _stand(self, peer: PeerId, standing: Standing) -> None:
+        held = self._held.get(peer)
+        if held is not None:
+            self._held[peer] = held._replace(standing=standing)
 
     def get(self, peer: PeerId) -> SignedRecord | None:
         """A member's record, if it is held and has not expired."""
@@ -147,15 +232,45 @@ class Directory:
 
     def remove(self, peer: PeerId) -> None:
         """Forget a member, until a newer record of it comes."""
-        self._held.pop(peer, None)
+        held = self._held.pop(peer, None)
+        if held is not None:
+            self._forget_source(held.source)
 
     def records(self) -> list[SignedRecord]:
         """All that have not expired, in the order of their node ids; expired ones are forgotten."""
         self._forget_expired()
         return [self._held[peer].signed for peer in sorted(self._held)]
 
+    def ranked(self, fingerprint: str = "", by_chance: bool = False) -> list[SignedRecord]:
+        """All that have not expired, in the order in which they are worth a dial.
+
+        This node's own comes first, then those of a model. Among these, nodes stand by what they have shown, and sources take
+        turns. A source's own stand as they arrived, or by chance.
+        """
+        self._forget_expired()
+        return [self._held[peer].signed for peer in self._ranked(list(self._held), fingerprint, by_chance)]
+
+    def _ranked(self, peers: list[PeerId], fingerprint: str, by_chance: bool) -> list[PeerId]:
+        if by_chance:
+            self._rng.shuffle(peers)
+        turns: Counter[tuple[bool, Standing, str]] = Counter()
+        ranks: dict[PeerId, tuple[bool, bool, Standing, int, int]] = {}
+        for peer in peers:
+            held = self._held[peer]
+            other = held.signed.record.model.fingerprint != fingerprint
+            turn = turns[other, held.standing, held.source]
+            turns[other, held.standing, held.source] += 1
+            ranks[peer] = (peer != self._me, other, held.standing, turn, self._introduced[held.source])
+        return sorted(peers, key=ranks.__getitem__)
+
+    def has_answered(self, peer: str) -> bool:
+        """Whether a node answered when it was dialled last."""
+        held = self._held.get(PeerId(peer))
+        return held is not None and held.standing is Standing.ANSWERED
+
     def _forget_expired(self) -> None:
-        self._held = {peer: held for peer, held in self._held.items() if self._usable(peer, held)}
+        for peer in [peer for peer, held in self._held.items() if not self._usable(peer, held)]:
+            self.remove(peer)
 
     def digest(self) -> bytes:
         """40 bytes per record: node id and sequence number."""
@@ -163,27 +278,39 @@ class Directory:
             bytes.fromhex(held.record.peer) + _SEQUENCE.pack(held.record.sequence) for held in self.records()
         )
 
-    def answer(self, digest: bytes) -> tuple[list[PeerId], list[bytes]]:
-        """For a peer's digest: the ids whose records it should send, and the records that it lacks.
+    def answer(self, digest: bytes, fingerprint: str = "") -> tuple[list[PeerId], list[bytes]]:
+        """For a peer's digest: the ids whose records it should send, and the records that it lacks, as `ranked` by chance.
 
-        Raises ProtocolError for a digest that is malformed or too long.
+        `fingerprint` is of the model that the peer is after. Raises ProtocolError for a digest that is malformed or too long.
         """
         theirs = _parse_digest(digest)
         ours = {PeerId(signed.record.peer): signed.record.sequence for signed in self.records()}
         want = [peer for peer, seen in theirs.items() if ours.get(peer, -1) < seen]
-        return want, self._entries(peer for peer, seen in ours.items() if theirs.get(peer, -1) < seen)
+        lacks = [peer for peer, seen in ours.items() if theirs.get(peer, -1) < seen]
+        return want, self._entries(self._ranked(lacks, fingerprint, by_chance=True))
 
     def select(self, want: list[PeerId]) -> list[bytes]:
-        """The records of these members, as far as they are held."""
-        return self._entries(peer for peer in want if self.get(peer) is not None)
+        """The records of these members, as far as they are held; this node's own first."""
+        held = [peer for peer in dict.fromkeys(want) if self.get(peer) is not None]
+        return self._entries(self._ranked(held, "", by_chance=False))
 
     def _entries(self, peers: Iterable[PeerId]) -> list[bytes]:
-        """What a `records` message says about these: first of those met, last of those from the busiest source."""
-        brought = self._brought()
-        held = sorted((self._held[peer] for peer in peers), key=lambda one: brought[one.source] if one.source else 0)
+        """What a `records` message says about these."""
+        held = [self._held[peer] for peer in peers]
         if self._certifies is None:
             return [one.signed.data for one in held]
         return [entry for one in held for entry in (one.signed.data, one.proof)]
+
+
+def _renewed(before: Held | None, now: Held) -> Held:
+    """What is held after a newer record of a node: a word of others changes neither its source nor its standing."""
+    if before is None:
+        return now
+    if not now.source or not before.source:  # this node's own
+        return now
+    if now.standing is Standing.HEARSAY:
+        return now._replace(source=before.source, standing=before.standing)
+    return now._replace(standing=min(now.standing, before.standing))
 
 
 def _parse_digest(digest: bytes) -> dict[PeerId, int]:

@@ -16,14 +16,19 @@ EXCHANGE_TIMEOUT_S = 10.0
 _RECORDS_BYTES = STRANGER_PAYLOAD_BYTES - MAX_WANT * PEER_ID_BYTES
 
 
-async def ask(channel: FrameChannel, directory: Directory, timeout_s: float = EXCHANGE_TIMEOUT_S) -> int:
-    """The dialler's side; returns how many records were news. Raises ChannelClosed for a silent peer, and what the
-    channel raises."""
+async def ask(
+    channel: FrameChannel, directory: Directory, fingerprint: str = "", timeout_s: float = EXCHANGE_TIMEOUT_S
+) -> int:
+    """The dialler's side; returns how many records were news. Servers of the model with this fingerprint are told of first.
+
+    Raises ChannelClosed for a silent peer, and what the channel raises.
+    """
     try:
         async with asyncio.timeout(timeout_s):
-            message, payload = await channel.ask(EXCHANGE, RecordDigest(), directory.digest())
+            message, payload = await channel.ask(EXCHANGE, RecordDigest(fingerprint), directory.digest())
             want, entries = unpack_records(message.want, payload)
-            news = directory.take(entries, channel.peer)
+            news = directory.take(entries, channel.peer, channel.source)
+            directory.answered(channel.peer)
             await channel.send(RecordBatch(), pack_records([], directory.select(want), _RECORDS_BYTES))
     except TimeoutError as error:
         raise ChannelClosed(f"peer {channel.peer[:8]} took more than {timeout_s:g} s to exchange records") from error
@@ -31,12 +36,16 @@ async def ask(channel: FrameChannel, directory: Directory, timeout_s: float = EX
 
 
 async def answer(
-    channel: FrameChannel, directory: Directory, digest: bytes, timeout_s: float = EXCHANGE_TIMEOUT_S
+    channel: FrameChannel,
+    directory: Directory,
+    digest: bytes,
+    fingerprint: str = "",
+    timeout_s: float = EXCHANGE_TIMEOUT_S,
 ) -> int:
     """The acceptor's side, after the digest came; returns how many records were news. Raises what `ask` raises, and
     ServerFull for a peer that exchanges too often."""
-    directory.begin_exchange(channel.peer)
-    want, lacks = directory.answer(digest)
+    directory.begin_exchange(channel.peer, channel.source)
+    want, lacks = directory.answer(digest, fingerprint)
     want = want[:MAX_WANT]
     try:
         async with asyncio.timeout(timeout_s):
@@ -44,4 +53,4 @@ async def answer(
             message, payload = await channel.expect(RecordBatch)
     except TimeoutError as error:
         raise ChannelClosed(f"peer {channel.peer[:8]} took more than {timeout_s:g} s to exchange records") from error
-    return directory.take(unpack_records(message.want, payload)[1], channel.peer)
+    return directory.take(unpack_records(message.want, payload)[1], channel.peer, channel.source)

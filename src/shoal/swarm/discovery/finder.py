@@ -13,7 +13,7 @@ from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Discovery
 from shoal.swarm.discovery.hello import ask_hello
 from shoal.tasks import first_done
-from shoal.transport.address import host_port
+from shoal.transport.address import host_port, source_network
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
@@ -79,7 +79,7 @@ class Finder:
         try:
             async with asyncio.timeout(EXCHANGE_S):
                 async with FrameChannel(await self._dialler.dial(peer, known.addresses)) as channel:
-                    await exchange.ask(channel, self._directory)
+                    await exchange.ask(channel, self._directory, self._fingerprint or "")
         except TimeoutError as error:
             raise NetworkError(f"{peer[:8]} does not exchange records within {EXCHANGE_S:g} s") from error
         signed = self._directory.get(peer)
@@ -97,7 +97,8 @@ class Finder:
         if not record.addresses:
             raise IdentityError(f"{record.peer[:8]} tells no address")
         if record.peer != self._me:
-            self._directory.add(signed.data)
+            network = PeerId(source_network(host) or host)  # anybody may say hello with the record of another
+            self._directory.add(signed.data, network)
         return Contact(PeerId(record.peer), record.addresses)
 
 

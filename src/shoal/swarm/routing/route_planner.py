@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ class RouteEstimate(msgspec.Struct, frozen=True):
 
 
 NO_OPTIONS = RouteOptions()
+
+MAX_LISTED = 8
+"""Checkpoints of one name that an error lists."""
 
 
 def plan_route(
@@ -150,12 +153,16 @@ def _as_route(span: Span, servers: Sequence[ServerRecord], parts: Parts) -> Rout
 
 
 def same_model(
-    records: Iterable[ServerRecord], name: str | None = None, fingerprint: str | None = None
+    records: Iterable[ServerRecord],
+    name: str | None = None,
+    fingerprint: str | None = None,
+    vouchers: Collection[str] = frozenset(),
 ) -> list[ServerRecord]:
     """The records of one model, chosen by fingerprint, by name, or as the only one there is.
 
-    Raises NoRoute when nobody serves it, FingerprintMismatch when servers hold other checkpoints under the name, or
-    several that cannot be told apart.
+    What servers in `vouchers` say of it decides; what the others say counts where none of these has a record of it. Raises
+    NoRoute when nobody serves it, FingerprintMismatch when servers hold other checkpoints under the name, or several that
+    cannot be told apart.
     """
     everything = list(records)
     named = [server for server in everything if name is None or server.model.name == name]
@@ -167,12 +174,16 @@ def same_model(
     if not named:
         names = ", ".join(sorted({server.model.name for server in everything})) or "nothing"
         raise NoRoute(f"no server of the swarm serves {name or 'this checkpoint'} (it serves: {names})")
-    if len({server.model.fingerprint for server in named}) > 1:
-        raise FingerprintMismatch(_differ(named, "give the checkpoint that you mean"))
-    return named
+    deciding = [server for server in named if server.peer in vouchers] or named
+    if len({server.model.checkpoint for server in deciding}) > 1:
+        raise FingerprintMismatch(_differ(deciding, "give the checkpoint that you mean"))
+    return [server for server in named if server.model.checkpoint == deciding[0].model.checkpoint]
 
 
 def _differ(servers: list[ServerRecord], ending: str) -> str:
-    held = {server.model.fingerprint: server for server in servers}
-    listed = "; ".join(f"{s.name or s.peer[:8]} has {s.model.name} as {print_}" for print_, s in sorted(held.items()))
+    held = {server.model.checkpoint: server for server in servers}
+    listed = "; ".join(
+        f"{one.name or one.peer[:8]} has {one.model.name} as {one.model.fingerprint} of {one.model.num_blocks} blocks"
+        for _, one in sorted(held.items())[:MAX_LISTED]
+    )
     return f"different checkpoints ({listed}): {ending}"

@@ -22,8 +22,8 @@ A, B, C = (PeerId(letter * 64) for letter in "abc")
 
 def server(peer: PeerId, span: Span = ALL, **fields: Any) -> ServerRecord:
     """A server with room."""
-    fields = {"free_tokens": 1000, "numerics": "torch", **fields}
-    return ServerRecord(peer, 1, 0.0, 300.0, ("tls://127.0.0.1:1",), MODEL, span, **fields)
+    fields = {"free_tokens": 1000, "numerics": "torch", "addresses": ("tls://127.0.0.1:1",), **fields}
+    return ServerRecord(peer, 1, 0.0, 300.0, model=MODEL, span=span, **fields)
 
 
 def chosen(servers: Iterable[ServerRecord], **fields: Any) -> list[Hop]:
@@ -65,6 +65,29 @@ def test_a_server_that_seems_full_is_asked_last() -> None:
     servers = [server(A, free_tokens=10), server(B)]
     assert chosen(servers) == [Hop(B, ALL)]
     assert chosen(servers[:1]) == [Hop(A, ALL)]
+
+
+def test_who_has_answered_comes_before_hearsay() -> None:
+    """A record that promises everything is no server; without another it is tried."""
+    promising = server(B, decode_rows_per_s=1e9)
+    measured = {A: 0.2}
+    constraints = Constraints(ALL, num_tokens=100)
+    assert select([server(A), promising], measured, constraints) == [Hop(A, ALL)]
+    assert select([server(A, free_tokens=1), promising], measured, constraints) == [Hop(A, ALL)]
+    assert select([server(A, FIRST), promising], measured, constraints) == [Hop(B, ALL)]
+    other = Constraints(ALL, num_tokens=100, numerics="else")
+    assert select([server(A), server(B, numerics="else")], measured, other) == [Hop(B, ALL)]
+
+
+@pytest.mark.parametrize("known", [(A, B, C), (A,), ()])
+def test_neighbours_of_a_server_that_is_not_to_be_taken_come_later(known: tuple[PeerId, ...]) -> None:
+    """Keys cost nothing: what one address has refused is not tried with every key of it."""
+    crowd = [server(peer, addresses=("iroh://127.0.0.2:9",), decode_rows_per_s=1e9) for peer in (A, B)]
+    honest = server(C, addresses=("tls://127.0.0.3:9",))
+    measured = dict.fromkeys(known, 0.1)
+    without = Constraints(ALL, frozenset({A}))
+    assert select([*crowd, honest], dict.fromkeys((A, B, C), 0.1), without) == [Hop(C, ALL)]
+    assert select(crowd, measured, without) == [Hop(B, ALL)]
 
 
 def test_what_the_caller_asks_is_never_given_up() -> None:

@@ -78,11 +78,11 @@ class Gossip:
         self.records = list(records)
         self.dead: set[str] = set()
 
-    def others(self, fingerprint: str) -> list[ServerRecord]:
+    def others(self, model: ModelSpec) -> list[ServerRecord]:
         """Gossip."""
         return self.records
 
-    async def ask(self, fingerprint: str, peers: Collection[PeerId] | None = None) -> None:
+    async def ask(self, model: ModelSpec, peers: Collection[PeerId] | None = None) -> None:
         """Gossip."""
         silent = self.dead if peers is None else self.dead.intersection(peers)
         self.records = [one for one in self.records if one.peer not in silent]

@@ -9,16 +9,18 @@ import pytest
 from shoal.errors import ProtocolError, ServerFull
 from shoal.swarm.directory.directory import (
     MAX_EXCHANGES_PER_MINUTE,
+    MAX_EXCHANGES_PER_SOURCE,
     MAX_LOOKED_AT_PER_MINUTE,
     MAX_NEW_PER_MINUTE,
     MAX_RECORDS,
     Directory,
+    Standing,
     pack_records,
     unpack_records,
 )
-from shoal.swarm.directory.records import sign_record
+from shoal.swarm.directory.records import parse_record, sign_record
 from shoal.swarm.identity import Identity
-from shoal.types import PeerId
+from shoal.types import ModelSpec, PeerId
 from tests.unit.swarm.directory.test_records import FixedClock, record
 
 FLOODER, FRIEND = (Identity.generate().peer for _ in range(2))
@@ -38,7 +40,7 @@ def crowd() -> list[bytes]:
 
 def brought(directory: Directory) -> Callable[[PeerId], int]:
     """How many of the nodes held a source brought."""
-    return directory._brought().__getitem__
+    return directory._introduced.__getitem__
 
 
 def test_the_newest_record_wins() -> None:
@@ -137,8 +139,8 @@ def test_expired_records_make_room_first(crowd: list[bytes]) -> None:
     assert len(directory.records()) == 1
 
 
-def test_the_quietest_sources_are_told_first(crowd: list[bytes]) -> None:
-    """So what one source made up comes last where not everything fits."""
+def test_sources_take_turns_in_an_answer(crowd: list[bytes]) -> None:
+    """So what one source made up comes last where not everything fits; who came itself comes before all that was told of."""
     directory, came = Directory(FixedClock()), Identity.generate()
     directory.take(crowd[:500], FLOODER)
     directory.take(crowd[500:503], FRIEND)
@@ -146,7 +148,133 @@ def test_the_quietest_sources_are_told_first(crowd: list[bytes]) -> None:
     directory.add(own, came.peer)
     _, lacks = directory.answer(b"")
     assert lacks[0] == own
-    assert set(lacks[1:4]) == set(crowd[500:503])
+    assert set(lacks[1:7]) >= set(crowd[500:503])
+    assert lacks[1] in crowd[500:503]  # of two whose turn it is, the one that told of less
+
+
+NETWORK, OTHER_NETWORK = "192.0.2.1", "198.51.100.1"
+
+
+def came(directory: Directory, network: str, **changes: object) -> PeerId:
+    """A fresh key that introduces itself from a network."""
+    key = Identity.generate()
+    assert directory.add(sign_record(record(key, **changes), key).data, key.peer, network=network)
+    return key.peer
+
+
+def told(directory: Directory, fingerprint: str = "") -> list[str]:
+    """The nodes in an answer, in its order."""
+    return [parse_record(data).record.peer for data in directory.answer(b"", fingerprint)[1]]
+
+
+def test_an_answer_begins_with_the_answerers_own_record() -> None:
+    """Then come servers of the asker's model: those that answered, those that came, hearsay, and last those that are silent."""
+    me = Identity.generate()
+    directory = Directory(FixedClock(), me.peer)
+    hearsay = made_up(1)
+    directory.take(hearsay, FRIEND, NETWORK)
+    silent, one, other, met = (came(directory, NETWORK) for _ in range(4))
+    wanted = came(directory, NETWORK, model=ModelSpec("other", "ab" * 16, 12, 48))
+    directory.silent(silent)
+    directory.answered(met)
+    directory.add(sign_record(record(me), me).data)
+    found = told(directory, "ab" * 16)
+    assert found[:3] == [me.peer, wanted, met]
+    assert set(found[3:5]) == {one, other}
+    assert found[5:] == [parse_record(hearsay[0]).record.peer, silent]
+
+
+def test_keys_of_one_network_share_its_turns() -> None:
+    """Thousands that one address makes up come after everybody else's first ones."""
+    directory = Directory(FixedClock())
+    flood = {came(directory, NETWORK) for _ in range(200)}
+    honest = {came(directory, OTHER_NETWORK) for _ in range(4)}
+    found = told(directory)
+    assert set(found[:8]) >= honest
+    assert set(found[8:]) <= flood
+
+
+def test_one_network_brings_so_many_whatever_its_keys_are() -> None:
+    """Its own nodes count as those that it tells of do; another network is not affected."""
+    directory = Directory(FixedClock())
+    for _ in range(MAX_NEW_PER_MINUTE):
+        came(directory, NETWORK)
+    one, other = Identity.generate(), Identity.generate()
+    assert not directory.add(sign_record(record(one), one).data, one.peer, network=NETWORK)
+    assert directory.add(sign_record(record(other), other).data, other.peer, network=OTHER_NETWORK)
+
+
+def test_room_is_shared_by_network() -> None:
+    """A network that fills a directory by thousands of keys that come themselves loses them to others, first the silent."""
+    clock = FixedClock()
+    directory = Directory(clock)
+    flood = []
+    while len(flood) < MAX_RECORDS:
+        flood += [came(directory, NETWORK) for _ in range(MAX_NEW_PER_MINUTE)]
+        clock.now += 61.0
+    one = Identity.generate()
+    assert not directory.add(sign_record(record(one), one).data, one.peer, network=NETWORK)
+    assert directory.dropped["full"] == 1
+    directory.silent(flood[7])
+    directory.answered(flood[-1])
+    honest = came(directory, OTHER_NETWORK)
+    assert directory.get(flood[7]) is None
+    came(directory, OTHER_NETWORK)
+    assert directory.get(flood[-1]) is not None
+    assert directory.get(flood[-2]) is None
+    assert directory.get(honest) is not None
+    directory.silent(flood[8])
+    assert directory.add(sign_record(record(one), one).data, one.peer, network=NETWORK)  # in the place of its own
+    assert directory.get(flood[8]) is None
+
+
+def test_the_silent_of_others_are_no_room_for_who_has_most() -> None:
+    """An outage of a quiet network is no reason to forget it for more keys of a busy one."""
+    clock = FixedClock()
+    directory = Directory(clock)
+    honest = came(directory, OTHER_NETWORK)
+    directory.silent(honest)
+    for _ in range(MAX_RECORDS - 1):
+        if directory._introduced[NETWORK] % MAX_NEW_PER_MINUTE == 0:
+            clock.now += 61.0
+        came(directory, NETWORK)
+    key = Identity.generate()
+    assert not directory.add(sign_record(record(key), key).data, key.peer, network=NETWORK)
+    assert directory.get(honest) is not None
+
+
+def test_a_word_of_others_changes_no_standing() -> None:
+    """Who was silent is so until it answers or comes itself."""
+    directory, key = Directory(FixedClock()), Identity.generate()
+    directory.add(sign_record(record(key), key).data, key.peer, network=NETWORK)
+    directory.silent(key.peer)
+    directory.add(sign_record(record(key, sequence=2), key).data, FRIEND, network=OTHER_NETWORK)
+    assert directory._held[key.peer].standing is Standing.SILENT
+    directory.add(sign_record(record(key, sequence=3), key).data, key.peer, network=NETWORK)
+    assert directory._held[key.peer].standing is Standing.CAME
+    directory.answered(key.peer)
+    assert directory.has_answered(key.peer)
+
+
+def test_in_a_private_swarm_members_are_sources() -> None:
+    """An invite is not free, and many members may share an address."""
+    directory = Directory(FixedClock())
+    directory.admit_members_only(lambda peer, proof: True)
+    crowd = made_up(MAX_NEW_PER_MINUTE + 10)
+    pairs = [part for data in crowd for part in (data, b"")]
+    assert directory.take(pairs[: 2 * MAX_NEW_PER_MINUTE], FLOODER, NETWORK) == MAX_NEW_PER_MINUTE
+    assert directory.take(pairs[2 * MAX_NEW_PER_MINUTE :], FRIEND, NETWORK) == 10
+
+
+def test_exchanges_are_limited_for_each_network() -> None:
+    """Fresh keys get no more of them."""
+    directory = Directory(FixedClock())
+    peers = [PeerId(f"{number:064x}") for number in range(MAX_EXCHANGES_PER_SOURCE + 1)]
+    for peer in peers[:-1]:
+        directory.begin_exchange(peer, NETWORK)
+    with pytest.raises(ServerFull):
+        directory.begin_exchange(peers[-1], NETWORK)
+    directory.begin_exchange(peers[-1], OTHER_NETWORK)
 
 
 def test_exchanges_are_limited_for_each_peer() -> None:
