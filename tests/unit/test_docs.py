@@ -43,7 +43,7 @@ OTHERS_WORDS = {"BufferedProtocol", "OpenSSL", "RmsNorm", "LayerNorm", "NoneType
 ENVIRONMENT = {"TORCH", "MKL_CBWR", "OMP_WAIT_POLICY", "HF_HOME"}
 """Variables of other programs."""
 
-MOST_LONG_SENTENCES = 12
+MOST_LONG_SENTENCES = 0
 """On guides and concept pages together; the README has none."""
 
 AN_OPTION = ROOT / "docs" / "adding-an-option.md"

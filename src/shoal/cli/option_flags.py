@@ -44,9 +44,7 @@ def with_option_flags(*hidden: str) -> Callable[[Callable[..., Any]], Callable[.
             made = {name: _made(defaults, taken, given) for name, (defaults, taken) in structs.items()}
             return command(**given, **made)
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
+        return _taking(run, parameters)
 
     return decorated
 
@@ -61,7 +59,12 @@ def with_debug(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*, debug: bool, **given: Any) -> Any:
         return command(**given)
 
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
+    return _taking(run, parameters)
+
+
+def _taking(run: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+    """The command as typer reads it: by these parameters."""
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
 
