@@ -29,7 +29,7 @@ from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import load_blocks, weight_format
 from shoal.model.weights.byte_source import LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
-from shoal.model.weights.checkpoint_files import index_files, parse_config
+from shoal.model.weights.checkpoint_files import index_places, parse_config
 from shoal.model.weights.gguf import GgufCheckpoint
 from shoal.model.weights.hub import _check_range
 from shoal.model.weights.model_source import open_checkpoint
@@ -306,7 +306,7 @@ TARGETS: dict[str, Target] = {
     "HTTP ranges": Target(lambda: [b"bytes 100-149/1000", b"\xff\x01", b"bytes */1000"], _range),
     "options": Target(_option_seeds, _option),
     "configurations": Target(_config_seeds, _config),
-    "indexes": Target(_index_seeds, lambda data: index_files(data, "index.json")),
+    "indexes": Target(_index_seeds, lambda data: index_places(data, "index.json")),
     "safetensors": Target(_safetensors_seeds, _safetensors),
     "GGUF": Target(_gguf_seeds, _gguf),
 }
