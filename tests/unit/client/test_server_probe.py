@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from shoal.client.server_probe import ServerProbe
+from shoal.client.server_probe import CAUGHT_ROWS, CAUGHT_S, ServerProbe
 from shoal.errors import DialError, NoRoute
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, sign_record
@@ -95,3 +95,17 @@ async def test_only_unknown_servers_of_these_blocks_are_asked() -> None:
     assert len(world.dialler.dialled) == 1
     await world.probe.retry()
     assert len(world.dialler.dialled) == 2
+
+
+async def test_who_was_caught_comes_last_for_a_while() -> None:
+    """As if its queue had no end, whatever it says anew; it is not out of all routes."""
+    world = World()
+    record = world.say(SERVER, 1)
+    world.probe.caught(record)
+    world.say(SERVER, 2)
+    (known,) = world.probe.candidates(MODEL)[0]
+    assert known.queued_rows == CAUGHT_ROWS
+    await world.clock.advance(CAUGHT_S)
+    world.say(SERVER, 3)
+    (known,) = world.probe.candidates(MODEL)[0]
+    assert known.queued_rows == 0
