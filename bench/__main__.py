@@ -15,8 +15,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="Which one: engine, decode, families, hops, batch, longcontext, heal, churn, opening, moves, placement, "
-            "discovery, kv, prefix or start."
+            help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, churn, opening, moves, "
+            "placement, discovery, kv, prefix or start."
         ),
     ],
     tokens: Annotated[

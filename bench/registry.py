@@ -51,6 +51,12 @@ def _fail_over(size: Size) -> dict[str, Any]:
     return run(size.runs or 200, size.seed)
 
 
+def _attacks(size: Size) -> dict[str, Any]:
+    from bench.attacks import run
+
+    return run()
+
+
 def _families(size: Size) -> dict[str, Any]:
     from bench.families import run
 
@@ -126,6 +132,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "batch": _batch,
     "longcontext": _longcontext,
     "heal": _fail_over,
+    "attacks": _attacks,
     "churn": _churn,
     "opening": _opening,
     "moves": _moves,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         RecordError,
         Refused,
         ServerFull,
+        SessionBusy,
         SessionFenced,
         SessionLost,
         ShoalError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         UnknownQuestion,
         UnsupportedModel,
         UsageError,
+        WrongRows,
     )
     from shoal.model.nn.sampling_params import SamplingParams
     from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
@@ -88,6 +90,7 @@ _HOMES = {
         "RecordError",
         "Refused",
         "ServerFull",
+        "SessionBusy",
         "SessionFenced",
         "SessionLost",
         "ShoalError",
@@ -96,6 +99,7 @@ _HOMES = {
         "UnknownQuestion",
         "UnsupportedModel",
         "UsageError",
+        "WrongRows",
     ),
     "shoal.model.nn.sampling_params": ("SamplingParams",),
     "shoal.swarm.discovery.discovery_options": ("Discoveries", "DiscoveryOptions"),
@@ -147,6 +151,7 @@ __all__ = [
     "SavedReply",
     "ServerFull",
     "Session",
+    "SessionBusy",
     "SessionFenced",
     "SessionLost",
     "SessionOptions",
@@ -160,6 +165,7 @@ __all__ = [
     "UnsupportedModel",
     "Usage",
     "UsageError",
+    "WrongRows",
     "connect",
     "connect_async",
     "read_saved",

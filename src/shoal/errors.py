@@ -13,12 +13,14 @@
     │   └── InvalidMessage      a message that this program may not send: a mistake in it
     ├── PeerError               the remote peer broke the rules or is not who it should be
     │   ├── ProtocolError       a frame or message that the wire specification forbids
+    │   │   └── WrongRows       rows, or a word about them, that no sound session has
     │   ├── UnknownQuestion     the answerer runs a version that does not know this question
     │   ├── IdentityError       the peer's key is not the node id that was dialled
     │   ├── RecordError         a record that is forged, expired or oversized
     │   ├── FingerprintMismatch the peer serves another checkpoint under the same name
     │   ├── SessionLost         the peer no longer has the session
     │   │   └── SessionFenced   a later process of its client has taken it up
+    │   ├── SessionBusy         the peer is opening this session already
     │   ├── NotHeld             the peer has moved: it holds other blocks than its record said
     │   ├── NotAMember          the peer cannot show that it belongs to this private swarm, or says that this side cannot
     │   └── Refused             the peer said no, for a reason that it gave
@@ -95,6 +97,19 @@ class ProtocolError(PeerError):
     """A frame or message that the wire specification forbids."""
 
 
+class WrongRows(ProtocolError):
+    """Rows, or a word about them, that cannot be: of another form, not finite, left out where needed, never asked for.
+
+    `relayed`: a hop before the one that they came from may be at fault, since they follow from what that one was sent.
+    `ahead`: they are beyond the stream, so that hops on their way may hold more of them.
+    """
+
+    def __init__(self, message: str, relayed: bool = False, ahead: bool = False) -> None:
+        super().__init__(message)
+        self.relayed = relayed
+        self.ahead = ahead
+
+
 class UnknownQuestion(PeerError):
     """A channel began with a question that the version at its other end does not know."""
 
@@ -117,6 +132,10 @@ class SessionLost(PeerError):
 
 class SessionFenced(SessionLost):
     """A later process of the client has taken the session up; this one may not go on."""
+
+
+class SessionBusy(PeerError):
+    """Another opening of the same session is under way at the peer; when it is done, the session can be asked for again."""
 
 
 class NotHeld(PeerError):

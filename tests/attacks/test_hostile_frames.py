@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import struct
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -12,7 +15,7 @@ import pytest
 from shoal.client.client import AsyncClient
 from shoal.client.session.hop_client import HopClient, SessionCredentials
 from shoal.engine.proof import numbers
-from shoal.errors import ChannelClosed, ShoalError, UnknownQuestion
+from shoal.errors import ChannelClosed, GrantExceeded, ShoalError, UnknownQuestion
 from shoal.model.families import family
 from shoal.protocol.frames import MAGIC, encode_frame
 from shoal.protocol.messages import (
@@ -20,9 +23,11 @@ from shoal.protocol.messages import (
     Attach,
     Describe,
     GetStatus,
+    HopTrace,
     LinkGrant,
     Message,
     Open,
+    Opened,
     Ping,
     Question,
     ReceivedUpTo,
@@ -231,12 +236,65 @@ async def linked(client: AsyncClient, server: Server) -> tuple[FrameChannel, Fra
     return control, link
 
 
+async def test_several_openings_of_one_session(swarm: Swarm) -> None:
+    """One is answered, others while it is under way are refused with a code of their own, and all its channels live."""
+    server = swarm.servers[0]
+    async with swarm.client() as client:
+        channels = [await dial(client, server) for _ in range(8)]
+        waiting = asyncio.ensure_future(server.worker.between_steps(lambda: time.sleep(0.2)))
+        said = await asyncio.gather(*(ask_open(channel, server) for channel in channels))
+        await waiting
+        kinds = [answer.code if isinstance(answer, Refusal) else "opened" for answer in said]
+        assert kinds.count("opened") == 1
+        assert kinds.count("busy") == 7
+        async with await dial(client, server) as again:
+            assert isinstance(await ask_open(again, server), Opened)  # its answer may be asked for again
+        async with await dial(client, server) as thief:
+            refused = await ask_open(thief, server, secret=b"x" * 16)
+            assert isinstance(refused, Refusal)
+            assert refused.code == "session"
+        for channel in channels:
+            await channel.close()
+        assert await answers(client, server)
+
+
+async def ask_open(channel: FrameChannel, server: Server, **changes: object) -> Message:
+    """What a server says to who opens a session."""
+    await channel.send(request(server, **changes))
+    return (await channel.receive(ANY))[0]
+
+
+async def test_more_than_a_cache_can_ever_hold(swarm_of: SwarmMaker) -> None:
+    """It is refused for good, with what would fit; what fits beside nothing else now may fit later."""
+    async with swarm_of(Span(0, 6), memory_bytes=64 << 20) as swarm, swarm.client() as client:
+        server = swarm.servers[0]
+        server.sessions.pages.capacity = 6 * 2
+        async with await dial(client, server) as channel:
+            refused = await ask_open(channel, server, max_tokens=129)
+            assert isinstance(refused, Refusal)
+            assert refused.code == "grant"
+            assert "room for 128" in refused.message
+        async with await dial(client, server) as channel:
+            assert isinstance(await ask_open(channel, server, max_tokens=128), Opened)
+            async with await dial(client, server) as other:
+                full = await ask_open(other, server, session=b"o" * 16)
+                assert isinstance(full, Refusal)
+                assert full.code == "full"
+        with pytest.raises(GrantExceeded, match="Lower max_tokens"):
+            async with client.session(await client.find_model(), max_tokens=500):
+                pass
+
+
 BAD_ROWS: dict[str, tuple[RowsFrame, bytes]] = {
     "bytes missing": (RowsFrame(0, 0, 2, 0), b"\0" * ROW),
     "bytes too many": (RowsFrame(0, 0, 1, 0), b"\0" * 2 * ROW),
     "another dtype": (RowsFrame(0, 0, 1, 0), b"\0" * (ROW // 2)),
     "beyond the grant": (RowsFrame(0, 0, 17, 0), b"\0" * 17 * ROW),
     "elided on the way in": (RowsFrame(0, 0, 2, 0, elided=1), b"\0" * ROW),
+    "all elided on the way in": (RowsFrame(0, 0, 2, 0, elided=2), b""),
+    "not a number": (RowsFrame(0, 0, 1, 0), struct.pack("<f", math.nan) * 48),
+    "one infinite number": (RowsFrame(0, 0, 1, 0), b"\0" * (ROW - 4) + struct.pack("<f", math.inf)),
+    "a trace without room for this hop": (RowsFrame(0, 0, 1, 0, trace=(HopTrace(0.0, 0.0, 0.0),) * 128), b"\0" * ROW),
 }
 
 

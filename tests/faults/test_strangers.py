@@ -131,11 +131,6 @@ def test_a_record_of_impossible_numbers_is_refused(numbers: str) -> None:
         verify_record(signed.data, time.time())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="A2: a frame of rows that are all elided ends the client's process by SIGFPE",
-    raises=AssertionError,
-)
 async def test_elided_rows_end_no_client(
     swarm_of: SwarmMaker, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ The world below stands for the supervisor and the network: it carries actions ou
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from hypothesis import settings
@@ -35,14 +35,15 @@ SPANS = tuple(Span(start, stop) for start in range(4) for stop in range(start + 
 TICK_S = 0.125
 SILENCE_S = 1.25
 ORDER_S = 3.0
-ENOUGH_S = 300.0
-"""In which a route must be whole and carry rows again, however many servers lie: each is given some nine seconds."""
+ENOUGH_S = 150.0
+"""In which a route must be whole and carry rows again, however many servers lie: each is given some five seconds."""
 
 MAX_ROUNDS = 60
 """Of deciding and acting at one instant."""
 
-Lie = Literal["", "deaf", "idle", "mute"]
-"""It says that it has no rows, or has them and computes none, or has computed them and sends none."""
+Lie = Literal["", "deaf", "idle", "busy", "mute", "creeping"]
+"""It says that it has no rows, or has them and computes none, with or without steps for others, or has computed them and
+sends none, all at once or one after another."""
 
 
 class Server:
@@ -164,6 +165,8 @@ class World:
             lost=error,
             heard_at=self.now,
             changed_at=self.now,
+            stepped_at=self.now,
+            worked_at=self.now,
         )
 
     def _answer_refresh(self) -> None:
@@ -183,7 +186,8 @@ class World:
     def _observed(self) -> RouteState:
         hops = {hop.id: self._seen(hop) for hop in (*self.state.hops, *self.state.strays)}
         state = self.state.with_hops(hops)
-        return state.replaced(links=tuple(self._link(link) for link in state.links))
+        state = state.replaced(links=tuple(self._link(link) for link in state.links), received=self.rows)
+        return state.lagging(self.now)
 
     def _seen(self, hop: HopState) -> HopState:
         server = self.servers[hop.peer]
@@ -196,10 +200,17 @@ class World:
         if server.frozen:
             silent = self.now - hop.heard_at > SILENCE_S
             return msgspec.structs.replace(hop, lost=NetworkError("silent") if silent else None)
-        progress = self._told(hop, server)
-        changed_at = hop.changed_at if progress == hop.progress else self.now
+        before, progress = hop.progress, self._told(hop, server)
+        changed = progress != before
+        worked = progress.computed != before.computed or before.position <= before.computed
         return msgspec.structs.replace(
-            hop, leaving=server.leaving, progress=progress, heard_at=self.now, changed_at=changed_at
+            hop,
+            leaving=server.leaving,
+            progress=progress,
+            heard_at=self.now,
+            changed_at=self.now if changed else hop.changed_at,
+            stepped_at=self.now if changed or server.lie == "busy" else hop.stepped_at,
+            worked_at=self.now if worked else hop.worked_at,
         )
 
     def _told(self, hop: HopState, server: Server) -> Any:
@@ -207,6 +218,8 @@ class World:
         if server.lie:
             position = 0 if server.lie == "deaf" else self.state.end
             computed = self.state.end if server.lie == "mute" else 0
+        if server.lie == "creeping":
+            computed = min(self.state.end, hop.progress.computed + (round(self.now / TICK_S) % 8 == 0))
         return msgspec.structs.replace(hop.progress, position=position, computed=computed)
 
     def _server(self, hop_id: HopId | None) -> Server | None:
@@ -220,7 +233,22 @@ class World:
             return msgspec.structs.replace(link, made=there, since=self.now)
         if self._split(link) and not link.said:
             return msgspec.structs.replace(link, said="down", said_at=self.now)
-        return link
+        return self._watched(link)
+
+    def _watched(self, link: LinkStatus) -> LinkStatus:
+        """What the client sees at its own ends, and at those of a link that it carries."""
+        sender, receiver = self.state.hop(link.ends.sender), self.state.hop(link.ends.receiver)
+        suspect = receiver or sender
+        if sender is not None and receiver is not None:
+            if not link.through_client:
+                return link
+            server = self.servers[sender.peer]
+            sent = 0 if server.lie or not server.answers else self.computed[sender.id]
+            suspect = receiver if sent > receiver.progress.position else sender
+        if suspect is None:
+            return link  # its hop is gone
+        since = link.suspect_since if link.suspect == suspect.id else self.now
+        return msgspec.structs.replace(link, suspect=suspect.id, suspect_since=since)
 
     def _split(self, link: LinkStatus) -> bool:
         sender, receiver = self._server(link.ends.sender), self._server(link.ends.receiver)
@@ -241,7 +269,7 @@ class World:
             before = stage.primary
         if self.state.stages and available >= self.state.end and self._carries(ends_of(before, None)):
             self.rows += 1
-            state = self.state.replaced(replacements=0, end=self.state.end + 1)
+            state = self.state.progressed().replaced(end=self.state.end + 1)
             self.state = state.step_ended(True, self.now).step_begun(1, self.now)
 
     def _pass(self, ends: LinkEnds, hop: HopState, available: int) -> int:
@@ -290,7 +318,7 @@ class FailoverMachine(RuleBasedStateMachine):
         if how == "alive" and server.alive:
             server.life += 1
 
-    @rule(number=st.integers(0, 9), lie=st.sampled_from(["", "deaf", "idle", "mute"]))
+    @rule(number=st.integers(0, 9), lie=st.sampled_from(get_args(Lie)))
     def lie(self, number: int, lie: Lie) -> None:
         """A server lies about its progress from now on, or no more."""
         self.one(number).lie = lie

@@ -20,7 +20,7 @@ from shoal.client.served_models import ServedModels
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.errors import NetworkError, ShoalError, UsageError
+from shoal.errors import GrantExceeded, NetworkError, ShoalError, UsageError
 from shoal.protocol.messages import Description, Status
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
@@ -317,6 +317,10 @@ class AsyncClient:
         try:
             with self.activity.doing(lambda: session_waits(session) or "opening a session"):
                 await session.open(wait_s)
+        except GrantExceeded as error:
+            await session.close()
+            text = f"a session of {options.max_tokens} tokens is more than its servers can hold: {error}"
+            raise GrantExceeded(f"{text}. Lower max_tokens (of a chat, its context), or shorten the prompt") from error
         except BaseException:
             await session.close()
             raise
@@ -353,3 +357,7 @@ class AsyncClient:
     def failed(self, record: ServerRecord) -> None:
         """Planner: the server of this record did not answer."""
         self._opened.probe.failed(record)
+
+    def caught(self, record: ServerRecord) -> None:
+        """Planner: the server of this record did not do what it says it does."""
+        self._opened.probe.caught(record)

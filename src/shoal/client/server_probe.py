@@ -32,6 +32,12 @@ LOOK_S = 2.5
 FRESH_S = 30.0
 """How long an answer is good for."""
 
+CAUGHT_S = 600.0
+"""How long a server that was caught comes after all others, ..."""
+
+CAUGHT_ROWS = 1 << 32
+"""... as if so many rows waited there."""
+
 
 class Answer(NamedTuple):
     """What a server said, when (monotonic seconds), and the round trip of that question."""
@@ -66,6 +72,7 @@ class ServerProbe:
         self._rng = rng or random.Random()
         self._answers: dict[str, Answer] = {}
         self._failures: dict[str, Failure] = {}
+        self._caught: dict[str, float] = {}
 
     async def ask(self, record: ServerRecord, deadline_s: float = DIAL_DEADLINE_S) -> Status:
         """A server's load now; raises what the dial raises, NetworkError when no answer comes."""
@@ -135,6 +142,14 @@ class ServerProbe:
         if not self._has_failed(record):
             self._failures[record.peer] = Failure(record.sequence, self._clock.wall())
 
+    def caught(self, record: ServerRecord) -> None:
+        """The server of this record did not do what it says it does: for a while others come first, whatever it says."""
+        self._caught[record.peer] = self._clock.monotonic()
+
+    def _was_caught(self, record: ServerRecord) -> bool:
+        since = self._caught.get(record.peer)
+        return since is not None and self._clock.monotonic() - since < CAUGHT_S
+
     def _has_failed(self, record: ServerRecord) -> bool:
         """A record from before the failure says nothing, even if it arrives after it."""
         failure = self._failures.get(record.peer)
@@ -154,6 +169,8 @@ class ServerProbe:
         return [self._corrected(record) for record in self._servers(model)], measured
 
     def _corrected(self, record: ServerRecord) -> ServerRecord:
+        if self._was_caught(record):
+            return msgspec.structs.replace(record, queued_rows=CAUGHT_ROWS)
         answer = self._answers.get(record.peer)
         if answer is None or self._clock.monotonic() - answer.at > FRESH_S:
             return record

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from shoal.errors import ProtocolError
+from shoal.errors import ProtocolError, WrongRows
 from shoal.protocol.messages import LINK, LinkMessage, ReceivedUpTo, Refusal, ResumeFrom, RowsFrame
 from shoal.protocol.refusals import refused
 from shoal.protocol.row_stream import Receiver, Taken
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
+
+MAX_REPEATED_ROWS = 4096
+"""Rows known already that a sender may send beyond twice those that there are: honest ones begin where they were told."""
+
+MAX_STALE_ROWS = 1 << 18
+"""Rows of an epoch that is over: honest ones were on their way when it ended."""
 
 
 class RowSink(Protocol):
@@ -33,14 +40,25 @@ class RowSink(Protocol):
         ...
 
 
-class RowReceiver:
-    """Takes rows from whoever sends them and hands on what is new; outlives its channels."""
+def _unchecked(message: ResumeFrom) -> None:
+    """For a hop, which knows the stream from those before it."""
 
-    def __init__(self, receiver: Receiver, sink: RowSink) -> None:
+
+class RowReceiver:
+    """Takes rows from whoever sends them and hands on what is new; outlives its channels.
+
+    `check_from` raises WrongRows for a sender that goes on where it cannot.
+    """
+
+    def __init__(
+        self, receiver: Receiver, sink: RowSink, check_from: Callable[[ResumeFrom], None] = _unchecked
+    ) -> None:
         self.receiver = receiver
         self._sink = sink
+        self._check_from = check_from
         self._frames: FrameChannel | None = None
         self._paused = False
+        self._repeated = self._stale = 0
 
     def detach(self) -> None:
         """Drop the present channel, if there is one."""
@@ -53,6 +71,7 @@ class RowReceiver:
         """This channel replaces the present one; returns what the sender must be told."""
         self.detach()
         self._frames = frames
+        self._repeated = self._stale = 0
         return self.receiver.attach()
 
     async def serve(self, frames: FrameChannel) -> None:
@@ -79,6 +98,7 @@ class RowReceiver:
         if isinstance(message, RowsFrame):
             self._on_rows(message, payload)
         elif isinstance(message, ResumeFrom):
+            self._check_from(message)
             truncate_to = self.receiver.on_from(message)
             if truncate_to is not None:
                 self._sink.truncate(truncate_to)
@@ -93,14 +113,26 @@ class RowReceiver:
         if isinstance(verdict, Taken):
             if verdict.truncate_to is not None:
                 self._sink.truncate(verdict.truncate_to)
+            self._repeated = self._stale = 0
             self._sink.take(rows, payload, verdict.skip)
             if self._frames is not None and self._sink.full:
                 self._paused = True
                 self._frames.pause_reading()
-        elif verdict is not None and self._frames is not None:
+        elif verdict is None:
+            self._on_known(rows)
+        elif self._frames is not None:
             if not self._frames.writable:
                 raise ProtocolError(f"peer {self._peer[:8]} does not read what it is asked")
             self._frames.send_nowait(verdict)
+
+    def _on_known(self, rows: RowsFrame) -> None:
+        """Rows that are dropped: without end they would keep this side busy, and nothing would come of it."""
+        if rows.epoch < self.receiver.epoch:
+            self._stale += rows.count
+        else:
+            self._repeated += rows.count
+        if self._stale > MAX_STALE_ROWS or self._repeated > 2 * self.receiver.position + MAX_REPEATED_ROWS:
+            raise WrongRows(f"peer {self._peer[:8]} sends rows again and again that are here already")
 
     @property
     def _peer(self) -> PeerId:

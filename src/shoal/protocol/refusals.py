@@ -26,6 +26,7 @@ CODES = (
     RefusalCode("unknown", errors.UnknownQuestion, errors.UnknownQuestion),
     RefusalCode("fenced", errors.SessionFenced, errors.SessionFenced),  # before the error that it is a kind of
     RefusalCode("session", errors.SessionLost, errors.SessionLost),
+    RefusalCode("busy", errors.SessionBusy, errors.SessionBusy),
     RefusalCode("model", errors.FingerprintMismatch, errors.FingerprintMismatch),
     RefusalCode("span", errors.SpanError, errors.NotHeld),
     RefusalCode("grant", errors.GrantExceeded, errors.GrantExceeded),

@@ -17,6 +17,10 @@ STORED: dict[RowCodec, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dty
 """How a number is stored. numpy has no bf16: it is the upper half of an fp32 number's bits, as an integer."""
 
 
+_EXPONENTS: dict[RowCodec, tuple[str, int]] = {"fp16": ("<u2", 0x7C00), "bf16": ("<u2", 0x7F80)}
+"""The bits of an exponent: all of them are set in what is not finite."""
+
+
 def row_bytes(codec: RowCodec, hidden_size: int) -> int:
     """Bytes of one row on the wire."""
     return STORED[codec].itemsize * hidden_size
@@ -25,6 +29,16 @@ def row_bytes(codec: RowCodec, hidden_size: int) -> int:
 def encode_rows(rows: RowArray) -> bytes:
     """Rows [n, hidden], stored as their codec has it, as bytes: row by row, however they lie in memory."""
     return rows.tobytes()
+
+
+def all_finite(payload: bytes, codec: RowCodec) -> bool:
+    """Whether every number in these bytes, which are whole rows, is finite."""
+    if not payload:
+        return True
+    if codec == "fp32":
+        return bool(np.isfinite(np.frombuffer(payload, STORED[codec])).all())
+    stored, exponent = _EXPONENTS[codec]  # several times faster than numpy's own answer for fp16; it has no bf16
+    return int(np.bitwise_and(np.frombuffer(payload, stored), exponent).max()) != exponent
 
 
 def decode_rows(payload: bytes, count: int, hidden_size: int, codec: RowCodec = "fp32") -> RowArray:

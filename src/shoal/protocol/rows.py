@@ -4,7 +4,38 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shoal.protocol.messages import RowsFrame
+from shoal.errors import WrongRows
+from shoal.protocol.messages import MAX_HOPS, RowCodec, RowsFrame
+from shoal.protocol.row_codec import all_finite, row_bytes
+
+
+class RowForm(NamedTuple):
+    """How a session's rows travel."""
+
+    codec: RowCodec
+    hidden_size: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row."""
+        return row_bytes(self.codec, self.hidden_size)
+
+    def check(self, rows: RowsFrame, payload: bytes) -> None:
+        """Raises WrongRows unless the payload is the rows that the frame says, in numbers that can be computed with."""
+        count = rows.count - rows.elided
+        if count < 0 or len(payload) != count * self.row_bytes:
+            raise WrongRows(f"{count} rows came with {len(payload)} bytes")
+        if not all_finite(payload, self.codec):
+            text = f"rows {rows.position}:{rows.position + rows.count} hold numbers that are not finite"
+            raise WrongRows(text, relayed=True)
+
+    def check_for_hop(self, rows: RowsFrame, payload: bytes) -> None:
+        """The same for rows that a hop is to compute: it needs them all, and its trace must have room in their frame."""
+        if rows.elided:
+            raise WrongRows(f"{rows.count} rows came with {rows.elided} of them left out")
+        if len(rows.trace) >= MAX_HOPS:
+            raise WrongRows(f"rows have come through {len(rows.trace)} hops; a session has at most {MAX_HOPS}")
+        self.check(rows, payload)
 
 
 class Rows(NamedTuple):

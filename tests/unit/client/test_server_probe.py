@@ -8,7 +8,7 @@ import random
 import msgspec
 import pytest
 
-from shoal.client.server_probe import ANSWER_S, ASKED_AT_ONCE, ServerProbe
+from shoal.client.server_probe import ANSWER_S, ASKED_AT_ONCE, CAUGHT_ROWS, CAUGHT_S, ServerProbe
 from shoal.errors import DialError, NoRoute
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.directory.records import ServerRecord, sign_record
@@ -141,3 +141,17 @@ async def test_the_search_ends_in_time() -> None:
         await world.clock.advance(ANSWER_S)
     await asyncio.wait_for(looking, 5)
     assert len(world.dialler.dialled) == 3 * ASKED_AT_ONCE
+
+
+async def test_who_was_caught_comes_last_for_a_while() -> None:
+    """As if its queue had no end, whatever it says anew; it is not out of all routes."""
+    world = World()
+    record = world.say(SERVER, 1)
+    world.probe.caught(record)
+    world.say(SERVER, 2)
+    (known,) = world.probe.candidates(MODEL)[0]
+    assert known.queued_rows == CAUGHT_ROWS
+    await world.clock.advance(CAUGHT_S)
+    world.say(SERVER, 3)
+    (known,) = world.probe.candidates(MODEL)[0]
+    assert known.queued_rows == 0

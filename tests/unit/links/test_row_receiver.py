@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from shoal.errors import ChannelClosed, CorruptFrame, GrantExceeded, ProtocolError
-from shoal.links.row_receiver import RowReceiver
+from shoal.errors import ChannelClosed, CorruptFrame, GrantExceeded, ProtocolError, WrongRows
+from shoal.links.row_receiver import MAX_REPEATED_ROWS, MAX_STALE_ROWS, RowReceiver
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import Ping, ReceivedUpTo, Refusal, ResumeFrom, RowsFrame, encode_message
 from shoal.protocol.row_stream import Receiver
@@ -176,3 +176,33 @@ async def test_detaching_ends_the_link(reading: Reading) -> None:
         await reading.serving
     assert reading.pipe.ended
     reading.receiver.resume()  # harmless
+
+
+@pytest.mark.parametrize(("epoch", "most"), [(1, MAX_REPEATED_ROWS + 2 * 8), (0, MAX_STALE_ROWS)])
+async def test_rows_that_come_again_and_again(epoch: int, most: int) -> None:
+    """So many may have been on their way; more keep a receiver busy for nothing. New ones in between excuse them."""
+    receiver = RowReceiver(Receiver(1, 8), Sink())
+    known = RowsFrame(epoch, 0, 8, epoch)
+    for _ in range(most // 8):
+        receiver.on_frame(known, b"")
+    receiver.on_frame(RowsFrame(1, 8, 1, 1), b"")
+    for _ in range(most // 8):
+        receiver.on_frame(known, b"")
+    with pytest.raises(WrongRows, match="again and again"):
+        for _ in range(4):
+            receiver.on_frame(known, b"")
+
+
+async def test_a_start_that_cannot_be() -> None:
+    """Who knows every epoch refuses one that there is not, before anything is truncated."""
+
+    def check(message: ResumeFrom) -> None:
+        if message.epoch > 1:
+            raise WrongRows("no such epoch")
+
+    sink = Sink()
+    receiver = RowReceiver(Receiver(1, 8), sink, check)
+    receiver.on_frame(ResumeFrom(1, 8), b"")
+    with pytest.raises(WrongRows):
+        receiver.on_frame(ResumeFrom(2, 0), b"")
+    assert (sink.taken, receiver.receiver.epoch) == ([], 1)

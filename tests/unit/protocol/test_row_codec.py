@@ -10,7 +10,7 @@ import pytest
 
 from shoal.errors import ProtocolError
 from shoal.protocol.messages import MAX_ROWS, RowCodec
-from shoal.protocol.row_codec import STORED, decode_rows, encode_rows, row_bytes
+from shoal.protocol.row_codec import STORED, all_finite, decode_rows, encode_rows, row_bytes
 
 
 @pytest.mark.parametrize("codec", STORED)
@@ -36,6 +36,25 @@ def test_lying_sizes(count: int, hidden: int) -> None:
 def test_no_rows(codec: RowCodec) -> None:
     """A frame whose rows were all left out has an empty payload."""
     assert decode_rows(b"", 0, 48, codec).shape == (0, 48)
+
+
+NOT_FINITE = {"fp32": (0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001), "fp16": (0x7C00, 0xFC00, 0x7E00, 0x7C01),
+              "bf16": (0x7F80, 0xFF80, 0x7FC0, 0x7F81)}  # fmt: skip
+LARGEST = {"fp32": 0xFF7FFFFF, "fp16": 0xFBFF, "bf16": 0xFF7F}
+
+
+@pytest.mark.parametrize("codec", STORED)
+def test_what_is_not_finite_is_found(codec: RowCodec) -> None:
+    """Infinities and NaNs of either sign, quiet and signalling, anywhere; the largest and the smallest numbers are finite."""
+    bits = np.zeros(33, f"<u{row_bytes(codec, 1)}")
+    bits[:2] = LARGEST[codec], 1
+    assert all_finite(bits.tobytes(), codec)
+    assert all_finite(b"", codec)
+    for value in NOT_FINITE[codec]:
+        for at in (0, 16, 32):
+            wrong = bits.copy()
+            wrong[at] = value
+            assert not all_finite(wrong.tobytes(), codec)
 
 
 def test_the_wire_needs_no_torch() -> None:

@@ -6,6 +6,8 @@ no rule gives the same answer to its own outcome, so deciding and acting in turn
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -21,8 +23,25 @@ from shoal.client.session.route_state import (
     Stage,
     ends_of,
 )
-from shoal.errors import CapacityError, NetworkError, NoRoute, NotHeld, SessionFenced, ShoalError
-from shoal.types import Span
+from shoal.errors import (
+    CapacityError,
+    GrantExceeded,
+    NetworkError,
+    NoRoute,
+    NotHeld,
+    ProtocolError,
+    ServerFull,
+    SessionFenced,
+    ShoalError,
+    WrongRows,
+)
+from shoal.types import PeerId, Span
+
+HELD_BACK_ROWS = 1024
+"""Half of what a hop keeps waiting before it takes no more."""
+
+MAX_FAULTS = 8
+"""Servers whose faults an error names."""
 
 
 class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +50,9 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
     patience_s: float = 60.0
     """Blocks without a server are waited for so long, in a session that was whole once."""
     opening_patience_s: float = 10.0
-    """The same at its first opening."""
+    """The same at its first opening, ..."""
+    told_patience_s: float = 60.0
+    """... or until a server has room again, as it says, if that is not longer than this."""
     redundancy: int = 1
     """From 2 on, servers stand by for every stage."""
     hung_s: float = 3.0
@@ -41,9 +62,23 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
     stalled_s: float = 3.0
     """Rows that one hop has and the next does not get for so long: the two cannot reach each other."""
     frame_s: float = 0.0
-    """The same for a link that is just fast enough for one frame in that time."""
+    """The same for a link that is just fast enough for one frame in that time, ..."""
+    frame_rows: int = 1
+    """... which has so many rows."""
     max_retries: int = 2
     """A link made anew so often without a row: its receiver is at fault, and twice as often, its sender."""
+    again_s: float = 1.0
+    """A link made anew, at which the client sees who keeps rows back: that hop is at fault after so long."""
+    busy_s: float = 3.5
+    """A hop has rows and computes none of them for so long, whatever steps it counts: others are asked to follow it ..."""
+    busy_steps: float = 4.0
+    """... if that is more than so many usual decoding steps, and take its place when they are ahead."""
+    busy_most_s: float = 60.0
+    """Where there are no others it is at fault after so long."""
+    max_blames: int = 2
+    """A server that was at fault so often without a row in between is not asked again in this step."""
+    lied_s: float = 600.0
+    """A server that was caught is chosen by no session for so long while others cover its blocks."""
     down_s: float = 1.0
     """The sending hop has said for so long that it cannot connect."""
     direct_again_s: float = 15.0
@@ -69,7 +104,10 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenSpan(msgspec.Struct, frozen=True):
-    """Have servers open the session over `span`, none of those in `without`; `follow`: to stand by there."""
+    """Have servers open the session over `span`, none of those in `without`; `follow`: to stand by there.
+
+    `in_doubt`: only until it is clear that the hop there computes.
+    """
 
     span: Span
     follow: bool = False
@@ -77,6 +115,7 @@ class OpenSpan(msgspec.Struct, frozen=True):
     broken: frozenset[tuple[str, str]] = frozenset()
     numerics: str | None = None
     look_again_at: float = 0.0
+    in_doubt: bool = False
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -102,18 +141,24 @@ class Promote(msgspec.Struct, frozen=True):
 
 
 class Dismiss(msgspec.Struct, frozen=True):
-    """Let those go who stand by for the stage of `span`, and ask no others."""
+    """Let those go who stand by for the stage of `span`, and ask no others before `look_again_at`."""
 
     span: Span
+    look_again_at: float = math.inf
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """A hop is of no use any more. Its server is not chosen for `avoid_for`; `unreachable`: for no session."""
+    """A hop is of no use any more. Its server is not chosen for `avoid_for`; `unreachable`: for no session.
+
+    `lied`: it was caught, and this session does not take it again. `suspects`: servers before it which may be at fault.
+    """
 
     hop: HopId
     error: ShoalError
     avoid_for: float = 0.0
     unreachable: bool = False
+    lied: bool = False
+    suspects: tuple[PeerId, ...] = ()
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -151,9 +196,9 @@ def decide(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action
 def applied(state: RouteState, action: Action, now: float) -> RouteState:
     """The state once an action is under way."""
     match action:
-        case OpenSpan(span=span, follow=follow, look_again_at=look_again_at):
+        case OpenSpan(span=span, follow=follow, look_again_at=look_again_at, in_doubt=in_doubt):
             if follow:
-                state = state.with_stage(span, look_again_at=look_again_at)
+                state = state.with_stage(span, look_again_at=look_again_at, in_doubt=in_doubt)
             return state.opening(span, follow, now)
         case Connect(ends=ends, through_client=through_client):
             link = LinkStatus(ends, since=now, made=False, through_client=through_client)
@@ -162,10 +207,10 @@ def applied(state: RouteState, action: Action, now: float) -> RouteState:
             return _disconnected(state, action, now)
         case Promote(span=span, keep_old=keep_old):
             return state.relieved(span, now) if keep_old else state.promoted(span, keep_old)
-        case Dismiss(span=span):
-            return state.dismissed(span)
-        case Drop(hop=hop_id, error=error, avoid_for=avoid_for):
-            return state.dropped(hop_id, error, now + avoid_for, now)
+        case Dismiss(span=span, look_again_at=look_again_at):
+            return state.dismissed(span, look_again_at)
+        case Drop(hop=hop_id, error=error, avoid_for=avoid_for, lied=lied, suspects=suspects):
+            return state.dropped(hop_id, error, now + avoid_for, now, lied).suspected(suspects)
         case Probe(hop=hop_id):
             return state.probed(hop_id, now)
         case Refresh():
@@ -187,6 +232,7 @@ def _disconnected(state: RouteState, action: Disconnect, now: float) -> RouteSta
     if action.stalled and ends:
         computed = ends[-1].progress.computed
         state = state.with_hops({hop.id: hop.retried(computed) for hop in ends})
+        state = state.replaced(remade=state.remade | {action.ends})
     if len(ends) == 2:
         pair = frozenset({(ends[0].peer, ends[1].peer)})
         known = state.unreachable
@@ -198,27 +244,60 @@ def _disconnected(state: RouteState, action: Disconnect, now: float) -> RouteSta
 
 
 def _fenced(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """A later process has taken the session up: this one must not go on beside it."""
+    """A later process has taken the session up: this one must not go on beside it. Of a private session that is a lie."""
+    if state.private:
+        return []
     fenced = next((hop.lost for hop in state.primaries if isinstance(hop.lost, SessionFenced)), None)
     return [GiveUp(fenced)] if fenced is not None and state.given_up is None else []
 
 
 def _lost(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """A lost hop is dropped once."""
+    """A lost hop is dropped once. One that was caught may have had from another what it was caught with."""
     hops = [*state.hops, *state.strays]
-    lost = ((hop, hop.lost) for hop in hops if hop.lost is not None and not hop.dropped)
-    return [_drop(state, hop, error, now, policy) for hop, error in lost if not isinstance(error, SessionFenced)]
+    lost = [(hop, hop.lost) for hop in hops if hop.lost is not None and not hop.dropped]
+    for hop, error in lost:
+        if isinstance(error, WrongRows) and error.relayed and hop in state.primaries[1:]:
+            return _caught(state, hop, error, policy)
+    believed = (SessionFenced,) if not state.private else ()
+    return [_drop(state, hop, error, now, policy) for hop, error in lost if not isinstance(error, believed)]
+
+
+def _caught(state: RouteState, hop: HopState, error: WrongRows, policy: FailoverPolicy) -> list[Action]:
+    """The hop that was caught is at fault the first time; if its successor is caught too, one before them is.
+
+    What the others have had from a hop at fault is worth nothing: they begin anew.
+    """
+    route = state.primaries
+    index = route.index(hop)
+    before = route[:index]
+    suspect = max(reversed(before), key=lambda one: state.suspicions.get(one.peer, 0))
+    blamed = suspect if state.suspicions.get(suspect.peer, 0) else hop
+    first = 0 if error.ahead else route.index(blamed)
+    actions: list[Action] = []
+    for one in route[first : index + 1]:
+        if one is blamed and one is hop:
+            suspects = tuple(other.peer for other in before)
+            actions.append(Drop(one.id, error, policy.lied_s, suspects=suspects))
+        elif one is blamed:
+            actions.append(Drop(one.id, WrongRows(f"{error}, at the hops behind it"), policy.lied_s))
+        elif not one.dropped:
+            actions.append(Drop(one.id, one.lost or ShoalError(f"{blamed.name} was caught on the same route"), 0.0))
+    return actions
 
 
 def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, policy: FailoverPolicy) -> Drop:
     """A server out of reach is avoided, one that refuses too; one where only this session failed is at the second time."""
+    if isinstance(error, WrongRows | SessionFenced):
+        first = any(stage.primary.id == hop.id for stage in state.stages[:1])
+        return Drop(hop.id, error, policy.lied_s, lied=first or not getattr(error, "relayed", False))
     unreachable = isinstance(error, NetworkError)
     if hop.refused and isinstance(error, NotHeld):
         return Drop(
             hop.id, error, 0.0, unreachable=True
         )  # it holds other blocks than its record says: its next one tells
     again = now - state.lost_at.get(hop.peer, -policy.avoid_s) < policy.avoid_s
-    return Drop(hop.id, error, policy.avoid_s if hop.refused or unreachable or again else 0.0, unreachable)
+    avoided = hop.refused or unreachable or again or isinstance(error, ProtocolError)
+    return Drop(hop.id, error, policy.avoid_s if avoided else 0.0, unreachable)
 
 
 def _stand_in(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
@@ -305,15 +384,63 @@ def _stalled(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
         if state.behind(hop):
             progress = hop.progress
             quiet_s = now - max(state.step.since, hop.changed_at, before.changed_at if before else 0.0)
+            if _held_back(state, hop):
+                before = hop
+                continue
             if progress.position <= progress.computed:
                 return _cut_off(state, before, hop, quiet_s, now, policy)
-            if hop.alive and quiet_s > max(policy.hung_s, policy.hung_steps * progress.step_s):
+            usual_s = min(policy.hung_steps * progress.step_s, policy.busy_most_s)
+            if hop.alive and min(quiet_s, now - hop.stepped_at) > max(policy.hung_s, usual_s):
                 error = NetworkError(f"{hop.name} beats but does not compute")
                 return [_drop(state, hop, error, now, policy)]
+            if hop.alive and now - max(state.step.since, hop.worked_at) > policy.busy_most_s:
+                return [_drop(state, hop, _idle(hop, now), now, policy)]
             return []
         before = hop
     quiet_s = now - max(state.step.since, before.changed_at) if before is not None else 0.0
     return _cut_off(state, before, None, quiet_s, now, policy)
+
+
+def _idle(hop: HopState, now: float) -> NetworkError:
+    return NetworkError(f"{hop.name} has had rows for {now - hop.worked_at:.0f} s and has computed none of them")
+
+
+def _busy(state: RouteState, hop: HopState, now: float, policy: FailoverPolicy) -> bool:
+    """Whether a hop has rows of this session and has computed none for long, whatever it does beside."""
+    progress = hop.progress
+    if not state.step.active or not hop.alive or not state.behind(hop) or progress.position <= progress.computed:
+        return False
+    return now - hop.worked_at > max(policy.busy_s, policy.busy_steps * state.step.expected_s)
+
+
+def _overtaken(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A hop that computes nothing while its follower does is no busy one."""
+    for stage in state.stages:
+        hop = stage.primary
+        if not stage.ready or not _busy(state, hop, now, policy):
+            continue
+        follower = stage.standbys[-1].progress
+        if (follower.epoch, follower.computed) > (hop.progress.epoch, hop.progress.computed):
+            return [_drop(state, hop, _idle(hop, now), now, policy)]
+    return []
+
+
+def _lagging(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Rows that a hop says it has, and that the next one does not get, whatever else the two of them say meanwhile."""
+    if not state.step.active:
+        return []
+    for before, hop in itertools.pairwise((None, *state.primaries, None)):
+        link = _link(state, ends_of(before, hop))
+        has_work = hop is not None and hop.progress.position > hop.progress.computed
+        if link is not None and link.lags_at is not None and not has_work:
+            actions = _cut_off(state, before, hop, now - max(state.step.since, link.lags_since), now, policy)
+            if actions:
+                return actions
+    return []
+
+
+def _link(state: RouteState, ends: LinkEnds) -> LinkStatus | None:
+    return next((link for link in state.links if link.ends == ends and link.made), None)
 
 
 def _cut_off(
@@ -324,19 +451,49 @@ def _cut_off(
     now: float,
     policy: FailoverPolicy,
 ) -> list[Action]:
-    """A link that brings nothing is made anew, through the client; a hop of which that is true again and again is at fault."""
-    ends = ends_of(sender, receiver)
-    made = any(link.ends == ends and link.made for link in state.links)
-    alive = all(hop is None or hop.alive for hop in (sender, receiver))
-    if not made or not alive or quiet_s <= max(policy.stalled_s, policy.frame_s):
+    """A link that brings nothing is made anew, through the client; a hop of which that is true again and again is at fault.
+
+    At its own link, and at one that it carries, the client need not make it again: it sees who is at fault.
+    """
+    link = _link(state, ends_of(sender, receiver))
+    hops = [hop for hop in (sender, receiver) if hop is not None]
+    if link is None or not all(hop.alive for hop in hops) or _held_back(state, receiver):
+        return []
+    frame_s = _frame_s(state, sender, receiver, policy)
+    suspect = state.hop(link.suspect)
+    if suspect is not None and link.ends in state.remade:
+        seen_s = now - max(state.step.since, link.suspect_since, link.lags_since)
+        if seen_s > max(policy.again_s, frame_s):
+            return [_drop(state, suspect, _silent(suspect), now, policy)]
+        return []
+    if quiet_s <= max(policy.stalled_s, frame_s):
         return []
     blamed = receiver if receiver is not None and receiver.retries >= policy.max_retries else None
     if sender is not None and sender.retries >= policy.max_retries * (1 if receiver is None else 2):
         blamed = sender
     if blamed is not None:
-        error = NetworkError(f"{blamed.name} answers, but no rows come over any link of it")
-        return [_drop(state, blamed, error, now, policy)]
-    return [Disconnect(ends, reaches=False, stalled=True)]
+        return [_drop(state, blamed, _silent(blamed), now, policy)]
+    return [Disconnect(link.ends, reaches=False, stalled=True)]
+
+
+def _held_back(state: RouteState, hop: HopState | None) -> bool:
+    """Whether a hop takes no more rows since the one after it takes none: its own are waiting."""
+    if hop is None:
+        return False
+    after = next((two for one, two in itertools.pairwise(state.primaries) if one is hop), None)
+    has = state.received if after is None else after.progress.position
+    return hop.progress.computed - has > HELD_BACK_ROWS
+
+
+def _silent(hop: HopState) -> NetworkError:
+    return NetworkError(f"{hop.name} answers, but no rows come over any link of it")
+
+
+def _frame_s(state: RouteState, sender: HopState | None, receiver: HopState | None, policy: FailoverPolicy) -> float:
+    """How long a slow link may take for the frame that is due: few rows are a short one."""
+    there = state.end if sender is None else sender.progress.computed
+    has = state.received if receiver is None else receiver.progress.position
+    return policy.frame_s * min(1.0, max(1, there - has) / policy.frame_rows)
 
 
 def _direct_again(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
@@ -354,7 +511,7 @@ def _too_many(state: RouteState, now: float, policy: FailoverPolicy) -> list[Act
     """Stages that are replaced one after another without a row in between: there is a mistake."""
     if state.replacements <= policy.max_replacements or state.whole:
         return []
-    return [GiveUp(NetworkError(f"{policy.max_replacements} hops failed one after another"))]
+    return [GiveUp(NetworkError(f"{policy.max_replacements} hops failed one after another{_story(state)}"))]
 
 
 def _replace(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
@@ -364,7 +521,7 @@ def _replace(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
         return []
     if search.missing is None:
         leaving = frozenset(hop.peer for hop in state.hops if hop.leaving)
-        return [_open(state, run, leaving, now) for run in runs]
+        return [_open(state, run, leaving, now, policy) for run in runs]
     if not search.asked:
         return [Refresh()]
     if search.retry_at is not None:
@@ -372,22 +529,41 @@ def _replace(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
     return [_wait(state, search.missing, now, policy)]
 
 
-def _open(state: RouteState, span: Span, taken: frozenset[str], now: float) -> OpenSpan:
+def _open(state: RouteState, span: Span, taken: frozenset[str], now: float, policy: FailoverPolicy) -> OpenSpan:
     avoided = frozenset(peer for peer, until in state.avoided.items() if until > now)
-    return OpenSpan(span, False, taken | avoided, state.unreachable, state.arithmetic.key(span))
+    hopeless = frozenset(peer for peer, blames in state.blames.items() if blames >= policy.max_blames)
+    return OpenSpan(
+        span, False, taken | avoided | state.liars | hopeless, state.unreachable, state.arithmetic.key(span)
+    )
 
 
 def _wait(state: RouteState, missing: NoRoute, now: float, policy: FailoverPolicy) -> Wait | GiveUp:
-    """At the first opening a server that refuses is an answer; later nothing is lost by waiting for another one."""
+    """What may pass is waited out: servers that are full, leaving or out of reach. Any other refusal is an answer."""
     refusal, search = state.search.refusal, state.search
-    patience_s = policy.patience_s if state.failovers else policy.opening_patience_s
+    patience_s = policy.patience_s if state.failovers else _opening_patience_s(refusal, policy)
     deadline = now + patience_s if search.deadline is None else search.deadline
     no_answer = refusal is None or isinstance(refusal, NotHeld)  # who holds other blocks by now is no answer
-    may_pass = state.opened and isinstance(refusal, NetworkError | CapacityError)
+    may_pass = isinstance(refusal, NetworkError | CapacityError) and not isinstance(refusal, GrantExceeded)
     if now < deadline and (no_answer or may_pass):
         return Wait(min(now + policy.retry_s, deadline), str(missing), deadline)
     absent = no_answer or (state.opened and isinstance(refusal, NetworkError))
-    return GiveUp(missing if absent or refusal is None else refusal)
+    return GiveUp(_told(state, missing) if absent or refusal is None else refusal)
+
+
+def _opening_patience_s(refusal: ShoalError | None, policy: FailoverPolicy) -> float:
+    told_s = refusal.retry_after if isinstance(refusal, ServerFull) else 0.0
+    return max(policy.opening_patience_s, min(told_s, policy.told_patience_s))
+
+
+def _told(state: RouteState, missing: NoRoute) -> NoRoute:
+    """What is missing, and what those servers did that were tried."""
+    story = _story(state)
+    return NoRoute(f"{missing}{story}", missing.missing) if story else missing
+
+
+def _story(state: RouteState) -> str:
+    faults = list(state.faults.items())[-MAX_FAULTS:]
+    return f" ({'; '.join(f'{name}: {what}' for name, what in faults)})" if faults else ""
 
 
 # Links and hops that stand by
@@ -406,18 +582,38 @@ def _is_broken(state: RouteState, ends: LinkEnds) -> bool:
 
 
 def _standbys(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """Servers stand by where that was asked for, and where a hop is leaving."""
+    """Servers stand by where that was asked for, where a hop is leaving, and where one may only seem to be busy."""
     if state.failover is not None or not state.opened:
+        return []
+    stages = [stage for stage in state.stages if _wants_standby(state, stage, now, policy)]
+    if not stages:
         return []
     taken = frozenset(hop.peer for hop in state.hops)
     followed = {one.span for one in state.openings if one.follow}
     return [
         msgspec.structs.replace(
-            _open(state, stage.span, taken, now), follow=True, look_again_at=now + _interval_s(stage, policy)
+            _open(state, stage.span, taken, now, policy),
+            follow=True,
+            look_again_at=now + _interval_s(stage, policy),
+            in_doubt=policy.redundancy == 1 and not stage.primary.leaving,
         )
-        for stage in state.stages
-        if (policy.redundancy > 1 or stage.primary.leaving) and stage.primary.alive
+        for stage in stages
         if not stage.standbys and stage.span not in followed and now >= stage.look_again_at
+    ]
+
+
+def _wants_standby(state: RouteState, stage: Stage, now: float, policy: FailoverPolicy) -> bool:
+    hop = stage.primary
+    return hop.alive and (policy.redundancy > 1 or hop.leaving or _busy(state, hop, now, policy))
+
+
+def _not_needed(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Who follows a hop that was in doubt goes when that one has computed what it had."""
+    return [
+        Dismiss(stage.span, now + policy.standby_retry_s)
+        for stage in state.stages
+        if stage.in_doubt and stage.standbys and stage.primary.alive and not state.behind(stage.primary)
+        if not stage.primary.leaving
     ]
 
 
@@ -430,13 +626,13 @@ Rule = Callable[[RouteState, float, FailoverPolicy], list[Action]]
 
 def _judge(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
     """Hops are judged once the route has been whole."""
-    judges: tuple[Rule, ...] = (_gone, _down, _leaving, _late, _stalled, _direct_again)
+    judges: tuple[Rule, ...] = (_gone, _down, _leaving, _overtaken, _late, _stalled, _lagging, _direct_again)
     return _first(judges, state, now, policy) if state.opened else []
 
 
 def _repair(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
     """The route is made whole, unless that was given up."""
-    repairs: tuple[Rule, ...] = (_too_many, _replace, _join, _standbys)
+    repairs: tuple[Rule, ...] = (_too_many, _replace, _not_needed, _join, _standbys)
     return _first(repairs, state, now, policy) if state.given_up is None else []
 
 

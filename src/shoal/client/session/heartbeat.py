@@ -12,16 +12,27 @@ PING_IDLE_S = 2.0
 SILENCE_S = 1.25
 """A hop that was not heard for this long is dead."""
 
+EXCUSED_S = 1.5
+"""While a connection was broken its hop could not tell what it did: when it is back, what was quiet counts for so long."""
+
 
 class Heartbeat:
-    """One hop's. `progress` is what it said last, `heard_at` when (monotonic), `changed_at` when that was something new."""
+    """One hop's. `progress` is what it said last, `heard_at` when; times are monotonic seconds.
+
+    `changed_at`: when it last told of other rows. `stepped_at`: the same, or of another step, which may have been for others.
+    `worked_at`: when it last told of rows that it had computed, or of the first that it had still to compute. `answers`: how
+    many pings it has answered.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.progress = Pong(0, 0.0, 0.0)
-        self.changed_at = self.heard_at = clock.monotonic()
+        self.heard_at = clock.monotonic()
+        self.changed_at = self.stepped_at = self.worked_at = self.heard_at
         self.round_trip_s = float("inf")
         self.clock_offset_s = 0.0
+        self.answers = 0
         self._active = False
+        self._excused: Pong | None = None
         self._pings: dict[int, tuple[float, float]] = {}
         self._next_ping = 0
         self._clock = clock
@@ -45,7 +56,17 @@ class Heartbeat:
     def restart(self) -> None:
         """What was not heard until now proves nothing."""
         self._pings.clear()
-        self.heard_at = self.changed_at = self._clock.monotonic()
+        self.heard_at = self._clock.monotonic()
+        self.changed_at = self.stepped_at = self.worked_at = self.heard_at
+
+    def reconnected(self) -> None:
+        """A new connection: its silence until now proves nothing, and its idleness little, once for what it has told."""
+        self._pings.clear()
+        self.heard_at = self._clock.monotonic()
+        if self._excused is None or _rows(self._excused) != _rows(self.progress):
+            self._excused, least = self.progress, self.heard_at - EXCUSED_S
+            self.changed_at, self.stepped_at = max(self.changed_at, least), max(self.stepped_at, least)
+            self.worked_at = max(self.worked_at, least)
 
     def silent(self, now: float) -> bool:
         """Whether the hop has been asked and not been heard for SILENCE_S."""
@@ -67,6 +88,7 @@ class Heartbeat:
         """
         if message.id >= self._next_ping:
             return False
+        self.answers += 1
         self.hear(message)
         sent = self._pings.pop(message.id, None)
         if sent is None:
@@ -84,9 +106,14 @@ class Heartbeat:
         """The hop is alive, and this far."""
         before, self.progress = self.progress, message
         self.heard_at = self._clock.monotonic()
-        if _state(before) != _state(message):
-            self.changed_at = self.heard_at
+        if _rows(before) != _rows(message):
+            self.changed_at = self.stepped_at = self.heard_at
+        if before.steps != message.steps:
+            self.stepped_at = self.heard_at
+        had_work = before.position > before.computed
+        if (before.epoch, before.computed) != (message.epoch, message.computed) or not had_work:
+            self.worked_at = self.heard_at
 
 
-def _state(pong: Pong) -> tuple[int, int, int, int]:
-    return pong.epoch, pong.position, pong.computed, pong.steps
+def _rows(pong: Pong) -> tuple[int, int, int]:
+    return pong.epoch, pong.position, pong.computed

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import msgspec
 
 from shoal.client.session.heartbeat import SILENCE_S, Heartbeat
+from shoal.client.session.stream_check import StreamCheck
 from shoal.clock import Clock
-from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError
+from shoal.errors import NetworkError, ProtocolError, RecordError, SessionFenced, ShoalError, WrongRows
 from shoal.protocol.messages import (
     ATTACH,
     OPEN,
@@ -35,7 +36,7 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.refusals import refused
 from shoal.protocol.row_stream import Sender
-from shoal.swarm.directory.records import SignedRecord
+from shoal.swarm.directory.records import SignedRecord, verify_acceptance
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import Hop, PeerId
@@ -48,9 +49,18 @@ DIAL_S = 1.25
 """How long a dial may take: with all else that a new session needs then, a dead server costs it less than 1.5 s."""
 
 ORDER_S = 3.0
-"""How long a hop may take to answer an order, opening included."""
+"""How long a hop may take to answer an order."""
+
+OPENING_S = 4.5
+"""How long it may take to open a session, the dial included: room in its cache is given out between two steps."""
 
 KEPT_NEWS = 16
+
+MAX_EPOCHS_AHEAD = 1 << 20
+"""Rewinds that a process may have made after it wrote its file: a hop that tells of more is not believed."""
+
+MAX_BREAKS = 8
+"""A connection that breaks so often with no ping answered in between is of no use."""
 
 
 class SessionCredentials(msgspec.Struct, frozen=True):
@@ -118,12 +128,12 @@ class HopClient:
     async def open(self, request: Open, sender: Sender) -> None:
         """Ask for the session; raises what the refusal stands for, NetworkError when no answer comes."""
         try:
-            async with asyncio.timeout(2 * ORDER_S):
+            async with asyncio.timeout(OPENING_S):
                 addresses = self.record.record.addresses
                 self._channel = FrameChannel(await self._dialler.dial(self.peer, addresses, DIAL_S))
                 opened, _ = await self._channel.ask(OPEN, request)
         except TimeoutError as error:
-            raise self._named(NetworkError(f"{self.name} has not opened a session for {2 * ORDER_S:.0f} s")) from error
+            raise self._named(NetworkError(f"{self.name} has not opened a session for {OPENING_S:g} s")) from error
         except ShoalError as error:
             raise self._named(error) from error.__cause__
         if opened.max_tokens < request.max_tokens or len(opened.weights) != len(self.hop.span):
@@ -155,7 +165,10 @@ class HopClient:
         """`attach` in a new process, which knows the hop's arithmetic; None, and the hop is lost, when it has nothing."""
         self.numerics, self.weights = numerics, weights
         try:
-            return await self.attach(epoch)
+            attached = await self.attach(epoch)
+            if attached.epoch > epoch + MAX_EPOCHS_AHEAD:
+                raise WrongRows(f"it says that the session is in epoch {attached.epoch}; the file has {epoch}")
+            return attached
         except ShoalError as error:
             self.fail(error)
             return None
@@ -194,6 +207,16 @@ class HopClient:
         answer = await self._order(("admit", link.generation), Admit(link, follow))
         assert isinstance(answer, Admitted)
         return answer.acceptance
+
+    def check_acceptance(self, acceptance: bytes, upstream: PeerId, generation: int) -> None:
+        """The hop is lost if this, by which it accepts a hop before it, is not what it was asked for."""
+        try:
+            signed = verify_acceptance(acceptance, self.clock.wall())
+            stated = (signed.session, signed.peer, signed.upstream, signed.generation)
+            if stated != (self.keys.session, self.peer, upstream, generation):
+                raise RecordError("it accepts another link than it was asked to")
+        except RecordError as error:
+            self.fail(WrongRows(f"no hop can feed it: {error}"))
 
     async def redirect(self, order: Redirect) -> None:
         """Tell the hop where its output goes, and wait until it knows. Raises what `lost` says."""
@@ -235,8 +258,10 @@ class HopClient:
         return None
 
     async def link_refused(self, error: ShoalError) -> None:
-        """The hop refused this side's end of a link: it is lost, to a later process of this client if that has the session."""
-        if self.lost is None:
+        """A link to the hop is of no use: it sent what cannot be, or refused this side, maybe for a later process of it."""
+        if isinstance(error, WrongRows):
+            self.fail(error)
+        elif self.lost is None:
             self.fail(await self._fenced() or error)
 
     async def rewind(self, sender: Sender) -> None:
@@ -286,23 +311,28 @@ class HopClient:
 
     async def run(self, sender: Sender) -> None:
         """Ping and listen until the hop is lost or closed. A connection that broke is dialled again, once."""
+        breaks, answers = 0, self.heartbeat.answers
         while True:
-            await self._talk()
+            await self._talk(StreamCheck(sender))
             if self._closed or self.lost is not None:
                 return
+            breaks = breaks + 1 if self.heartbeat.answers == answers else 0
+            answers = self.heartbeat.answers
             try:
+                if breaks > MAX_BREAKS:
+                    raise NetworkError(f"the connection to {self.name} broke {breaks} times, and no ping was answered")
                 await self.attach(sender.epoch)
                 await self.rewind(sender)
             except ShoalError as error:
                 self.fail(error)
                 return
 
-    async def _talk(self) -> None:
+    async def _talk(self, stream: StreamCheck) -> None:
         """Until the connection breaks, or the hop is lost."""
         channel = self._channel
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen())
+                tasks.create_task(self._listen(stream))
                 tasks.create_task(self._beat())
         except* NetworkError:
             if self._channel is channel:  # `release` may have another by now
@@ -310,10 +340,11 @@ class HopClient:
         except* ShoalError as group:
             self.fail(next(error for error in group.exceptions if isinstance(error, ShoalError)))
 
-    async def _listen(self) -> None:
+    async def _listen(self, stream: StreamCheck) -> None:
         while True:
             message, _ = await self._present().receive(SESSION)
             if isinstance(message, Pong):
+                stream.progress(message)
                 if not self.heartbeat.on_pong(message):
                     raise RecordError(f"{self.name} answered a ping that was not sent")
             elif isinstance(message, Admitted):
@@ -344,7 +375,7 @@ class HopClient:
 
     async def _beat(self) -> None:
         heartbeat = self.heartbeat
-        heartbeat.restart()
+        heartbeat.reconnected()
         sent_at = float("-inf")
         while True:
             now = self.clock.monotonic()

@@ -8,15 +8,18 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 
 from shoal.client.session.hop_client import HopClient
+from shoal.client.session.link_watch import LinkWatch
 from shoal.client.session.planner import SessionSpec
+from shoal.client.session.stream_check import StreamCheck
 from shoal.clock import Clock
-from shoal.errors import ShoalError
+from shoal.errors import RecordError, ShoalError
 from shoal.links.bridge import Bridge
 from shoal.links.link import Endpoint, Link, LinkKey, Spawn
 from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
 from shoal.links.row_sender import RowSender
-from shoal.protocol.messages import SECRET_BYTES, Attach, LinkGrant, Redirect
+from shoal.protocol.messages import SECRET_BYTES, Attach, LinkGrant, Redirect, RowsFrame
+from shoal.protocol.rows import RowForm
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
@@ -40,8 +43,10 @@ class LinkTable:
     ) -> None:
         self.links_up: dict[Hops, Link[HopClient]] = {}
         self.joining: dict[Hops, asyncio.Task[None]] = {}
+        self.watches: dict[Hops, LinkWatch] = {}
         self._terms = terms
         log, self._row_receiver = ends
+        self._stream = StreamCheck(log.sender)
         self._senders = {False: log.next, True: log.add_sender()}
         self._spawn = spawn
         self._generations = generations
@@ -52,6 +57,7 @@ class LinkTable:
         joining = self.joining.pop(pair, None)
         if joining is not None:
             joining.cancel()
+        self.watches.pop(pair, None)
         link = self.links_up.pop(pair, None)
         if link is not None:
             link.cut()
@@ -76,28 +82,59 @@ class LinkTable:
         link = Link(pair, grant.generation, self._clock)
         acceptance = await after.admit(grant, follow) if after is not None else b""
         if before is not None:
-            await before.redirect(self._order(grant, after, acceptance, follow, bridged))
+            await self._redirect(before, after, self._order(grant, after, acceptance, follow, bridged))
         if bridged and before is not None and after is not None:
-            progress = after.heartbeat.progress
-            bridge = Bridge(self._terms.row_bytes, progress.epoch, progress.position)
-            link.start(self._spawn, self._receive(link, before, grant, bridge.row_receiver))
-            link.start(self._spawn, self._send(link, after, grant, bridge.log.next))
+            bridge = self._bridge(after)
+            watch = self._watch(pair, bridge.row_receiver)
+            link.start(self._spawn, self._receive(link, before, grant, bridge.row_receiver, watch))
+            link.start(self._spawn, self._send(link, after, grant, bridge.log.next, watch))
         elif before is None and after is not None:
-            link.start(self._spawn, self._send(link, after, grant, self._senders[follow]))
+            watch = self._watch(pair, self._row_receiver)
+            link.start(self._spawn, self._send(link, after, grant, self._senders[follow], watch))
         elif before is not None and after is None:
-            link.start(self._spawn, self._receive(link, before, grant, self._row_receiver))
+            watch = self._watch(pair, self._row_receiver)
+            link.start(self._spawn, self._receive(link, before, grant, self._row_receiver, watch))
         self.links_up[pair] = link
 
-    async def _send(self, link: Link[HopClient], hop: HopClient, grant: LinkGrant, sender: RowSender) -> None:
+    async def _redirect(self, before: HopClient, after: Endpoint[HopClient], order: Redirect) -> None:
+        """Tell a hop where its output goes; where it cannot go because of what the next one signed, that one is at fault."""
+        try:
+            await before.redirect(order)
+        except RecordError:
+            if after is not None and order.acceptance:
+                after.check_acceptance(order.acceptance, before.peer, order.link.generation)
+            raise
+
+    def _bridge(self, after: HopClient) -> Bridge:
+        """From where the next hop says it is; only rows that it could compute pass."""
+        terms, stream, progress = self._terms, self._stream, after.heartbeat.progress
+        form = RowForm(terms.options.row_codec, terms.model.hidden_size)
+
+        def check(rows: RowsFrame, payload: bytes) -> None:
+            form.check_for_hop(rows, payload)
+            stream.rows(rows)
+
+        return Bridge(form.row_bytes, progress.epoch, progress.position, check, stream.resumed)
+
+    def _watch(self, pair: Hops, receiver: RowReceiver) -> LinkWatch:
+        self.watches[pair] = watch = LinkWatch(pair, receiver.receiver, self._clock)
+        return watch
+
+    async def _send(
+        self, link: Link[HopClient], hop: HopClient, grant: LinkGrant, sender: RowSender, watch: LinkWatch
+    ) -> None:
         """Feed a hop until the link is cut."""
 
         async def serve(frames: FrameChannel) -> None:
             await frames.send(Attach("send", hop.keys.session, 0, grant.token, grant.generation))
+            watch.attached("send")
             await sender.serve(frames)
 
         await _keep_up(link, hop, serve)
 
-    async def _receive(self, link: Link[HopClient], hop: HopClient, grant: LinkGrant, receiver: RowReceiver) -> None:
+    async def _receive(
+        self, link: Link[HopClient], hop: HopClient, grant: LinkGrant, receiver: RowReceiver, watch: LinkWatch
+    ) -> None:
         """Take a hop's output until the link is cut."""
 
         async def serve(frames: FrameChannel) -> None:
@@ -105,6 +142,7 @@ class LinkTable:
             frames.allow_payload(self._limit_bytes)
             session = hop.keys.session
             await frames.send(Attach("receive", session, 0, grant.token, grant.generation, have.epoch, have.position))
+            watch.attached("receive")
             await receiver.serve(frames)
 
         await _keep_up(link, hop, serve)

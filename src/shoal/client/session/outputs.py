@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import torch
 
+from shoal.client.session.stream_check import StreamCheck
 from shoal.clock import Clock
-from shoal.errors import ProtocolError
+from shoal.errors import WrongRows
 from shoal.model.row_tensors import decode_tensor
-from shoal.protocol.messages import HopTrace, RowCodec, RowsFrame
-from shoal.protocol.row_codec import row_bytes
+from shoal.protocol.messages import MAX_POSITION, HopTrace, RowCodec, RowsFrame
 from shoal.protocol.row_stream import Sender
+from shoal.protocol.rows import RowForm
 
 
 class OutputFrame(NamedTuple):
@@ -31,16 +32,17 @@ class SessionOutputs:
 
     def __init__(self, hidden_size: int, codec: RowCodec, sender: Sender, clock: Clock) -> None:
         self.frames: list[OutputFrame] = []
-        self._hidden_size = hidden_size
-        self._codec = codec
-        self._row_bytes = row_bytes(codec, hidden_size)
+        self._form = RowForm(codec, hidden_size)
+        self._stream = StreamCheck(sender)
         self._sender = sender
+        self._needed_from = MAX_POSITION
         self._clock = clock
         self._rows: list[tuple[int, torch.Tensor]] = []
         self._changed = asyncio.Event()
 
-    def begin(self) -> None:
-        """A new step: what there is of the last one goes."""
+    def begin(self, needed_from: int = MAX_POSITION) -> None:
+        """A new step, of whose outputs those from `needed_from` on must come; what there is of the last one goes."""
+        self._needed_from = needed_from
         self._rows.clear()
         self.frames.clear()
 
@@ -64,13 +66,13 @@ class SessionOutputs:
         return False
 
     def check(self, rows: RowsFrame, payload: bytes) -> None:
-        """RowSink: the form of a frame from the last hop."""
-        if rows.elided > rows.count or len(payload) != (rows.count - rows.elided) * self._row_bytes:
-            raise ProtocolError(f"{rows.count} rows ({rows.elided} elided) came with {len(payload)} bytes")
-        if rows.position + rows.count > self._sender.end and rows.epoch == self._sender.epoch:
-            raise ProtocolError(f"rows up to {rows.position + rows.count} came; only {self._sender.end} were sent")
-        if rows.epoch > self._sender.epoch:
-            raise ProtocolError(f"rows of epoch {rows.epoch} came; this session is in {self._sender.epoch}")
+        """RowSink: the form of a frame from the last hop, and that it leaves out no row that the step needs."""
+        self._form.check(rows, payload)
+        self._stream.rows(rows)
+        stop = rows.position + rows.elided
+        if rows.elided and rows.epoch == self._sender.epoch and stop > self._needed_from:
+            text = f"rows {max(rows.position, self._needed_from)}:{stop} were left out, and the step needs them"
+            raise WrongRows(text, relayed=True)
 
     def truncate(self, position: int) -> None:
         """RowSink: outputs from `position` on are void."""
@@ -79,7 +81,7 @@ class SessionOutputs:
     def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         """RowSink: outputs that the last hop sent."""
         arrived_at = self._clock.wall()
-        tensor = decode_tensor(payload, rows.count - rows.elided, self._hidden_size, self._codec)
+        tensor = decode_tensor(payload, rows.count - rows.elided, self._form.hidden_size, self._form.codec)
         kept = tensor[skip - rows.elided :] if skip > rows.elided else tensor
         self._rows.append((rows.position + rows.count - kept.shape[0], kept))
         self.frames.append(OutputFrame(rows.position, arrived_at, rows.trace))

@@ -39,6 +39,10 @@ class Planner(Protocol):
         """The server of this record did not answer: not to be chosen until it does, or says something new."""
         ...
 
+    def caught(self, record: ServerRecord) -> None:
+        """The server of this record did not do what it says it does: others come first, whatever it says."""
+        ...
+
 
 class SessionSpec(msgspec.Struct, frozen=True):
     """Whose session this is, of which blocks, and what is asked of it. `resumed`: how often a new process took it up."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from shoal.errors import NoRoute, ShoalError
+from shoal.errors import NoRoute, PeerError, ShoalError
 from shoal.links.link import LinkKey
 from shoal.protocol.messages import Numerics, Pong
 from shoal.types import PeerId, Span
@@ -31,8 +31,9 @@ class HopState(msgspec.Struct, frozen=True):
     """What is known of a hop.
 
     `joined`: it obeyed when it was placed. `refused`: it was asked to open the session, and its error is the answer.
-    `lost`: why it is of no use any more; `dropped`: that has been acted on. `heard_at`, `changed_at`: when it last said
-    anything, and anything new. `retries`: links of it that were made anew while the rows behind them stayed at `retried_at`.
+    `lost`: why it is of no use any more; `dropped`: that has been acted on. `heard_at`: when it last said anything;
+    `changed_at`, `stepped_at`, `worked_at`: see `Heartbeat`. `retries`: links of it that were made anew while the rows behind
+    them stayed at `retried_at`.
     """
 
     id: HopId
@@ -47,6 +48,8 @@ class HopState(msgspec.Struct, frozen=True):
     progress: Pong = Pong(0, 0.0, 0.0)
     heard_at: float = 0.0
     changed_at: float = 0.0
+    stepped_at: float = 0.0
+    worked_at: float = 0.0
     probed_at: float = -math.inf
     retries: int = 0
     retried_at: int = -1
@@ -63,12 +66,16 @@ class HopState(msgspec.Struct, frozen=True):
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A place in the route: the hop that holds it, and hops that cover it together and stand by."""
+    """A place in the route: the hop that holds it, and hops that cover it together and stand by.
+
+    `in_doubt`: they stand by only until it is clear that the hop computes.
+    """
 
     span: Span
     primary: HopState
     standbys: tuple[HopState, ...] = ()
     look_again_at: float = 0.0
+    in_doubt: bool = False
 
     @property
     def ready(self) -> bool:
@@ -91,7 +98,12 @@ def ends_of(sender: HopState | None, receiver: HopState | None, follows: bool = 
 
 
 class LinkStatus(msgspec.Struct, frozen=True):
-    """A link that was ordered. `made`: both ends have obeyed. `said`: the sender's last word of it, at `said_at`."""
+    """A link that was ordered. `made`: both ends have obeyed. `said`: the sender's last word of it, at `said_at`.
+
+    `lags_at`: so many rows its receiver has, and its sender has had more since `lags_since`; None: it lacks none. `suspect`:
+    where the client is an end, or carries the link, it sees for itself who keeps rows back now, and has seen nothing else
+    since `suspect_since`.
+    """
 
     ends: LinkEnds
     generation: int = 0
@@ -101,6 +113,10 @@ class LinkStatus(msgspec.Struct, frozen=True):
     said: Literal["", "ready", "up", "down", "gone"] = ""
     said_at: float = 0.0
     said_position: int = 0
+    lags_at: int | None = None
+    lags_since: float = 0.0
+    suspect: HopId | None = None
+    suspect_since: float = 0.0
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -186,7 +202,10 @@ class RouteState(msgspec.Struct, frozen=True):
     `strays`: hops that came to nothing and are not dropped yet. `epoch`, `end`: the client's stream. `avoided`: servers not to
     choose, until when; `lost_at`: when hops were lost there. `unreachable`: pairs of servers of which the first does not reach
     the second. `replacements`: stages replaced since a row came. `opened`: the route was whole once. `failover`: the repair
-    under way; `given_up`: why there is none.
+    under way; `given_up`: why there is none. `received`: rows that have come back to the client. `liars`: servers that were
+    caught, which are not forgiven. `suspicions`: how often a hop behind a server had what that one may have made wrong.
+    `faults`: what servers did in this step, by their names; `blames`: how often they were at fault since a row came;
+    `remade`: links made anew in this step. `private`: no other process can have taken the session up.
     """
 
     span: Span
@@ -208,6 +227,13 @@ class RouteState(msgspec.Struct, frozen=True):
     failover: FailoverEvent | None = None
     failovers: tuple[FailoverEvent, ...] = ()
     given_up: ShoalError | None = None
+    received: int = 0
+    liars: frozenset[str] = frozenset()
+    suspicions: Mapping[str, int] = {}
+    faults: Mapping[str, str] = {}
+    blames: Mapping[str, int] = {}
+    remade: frozenset[LinkEnds] = frozenset()
+    private: bool = False
 
     # What follows from it
 
@@ -305,21 +331,42 @@ class RouteState(msgspec.Struct, frozen=True):
 
     def step_begun(self, rows: int, now: float) -> RouteState:
         """A step is under way."""
-        return self.replaced(step=Step(True, rows, now, self.step.expected_s))
+        return self.replaced(step=Step(True, rows, now, self.step.expected_s), remade=frozenset())
 
     def step_ended(self, done: bool, now: float) -> RouteState:
         """It is over; `done`: with its rows. Decoding steps tell what is usual."""
         expected_s, elapsed_s = self.step.expected_s, now - self.step.since
         if done and self.step.rows <= DECODE_ROWS:
             expected_s += (elapsed_s - expected_s) * (WEIGHT if expected_s else 1.0)
-        return self.replaced(step=msgspec.structs.replace(self.step, active=False, expected_s=expected_s))
+        step = msgspec.structs.replace(self.step, active=False, expected_s=expected_s)
+        return self.replaced(step=step, faults={} if done else self.faults)
 
-    def dropped(self, hop_id: HopId, error: ShoalError, avoid_until: float, now: float) -> RouteState:
-        """A hop is of no use any more. One that stands by goes with all that stand by with it."""
+    def lagging(self, now: float) -> RouteState:
+        """Notes since when receivers have lacked rows that their senders have, whatever else either says meanwhile."""
+        return self.replaced(links=tuple(self._lagging(link, now) for link in self.links))
+
+    def _lagging(self, link: LinkStatus, now: float) -> LinkStatus:
+        sender, receiver = self.hop(link.ends.sender), self.hop(link.ends.receiver)
+        has = self.received if receiver is None else receiver.progress.position
+        there = self.end if sender is None else sender.progress.computed
+        if sender is not None and sender.progress.epoch < self.epoch:
+            there = 0
+        if receiver is not None and receiver.progress.epoch < self.epoch:
+            has = -1
+        if not link.made or there <= has:
+            return link if link.lags_at is None else msgspec.structs.replace(link, lags_at=None)
+        return link if link.lags_at == has else msgspec.structs.replace(link, lags_at=has, lags_since=now)
+
+    def dropped(
+        self, hop_id: HopId, error: ShoalError, avoid_until: float, now: float, lied: bool = False
+    ) -> RouteState:
+        """A hop is of no use any more. One that stands by goes with all that stand by with it; `lied`: never again."""
         hop = self.hop(hop_id)
         if hop is None:
             return self
         gone = msgspec.structs.replace(hop, lost=hop.lost or error, dropped=True)
+        at_fault = hop.lost is None or isinstance(error, PeerError)
+        blamed = at_fault and not hop.refused and avoid_until > now
         stages = tuple(
             msgspec.structs.replace(stage, standbys=() if hop in stage.standbys else stage.standbys)
             for stage in self.stages
@@ -329,6 +376,9 @@ class RouteState(msgspec.Struct, frozen=True):
             strays=tuple(one for one in self.strays if one.id != hop_id),
             avoided={**self.avoided, hop.peer: avoid_until} if avoid_until > now else self.avoided,
             lost_at=self.lost_at if hop.refused else {**self.lost_at, hop.peer: now},
+            liars=self.liars | {hop.peer} if lied else self.liars,
+            faults={**self.faults, hop.name: str(error)},
+            blames={**self.blames, hop.peer: self.blames.get(hop.peer, 0) + 1} if blamed else self.blames,
         ).with_hops({hop_id: gone})
 
     def probed(self, hop_id: HopId, now: float) -> RouteState:
@@ -357,9 +407,16 @@ class RouteState(msgspec.Struct, frozen=True):
         step = msgspec.structs.replace(self.step, since=now, relieved=(*self.step.relieved, span))
         return self.promoted(span, keep_old=True).replaced(step=step)
 
-    def dismissed(self, span: Span) -> RouteState:
-        """Those who stand by for a stage are let go, and none are asked again."""
-        return self.with_stage(span, standbys=(), look_again_at=math.inf)
+    def suspected(self, peers: Iterable[PeerId]) -> RouteState:
+        """What a hop had may be the fault of these before it."""
+        suspicions = dict(self.suspicions)
+        for peer in peers:
+            suspicions[peer] = suspicions.get(peer, 0) + 1
+        return self.replaced(suspicions=suspicions)
+
+    def dismissed(self, span: Span, look_again_at: float = math.inf) -> RouteState:
+        """Those who stand by for a stage are let go, and none are asked again before that time."""
+        return self.with_stage(span, standbys=(), look_again_at=look_again_at)
 
     def with_stage(self, span: Span, **fields: Any) -> RouteState:
         """With other fields of the stage of that span."""
@@ -372,7 +429,8 @@ class RouteState(msgspec.Struct, frozen=True):
     def opening(self, span: Span, follow: bool, now: float) -> RouteState:
         """Servers are being asked; the opening's number is the old `openings_made`."""
         one = Opening(self.openings_made, span, now, follow)
-        replaces = not follow and bool(self.stages)
+        inside = (stage for stage in self.stages if self._inside(stage, span))
+        replaces = not follow and any(stage.primary.joined for stage in inside)  # a refusal replaces nothing
         return self.replaced(
             openings=(*self.openings, one),
             openings_made=self.openings_made + 1,
@@ -425,4 +483,8 @@ class RouteState(msgspec.Struct, frozen=True):
 
     def retry(self) -> RouteState:
         """Begin anew after giving up."""
-        return self.replaced(given_up=None, search=Search(), replacements=0)
+        return self.replaced(given_up=None, search=Search(), replacements=0, blames={})
+
+    def progressed(self) -> RouteState:
+        """Rows came back to the client."""
+        return self.replaced(replacements=0, blames={})

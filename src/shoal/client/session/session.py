@@ -13,6 +13,7 @@ from shoal.client.saved_reply import SavedHop, SavedSession
 from shoal.client.session.outputs import SessionOutputs
 from shoal.client.session.planner import Planner, SessionSpec
 from shoal.client.session.route_state import FailoverEvent
+from shoal.client.session.stream_check import StreamCheck
 from shoal.client.session.supervisor import RouteSupervisor
 from shoal.client.step_trace import StepTrace, step_trace
 from shoal.clock import Clock
@@ -21,7 +22,8 @@ from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
 from shoal.model.row_tensors import encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
-from shoal.protocol.messages import MAX_POSITION, Numerics, Rewind
+from shoal.protocol.messages import MAX_POSITION, Numerics, Rewind, RowCodec
+from shoal.protocol.row_codec import all_finite
 from shoal.protocol.row_stream import Receiver, Sender
 from shoal.types import Route
 
@@ -40,9 +42,10 @@ class Session:
         # The client is the root of the stream: its journal is never evicted.
         self._log = RowLog(Journal(terms.row_bytes, MAX_POSITION))
         self._outputs = SessionOutputs(terms.model.hidden_size, terms.options.row_codec, self._log.sender, clock)
-        self._row_receiver = RowReceiver(Receiver(), self._outputs)
+        self._row_receiver = RowReceiver(Receiver(), self._outputs, StreamCheck(self._log.sender).resumed)
         ends = self._log, self._row_receiver
         self.supervisor = RouteSupervisor(terms, planner, ends, clock, on_change=self._outputs.wake)
+        self.supervisor.keep_private(terms.resumed == 0)
         self._sent_at: dict[int, float] = {}
         self._stepping = asyncio.Lock()
         self._closed = False
@@ -97,8 +100,8 @@ class Session:
 
         Returns the last `reply` rows (all: None) as a tensor of the same form. A server that fails meanwhile is replaced.
         A cancelled step takes its rows back. Raises GrantExceeded for more rows than the session has room for, UsageError
-        for a wrong shape, NoRoute (or what the last server said) when blocks had no server for `patience_s`: the step's
-        rows are taken back then, and the step may be tried again.
+        for a wrong shape or numbers that cannot travel, NoRoute (or what the last server said) when blocks had no server
+        for `patience_s`: the step's rows are taken back then, and the step may be tried again.
         """
         hidden_states = rows_tensor(hidden_states)
         rows = hidden_states[0] if hidden_states.dim() == 3 and hidden_states.shape[0] == 1 else hidden_states
@@ -121,12 +124,13 @@ class Session:
         start, stop = self.position, self.position + rows.shape[0]
         if self._closed:
             raise UsageError("the session is closed")
-        self._outputs.begin()
+        parts = self._encoded(rows)
+        self._outputs.begin(needed_from=stop - reply)
         self._sent_at.clear()
         self.supervisor.begin_step(rows.shape[0])
         done = False
         try:
-            self._send(rows, needed_from=stop - reply)
+            self._send(parts, needed_from=stop - reply)
             while not (done := self._has(stop)):
                 if self.supervisor.stuck is not None:
                     raise self.supervisor.stuck
@@ -155,11 +159,20 @@ class Session:
         receiver = self._row_receiver.receiver
         return receiver.position >= stop and receiver.epoch >= self._sender.epoch
 
-    def _send(self, rows: torch.Tensor, needed_from: int) -> None:
+    def _encoded(self, rows: torch.Tensor) -> list[tuple[int, bytes]]:
+        """Rows as they travel, in frames of so many each. Raises UsageError for numbers that no server could compute with."""
+        codec, parts = self.options.row_codec, list[tuple[int, bytes]]()
         for part in torch.split(rows, self.options.prefill_chunk_rows) if rows.shape[0] else ():
-            position, count = self.position, part.shape[0]
+            data = encode_tensor(part, codec)
+            if not all_finite(data, codec):
+                raise UsageError(_not_finite(rows, codec), field="hidden_states")
+            parts.append((part.shape[0], data))
+        return parts
+
+    def _send(self, parts: list[tuple[int, bytes]], needed_from: int) -> None:
+        for count, data in parts:
+            position = self.position
             self._sent_at[position] = self._clock.wall()
-            data = encode_tensor(part, self.options.row_codec)
             self._log.append(RowChunk(position, count, data, needed_from))
 
     async def rewind(self, position: int) -> None:
@@ -180,6 +193,7 @@ class Session:
 
     def save(self) -> SavedSession:
         """What a later process needs to take this session up, beside its tokens."""
+        self.supervisor.keep_private(False)
         hops = [
             SavedHop(client.record.data, client.hop.span, client.keys, client.numerics, client.weights)
             for client in self.supervisor.hops
@@ -215,9 +229,10 @@ class Session:
     def _refill(self, hidden_states: torch.Tensor, base: int, epoch: int) -> None:
         """The journal as it was; rows from `base` on are sent again in a new epoch to whoever had others."""
         position = hidden_states.shape[0]
-        self._send(hidden_states[:base], needed_from=position)
+        before, after = self._encoded(hidden_states[:base]), self._encoded(hidden_states[base:])
+        self._send(before, needed_from=position)
         self._log.rewind(epoch, base)
-        self._send(hidden_states[base:], needed_from=position)
+        self._send(after, needed_from=position)
         self._row_receiver.receiver.resume(epoch, position)
 
     def __repr__(self) -> str:
@@ -236,3 +251,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _not_finite(rows: torch.Tensor, codec: RowCodec) -> str:
+    """Which of the caller's rows [n, hidden] cannot travel, and why."""
+    wrong = ~torch.isfinite(rows).all(dim=1)
+    if wrong.any():
+        return f"row {int(wrong.nonzero()[0])} of the step's {rows.shape[0]} holds numbers that are not finite"
+    return f"the step holds numbers that are too large to travel as {codec}: ask for another row_codec"

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.client.client_options import ROUTE_WAIT_S
 from shoal.client.session.failover import (
     Action,
     Connect,
@@ -34,8 +35,7 @@ from shoal.client.session.planner import Planner, SessionSpec
 from shoal.client.session.route_state import Arithmetic, HopId, HopState, LinkEnds, LinkStatus, RouteState, Stage
 from shoal.client.session.selection import Constraints, select
 from shoal.clock import Clock
-from shoal.engine.batch_queue import PREFILL_CHUNK_ROWS
-from shoal.errors import NetworkError, NoRoute, SessionFenced, ShoalError
+from shoal.errors import NetworkError, NoRoute, SessionFenced, ShoalError, WrongRows
 from shoal.links.link import LinkKey
 from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
@@ -50,6 +50,9 @@ RESUMED_GENERATIONS = 1 << 24
 
 SLOW_BYTES_PER_S = 250_000.0
 """A link that is slower than this is taken for a broken one."""
+
+LEAST_BUSY_S = 10.0
+"""A hop that computes nothing is waited for so long at least where there is no other, however impatient the caller is."""
 
 MAX_ROUNDS = 100
 """Of deciding and acting at one instant; the rest is left for the next tick."""
@@ -71,6 +74,7 @@ class RouteSupervisor:
         self._clock = clock
         self._on_change = on_change
         self._sender = ends[0].sender
+        self._receiver = ends[1].receiver
         self._policy = _policy(terms)
         self._state = RouteState(terms.span)
         self._clients: dict[HopId, HopClient] = {}
@@ -115,6 +119,10 @@ class RouteSupervisor:
         """A hop that is not open yet."""
         return HopClient(hop, record, keys or SessionCredentials.draw(), self._planner.dialler, self._clock, self.stir)
 
+    def keep_private(self, private: bool) -> None:
+        """Whether no other process can take this session up: who says that one has is at fault then."""
+        self._state = self._state.replaced(private=private)
+
     def adopt(self, clients: Sequence[HopClient], exact: bool) -> None:
         """Begin with hops that have the session already; those that do not are `lost`."""
         self._state = self._state.replaced(arithmetic=Arithmetic(exact), opened=True)
@@ -126,7 +134,8 @@ class RouteSupervisor:
 
         Raises NoRoute, or what kept its servers away, after `patience_s`.
         """
-        self._policy = msgspec.structs.replace(self._policy, opening_patience_s=patience_s)
+        told_s = self._policy.told_patience_s if patience_s >= ROUTE_WAIT_S else 0.0  # less is meant as it is given
+        self._policy = msgspec.structs.replace(self._policy, opening_patience_s=patience_s, told_patience_s=told_s)
         self._host = asyncio.create_task(self._run())
         await self._settled.wait()
         if self.stuck is not None:
@@ -152,8 +161,8 @@ class RouteSupervisor:
 
     def progressed(self) -> None:
         """Rows came through."""
-        if self._state.replacements:
-            self._state = self._state.replaced(replacements=0)
+        if self._state.replacements or self._state.blames:
+            self._state = self._state.progressed()
 
     def stir(self) -> None:
         """Something has changed; look."""
@@ -227,7 +236,9 @@ class RouteSupervisor:
         links = [self._link_status(ends, before[ends]) for ends in self._keys]
         there = tuple(link for link in links if link is not None)
         self._keys = {link.ends: self._keys[link.ends] for link in there}
-        return state.with_hops(hops).replaced(links=there, epoch=self._sender.epoch, end=self._sender.end)
+        sender, received = self._sender, self._receiver.position
+        seen = state.with_hops(hops).replaced(links=there, epoch=sender.epoch, end=sender.end, received=received)
+        return seen.lagging(self._clock.monotonic())
 
     def _link_status(self, ends: LinkEnds, status: LinkStatus) -> LinkStatus | None:
         """What a link has become; None when it could not be made."""
@@ -235,7 +246,16 @@ class RouteSupervisor:
         link = self._link_table.links_up.get(key)
         if link is None:
             return status if key in self._link_table.joining else None
-        made = msgspec.structs.replace(status, made=True, since=link.since, generation=link.generation)
+        watch = self._link_table.watches.get(key)
+        suspect, since = (watch and watch.suspect()) or (None, 0.0)
+        made = msgspec.structs.replace(
+            status,
+            made=True,
+            since=link.since,
+            generation=link.generation,
+            suspect=next((hop_id for hop_id in ends[:2] if hop_id is not None and self._end(hop_id) is suspect), None),
+            suspect_since=since,
+        )
         news = key.sender.news_of(link.generation) if key.sender is not None else None
         if news is None:
             return made
@@ -269,10 +289,13 @@ class RouteSupervisor:
     def _drop(self, drop: Drop) -> None:
         """A lost hop's server is reported, and told to free its memory if it lives."""
         client = self._clients[drop.hop]
+        judged = client.lost is None and (drop.unreachable or isinstance(drop.error, WrongRows))
         log.info("hop %s with blocks %s is lost: %s", client.name, client.hop.span, drop.error)
         client.fail(drop.error)
         if drop.unreachable:
             self._planner.failed(client.record.record)
+        if drop.lied or judged:
+            self._planner.caught(client.record.record)
         if client.opened:
             self._spawn(client.release())
 
@@ -379,8 +402,11 @@ class RouteSupervisor:
 def _policy(terms: SessionSpec) -> FailoverPolicy:
     return FailoverPolicy(
         patience_s=terms.options.patience_s,
+        told_patience_s=terms.options.patience_s,
         redundancy=terms.options.redundancy,
-        frame_s=PREFILL_CHUNK_ROWS * terms.row_bytes / SLOW_BYTES_PER_S,
+        busy_most_s=min(FailoverPolicy().busy_most_s, max(LEAST_BUSY_S, terms.options.patience_s)),
+        frame_s=terms.options.prefill_chunk_rows * terms.row_bytes / SLOW_BYTES_PER_S,
+        frame_rows=terms.options.prefill_chunk_rows,
     )
 
 
@@ -394,6 +420,8 @@ def _hop_state(hop: HopState, client: HopClient) -> HopState:
         progress=heartbeat.progress,
         heard_at=heartbeat.heard_at,
         changed_at=heartbeat.changed_at,
+        stepped_at=heartbeat.stepped_at,
+        worked_at=heartbeat.worked_at,
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from shoal.clock import Clock
 from shoal.engine.compute_thread import ComputeThread
-from shoal.errors import GrantExceeded, ProtocolError, RecordError, ServerFull, SessionFenced, SessionLost, ShoalError
+from shoal.errors import GrantExceeded, RecordError, ServerFull, SessionBusy, SessionFenced, SessionLost, ShoalError
 from shoal.kv.pages import PageAllocator
 from shoal.links.link import Link
 from shoal.links.row_log import RowLog
@@ -32,9 +32,8 @@ from shoal.protocol.messages import (
     RowCodec,
     RowsFrame,
 )
-from shoal.protocol.row_codec import row_bytes
 from shoal.protocol.row_stream import Receiver
-from shoal.protocol.rows import Rows
+from shoal.protocol.rows import RowForm, Rows
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
 
@@ -92,8 +91,8 @@ class HopSession:
         self.closed = asyncio.Event()
         self.receiver = Receiver()
         self.row_receiver = RowReceiver(self.receiver, self)
-        self._row_bytes = row_bytes(terms.row_codec, terms.hidden_size)
-        self.log = RowLog(Journal(self._row_bytes, terms.journal_tokens), throttle, self.row_receiver.resume)
+        self._form = RowForm(terms.row_codec, terms.hidden_size)
+        self.log = RowLog(Journal(self._form.row_bytes, terms.journal_tokens), throttle, self.row_receiver.resume)
         self.log.journal.stand_by(terms.follow)
         self.outgoing: dict[bool, OutgoingLink] = {}
         self._follower = self.log.add_sender()
@@ -195,12 +194,11 @@ class HopSession:
     @property
     def max_frame_bytes(self) -> int:
         """The largest payload that a frame of this session may have."""
-        return self.terms.max_tokens * self._row_bytes
+        return self.terms.max_tokens * self._form.row_bytes
 
     def check(self, rows: RowsFrame, payload: bytes) -> None:
         """RowSink: the frame's form and the grant."""
-        if rows.elided or len(payload) != rows.count * self._row_bytes:
-            raise ProtocolError(f"{rows.count} rows came with {len(payload)} bytes")
+        self._form.check_for_hop(rows, payload)
         if rows.position + rows.count > self.terms.max_tokens:
             raise GrantExceeded(
                 f"rows {rows.position}:{rows.position + rows.count} are beyond the {self.terms.max_tokens} granted"
@@ -262,7 +260,7 @@ class SessionTable:
         self._clock = clock
         self._throttle = throttle
         self._sessions: dict[bytes, HopSession] = {}
-        self._opening = 0
+        self._opening: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -291,11 +289,13 @@ class SessionTable:
         client: PeerId,
         on_failure: Callable[[HopSession, Exception], None],
     ) -> HopSession:
-        """A new session within the limits; raises ServerFull when there is no room."""
-        if len(self._sessions) + self._opening >= self.max_sessions:
+        """A new session within the limits; raises ServerFull when there is no room, SessionBusy while it is being opened."""
+        if terms.session in self._opening or terms.session in self._sessions:
+            raise SessionBusy(f"session {terms.session.hex()[:8]} is being opened already")
+        if len(self._sessions) + len(self._opening) >= self.max_sessions:
             raise ServerFull(f"all {self.max_sessions} sessions are taken", retry_after=self._soonest_expiry_s())
         session = HopSession(terms, self._compute, self._clock, self._throttle)
-        self._opening += 1
+        self._opening.add(terms.session)
         try:
             await self._compute.open(
                 session.key,
@@ -307,7 +307,7 @@ class SessionTable:
                 background=terms.follow,
             )
         finally:
-            self._opening -= 1
+            self._opening.discard(terms.session)
         self._sessions[terms.session] = session
         return session
 

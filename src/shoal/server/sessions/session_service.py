@@ -171,6 +171,10 @@ class SessionService:
             raise UnsupportedModel(f"rows as {message.row_codec} are not proven for {held.model.name}")
         if message.max_tokens > held.max_tokens:
             raise GrantExceeded(f"{message.max_tokens} tokens asked for; at most {held.max_tokens} are granted here")
+        most_tokens = self._sessions.pages.capacity // max(1, len(message.span)) * PAGE_TOKENS
+        if message.max_tokens > most_tokens:
+            text = f"the whole cache has room for {most_tokens} through blocks {message.span}"
+            raise GrantExceeded(f"{message.max_tokens} tokens asked for; {text}")
         return SessionGrant(
             message.session,
             message.secret,

@@ -127,6 +127,7 @@ class FakePlanner:
     def __init__(self, known: Sequence[FakeHop]) -> None:
         self.known = list(known)
         self.failures: list[str] = []
+        self.liars: list[str] = []
         self.refreshed = 0
 
     def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], dict[PeerId, float]]:
@@ -148,6 +149,10 @@ class FakePlanner:
     def failed(self, record: ServerRecord) -> None:
         """Planner."""
         self.failures.append(record.peer)
+
+    def caught(self, record: ServerRecord) -> None:
+        """Planner."""
+        self.liars.append(record.peer)
 
 
 class FakeSupervisor(RouteSupervisor):

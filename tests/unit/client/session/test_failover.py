@@ -28,13 +28,16 @@ from shoal.client.session.failover import (
 from shoal.client.session.route_state import Arithmetic, LinkEnds, RouteState, Search, Stage
 from shoal.errors import (
     DialError,
+    GrantExceeded,
     NetworkError,
     NoRoute,
     NotHeld,
+    ProtocolError,
     ServerFull,
     SessionFenced,
     SessionLost,
     ShoalError,
+    WrongRows,
 )
 from shoal.protocol.messages import Pong
 from shoal.types import Span
@@ -60,6 +63,9 @@ PAGE = Path(__file__).parents[4] / "docs" / "concepts" / "healing.md"
 POLICY = FailoverPolicy()
 REDUNDANT = FailoverPolicy(redundancy=2)
 BETWEEN, INTO, OUT = LinkEnds(ONE, TWO), LinkEnds(None, ONE), LinkEnds(TWO, None)
+SILENT_ONE, SILENT_TWO = (
+    NetworkError(f"hop {number} answers, but no rows come over any link of it") for number in (1, 2)
+)
 GONE, LOST, FULL, NO_SERVER = (
     DialError("gone"),
     SessionLost("expired"),
@@ -142,6 +148,47 @@ def open_first(without: frozenset[str] = frozenset(), **fields: Any) -> OpenSpan
     return OpenSpan(FIRST, without=without, **fields)
 
 
+def follow_first(look_again_at: float) -> OpenSpan:
+    """Others are asked to follow the first hop, since it may only seem to be busy."""
+    return OpenSpan(FIRST, True, PEERS - {peer_of(STANDBY)}, look_again_at=look_again_at, in_doubt=True)
+
+
+def busy(worked_at: float = 0.0, **fields: Any) -> RouteState:
+    """The first hop has a row and counts steps, in none of which that row is."""
+    state = reported(stepping(route(**fields)), ONE, 1, 0, step_s=0.1)
+    return changed(state, ONE, stepped_at=1e9, worked_at=worked_at)
+
+
+def overtaken(follower_computed: int) -> RouteState:
+    """The same, with a follower that was asked because of it."""
+    state = reported(
+        joined(busy().with_stage(FIRST, standbys=(hop_at(STANDBY, FIRST),), in_doubt=True)),
+        STANDBY,
+        1,
+        follower_computed,
+    )
+    return asked(state).replaced(step=msgspec.structs.replace(state.step, relieved=(FIRST,)))
+
+
+def seen(suspect: int, ends: LinkEnds, **fields: Any) -> RouteState:
+    """A link was made anew, and the client sees since 0 s who keeps rows back there."""
+    state = stuck_between(1, 1) if ends == BETWEEN else stuck_at_first_link(1)
+    if ends == OUT:
+        state = reported(reported(stepping(route()), ONE, 1, 1), TWO, 1, 1)
+    return said(state.replaced(remade=frozenset({ends})), ends, "", suspect=suspect, **fields)
+
+
+def lagging(**fields: Any) -> RouteState:
+    """The second hop lacks a row since 0 s, and the first says something new all the time."""
+    state = changed(reported(stepping(route(), rows=5), ONE, 5, 1), ONE, changed_at=1e9, stepped_at=1e9, worked_at=1e9)
+    return said(changed(state, TWO, **fields), BETWEEN, "", lags_at=0)
+
+
+NOT_FINITE = WrongRows("rows are not finite", relayed=True)
+AHEAD = WrongRows("rows that were never sent", relayed=True, ahead=True)
+IN_FULL = WrongRows("1 rows came with 3 bytes")
+
+
 CASES: dict[str, Callable[[], Case]] = {
     # Nothing is wrong
     "a whole idle route is left alone": lambda: Case(route(), 1000.0, []),
@@ -213,8 +260,28 @@ CASES: dict[str, Callable[[], Case]] = {
         RouteState(ALL, search=Search(missing=NO_SERVER, asked=True)), 0.0, [GiveUp(NO_SERVER)],
         FailoverPolicy(opening_patience_s=0.0),
     ),
-    "at the opening a refusal is an answer": lambda: Case(
-        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=FULL, asked=True)), 0.0, [GiveUp(FULL)]
+    "at the opening a full server is waited out": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=FULL, asked=True)),
+        0.0,
+        [Wait(0.5, str(NO_SERVER), 10.0)],
+    ),
+    "at the opening a server out of reach is waited out": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=GONE, asked=True)),
+        0.0,
+        [Wait(0.5, str(NO_SERVER), 10.0)],
+    ),
+    "at the opening a refusal is the answer in the end": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=FULL, asked=True, deadline=10.0)), 10.0, [GiveUp(FULL)]
+    ),
+    "more than a server grants is an answer at once": lambda: Case(
+        RouteState(ALL, search=Search(missing=NO_SERVER, refusal=GrantExceeded("more"), asked=True)),
+        0.0,
+        [GiveUp(GrantExceeded("more"))],
+    ),
+    "what the servers did that were tried is told": lambda: Case(
+        searching(asked=True, deadline=61.0).replaced(faults={"hop 1": "gone"}),
+        61.0,
+        [GiveUp(NoRoute("no server for 0:6 (hop 1: gone)"))],
     ),
     "at the opening a server that has moved is none": lambda: Case(
         RouteState(ALL, search=Search(missing=NO_SERVER, refusal=NotHeld("moved"), asked=True)),
@@ -238,11 +305,95 @@ CASES: dict[str, Callable[[], Case]] = {
     "has rows, makes no step": lambda: Case(
         reported(stepping(route()), ONE, 1, 0), 3.1, [drop(ONE, NetworkError("hop 1 beats but does not compute"))]
     ),
-    "a slow hop is given eight of its steps": lambda: Case(reported(stepping(route()), ONE, 1, 0, step_s=1.0), 7.9, []),
+    "a slow hop is given eight of its steps, while others are asked to follow it": lambda: Case(
+        reported(stepping(route()), ONE, 1, 0, step_s=1.0), 7.9, [follow_first(12.9)]
+    ),
     "and not more": lambda: Case(
         reported(stepping(route()), ONE, 1, 0, step_s=1.0),
         8.1,
         [drop(ONE, NetworkError("hop 1 beats but does not compute"))],
+    ),
+    "a hop that counts steps and computes nothing: not yet": lambda: Case(busy(), 3.4, []),
+    "others follow a hop that counts steps and computes nothing": lambda: Case(busy(), 3.6, [follow_first(8.6)]),
+    "a hop that is as slow as usual is not followed": lambda: Case(
+        busy().replaced(step=msgspec.structs.replace(busy().step, expected_s=1.0)), 3.9, []
+    ),
+    "a hop that has just computed is not followed": lambda: Case(busy(worked_at=1.0), 4.4, []),
+    "a hop is overtaken by its follower": lambda: Case(
+        overtaken(1), 3.6, [drop(ONE, NetworkError("hop 1 has had rows for 4 s and has computed none of them"))]
+    ),
+    "a follower that is behind too overtakes nobody": lambda: Case(overtaken(0), 3.6, []),
+    "a hop that no other can follow is at fault in the end": lambda: Case(
+        busy(), 60.1, [drop(ONE, NetworkError("hop 1 has had rows for 60 s and has computed none of them"))]
+    ),
+    "however long its steps are, as it says": lambda: Case(
+        reported(stepping(route()), ONE, 1, 0, step_s=86400.0),
+        60.1,
+        [drop(ONE, NetworkError("hop 1 beats but does not compute"))],
+    ),
+    "who follows a hop in doubt goes when it has computed": lambda: Case(
+        reported(overtaken(1), ONE, 1, 1), 0.1, [Dismiss(FIRST, 5.1)]
+    ),
+    "a hop that sends the client nothing: not yet": lambda: Case(seen(TWO, OUT), 0.9, []),
+    "a hop that sends the client nothing": lambda: Case(seen(TWO, OUT), 1.1, [drop(TWO, SILENT_TWO)]),
+    "a hop that takes nothing from the client": lambda: Case(seen(ONE, INTO), 1.1, [drop(ONE, SILENT_ONE)]),
+    "a hop that takes nothing from the client, which carries": lambda: Case(
+        seen(TWO, BETWEEN), 1.1, [drop(TWO, SILENT_TWO)]
+    ),
+    "a hop that sends nothing to the client, which carries": lambda: Case(
+        seen(ONE, BETWEEN), 1.1, [drop(ONE, SILENT_ONE)]
+    ),
+    "what the client has seen for a moment only": lambda: Case(seen(ONE, BETWEEN, suspect_since=0.5), 1.4, []),
+    "rows that came to be there a moment ago": lambda: Case(seen(ONE, BETWEEN, lags_since=0.5), 1.4, []),
+    "few rows are a short frame for a slow link": lambda: Case(
+        seen(ONE, BETWEEN), 1.1, [drop(ONE, SILENT_ONE)], FailoverPolicy(frame_s=64.0, frame_rows=64)
+    ),
+    "a receiver that lacks rows, whatever its sender says": lambda: Case(
+        lagging(), 3.1, [Disconnect(BETWEEN, reaches=False, stalled=True)]
+    ),
+    "a receiver that has rows to compute lacks none": lambda: Case(
+        lagging(progress=Pong(0, 0.0, 0.0, position=1)), 3.1, []
+    ),
+    "a hop whose own rows are not taken takes none": lambda: Case(
+        reported(reported(stepping(route(), rows=5000), ONE, 2000, 2000), TWO, 0, 0), 3.1, [
+            Disconnect(BETWEEN, reaches=False, stalled=True)
+        ]
+    ),
+    # A hop is caught
+    "rows of another form: caught for good": lambda: Case(
+        lost(IN_FULL, TWO), 0.0, [Drop(TWO, IN_FULL, 600.0, lied=True)]
+    ),
+    "the first hop has nobody to blame": lambda: Case(lost(AHEAD), 0.0, [Drop(ONE, AHEAD, 600.0, lied=True)]),
+    "rows that may have been made wrong before: its own fault, the first time": lambda: Case(
+        lost(NOT_FINITE, TWO), 0.0, [Drop(TWO, NOT_FINITE, 600.0, suspects=(peer_of(ONE),))]
+    ),
+    "the second time it is the hop before": lambda: Case(
+        lost(NOT_FINITE, TWO).suspected([peer_of(ONE)]),
+        0.0,
+        [
+            Drop(ONE, WrongRows("rows are not finite, at the hops behind it"), 600.0),
+            Drop(TWO, NOT_FINITE, 0.0),
+        ],
+    ),
+    "rows that others may hold too: all begin anew": lambda: Case(
+        lost(AHEAD, TWO),
+        0.0,
+        [
+            Drop(ONE, ShoalError("hop 2 was caught on the same route"), 0.0),
+            Drop(TWO, AHEAD, 600.0, suspects=(peer_of(ONE),)),
+        ],
+    ),
+    "what a control channel never carries": lambda: Case(
+        lost(ProtocolError("no")), 0.0, [Drop(ONE, ProtocolError("no"), 10.0)]
+    ),
+    "that a later process has a session which none can have": lambda: Case(
+        lost(SessionFenced("taken")).replaced(private=True), 0.0, [Drop(ONE, SessionFenced("taken"), 600.0, lied=True)]
+    ),
+    "who was at fault twice is not asked again": lambda: Case(
+        dropped(blames={"x": 2, "y": 1}), 0.0, [open_first(frozenset({"x"}))]
+    ),
+    "who was caught is not asked again": lambda: Case(
+        dropped(liars=frozenset({"x"})), 0.0, [open_first(frozenset({"x"}))]
     ),
     "between steps no hop hangs": lambda: Case(
         reported(stepping(route()), ONE, 1, 0).step_ended(False, 0.0), 100.0, []
@@ -286,7 +437,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "a carried link is not tried directly yet": lambda: Case(carried(), 14.9, []),
     "a carried link is tried directly again": lambda: Case(carried(), 15.1, [Disconnect(BETWEEN, reaches=True)]),
     "a carried link is left alone in a step": lambda: Case(
-        reported(stepping(carried()), ONE, 1, 0, step_s=100.0), 20.0, []
+        changed(reported(stepping(carried()), ONE, 1, 0, step_s=100.0), ONE, worked_at=19.0), 20.0, []
     ),
     "a journal has forgotten what the next hop needs": lambda: Case(
         said(route(), BETWEEN, "gone", said_position=7),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shoal.client.session.heartbeat import PING_ACTIVE_S, PING_IDLE_S, SILENCE_S, Heartbeat
+from shoal.client.session.heartbeat import EXCUSED_S, PING_ACTIVE_S, PING_IDLE_S, SILENCE_S, Heartbeat
 from shoal.protocol.messages import Pong
 from tests.support.virtual_clock import VirtualClock
 
@@ -73,3 +73,40 @@ async def test_heartbeats_are_frequent_while_a_step_is_under_way() -> None:
     heartbeat.set_active(True)
     assert heartbeat.interval_s == PING_ACTIVE_S
     assert not heartbeat.silent(clock.monotonic())
+
+
+async def test_steps_for_others_are_no_progress() -> None:
+    """A hop that only counts steps has told of no other rows, and has worked on none."""
+    clock = VirtualClock()
+    heartbeat = Heartbeat(clock)
+    for steps in (1, 2):
+        await clock.advance(1.0)
+        heartbeat.hear(Pong(0, 0.0, 0.0, position=4, computed=2, steps=steps))
+    assert (heartbeat.changed_at, heartbeat.stepped_at, heartbeat.worked_at) == (1.0, 2.0, 1.0)
+    await clock.advance(1.0)
+    heartbeat.hear(Pong(0, 0.0, 0.0, position=5, computed=2, steps=2))
+    assert (heartbeat.changed_at, heartbeat.worked_at) == (3.0, 1.0)
+    await clock.advance(1.0)
+    heartbeat.hear(Pong(0, 0.0, 0.0, position=5, computed=5, steps=3))
+    assert heartbeat.worked_at == 4.0
+    await clock.advance(1.0)
+    heartbeat.hear(Pong(0, 0.0, 0.0, position=6, computed=5, steps=3))
+    assert heartbeat.worked_at == 5.0
+
+
+async def test_a_new_connection_excuses_a_hop_once() -> None:
+    """A connection that breaks again and again makes no idle hop a working one."""
+    clock = VirtualClock()
+    heartbeat = Heartbeat(clock)
+    heartbeat.hear(Pong(0, 0.0, 0.0, position=1))
+    await clock.advance(10.0)
+    heartbeat.reconnected()
+    assert heartbeat.worked_at == heartbeat.changed_at == 10.0 - EXCUSED_S
+    await clock.advance(10.0)
+    heartbeat.reconnected()
+    assert heartbeat.worked_at == 10.0 - EXCUSED_S
+    assert heartbeat.heard_at == 20.0
+    heartbeat.hear(Pong(0, 0.0, 0.0, position=1, computed=1))
+    await clock.advance(10.0)
+    heartbeat.reconnected()
+    assert heartbeat.changed_at == 30.0 - EXCUSED_S

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import pytest
 
-from shoal.client.session.hop_client import ORDER_S, TICK_S, HopClient, SessionCredentials
-from shoal.errors import DialError, NetworkError, ProtocolError, RecordError, ServerFull, SessionFenced
+from shoal.client.session.hop_client import MAX_BREAKS, ORDER_S, TICK_S, HopClient, SessionCredentials
+from shoal.errors import DialError, NetworkError, ProtocolError, RecordError, ServerFull, SessionFenced, WrongRows
 from shoal.protocol.messages import (
     Admit,
     Admitted,
@@ -31,6 +31,7 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.refusals import refusal
 from shoal.protocol.row_stream import Sender
+from shoal.swarm.directory.records import Acceptance, sign_acceptance
 from shoal.swarm.identity import Identity
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
@@ -307,3 +308,52 @@ async def test_a_dropped_hop_is_told_to_free_its_memory() -> None:
         await bench.say(Attached(0, 0))
         assert await bench.next() == Close()
         await releasing
+
+
+@pytest.mark.parametrize("pong", [Pong(0, 0.0, 0.0, position=1), Pong(0, 0.0, 0.0, epoch=1)])
+async def test_a_hop_that_is_ahead_of_its_client(pong: Pong) -> None:
+    """Nothing was sent, and nothing was taken back: the hop is caught."""
+    async with running() as bench:
+        await bench.say(pong)
+        assert isinstance(bench.client.lost, WrongRows)
+
+
+async def test_a_connection_that_only_breaks() -> None:
+    """With no ping answered in between the hop is lost, so that dialling it ends."""
+    async with running() as bench:
+        for _ in range(MAX_BREAKS):
+            await bench.dropped()
+            await bench.next()
+            await bench.say(Attached(0, 0))
+            assert bench.client.lost is None
+        await bench.dropped()
+        assert "no ping was answered" in str(bench.client.lost)
+
+
+@pytest.mark.parametrize("signed", ["good", "bytes", "session", "upstream", "generation", "expired"])
+async def test_what_a_hop_signed(signed: str) -> None:
+    """One that accepts another link than it was asked to is caught; the hop before it cannot know."""
+    bench = Bench()
+    now, upstream = bench.clock.wall(), PeerId("c" * 64)
+    acceptance = Acceptance(
+        b"x" * 16 if signed == "session" else KEYS.session,
+        SERVER.peer,
+        ME.peer if signed == "upstream" else upstream,
+        8 if signed == "generation" else 7,
+        now - 1.0 if signed == "expired" else now + 60.0,
+    )
+    data = bytes(70) if signed == "bytes" else sign_acceptance(acceptance, SERVER)
+    bench.client.check_acceptance(data, upstream, 7)
+    assert (bench.client.lost is None) == (signed == "good")
+    assert bench.client.lost is None or isinstance(bench.client.lost, WrongRows)
+
+
+async def test_a_file_s_hop_of_an_epoch_that_cannot_be() -> None:
+    """It would put the stream where no message can say so."""
+    bench = Bench()
+    taking = asyncio.ensure_future(bench.client.take_up(3, NUMERICS, ("w",) * 12))
+    await bench.clock.settle()
+    await bench.next()
+    await bench.say(Attached(1 << 47, 0))
+    assert await taking is None
+    assert isinstance(bench.client.lost, WrongRows)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import struct
 
 import pytest
 import torch
 
 from shoal.client.session.outputs import SessionOutputs
 from shoal.clock import SYSTEM_CLOCK
-from shoal.errors import ProtocolError
+from shoal.errors import ProtocolError, WrongRows
 from shoal.model.row_tensors import encode_tensor
 from shoal.protocol.messages import HopTrace, RowsFrame
 from shoal.protocol.row_stream import Sender
@@ -61,12 +63,49 @@ def test_truncation_cuts_a_frame() -> None:
         (RowsFrame(0, 0, 2, 0, elided=3), b""),
         (RowsFrame(0, 5, 2, 0), bytes(32)),
         (RowsFrame(1, 0, 1, 0), bytes(16)),
+        (RowsFrame(0, 0, 2, 0, elided=1), bytes(32)),
+        (RowsFrame(0, 0, 1, 0), struct.pack("<4f", 0, 0, math.nan, 0)),
+        (RowsFrame(0, 0, 1, 0), struct.pack("<4f", 0, math.inf, 0, 0)),
     ],
 )
 def test_a_hostile_last_hop(rows: tuple[RowsFrame, bytes]) -> None:
     """Wrong lengths, rows that were never sent, epochs that never were."""
     with pytest.raises(ProtocolError):
         outputs_of(6).check(*rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "good"),
+    [
+        (RowsFrame(0, 0, 4, 0, elided=4), True),
+        (RowsFrame(0, 2, 4, 0, elided=2), True),
+        (RowsFrame(0, 0, 6, 0, elided=5), False),
+        (RowsFrame(0, 4, 2, 0, elided=2), False),
+        (RowsFrame(0, 5, 1, 0, elided=1), False),
+        (RowsFrame(0, 0, 6, 0, elided=6), False),
+    ],
+)
+def test_rows_that_a_step_needs_are_not_left_out(rows: RowsFrame, good: bool) -> None:
+    """Those before may be; whatever is left out, its successor may have been told so by a hop before it."""
+    outputs = outputs_of(6)
+    outputs.begin(needed_from=4)
+    payload = bytes(16 * (rows.count - rows.elided))
+    if good:
+        outputs.check(rows, payload)
+        return
+    with pytest.raises(WrongRows, match="left out") as caught:
+        outputs.check(rows, payload)
+    assert caught.value.relayed
+
+
+def test_rows_of_an_epoch_that_is_over_are_not_judged_by_this_step() -> None:
+    """What they leave out was not needed when they were sent."""
+    sender = Sender()
+    sender.append(6)
+    sender.rewind(1, 2)
+    outputs = SessionOutputs(4, "fp32", sender, SYSTEM_CLOCK)
+    outputs.begin(needed_from=2)
+    outputs.check(RowsFrame(0, 0, 6, 0, elided=6), b"")
 
 
 async def test_a_step_is_woken() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from shoal.client.session.route_state import Arithmetic, FailoverEvent, LinkEnds, RouteState, Search, Stage
 from shoal.errors import DialError, NoRoute, ServerFull
-from shoal.protocol.messages import Numerics
+from shoal.protocol.messages import Numerics, Pong
 from shoal.types import Span
 from tests.unit.client.session.routes import (
     ALL,
@@ -145,3 +145,25 @@ def test_a_stage_is_ready_with_live_hops_only() -> None:
     stage = Stage(FIRST, hop_at(ONE, FIRST), (hop_at(STANDBY, FIRST),))
     assert stage.ready
     assert not msgspec.structs.replace(stage, standbys=(hop_at(STANDBY, FIRST, lost=GONE),)).ready
+
+
+def test_since_when_a_receiver_lacks_rows() -> None:
+    """Whatever its sender says meanwhile: only a row that it has got begins the count anew."""
+    state = changed(route(end=9), ONE, progress=Pong(0, 0.0, 0.0, position=9, computed=4))
+    for now, computed, has, since in ((1.0, 4, 0, 1.0), (2.0, 5, 0, 1.0), (3.0, 9, 2, 3.0), (4.0, 9, 2, 3.0)):
+        state = changed(state, ONE, progress=Pong(0, 0.0, 0.0, position=9, computed=computed))
+        state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=has, computed=0)).lagging(now)
+        (link,) = (link for link in state.links if link.ends == LinkEnds(ONE, TWO))
+        assert (link.lags_at, link.lags_since) == (has, since)
+    state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=9, computed=9)).lagging(5.0)
+    lags = {link.ends: link.lags_at for link in state.links}
+    assert lags == {LinkEnds(None, ONE): None, LinkEnds(ONE, TWO): None, LinkEnds(TWO, None): 0}
+    assert all(link.lags_at is None for link in state.replaced(received=9).lagging(6.0).links)
+
+
+def test_refusals_replace_nothing() -> None:
+    """However often servers that are full are asked again; hops that were there and failed count."""
+    refused = hop_at(ONE, FIRST, lost=ServerFull("full"), refused=True, joined=False)
+    state = RouteState(FIRST).opening(FIRST, False, 0.0).was_opened(0, [refused])
+    assert state.opening(FIRST, False, 1.0).replacements == 0
+    assert changed(route(), ONE, lost=GONE, dropped=True).opening(FIRST, False, 1.0).replacements == 1

@@ -72,12 +72,17 @@ class Route:
         self.steps: list[object] = []
         self.ended: list[bool] = []
         self.opened = False
+        self.private = False
         self.known: dict[Any, RouteHop] = {}
 
     @property
     def everybody(self) -> list[RouteHop]:
         """RouteSupervisor."""
         return self.hops
+
+    def keep_private(self, private: bool) -> None:
+        """RouteSupervisor."""
+        self.private = private
 
     def begin_step(self, rows: int) -> None:
         """RouteSupervisor."""
@@ -167,6 +172,36 @@ async def test_only_the_rows_asked_for_come_back() -> None:
     assert [(frame.position, frame.count, frame.reply) for frame, _ in frames] == [(0, 2, 0), (2, 2, 0), (4, 1, -1)]
     opened.route.give(ROWS, 0, elided=4)
     assert torch.equal(await step, ROWS[4:])
+
+
+@pytest.mark.parametrize(
+    ("value", "codec", "says"),
+    [
+        (float("nan"), "fp32", "row 3 of the step's 5"),
+        (float("inf"), "bf16", "not finite"),
+        (-float("inf"), "fp16", "not finite"),
+        (1e6, "fp16", "too large to travel as fp16"),
+    ],
+)
+async def test_numbers_that_nobody_can_compute_with_are_the_callers(value: float, codec: str, says: str) -> None:
+    """They are named here, at once, and nothing was sent."""
+    opened = Opened(row_codec=codec, prefill_chunk_rows=2)
+    rows = ROWS.clone()
+    rows[3, 7] = value
+    with pytest.raises(UsageError, match=says) as caught:
+        await opened.session.step(rows)
+    assert caught.value.field == "hidden_states"
+    assert opened.session.position == 0
+    assert opened.route.steps == []
+
+
+async def test_a_session_is_private_until_it_is_saved() -> None:
+    """After that another process may have it; what was resumed was saved."""
+    opened = Opened()
+    assert opened.route.private
+    opened.route.hops = []
+    opened.session.save()
+    assert not opened.route.private
 
 
 @pytest.mark.parametrize("shape", [(48,), (0, 48), (1, 47), (2, 1, 48), (1, 1, 1, 48)])

@@ -11,7 +11,7 @@ import pytest
 
 from shoal.client.session.failover import FailoverPolicy
 from shoal.client.session.route_state import ends_of
-from shoal.errors import DialError, NoRoute, NotHeld, ServerFull, SessionFenced, ShoalError
+from shoal.errors import DialError, NoRoute, NotHeld, ServerFull, SessionFenced, ShoalError, WrongRows
 from shoal.protocol.messages import LinkState, Pong
 from shoal.types import Span
 from tests.support.virtual_clock import VirtualClock
@@ -237,3 +237,31 @@ async def test_a_mistake_in_a_task_ends_the_session_with_it() -> None:
         await supervisor.open(60.0)
     assert supervisor.told > 0
     await supervisor.close()
+
+
+async def test_a_caught_hop_comes_last_from_then_on() -> None:
+    """So does one that was judged; one that was only out of reach does not."""
+    one, two, back = FakeHop(FIRST), FakeHop(SECOND), FakeHop(SECOND)
+    async with opened(one, two) as supervisor:
+        supervisor.planner.known += [back]
+        two.fail(WrongRows("rows are not finite"))
+        await until(lambda: supervisor.hops == [one, back] and supervisor.state.whole)
+        assert supervisor.planner.liars == [two.peer]
+        assert two.peer in supervisor.state.liars
+        again = FakeHop(SECOND)
+        supervisor.planner.known += [again]
+        back.fail(DialError("gone"))
+        await until(lambda: supervisor.hops == [one, again] and supervisor.state.whole)
+        assert supervisor.planner.liars == [two.peer]
+
+
+@pytest.mark.parametrize("private", [True, False])
+async def test_a_later_process_of_a_session_that_none_can_know(private: bool) -> None:
+    """The hop that says so is replaced; a session that was saved ends, as a later process may have it."""
+    one = FakeHop(Span(0, 12))
+    async with opened(one) as supervisor:
+        supervisor.keep_private(private)
+        supervisor.planner.known += [other := FakeHop(Span(0, 12))]
+        one.fail(SessionFenced("taken up"))
+        await until(lambda: supervisor.stuck is not None or (supervisor.hops == [other] and supervisor.state.whole))
+        assert (supervisor.stuck is None) == private
