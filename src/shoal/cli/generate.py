@@ -14,8 +14,9 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json
 from shoal.cli.terminal import end_line, say, say_table, waits_for, write
+from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.errors import ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -57,9 +58,10 @@ def generate(
 
         place_for_reply(reply.save)
     found = client_discoveries(model, discovery, yes)
+    chosen = chosen_swarm(connection.peers, swarm, invite, found is not None)
     asked = {**msgspec.structs.asdict(reply), **msgspec.structs.asdict(sampling)}
     asked["options"] = msgspec.structs.replace(session, route=route)
-    with connected(model, connection, private(swarm, invite), found) as remote:
+    with connected(model, connection, chosen, found) as remote:
         print_reply(remote.stream(text, **asked), reply.save, as_json)
 
 

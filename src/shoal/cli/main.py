@@ -15,19 +15,19 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 def make_app() -> typer.Typer:
     """All commands; each lives in a module of its own and imports what is heavy when it runs."""
-    from shoal.cli import chat, demo, drain, generate, resume, serve, status, swarm
+    from shoal.cli import chat, demo, drain, generate, join, resume, serve, status, swarm
 
     app = typer.Typer(
         name="shoal",
         help="Run language models that no single machine can hold, on a swarm of peers.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
         context_settings=CONTEXT,
     )
     app.callback()(_root)
     for command in (
         serve.serve,
+        join.join,
         generate.generate,
         resume.resume,
         chat.chat,

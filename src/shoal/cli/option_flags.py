@@ -76,6 +76,8 @@ def _flag(one: Option, default: Any) -> inspect.Parameter:
     settings: dict[str, Any] = {"help": one.info.help, "rich_help_panel": one.info.group}
     if kind in (int, float) and one.info.parse is None:
         settings |= {"min": one.info.least, "max": one.info.most}
+    if one.info.envvar:
+        settings["envvar"] = one.info.envvar
     if one.info.metavar:
         settings["metavar"] = one.info.metavar
     plain = default if type(default) in PLAIN and one.info.parse is None else None

@@ -24,7 +24,9 @@ DEBUG = "--debug"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-SwarmName = Annotated[str, typer.Option("--swarm", help="A private swarm that this machine belongs to, by its name.")]
+SwarmName = Annotated[
+    str, typer.Option("--swarm", help="A swarm that this machine remembers or, if private, belongs to, by its name.")
+]
 Invite = Annotated[
     str, typer.Option("--invite", envvar="SHOAL_INVITE", help="An invite to a private swarm; needed once.")
 ]

@@ -214,6 +214,11 @@ class AsyncClient:
         return None
 
     @property
+    def private_swarm(self) -> str | None:
+        """The name of the private swarm that this client is in, if it is in one."""
+        return self._member.swarm_name if self._member is not None else None
+
+    @property
     def tickets(self) -> tuple[str, ...]:
         """Ways to the swarm that have worked, or were given."""
         return tuple(map(str, self._tickets))

@@ -12,7 +12,7 @@ import pytest
 
 from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run, _who_reaches
 from shoal.protocol.messages import Status
-from shoal.types import PeerId
+from shoal.types import PeerId, Span
 from tests.unit.swarm.routing.test_route_planner import server as record
 
 STATUS = Status(1, 4, 20, 30_000, 40_000, 12.4, 100.0, 60.0)
@@ -31,6 +31,7 @@ class Server:
         self.moved = asyncio.Event()
         self.left = left
         self.drains = 0
+        self.blocks_only_here: tuple[Span, ...] = ()
 
     def status(self) -> Status:
         """Server."""
@@ -104,6 +105,17 @@ async def test_sessions_move_before_it_leaves(said: io.StringIO) -> None:
     await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
     assert "2 sessions to move" in said.getvalue()
     assert "1 session found no other server" in said.getvalue()
+
+
+async def test_the_last_holder_of_blocks_is_warned(said: io.StringIO) -> None:
+    """Before it leaves, whether or not it has sessions."""
+    server = Server(sessions=0)
+    server.moved.set()
+    await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
+    assert "warning" not in said.getvalue()
+    server.blocks_only_here = (Span(0, 2), Span(3, 4))
+    await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
+    assert "warning: no other server has blocks 0:2, 3:4" in said.getvalue()
 
 
 async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
