@@ -27,7 +27,7 @@ def drain(
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
-    """Order a server to take no new sessions, to let those it has move, and to leave. Whoever has its key may do that."""
+    """Order a server to take no new sessions, to let those it has move, and to leave. Its key is needed for that."""
     from shoal.errors import UsageError
     from shoal.swarm.identity import Identity
 

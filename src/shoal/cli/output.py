@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from shoal.cli.terminal import HIDDEN, say, styled, waiting, waits_for, write
-from shoal.errors import ServerFull, ShoalError
+from shoal.errors import ServerFull, ShoalError, UsageError
 from shoal.model.kernels.strict import strict_mode_environment
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def whole(value: Any) -> Any:
 
 
 def report(error: ShoalError) -> None:
-    """Say what was wrong and who has to act."""
-    say(styled("error", "bold red"), f" ({error.party}): {error}")
+    """Say what was wrong and, where it was not the user's own mistake, who has to act."""
+    party = "" if isinstance(error, UsageError) else f" ({error.party})"
+    say(styled("error", "bold red"), f"{party}: {error}")
     if isinstance(error, ServerFull):
         say(f"try again in {error.retry_after:.0f} s")
     for note in getattr(error, "__notes__", ()):
@@ -79,7 +80,7 @@ def report(error: ShoalError) -> None:
 def report_mistake(error: Exception) -> None:
     """Say that something failed which has no error of ours: in one line, with where its trace is to be had."""
     if isinstance(error, OSError):  # a full disk, a limit on files
-        say(styled("error", "bold red"), f" (this side): {error}")
+        say(styled("error", "bold red"), f": {error}")
         return
     words = " ".join(str(error).split())
     say(styled("error", "bold red"), f" (a mistake in Shoal): {type(error).__name__}: {words}")

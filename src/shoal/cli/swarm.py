@@ -39,7 +39,7 @@ def create(name: Name, as_json: AsJson = False) -> None:
         print_json({"name": name, "swarm": key.peer, "folder": str(folder.path)})
         return
     say(f"swarm    {key.peer}")
-    say(f"key      {folder.path / 'owner.key'}  (whoever has it owns the swarm: keep a copy)")
+    say(f"key      {folder.path / 'owner.key'}  (its holder owns the swarm: keep a copy)")
     say("next     start its first server, on an address that others reach:")
     say(f"           shoal serve MODEL --swarm {name} --listen HOST:PORT")
     say("         then let others in, one invite for each server or client:")
@@ -90,7 +90,7 @@ def revoke(
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a node, or an invite and whoever came by it, out of the swarm."""
+    """Put a node out of the swarm, or an invite and the node that used it."""
     revocations = _owner(name).revoke(what)
     if peers:
         waits_for("telling members")

@@ -56,10 +56,10 @@ def failing(error: BaseException) -> object:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (UsageError("no [/such] thing"), "error (this side): no [/such] thing"),
+        (UsageError("no [/such] thing"), "error: no [/such] thing"),
         (ExceptionGroup("many", [ExceptionGroup("few", [NetworkError("gone")])]), "error (network): gone"),
         (KeyError("x\ny"), "error (a mistake in Shoal): KeyError: 'x\\ny'"),
-        (OSError(28, "No space left on device"), "error (this side): [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), "error: [Errno 28] No space left on device"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), "error (a mistake in Shoal): UnicodeEncodeError"),
     ],
 )
