@@ -36,7 +36,9 @@ class LineEditor:
                     say(styled(PROMPT.strip(), "bold"), " ", end="")
                 line = sys.stdin.readline()
         except (EOFError, KeyboardInterrupt):
-            return None
+            line = ""
+        if not line and self._prompts:
+            say("")  # the prompt's line ends
         return line.rstrip("\n") if line else None
 
     def __enter__(self) -> LineEditor:

@@ -44,11 +44,16 @@ def with_option_flags(*hidden: str) -> Callable[[Callable[..., Any]], Callable[.
             made = {name: _made(defaults, taken, given) for name, (defaults, taken) in structs.items()}
             return command(**given, **made)
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
-        return run
+        return _with_parameters(run, parameters)
 
     return decorated
+
+
+def _with_parameters(run: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+    """A function that has these parameters in the eyes of typer."""
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def with_debug(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,9 +66,7 @@ def with_debug(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*, debug: bool, **given: Any) -> Any:
         return command(**given)
 
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
+    return _with_parameters(run, parameters)
 
 
 def shown(struct: type[Options]) -> list[Option]:

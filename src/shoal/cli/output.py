@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from shoal.cli.terminal import HIDDEN, say, styled, waiting, waits_for, write
+from shoal.cli.terminal import HIDDEN, ReaderGone, say, styled, waiting, waits_for, write
 from shoal.errors import ServerFull, ShoalError, UsageError
 from shoal.model.kernels.strict import strict_mode_environment
 
@@ -106,7 +106,7 @@ def run_command(command: Callable[[], object]) -> None:
     waiting.start()
     try:
         command()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _leave(BROKEN_PIPE)
     except KeyboardInterrupt:
         _leave(INTERRUPTED)

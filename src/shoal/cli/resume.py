@@ -36,7 +36,7 @@ def resume(
         chosen = chosen._replace(peers=tuple(saved.ways))
     connection = msgspec.structs.replace(connection, fingerprint=saved.session.model.fingerprint)
     with connected(model or _still_there(saved.source), connection, chosen) as remote:
-        print_reply(remote.resume(saved, file), file, as_json)
+        print_reply(remote.resume(saved, file), file, as_json, swarm)
 
 
 def _still_there(source: str) -> str | None:

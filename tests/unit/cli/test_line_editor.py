@@ -40,7 +40,7 @@ def test_ctrl_c_at_the_prompt_ends_the_chat(monkeypatch: pytest.MonkeyPatch, sai
     assert LineEditor(None, prompts=False).ask() is None
     assert said.getvalue() == ""
     assert LineEditor(None).ask() is None
-    assert said.getvalue() == "> "
+    assert said.getvalue() == "> \n"
 
 
 def test_a_terminal_has_a_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,3 +45,20 @@ def test_what_every_program_has(command: list[str]) -> None:
 def test_every_command_shows_traces(command: str) -> None:
     """`--debug` may stand behind each."""
     assert "--debug" in CliRunner().invoke(make_app(), [command, "--help"]).output
+
+
+def test_ctrl_c_while_commands_are_imported() -> None:
+    """From the first line on, imports included: no trace, and the code of what Ctrl-C has ended."""
+    program = """
+import importlib.abc, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+from shoal.cli.main import main
+sys.meta_path.insert(0, Interrupt())
+main()
+"""
+    for module in ("shoal.cli.output", "typer", "shoal.cli.app", "shoal.cli.swarm", "shoal.swarm.membership.storage"):
+        ended = subprocess.run([sys.executable, "-c", program, module], capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (130, ""), module
