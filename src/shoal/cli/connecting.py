@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from shoal.cli.output import interruptible
 from shoal.cli.terminal import waits_for
 from shoal.client.activity import Activity
 from shoal.client.client_options import ConnectOptions
@@ -32,6 +33,7 @@ def connected(
     from shoal.client.sync import connect
     from shoal.swarm.discovery.address_book import AddressBook
 
+    interruptible()
     whole = msgspec.structs.replace(
         asked, peers=swarm.peers, invite=swarm.private, discoveries=discoveries, activity=activity
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.output import AsJson, Transport, interruptible, print_json
 from shoal.cli.terminal import counted, say, waits_for
 from shoal.errors import UsageError
 
@@ -36,6 +36,7 @@ def join(
     private = PrivateSwarm(name=name, invite=ticket.strip()) if invited else None
     client = AsyncClient(() if invited else (ticket,), invite=private, only=transport)
     waits_for(lambda: str(client.activity) or "starting")
+    interruptible()
     models, called = asyncio.run(_meet(client))
     if not invited:
         book = AddressBook()

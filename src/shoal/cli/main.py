@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,11 +18,15 @@ def make_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point."""
-    try:
-        from shoal.cli.output import run_command
-    except KeyboardInterrupt:
-        os._exit(130)
+    """Entry point. Until a command has something to tidy up (`interruptible`), Ctrl-C ends it at once.
+
+    Libraries take a KeyboardInterrupt in the middle of their import for something else, and fail in ways of their own.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for what a script starts in the background
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from shoal.cli.output import end_at_once_on_interrupt, run_command
+
+    end_at_once_on_interrupt()
     run_command(lambda: make_app()())
 
 

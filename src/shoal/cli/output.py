@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -145,10 +147,23 @@ def _first(error: Exception) -> Exception:
     return error
 
 
+def end_at_once_on_interrupt() -> None:
+    """Ctrl-C ends the process, as long as nothing has to be tidied up: nobody was contacted, no file was begun."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
+
+
+def interruptible() -> None:
+    """From now on Ctrl-C is raised as KeyboardInterrupt. Call it when all that takes long to import is there."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _leave(code: int) -> NoReturn:
     """End at once: threads that still read files are not waited for."""
     waiting.stop()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # RuntimeError: it was just being written to
             stream.flush()
     os._exit(code)

@@ -13,7 +13,7 @@ import msgspec
 from shoal.cli.connecting import ModelSource
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, print_json
+from shoal.cli.output import AsJson, Invite, SwarmName, interruptible, print_json
 from shoal.cli.terminal import say, say_table, styled, waits_for
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions
@@ -97,6 +97,7 @@ def status(
     chosen = chosen_swarm(connection.peers, swarm, invite, found is not None)
     client = AsyncClient(chosen.peers, invite=chosen.private, only=connection.transport, discoveries=found)
     waits_for(lambda: str(client.activity) or "starting")
+    interruptible()
     servers = asyncio.run(_ask(client))
     models = model_views(servers)
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.option_flags import with_debug
-from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.output import AsJson, Transport, interruptible, print_json
 from shoal.cli.terminal import say, waits_for, write
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def revoke(
     revocations = _owner(name).revoke(what)
     if peers:
         waits_for("telling members")
+        interruptible()
         asyncio.run(_tell(name, peers, transport))
     if as_json:
         print_json(
