@@ -27,7 +27,10 @@ def main() -> None:
     from shoal.cli.output import end_at_once_on_interrupt, run_command
 
     end_at_once_on_interrupt()
-    run_command(lambda: make_app()())
+    try:
+        run_command(lambda: make_app()())
+    finally:
+        end_at_once_on_interrupt()  # what is left are threads that nobody waits for
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run, _who_reaches
+from shoal.cli.serve import _check_memory, _drain, _how_to_join, _load, _progress, _run, _who_reaches
+from shoal.errors import UsageError
 from shoal.protocol.messages import Status
 from shoal.types import PeerId, Span
 from tests.unit.swarm.routing.test_route_planner import server as record
@@ -137,3 +138,13 @@ def test_a_load_in_a_line() -> None:
     assert _load(STATUS) == "1 session · 20 rows waiting · 30,000 of 40,000 tokens free · 12.4 rows/s"
     fresh = msgspec.structs.replace(STATUS, sessions=0, queued_rows=1, decode_rows_per_s=0.0)
     assert _load(fresh) == "0 sessions · 1 row waiting · 30,000 of 40,000 tokens free"
+
+
+def test_no_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what the machine has; where that is unknown, everything is believed."""
+    monkeypatch.setattr("shoal.cli.serve.machine_memory_bytes", lambda: 23 * 10**9)
+    _check_memory(23 * 10**9)
+    with pytest.raises(UsageError, match="--memory cannot be 30GB: this machine has 23GB"):
+        _check_memory(30 * 10**9)
+    monkeypatch.setattr("shoal.cli.serve.machine_memory_bytes", lambda: None)
+    _check_memory(10**15)
