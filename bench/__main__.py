@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli.output import AsJson, print_json, run_command
-from shoal.cli.terminal import say, say_table
+from shoal.cli.terminal import say, say_table, waits_for
 
 
 def bench(
@@ -44,6 +44,7 @@ def bench(
 
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
+    waits_for(f"measuring {name}")
     result = BENCHES[name](Size(tokens, runs, seed, write, model))
     if as_json:
         print_json(result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.output import AsJson, print_json, run_command
-from shoal.cli.terminal import say
+from shoal.cli.terminal import say, waits_for
 
 if TYPE_CHECKING:
     from simulator.sim_metrics import Report
@@ -48,6 +48,7 @@ def simulate(
         ahead=fetch_ahead,
         population=population,
     )
+    waits_for(f"simulating {hours:g} hours of {servers} servers")
     report = Simulator(scenario).run()
     if plot is not None:
         draw(report, plot)

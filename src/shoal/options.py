@@ -37,8 +37,8 @@ class OptionInfo(NamedTuple):
     """What is said of an option beside its type: help text, group, bounds, and how the command line takes it.
 
     `form`: what a value has to be, where type and bounds do not say it in a user's words. `parse` turns another form into
-    the value: the text of the command line, with `repeated` several of them. `flag`: its name there, made from the field's
-    if empty. Without `shown` the command line does not take it.
+    the value: the text of the command line, with `repeated` several of them, `envvar` the environment's. `flag`: its name
+    there, made from the field's if empty. Without `shown` the command line does not take it.
     """
 
     help: str
@@ -51,6 +51,7 @@ class OptionInfo(NamedTuple):
     form: str = ""
     parse: Callable[[Any], Any] | None = None
     repeated: bool = False
+    envvar: str = ""
     shown: bool = True
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from shoal.cli.output import interruptible
 from shoal.cli.terminal import waits_for
 from shoal.client.activity import Activity
 from shoal.client.client_options import ConnectOptions
+from shoal.errors import UsageError
 
 if TYPE_CHECKING:
+    from shoal.cli.which_swarm import ChosenSwarm
     from shoal.client.sync import Model
     from shoal.swarm.discovery.discovery_options import Discoveries
-    from shoal.swarm.membership.storage import PrivateSwarm
 
 ModelSource = Annotated[
     str | None, typer.Option("--model", help="Hub id, directory or GGUF file; default: what the swarm serves.")
@@ -22,12 +25,21 @@ ModelSource = Annotated[
 
 
 def connected(
-    model: str | None, asked: ConnectOptions, swarm: PrivateSwarm | None, discoveries: Discoveries | None = None
+    model: str | None, asked: ConnectOptions, swarm: ChosenSwarm, discoveries: Discoveries | None = None
 ) -> Model:
     """The model, opened; raises what `connect` raises. What is waited for is shown from now on."""
     activity = Activity()
     waits_for(lambda: str(activity) or "starting")
     from shoal.client.sync import connect
+    from shoal.swarm.discovery.address_book import AddressBook
 
-    whole = msgspec.structs.replace(asked, invite=swarm, discoveries=discoveries, activity=activity)
-    return connect(model, **msgspec.structs.asdict(whole))
+    interruptible()
+    whole = msgspec.structs.replace(
+        asked, peers=swarm.peers, invite=swarm.private, discoveries=discoveries, activity=activity
+    )
+    remote = connect(model, **msgspec.structs.asdict(whole))
+    waits_for(lambda: str(activity) or "finishing")
+    if swarm.name:
+        with contextlib.suppress(UsageError):  # what cannot be noted is no reason to stop
+            AddressBook().refresh(swarm.name, swarm.peers, remote.remote.client.records())
+    return remote

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.output import AsJson, Transport, interruptible, print_json
 from shoal.cli.terminal import say, styled, waits_for, write
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def demo(
     from shoal.model.weights.model_source import demo_model_path
 
     model = str(demo_model_path())
+    interruptible()
     waits_for(f"starting {servers + 1} servers")
     with LocalCluster(model, servers, threads=threads, transport=transport, spares=1) as swarm:
         if not as_json:

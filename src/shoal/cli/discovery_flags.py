@@ -52,7 +52,7 @@ def disclosure(options: DiscoveryOptions, *, serving: bool) -> list[str]:
     relay = options.iroh_relay
     lines = [
         "--public contacts hosts that others run:",
-        f"- the BitTorrent DHT, entered through {PUBLIC_BOOTSTRAP}. Its nodes, and whoever watches them, see your IP "
+        f"- the BitTorrent DHT, entered through {PUBLIC_BOOTSTRAP}. Its nodes, and those who watch them, see your IP "
         "address and which swarm you look for.",
     ]
     if serving:

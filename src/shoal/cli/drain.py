@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.output import AsJson, SwarmName, Transport, print_json, private
+from shoal.cli.output import AsJson, SwarmName, Transport, interruptible, print_json, private
 from shoal.cli.terminal import say, waits_for
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def drain(
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
-    """Order a server to take no new sessions, to let those it has move, and to leave. Whoever has its key may do that."""
+    """Order a server to take no new sessions, to let those it has move, and to leave. Its key is needed for that."""
     from shoal.errors import UsageError
     from shoal.swarm.identity import Identity
 
@@ -37,6 +37,7 @@ def drain(
         raise UsageError(f"there is no key file {identity}")
     waits_for("asking the server to leave")
     key = Identity.load(identity) if identity is not None else None
+    interruptible()
     deadline_s = asyncio.run(_order(ticket, key, private(swarm, ""), transport))
     if as_json:
         print_json({"leaving_within_s": deadline_s})

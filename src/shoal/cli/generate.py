@@ -14,8 +14,9 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, print_json
 from shoal.cli.terminal import end_line, say, say_table, waits_for, write
+from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.errors import ShoalError
 from shoal.model.nn.sampling_params import SamplingParams
@@ -57,13 +58,14 @@ def generate(
 
         place_for_reply(reply.save)
     found = client_discoveries(model, discovery, yes)
+    chosen = chosen_swarm(connection.peers, swarm, invite, found is not None)
     asked = {**msgspec.structs.asdict(reply), **msgspec.structs.asdict(sampling)}
     asked["options"] = msgspec.structs.replace(session, route=route)
-    with connected(model, connection, private(swarm, invite), found) as remote:
-        print_reply(remote.stream(text, **asked), reply.save, as_json)
+    with connected(model, connection, chosen, found) as remote:
+        print_reply(remote.stream(text, **asked), reply.save, as_json, swarm)
 
 
-def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> None:
+def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool, swarm: str = "") -> None:
     """Print a reply as it comes, and then its times. Ctrl-C ends it, and the command with what there is by then.
 
     What else ends it is raised; a reply that is kept can be gone on with, and the error says how.
@@ -80,22 +82,23 @@ def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool) -> N
     except ShoalError as error:
         end_line(written)
         if kept is not None and kept.exists():
-            error.add_note(f"the reply so far is kept: {_go_on(kept)}")
+            error.add_note(f"the reply so far is kept: {_go_on(kept, swarm)}")
         raise
     if as_json:
         print_json(result(stream.completion))
     else:
         write("\n") if interrupted is None else end_line(written)
     if interrupted is not None:
-        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept)})")
+        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept, swarm)})")
     if not as_json:
         show_times(stream.completion)
     if interrupted is not None:
         raise interrupted
 
 
-def _go_on(kept: Path) -> str:
-    return f"shoal resume {shlex.quote(str(kept))}"
+def _go_on(kept: Path, swarm: str) -> str:
+    where = f" --swarm {swarm}" if swarm else ""
+    return f"shoal resume {shlex.quote(str(kept))}{where}"
 
 
 def result(reply: Completion) -> dict[str, Any]:

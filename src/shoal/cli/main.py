@@ -1,65 +1,36 @@
-"""The `shoal` command."""
+"""The `shoal` command. Little is imported before Ctrl-C is taken care of."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import signal
+from typing import TYPE_CHECKING
 
-import typer
-
-from shoal.cli.option_flags import Debug, with_debug
-from shoal.cli.output import run_command
-from shoal.cli.terminal import write
-
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+if TYPE_CHECKING:
+    import typer
 
 
 def make_app() -> typer.Typer:
     """All commands; each lives in a module of its own and imports what is heavy when it runs."""
-    from shoal.cli import chat, demo, drain, generate, resume, serve, status, swarm
+    from shoal.cli import app
 
-    app = typer.Typer(
-        name="shoal",
-        help="Run language models that no single machine can hold, on a swarm of peers.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-        context_settings=CONTEXT,
-    )
-    app.callback()(_root)
-    for command in (
-        serve.serve,
-        generate.generate,
-        resume.resume,
-        chat.chat,
-        status.status,
-        drain.drain,
-        demo.demo,
-    ):
-        app.command(command.__name__)(with_debug(command))
-    app.add_typer(swarm.make_app(), name="swarm")
-    return app
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        write(f"shoal {version('shoal')}\n")
-        raise typer.Exit
-
-
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """What stands before a command."""
+    return app.make_app()
 
 
 def main() -> None:
-    """Entry point."""
-    run_command(make_app())
+    """Entry point. Until a command has something to tidy up (`interruptible`), Ctrl-C ends it at once.
+
+    Libraries take a KeyboardInterrupt in the middle of their import for something else, and fail in ways of their own.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as for what a script starts in the background
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from shoal.cli.output import end_at_once_on_interrupt, run_command
+
+    end_at_once_on_interrupt()
+    try:
+        run_command(lambda: make_app()())
+    finally:
+        end_at_once_on_interrupt()  # what is left are threads that nobody waits for
 
 
 if __name__ == "__main__":

@@ -44,9 +44,16 @@ def with_option_flags(*hidden: str) -> Callable[[Callable[..., Any]], Callable[.
             made = {name: _made(defaults, taken, given) for name, (defaults, taken) in structs.items()}
             return command(**given, **made)
 
-        return _taking(run, parameters)
+        return _with_parameters(run, parameters)
 
     return decorated
+
+
+def _with_parameters(run: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+    """A function that has these parameters in the eyes of typer."""
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
 
 
 def with_debug(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,14 +66,7 @@ def with_debug(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*, debug: bool, **given: Any) -> Any:
         return command(**given)
 
-    return _taking(run, parameters)
-
-
-def _taking(run: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
-    """The command as typer reads it: by these parameters."""
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
+    return _with_parameters(run, parameters)
 
 
 def shown(struct: type[Options]) -> list[Option]:
@@ -79,6 +79,8 @@ def _flag(one: Option, default: Any) -> inspect.Parameter:
     settings: dict[str, Any] = {"help": one.info.help, "rich_help_panel": one.info.group}
     if kind in (int, float) and one.info.parse is None:
         settings |= {"min": one.info.least, "max": one.info.most}
+    if one.info.envvar:
+        settings["envvar"] = one.info.envvar
     if one.info.metavar:
         settings["metavar"] = one.info.metavar
     plain = default if type(default) in PLAIN and one.info.parse is None else None

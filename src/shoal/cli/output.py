@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from shoal.cli.terminal import HIDDEN, say, styled, waiting, waits_for, write
-from shoal.errors import ServerFull, ShoalError
+from shoal.cli.terminal import HIDDEN, ReaderGone, say, styled, waiting, waits_for, write
+from shoal.errors import ServerFull, ShoalError, UsageError
 from shoal.model.kernels.strict import strict_mode_environment
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ DEBUG = "--debug"
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
-SwarmName = Annotated[str, typer.Option("--swarm", help="A private swarm that this machine belongs to, by its name.")]
+SwarmName = Annotated[
+    str, typer.Option("--swarm", help="A swarm that this machine remembers or, if private, belongs to, by its name.")
+]
 Invite = Annotated[
     str, typer.Option("--invite", envvar="SHOAL_INVITE", help="An invite to a private swarm; needed once.")
 ]
@@ -66,8 +70,9 @@ def whole(value: Any) -> Any:
 
 
 def report(error: ShoalError) -> None:
-    """Say what was wrong and who has to act."""
-    say(styled("error", "bold red"), f" ({error.party}): {error}")
+    """Say what was wrong and, where it was not the user's own mistake, who has to act."""
+    party = "" if isinstance(error, UsageError) else f" ({error.party})"
+    say(styled("error", "bold red"), f"{party}: {error}")
     if isinstance(error, ServerFull):
         say(f"try again in {error.retry_after:.0f} s")
     for note in getattr(error, "__notes__", ()):
@@ -77,7 +82,7 @@ def report(error: ShoalError) -> None:
 def report_mistake(error: Exception) -> None:
     """Say that something failed which has no error of ours: in one line, with where its trace is to be had."""
     if isinstance(error, OSError):  # a full disk, a limit on files
-        say(styled("error", "bold red"), f" (this side): {error}")
+        say(styled("error", "bold red"), f": {error}")
         return
     words = " ".join(str(error).split())
     say(styled("error", "bold red"), f" (a mistake in Shoal): {type(error).__name__}: {words}")
@@ -103,7 +108,7 @@ def run_command(command: Callable[[], object]) -> None:
     waiting.start()
     try:
         command()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _leave(BROKEN_PIPE)
     except KeyboardInterrupt:
         _leave(INTERRUPTED)
@@ -142,10 +147,23 @@ def _first(error: Exception) -> Exception:
     return error
 
 
+def end_at_once_on_interrupt() -> None:
+    """Ctrl-C ends the process, as long as nothing has to be tidied up: nobody was contacted, no file was begun."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
+
+
+def interruptible() -> None:
+    """From now on Ctrl-C is raised as KeyboardInterrupt. Call it when all that takes long to import is there."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _leave(code: int) -> NoReturn:
     """End at once: threads that still read files are not waited for."""
     waiting.stop()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # RuntimeError: it was just being written to
             stream.flush()
     os._exit(code)

@@ -12,7 +12,8 @@ import typer
 from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.generate import print_reply
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, private
+from shoal.cli.output import AsJson, Invite, SwarmName
+from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions
 
 
@@ -30,12 +31,12 @@ def resume(
     from shoal.client.saved_reply import read_saved
 
     saved = read_saved(file)
-    joined = private(swarm, invite)
-    if not connection.peers and joined is None:
-        connection = msgspec.structs.replace(connection, peers=tuple(saved.ways))
+    chosen = chosen_swarm(connection.peers, swarm, invite, found_otherwise=True)
+    if not chosen.peers and chosen.private is None:
+        chosen = chosen._replace(peers=tuple(saved.ways))
     connection = msgspec.structs.replace(connection, fingerprint=saved.session.model.fingerprint)
-    with connected(model or _still_there(saved.source), connection, joined) as remote:
-        print_reply(remote.resume(saved, file), file, as_json)
+    with connected(model or _still_there(saved.source), connection, chosen) as remote:
+        print_reply(remote.resume(saved, file), file, as_json, swarm)
 
 
 def _still_there(source: str) -> str | None:

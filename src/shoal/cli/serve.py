@@ -18,7 +18,7 @@ from shoal.cli.discovery_flags import Yes, agree
 from shoal.cli.logs import LogFormat, set_up_logging
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
-from shoal.cli.terminal import console, counted, say, waits_for, write
+from shoal.cli.terminal import console, counted, say, styled, waits_for, write
 from shoal.errors import UsageError
 from shoal.server.serve_options import ServeOptions, machine_memory_bytes
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shoal.server.hosting.span_host import Progress
     from shoal.server.server import Server
     from shoal.server.server_place import ServerPlace
+    from shoal.swarm.membership.storage import PrivateSwarm
 
 STATUS_S = 2.0
 FORCED_EXIT_S = 10.0
@@ -41,7 +42,9 @@ def serve(
     options: ServeOptions = ServeOptions(model=""),
     discovery: DiscoveryOptions = DiscoveryOptions(),
     *,
-    peers: Annotated[list[str] | None, typer.Option(help="Ticket of a member to join; may be repeated.")] = None,
+    peers: Annotated[
+        list[str] | None, typer.Option(envvar="SHOAL_PEERS", help="Ticket of a member to join; may be repeated.")
+    ] = None,
     swarm: SwarmName = "",
     invite: Invite = "",
     delegation: Annotated[
@@ -68,8 +71,8 @@ def serve(
     if as_json:
         waits_for("")  # its events say it
     agree(discovery, yes, serving=True)
-    joined = private(swarm, invite, delegation)
-    asked = msgspec.structs.replace(options, model=model, peers=tuple(peers or ()), private=joined, discovery=discovery)
+    members, joined = _swarm_to_join(tuple(peers or ()), swarm, invite, delegation)
+    asked = msgspec.structs.replace(options, model=model, peers=members, private=joined, discovery=discovery)
     if temporary:
         asyncio.run(_serve(asked, as_json, watch_stdin))
         return
@@ -77,6 +80,17 @@ def serve(
 
     with ServerPlace(asked) as place:
         asyncio.run(_serve(place.options, as_json, watch_stdin, place))
+
+
+def _swarm_to_join(
+    peers: tuple[str, ...], swarm: str, invite: str, delegation: str
+) -> tuple[tuple[str, ...], PrivateSwarm | None]:
+    """Tickets of members, and the private swarm if it is one; a server that is told none begins a swarm of its own."""
+    from shoal.swarm.discovery.address_book import AddressBook
+
+    if swarm and not (invite or delegation) and (tickets := AddressBook().tickets(swarm)):
+        return peers or tickets, None
+    return peers, private(swarm, invite, delegation)
 
 
 def _check_memory(asked_bytes: int) -> None:
@@ -176,6 +190,9 @@ async def _drain(server: Server, at_once: asyncio.Event) -> None:
     """Let the sessions move, unless there is no time for that."""
     if at_once.is_set():
         return
+    if alone := server.blocks_only_here:
+        spans = ", ".join(map(str, alone))
+        say(styled("warning", "bold yellow"), f": no other server has blocks {spans}; nobody can use the model then")
     if len(server.sessions):
         moving = counted(len(server.sessions), "session")
         say(f"leaving: {moving} to move to other servers (Ctrl-C again: leave at once)")

@@ -13,8 +13,9 @@ import msgspec
 from shoal.cli.connecting import ModelSource
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
-from shoal.cli.output import AsJson, Invite, SwarmName, print_json, private
+from shoal.cli.output import AsJson, Invite, SwarmName, interruptible, print_json
 from shoal.cli.terminal import say, say_table, styled, waits_for
+from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.types import Span, missing_spans
@@ -93,9 +94,10 @@ def status(
     from shoal.client.client import AsyncClient
 
     found = client_discoveries(model, discovery, yes)
-    joined = private(swarm, invite)
-    client = AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found)
+    chosen = chosen_swarm(connection.peers, swarm, invite, found is not None)
+    client = AsyncClient(chosen.peers, invite=chosen.private, only=connection.transport, discoveries=found)
     waits_for(lambda: str(client.activity) or "starting")
+    interruptible()
     servers = asyncio.run(_ask(client))
     models = model_views(servers)
     if as_json:
@@ -186,7 +188,7 @@ def _row(server: ServerView) -> tuple[str | Text, ...]:
 def _short(number: float) -> str:
     """Three digits and a unit: 999, 30.0k, 1.05M."""
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
+        if number >= 0.9995 * size:  # what rounds to it
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
 

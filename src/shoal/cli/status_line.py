@@ -58,6 +58,7 @@ class StatusLine:
         self._words_since = clock.monotonic()
         self._said_at = 0.0
         self._shown = False
+        self._line = ""
         self._mid_line = False
         self._stopped = threading.Event()
 
@@ -127,6 +128,9 @@ class StatusLine:
 
     def _draw(self, line: str) -> None:
         """Over the old line; below a reply's unfinished one, where the cursor returns to."""
+        if self._shown and line == self._line:
+            return
+        self._line = line
         below = ("\x1bD\x1b[A\x1b7\r\n", "\x1b8") if self._mid_line else ("\r", "")
         self._shown = True
         self._screen.put(f"{below[0]}\x1b[2K{line}{below[1]}")

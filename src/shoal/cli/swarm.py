@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli.option_flags import with_debug
-from shoal.cli.output import AsJson, Transport, print_json
+from shoal.cli.output import AsJson, Transport, interruptible, print_json
 from shoal.cli.terminal import say, waits_for, write
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def create(name: Name, as_json: AsJson = False) -> None:
         print_json({"name": name, "swarm": key.peer, "folder": str(folder.path)})
         return
     say(f"swarm    {key.peer}")
-    say(f"key      {folder.path / 'owner.key'}  (whoever has it owns the swarm: keep a copy)")
+    say(f"key      {folder.path / 'owner.key'}  (its holder owns the swarm: keep a copy)")
     say("next     start its first server, on an address that others reach:")
     say(f"           shoal serve MODEL --swarm {name} --listen HOST:PORT")
     say("         then let others in, one invite for each server or client:")
@@ -90,10 +90,11 @@ def revoke(
     transport: Transport = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a node, or an invite and whoever came by it, out of the swarm."""
+    """Put a node out of the swarm, or an invite and the node that used it."""
     revocations = _owner(name).revoke(what)
     if peers:
         waits_for("telling members")
+        interruptible()
         asyncio.run(_tell(name, peers, transport))
     if as_json:
         print_json(

@@ -91,13 +91,20 @@ def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> No
         console.print(table)
 
 
+class ReaderGone(Exception):
+    """Nobody reads what is written to standard output any more: it was piped to a program that has ended."""
+
+
 def write(text: str) -> None:
-    """Print a piece of a result to standard output: as it is, unless a terminal would obey it."""
+    """Print a piece of a result to standard output: as it is, unless a terminal would obey it. Raises ReaderGone."""
     if not text:
         return
     with waiting.printing(ends_line=text.endswith("\n") or not sys.stdout.isatty()):
-        sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(escaped(text) if sys.stdout.isatty() else text)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
 
 def end_line(written: str) -> None:

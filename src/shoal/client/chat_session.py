@@ -40,6 +40,13 @@ class AsyncChatSession:
         """What was said, by whom."""
         return self._messages
 
+    async def begin(self, messages: Sequence[Message] = ()) -> None:
+        """Go on from other messages, such as those of an earlier conversation; what they share is not computed again."""
+        begun = first_messages(None, messages)
+        for stream in list(self._opened):
+            await stream.aclose()
+        self._messages = begun
+
     async def say(self, text: str, **sampling: Any) -> Completion:
         """Say something and get the whole answer; raises what a session raises, and UsageError where the template refuses."""
         async with self._saying:

@@ -20,7 +20,7 @@ from shoal.client.served_models import ServedModels
 from shoal.client.server_probe import ANSWER_S, FRESH_S, ServerProbe
 from shoal.client.session.planner import SessionSpec
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.errors import GrantExceeded, NetworkError, ShoalError, UsageError
+from shoal.errors import GrantExceeded, NetworkError, NotAMember, ShoalError, UsageError
 from shoal.protocol.messages import Description, Status
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
@@ -55,6 +55,10 @@ ASKED_AT_ONCE = 8
 
 LOOKED_AT_S = 1.5
 """How long a server may take to tell its load, the dial included; all are asked at once."""
+
+
+MAX_CAUSES, MAX_CAUSE_CHARS = 2, 200
+"""Of an error that has a cause for each member."""
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
@@ -205,8 +209,8 @@ class AsyncClient:
                 return
         if await self._opened.finder.find():
             return
-        problems = [*map(str, errors), *self._opened.finder.problems] or ["nobody was found"]
-        raise NetworkError(f"no member of the swarm answered: {'; '.join(problems)}")
+        problems = _told([error for error in errors if error is not None], self._opened.finder.problems)
+        raise NetworkError(f"no member of the swarm answered: {problems}")
 
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
         try:
@@ -216,6 +220,11 @@ class AsyncClient:
             return error
         self._heard_at = self.clock.monotonic()
         return None
+
+    @property
+    def private_swarm(self) -> str | None:
+        """The name of the private swarm that this client is in, if it is in one."""
+        return self._member.swarm_name if self._member is not None else None
 
     @property
     def tickets(self) -> tuple[str, ...]:
@@ -361,3 +370,14 @@ class AsyncClient:
     def caught(self, record: ServerRecord) -> None:
         """Planner: the server of this record did not do what it says it does."""
         self._opened.probe.caught(record)
+
+
+
+def _told(errors: Sequence[ShoalError], found: Sequence[str]) -> str:
+    """Why no member answered, in a few causes. Who is refused by members is told that alone: it is what can be mended."""
+    refusals = [error for error in errors if isinstance(error, NotAMember)]
+    causes = list(dict.fromkeys([*map(str, refusals or errors), *([] if refusals else found)])) or ["nobody was found"]
+    shown = [cause if len(cause) <= MAX_CAUSE_CHARS else f"{cause[:MAX_CAUSE_CHARS]}…" for cause in causes[:MAX_CAUSES]]
+    more = [f"and {len(causes) - MAX_CAUSES} more"] if len(causes) > MAX_CAUSES else []
+    hint = ["a node that was put out comes back with a new invite"] if refusals else []
+    return "; ".join([*shown, *more, *hint])

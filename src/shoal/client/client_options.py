@@ -72,7 +72,8 @@ class ConnectOptions(Options, frozen=True, kw_only=True):
     """
 
     peers: Annotated[
-        tuple[str, ...], option("Ticket of a member; may be repeated.", "Swarm", parse=_tickets, repeated=True)
+        tuple[str, ...],
+        option("Ticket of a member; may be repeated.", "Swarm", parse=_tickets, repeated=True, envvar="SHOAL_PEERS"),
     ] = ()
     invite: Annotated[
         str | PrivateSwarm | None, option("An invite to a private swarm; needed once.", "Swarm", shown=False)

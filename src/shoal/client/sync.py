@@ -137,6 +137,10 @@ class ChatSession:
         """What was said, by whom."""
         return self._session.messages
 
+    def begin(self, messages: Sequence[Message] = ()) -> None:
+        """See `AsyncChatSession.begin`."""
+        self._loop.run(self._session.begin(messages))
+
     def say(self, text: str, **sampling: Any) -> Completion:
         """See `AsyncChatSession.say`."""
         return self._loop.run(self._session.say(text, **sampling))

@@ -24,6 +24,7 @@ from shoal.swarm.directory.records import RECORD_RENEWAL_S, ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.tasks import OwnedTasks, keep_running
+from shoal.types import Span, missing_spans
 
 EXPIRY_S = 0.5
 """How often leases are looked at."""
@@ -112,6 +113,12 @@ class Server:
     def serving(self) -> bool:
         """Whether it takes sessions: it is not loading, and not about to leave."""
         return self.network.dispatcher.service is not None and not self.span_host.current.leaving
+
+    @property
+    def blocks_only_here(self) -> tuple[Span, ...]:
+        """The blocks that no other server has, as far as this one knows: the model is incomplete when it leaves."""
+        others = self.network.gossip.others(self.record.model.fingerprint)
+        return missing_spans(self.record.span, (one.span for one in others if not one.draining))
 
     @property
     def sessions(self) -> SessionTable:

@@ -70,7 +70,7 @@ class Dialler:
         if len(errors) == len(plans) and all(isinstance(error, IdentityError) for error in errors.values()):
             raise IdentityError("; ".join(map(str, errors.values())))
         silent = f"no answer within {deadline_s:g} s"
-        causes = "; ".join(f"{plan[1]}: {errors.get(plan[1], silent)}" for plan in plans)
+        causes = "; ".join(_cause(plan[1], str(errors.get(plan[1], silent))) for plan in plans)
         raise DialError(f"{peer[:8]} cannot be reached: {causes}")
 
     def _plans(self, addresses: Sequence[str]) -> list[Plan]:
@@ -156,6 +156,11 @@ def _abort(attempts: Iterable[asyncio.Task[Channel | ShoalError]]) -> None:
             channel = attempt.result()
             if not isinstance(channel, ShoalError):
                 channel.abort()
+
+
+def _cause(address: str, text: str) -> str:
+    """What was wrong at an address, which is named once."""
+    return text if address in text else f"{address}: {text}"
 
 
 def _scheme(address: str) -> str:

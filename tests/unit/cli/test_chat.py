@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from shoal.cli.chat import _ask, _turn
+from shoal.cli.chat import _answer, _turn
+from shoal.cli.chat_commands import ChatCommands
 from shoal.errors import GrantExceeded, ServerFull, ShoalError
 from tests.unit.cli.replies import Stream
 
@@ -59,24 +61,12 @@ def test_the_chat_goes_on_after(error: BaseException, words: str, said: io.Strin
     assert stream.closed
 
 
-def test_the_end_of_input_ends_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty lines do not."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nlast"))
-    assert [_ask(as_json=True) for _ in range(4)] == ["hello", "", "last", None]
-
-
-def test_ctrl_c_at_the_prompt_ends_the_chat(monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
-    """The prompt is for a terminal only."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-        def readline(self, size: int = -1) -> str:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("sys.stdin", Terminal())
-    assert _ask(as_json=True) is None
-    assert said.getvalue() == ""
-    assert _ask(as_json=False) is None
-    assert said.getvalue() == "> "
+def test_a_command_says_nothing_to_the_model(said: io.StringIO) -> None:
+    """An unknown one is told; for programs every line is said."""
+    asked: Asked = []
+    talk = SimpleNamespace(messages=(), begin=lambda messages: None)
+    for line, as_json in (("/help", False), ("/oops", False), ("//a", False), ("/help", True), ("  ", False)):
+        _answer(chat_with(Stream("a"), asked), ChatCommands(talk), line, {}, as_json)  # type: ignore[arg-type]
+    assert [line for line, _ in asked] == ["/a", "/help"]
+    assert "/retry" in said.getvalue()
+    assert "there is no /oops" in said.getvalue()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.cli.connecting import connected
+from shoal.cli.which_swarm import ChosenSwarm
 from shoal.client.client_options import ConnectOptions
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
 from shoal.swarm.membership.storage import PrivateSwarm
@@ -17,10 +18,10 @@ def test_every_option_of_a_connection_is_handed_over(monkeypatch: pytest.MonkeyP
     """With the private swarm and the discoveries in their places."""
     calls: list[tuple[str | None, dict[str, Any]]] = []
     monkeypatch.setattr("shoal.client.sync.connect", lambda model, **options: calls.append((model, options)))
-    asked = ConnectOptions(peers=("ticket",), transport="tls", head="bfloat16")
+    asked = ConnectOptions(transport="tls", head="bfloat16")
     private, found = PrivateSwarm(name="home", home=Path("/home")), Discoveries(DiscoveryOptions())
-    connected("model", asked, private, found)
-    connected(None, asked, None)
+    connected("model", asked, ChosenSwarm(("ticket",), private), found)
+    connected(None, asked, ChosenSwarm(("ticket",), None))
     (model, options), (no_model, alone) = calls
     assert (model, no_model) == ("model", None)
     assert set(options) == set(ConnectOptions.__struct_fields__)

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.main import make_app
+from shoal.swarm.discovery.ticket import Ticket
+from shoal.swarm.identity import Identity
 
 HEAVY = {"torch", "transformers", "huggingface_hub", "gguf", "jinja2"}
 
@@ -45,3 +47,28 @@ def test_what_every_program_has(command: list[str]) -> None:
 def test_every_command_shows_traces(command: str) -> None:
     """`--debug` may stand behind each."""
     assert "--debug" in CliRunner().invoke(make_app(), [command, "--help"]).output
+
+
+TICKET = str(Ticket(Identity.generate().peer, ("tls://127.0.0.1:1",)))
+MODULES = ("typer", "shoal.cli.app", "shoal.cli.swarm", "shoal.client.sync", "numpy", "torch")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_ctrl_c_while_something_is_imported(module: str) -> None:
+    """From the first line on: no trace, nothing else said, and the code of what Ctrl-C has ended.
+
+    Also inside libraries whose import is not to be interrupted.
+    """
+    program = f"""
+import importlib.abc, os, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+from shoal.cli.main import main
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["shoal", "generate", "the sea", "--peers", {TICKET!r}]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr.replace("starting\n", "")) == (130, "", "")

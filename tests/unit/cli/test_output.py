@@ -7,8 +7,10 @@ import sys
 
 import msgspec
 import pytest
+import typer
 
 from shoal.cli.output import print_json, run_command, whole
+from shoal.cli.terminal import write
 from shoal.errors import NetworkError, UsageError
 from shoal.protocol.messages import Status
 from shoal.types import Span
@@ -56,10 +58,10 @@ def failing(error: BaseException) -> object:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (UsageError("no [/such] thing"), "error (this side): no [/such] thing"),
+        (UsageError("no [/such] thing"), "error: no [/such] thing"),
         (ExceptionGroup("many", [ExceptionGroup("few", [NetworkError("gone")])]), "error (network): gone"),
         (KeyError("x\ny"), "error (a mistake in Shoal): KeyError: 'x\\ny'"),
-        (OSError(28, "No space left on device"), "error (this side): [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), "error: [Errno 28] No space left on device"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), "error (a mistake in Shoal): UnicodeEncodeError"),
     ],
 )
@@ -70,6 +72,23 @@ def test_whatever_is_left_is_one_line(error: Exception, words: str, said: io.Str
     assert ended.value.code == 1
     assert said.getvalue().startswith(words)
     assert "Traceback" not in said.getvalue()
+
+
+def test_a_reader_that_is_gone_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the code that a shell gives to it, also where the command's framework would make another of it."""
+    codes: list[int] = []
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("os._exit", codes.append)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(lambda: write("text"))
+    monkeypatch.setattr(sys, "argv", ["shoal"])
+    run_command(app)
+    assert codes == [141]
 
 
 def test_the_trace_is_there_for_who_asks(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from shoal.cli.serve import _drain, _how_to_join, _load, _progress, _run, _who_reaches
+from shoal.cli.serve import _check_memory, _drain, _how_to_join, _load, _progress, _run, _who_reaches
+from shoal.errors import UsageError
 from shoal.protocol.messages import Status
-from shoal.types import PeerId
+from shoal.types import PeerId, Span
 from tests.unit.swarm.routing.test_route_planner import server as record
 
 STATUS = Status(1, 4, 20, 30_000, 40_000, 12.4, 100.0, 60.0)
@@ -31,6 +32,7 @@ class Server:
         self.moved = asyncio.Event()
         self.left = left
         self.drains = 0
+        self.blocks_only_here: tuple[Span, ...] = ()
 
     def status(self) -> Status:
         """Server."""
@@ -106,6 +108,17 @@ async def test_sessions_move_before_it_leaves(said: io.StringIO) -> None:
     assert "1 session found no other server" in said.getvalue()
 
 
+async def test_the_last_holder_of_blocks_is_warned(said: io.StringIO) -> None:
+    """Before it leaves, whether or not it has sessions."""
+    server = Server(sessions=0)
+    server.moved.set()
+    await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
+    assert "warning" not in said.getvalue()
+    server.blocks_only_here = (Span(0, 2), Span(3, 4))
+    await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
+    assert "warning: no other server has blocks 0:2, 3:4" in said.getvalue()
+
+
 async def test_a_second_ctrl_c_leaves_at_once(said: io.StringIO) -> None:
     """Before the sessions have moved, or before they were even told."""
     server, at_once = Server(), asyncio.Event()
@@ -125,3 +138,13 @@ def test_a_load_in_a_line() -> None:
     assert _load(STATUS) == "1 session · 20 rows waiting · 30,000 of 40,000 tokens free · 12.4 rows/s"
     fresh = msgspec.structs.replace(STATUS, sessions=0, queued_rows=1, decode_rows_per_s=0.0)
     assert _load(fresh) == "0 sessions · 1 row waiting · 30,000 of 40,000 tokens free"
+
+
+def test_no_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what the machine has; where that is unknown, everything is believed."""
+    monkeypatch.setattr("shoal.cli.serve.machine_memory_bytes", lambda: 23 * 10**9)
+    _check_memory(23 * 10**9)
+    with pytest.raises(UsageError, match="--memory cannot be 30GB: this machine has 23GB"):
+        _check_memory(30 * 10**9)
+    monkeypatch.setattr("shoal.cli.serve.machine_memory_bytes", lambda: None)
+    _check_memory(10**15)

@@ -137,7 +137,10 @@ def test_a_table_fits_into_80_columns(said: io.StringIO, monkeypatch: pytest.Mon
         uptime_s=86_399 * 30,
     )
     [view] = model_views(
-        [ServerStatus(held("a", 0, 4, name="n" * 64), busy), ServerStatus(held("b", 4, 8), None, "tls://x " * 40)]
+        [
+            ServerStatus(held("a", 0, 4, name="n" * 64), busy),
+            ServerStatus(held("b", 4, 8, issued_at=time.time() - 290), None, "tls://x " * 40),
+        ]
     )
     _show(view)
     lines = said.getvalue().splitlines()
@@ -147,4 +150,12 @@ def test_a_table_fits_into_80_columns(said: io.StringIO, monkeypatch: pytest.Mon
 
 def test_numbers_are_short() -> None:
     """Three digits and a unit."""
-    assert [_short(one) for one in (0, 999, 30_000, 1_048_576, 2**40)] == ["0", "999", "30k", "1.05M", "1.1T"]
+    assert [_short(one) for one in (0, 999, 999.9, 30_000, 999_999, 1_048_576, 2**40)] == [
+        "0",
+        "999",
+        "1k",
+        "30k",
+        "1M",
+        "1.05M",
+        "1.1T",
+    ]

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from shoal.client.client import AsyncClient
+from shoal.client.client import MAX_CAUSE_CHARS, AsyncClient, _told
 from shoal.client.client_options import SessionOptions
 from shoal.client.served_models import REFRESH_S
 from shoal.client.session.planner import SessionSpec
-from shoal.errors import NetworkError, NoRoute, ServerFull, ShoalError, SpanError, TicketError, UsageError
+from shoal.errors import NetworkError, NoRoute, NotAMember, ServerFull, ShoalError, SpanError, TicketError, UsageError
 from shoal.protocol.messages import FIRST, Describe, Description, GetStatus, Message, RecordDigest, Status
 from shoal.protocol.refusals import refusal
 from shoal.swarm.directory import exchange
@@ -162,6 +162,17 @@ async def test_nobody_answers() -> None:
             pass
     with pytest.raises(UsageError, match="closed"):
         await swarm.made[0].dial(gone.identity.peer, f"memory://{gone.identity.peer}")
+
+
+def test_why_nobody_answers_is_told_shortly() -> None:
+    """Two causes, each once and not too long; a refusal by members goes before the rest."""
+    silent = [NetworkError(f"{'x' * 300} {number}") for number in range(9)]
+    told = _told([silent[0], *silent], ["DHT: nobody"])
+    assert len(told) < 2 * MAX_CAUSE_CHARS + 50
+    assert told.endswith("and 8 more")
+    told = _told([*silent, NotAMember("only members")], ["DHT: nobody"])
+    assert told == "only members; a node that was put out comes back with a new invite"
+    assert _told([], []) == "nobody was found"
 
 
 async def test_a_member_met_before_stands_in_for_the_tickets() -> None:

@@ -75,8 +75,9 @@ class Certification:
     async def obtain(self, invite: tuple[Invite, bytes] | None) -> None:
         """Have a certificate that holds: by the owner's key, as it was kept, renewed, or for the invite.
 
-        Raises InviteError for an invite that is no use, NotAMember when the redeemer refuses, NetworkError when it is out
-        of reach, UsageError when there is neither an invite nor a certificate.
+        A node that was put out gets a new key when it comes with a new invite. That is for the next start, which the error
+        asks for: this one has shown the old key. Raises InviteError for an invite that is no use, NotAMember when the
+        redeemer refuses, NetworkError when it is out of reach, UsageError when there is neither an invite nor a certificate.
         """
         if self._owner is not None:
             self._certify_self(self._owner)
@@ -87,12 +88,19 @@ class Certification:
                     f"{self._folder.name!r} is another swarm here already: give this one a name (--swarm)"
                 )
             if await self._still_member():
-                return
+                if invite is None or not await self._is_put_out(invite[0]):
+                    return
+                self._begin_anew()
         if invite is None and not self.swarm:
             raise UsageError(f"this node has not joined {self._folder.name!r} yet: give an invite (--invite)")
         if invite is None:
             raise NotAMember(f"this node is out of {self._folder.name!r}, or was away too long: ask for a new invite")
-        await self._redeem(*invite)
+        try:
+            await self._redeem(*invite)
+        except NotAMember:
+            if self.swarm:
+                self._begin_anew()
+            raise
 
     async def renew(self, peers: Iterable[Ticket]) -> None:
         """The next certificate: the owner's own, or from the first of these or of the kept nodes that gives one.
@@ -151,6 +159,30 @@ class Certification:
                 return False
         return True
 
+    async def _is_put_out(self, invite: Invite) -> bool:
+        """Whether members refuse this node, which holds a certificate and comes with an invite that it has not used yet."""
+        if invite.id.hex() == self._kept.invite or not self._kept.peers:
+            return False
+        try:
+            await self.renew(())
+        except NotAMember:
+            return True
+        except ShoalError:
+            return False  # nobody could be asked
+        return False
+
+    def _begin_anew(self) -> None:
+        """Have the next start be another node; raises NotAMember that asks for it, or for another key file."""
+        if self._node.identity().peer != self._identity.peer:
+            raise NotAMember(
+                f"this node was put out of {self._folder.name!r}: a new invite needs a new key too (another --identity)"
+            )
+        self._node.retire()
+        raise NotAMember(
+            f"this node was put out of {self._folder.name!r}, or its invite was of no use. It has a new key now: "
+            "give an unused invite once more"
+        )
+
     def _certificate(self, late_s: float) -> Certificate:
         return verify_certificate(self._kept.certificate, self._kept.swarm, self._clock.wall(), late_s)
 
@@ -164,7 +196,7 @@ class Certification:
                 f"{invite.redeemer[:8]} refuses this invite: another node has used it, or it was revoked, or it is not "
                 f"for this swarm (this node is {self._identity.peer})"
             ) from error
-        self._accept(PeerId(invite.swarm), answer, (str(invite.ticket),))
+        self._accept(PeerId(invite.swarm), answer, (str(invite.ticket),), invite.id.hex())
 
     async def _ask(self, ticket: Ticket, request: Redeem | Renew) -> tuple[Certified, bytes]:
         question: Question[Any, Certified] = REDEEM if isinstance(request, Redeem) else RENEW
@@ -178,21 +210,22 @@ class Certification:
         )
         return reply.message, reply.payload
 
-    def _accept(self, swarm: PeerId, answer: tuple[Certified, bytes], peers: tuple[str, ...]) -> None:
+    def _accept(self, swarm: PeerId, answer: tuple[Certified, bytes], peers: tuple[str, ...], invite: str = "") -> None:
         """Keep a certificate and the list that came with it; raises NotAMember for what the swarm has not signed."""
         certified, revocations = answer
         certificate = verify_certificate(certified.certificate, swarm, self._clock.wall())
         if certificate.peer != self._identity.peer:
             raise NotAMember(f"a certificate for {certificate.peer[:8]} came, not for this node")
-        self._keep_certificate(swarm, certified.certificate, peers)
+        self._keep_certificate(swarm, certified.certificate, peers, invite)
         if revocations:
             MembershipState(swarm, self._folder, self._clock).take(revocations)
 
-    def _keep_certificate(self, swarm: PeerId, certificate: bytes, peers: tuple[str, ...]) -> None:
+    def _keep_certificate(self, swarm: PeerId, certificate: bytes, peers: tuple[str, ...], invite: str = "") -> None:
         kept = self._node.kept() or self._kept
         newest = {Ticket.parse(text).peer: text for text in (*reversed(kept.peers), *peers)}
         everybody = tuple(reversed(newest.values()))[:MAX_KEPT_PEERS]
-        self._keep(StoredMembership(swarm, certificate, everybody, kept.delegation, kept.contacts))
+        came_by = invite or kept.invite
+        self._keep(StoredMembership(swarm, certificate, everybody, kept.delegation, kept.contacts, came_by))
 
     def _keep(self, kept: StoredMembership) -> None:
         self._kept = kept  # holds also where the file cannot be written

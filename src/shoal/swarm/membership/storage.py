@@ -11,11 +11,13 @@
             member.json           its certificate and where it can be renewed
             ticket                where the node was last reachable
             redeemed/ID           at a redeemer: which node has used an invite
+        server.out-N/, client.out-N/  a node that was put out, and its key
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 from pathlib import Path
@@ -45,13 +47,17 @@ class PrivateSwarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredMembership(msgspec.Struct, frozen=True):
-    """A node's membership. `peers` are the tickets of nodes that renew certificates, `contacts` those of servers met."""
+    """A node's membership. `peers` are the tickets of nodes that renew certificates, `contacts` those of servers met.
+
+    `invite` is the id of the invite that it came by.
+    """
 
     swarm: str
     certificate: bytes
     peers: tuple[str, ...] = ()
     delegation: bytes = b""
     contacts: tuple[str, ...] = ()
+    invite: str = ""
 
 
 class SwarmFolder:
@@ -121,6 +127,17 @@ class NodeFolder:
     def keep(self, kept: StoredMembership) -> None:
         """Replace the membership kept here."""
         write(self.path / "member.json", msgspec.json.encode(kept))
+
+    def retire(self) -> None:
+        """Put this node's files aside, since it is out: the next one here is another node, with another key."""
+        for number in itertools.count(1):
+            aside = self.path.with_name(f"{self.path.name}.out-{number}")
+            if not aside.exists():
+                break
+        try:
+            os.rename(self.path, aside)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be put aside: {error.strerror}") from error
 
     def ticket(self) -> str:
         """Where the node was last reachable; empty when it never was."""

@@ -51,7 +51,7 @@ class World:
         applicant = Applicant(PrivateSwarm(name="home", home=self.folder / "owner"), "server", self.clock)
         peer = applicant.identity.peer
         member = await applicant.enter([MemoryTransport(peer, self.network)])
-        self.transports = member.transports
+        self.transports, self.state = member.transports, member.state
 
         async def members_only(channel: Channel) -> None:
             await channel.close()
@@ -232,3 +232,37 @@ async def test_a_redeemer_that_says_nothing(world: World, monkeypatch: pytest.Mo
                 await world.certification().obtain(invite)
     finally:
         await listening.close()
+
+
+async def test_a_node_that_was_put_out_comes_back_as_another_one(world: World) -> None:
+    """With a new invite it gets a new key, for the next start; without one it is told so shortly."""
+    folder = SwarmFolder("home", world.folder / "back")
+
+    def node() -> tuple[Identity, Certification]:
+        identity = folder.node("server").identity()
+        dialler = Dialler([MemoryTransport(identity.peer, world.network)], clock=world.clock)
+        return identity, Certification(folder, "server", identity, dialler, world.clock)
+
+    first, certification = node()
+    await certification.obtain(world.invite())
+    world.owner.revoke(first.peer)
+    world.state.poll()  # the owner's server looks every second
+    invite = world.invite()
+    with pytest.raises(NotAMember, match="It has a new key now") as caught:
+        await node()[1].obtain(invite)
+    assert len(str(caught.value)) < 200
+    second, again = node()
+    assert second.peer != first.peer
+    await again.obtain(invite)
+    assert verify_certificate(again.certificate, world.key.peer, NOW).peer == second.peer
+    assert (folder.path / "server.out-1" / "node.key").is_file()
+
+
+async def test_a_member_with_an_invite_to_spare_stays_who_it_is(world: World) -> None:
+    """The invite is not used, and can be given to another node."""
+    await world.certification().obtain(world.invite())
+    spare = world.invite()
+    again = world.certification()
+    await again.obtain(spare)
+    assert verify_certificate(again.certificate, world.key.peer, NOW).peer == ME.peer
+    await world.certification(OTHER).obtain(spare)
