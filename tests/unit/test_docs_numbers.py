@@ -25,7 +25,13 @@ from shoal.protocol.messages import MAX_RECORD_BYTES
 from shoal.server.channel_dispatcher import MAX_CHANNELS_PER_PEER
 from shoal.server.gossip import EXCHANGE_S, TICKET_CHANCE, TOLD_AT_ONCE
 from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE
-from shoal.server.sessions.redirector import DIALS_AT_ONCE, DIALS_PER_S
+from shoal.server.sessions.dial_limits import (
+    DIALS_AT_ONCE,
+    DIALS_PER_S,
+    FAILED_AT_ONCE,
+    FAILED_PER_S,
+    SOURCE_CLIENTS,
+)
 from shoal.server.sessions.session_service import DRAIN_S, MAX_LEASE_S
 from shoal.swarm.directory.directory import (
     MAX_EXCHANGES_PER_MINUTE,
@@ -69,7 +75,12 @@ SAID = {
         f"longer than {MAX_CERTIFICATE_LIFETIME_S / DAY_S:.0f} days",
         f"{MAX_UNGREETED} silent channels are kept, for {WORDS[int(GREETING_TIMEOUT_S)]} seconds each",
         f"tells {WORDS[TOLD_AT_ONCE]} members at once",
-        f"at most {DIALS_AT_ONCE} times at once and {DIALS_PER_S} times a second after that for one client",
+        f"at most {FAILED_AT_ONCE} times at once and {FAILED_PER_S} times a second after that",
+    ],
+    "concepts/trust-boundaries.md": [
+        f"at most {DIALS_AT_ONCE} dials at once for one client, and {DIALS_PER_S} a second after that",
+        f"{DIALS_AT_ONCE * SOURCE_CLIENTS:,} and {DIALS_PER_S * SOURCE_CLIENTS} for the clients of one address",
+        f"not answered, at most {FAILED_AT_ONCE} at once for one address, and {FAILED_PER_S} a second after that",
     ],
     "concepts/cache.md": [
         f"*pages*: {PAGE_TOKENS} tokens of one block",

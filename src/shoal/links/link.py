@@ -38,7 +38,8 @@ def _untold(state: LinkState) -> None:
 class Link(Generic[H]):
     """A link as the client ordered it, and this side's tasks that keep it up.
 
-    `tell` is told when it is up and down; `retried` are the errors after which it is dialled again.
+    `tell` is told when it is up and down, and why, in the words of `explain`; `retried` are the errors after which it is
+    dialled again.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Link(Generic[H]):
         clock: Clock,
         tell: Callable[[LinkState], None] = _untold,
         retried: tuple[type[ShoalError], ...] = (NetworkError,),
+        explain: Callable[[ShoalError], str] = str,
     ) -> None:
         self.key = key
         self.generation = generation
@@ -55,6 +57,7 @@ class Link(Generic[H]):
         self._clock = clock
         self._tell = tell
         self._retried = retried
+        self._explain = explain
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -83,7 +86,7 @@ class Link(Generic[H]):
                     self._tell(LinkState(self.generation, "up"))
                     await serve(frames)
             except ShoalError as error:
-                self._tell(LinkState(self.generation, "down", str(error)[:MAX_TEXT_CHARS]))
+                self._tell(LinkState(self.generation, "down", self._explain(error)[:MAX_TEXT_CHARS]))
                 if not isinstance(error, self._retried):
                     raise
             if self._clock.monotonic() - began > REDIAL_MOST_S:

@@ -14,6 +14,7 @@ from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.reach import dialled_for_others
 from shoal.types import ModelSpec, PeerId
 
 EXCHANGE_S = 3.0
@@ -34,7 +35,7 @@ Notice = Callable[[str], None]
 class Gossip:
     """`tickets` name members that are always known; `notice` hears of those that do not answer.
 
-    `fingerprint` is of this server's model.
+    `fingerprint` is of this server's model. `own` gives its addresses, which say where it dials because of a record alone.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Gossip:
         clock: Clock,
         tickets: Sequence[Ticket] = (),
         fingerprint: str = "",
+        own: Callable[[], Sequence[str]] | None = None,
     ) -> None:
         self.tickets = tuple(tickets)
         self._me = me
@@ -54,6 +56,7 @@ class Gossip:
         self._notice = notice
         self._clock = clock
         self._fingerprint = fingerprint
+        self._own = own
         self._random = random.Random()
         self._silent: dict[PeerId, int] = {}
 
@@ -129,6 +132,9 @@ class Gossip:
     async def _exchange(self, peer: PeerId, addresses: tuple[str, ...]) -> ShoalError | None:
         """What went wrong, if something did."""
         before = self._directory.get(peer)
+        named = any(ticket.peer == peer for ticket in self.tickets)
+        if self._own is not None and not named:
+            addresses = dialled_for_others(addresses, self._own())
         try:
             async with FrameChannel(await self._dialler.dial(peer, addresses)) as channel:
                 await exchange.ask(channel, self._directory, self._fingerprint)

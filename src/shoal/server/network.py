@@ -98,13 +98,15 @@ class Network:
         self.directory = Directory(clock, me)
         self.dialler = Dialler(transports, clock=clock, only=config.transport)
         self.dispatcher = ChannelDispatcher(me, self.directory, clock)
-        self.peer_latency = PeerLatency(self.dialler, clock)
-        self.redirector = Redirector(self.identity, self.dialler, clock)
+        self.peer_latency = PeerLatency(self.dialler, clock, lambda: self.addresses)
+        self.redirector = Redirector(self.identity, self.dialler, clock, lambda: self.addresses)
         rate = config.max_upload_bits_per_s
         self.throttle = None if rate is None else TokenBucket(rate / 8, UPLOAD_BURST_S * rate / 8, clock)
         tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))
         known = tuple(map(Ticket.parse, tickets))
-        self.gossip = Gossip(me, self.directory, self.dialler, notice, clock, known, fingerprint)
+        self.gossip = Gossip(
+            me, self.directory, self.dialler, notice, clock, known, fingerprint, lambda: self.addresses
+        )
         discoveries = Discoveries(config.discovery, fingerprint, clock)
         finder = discoveries.finder(self.directory, self.dialler, me)
         self.announcer = Announcer(discoveries, finder, lambda: self.directory.get(me), notice, clock)

@@ -79,6 +79,8 @@ def node_address(text: str) -> NodeAddress:
     address = NodeAddress(
         found["scheme"], found["ipv6"] or found["host"], int(found["port"] or 0), found["relay"] is not None
     )
+    if address.relay and address.scheme != "iroh":
+        raise UsageError(f"{text!r} is a relay's, and {address.scheme} has none")
     if address.port > 65_535 or (address.scheme in IP_SCHEMES and not address.relay and not _is_numeric(address)):
         raise UsageError(f"{text!r} is not an IP address and a port")
     return address

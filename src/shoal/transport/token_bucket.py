@@ -28,6 +28,11 @@ class TokenBucket:
             self._used += tokens
         return granted
 
+    def give_back(self, tokens: float = 1.0) -> None:
+        """What was taken was not used."""
+        self._refill()
+        self._used = max(0.0, self._used - tokens)
+
     def wait_s(self, tokens: float = 1.0) -> float:
         """Seconds until `try_take` may succeed; 0 if it would now."""
         self._refill()

@@ -8,7 +8,7 @@ import os
 import time
 
 from shoal.protocol.messages import Attach, Close, LinkGrant, LinkState, ReceivedUpTo, Redirect, Refusal, Rewind
-from shoal.server.sessions.redirector import DIALS_AT_ONCE, DIALS_PER_S
+from shoal.server.sessions.dial_limits import FAILED_AT_ONCE, FAILED_PER_S
 from shoal.swarm.directory.records import Acceptance, sign_acceptance, sign_record
 from shoal.swarm.identity import Identity
 from tests.attacks.membership.attackers import OWN_TOKENS, ROWS, Honest, altered, dial, opening, own_session, refused
@@ -136,4 +136,4 @@ async def test_a_redirect_to_an_accomplice(swarm: PrivateServers, honest: Honest
                 break
         passed_s = time.monotonic() - began
         await control.close()
-    assert DIALS_AT_ONCE <= len(knocked) <= DIALS_AT_ONCE + DIALS_PER_S * (passed_s + 1)
+    assert FAILED_AT_ONCE <= len(knocked) <= FAILED_AT_ONCE + FAILED_PER_S * (passed_s + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shoal.clock import Clock
 from shoal.errors import ShoalError
@@ -12,6 +12,7 @@ from shoal.protocol.messages import STATUS, GetStatus
 from shoal.swarm.directory.records import MAX_ROUND_TRIPS, ServerRecord
 from shoal.transport.asking import ask
 from shoal.transport.dialler import Dialler
+from shoal.transport.reach import dialled_for_others
 from shoal.types import PeerId, Span
 
 MEASURED_AT_ONCE = 2 * MAX_ROUND_TRIPS
@@ -19,10 +20,14 @@ TIMEOUT_S = 3.0
 
 
 class PeerLatency:
-    """Keeps what was measured last; the nearest are told to the swarm."""
+    """Keeps what was measured last; the nearest are told to the swarm.
 
-    def __init__(self, dialler: Dialler, clock: Clock) -> None:
+    `own` gives this server's addresses, which say where it dials because of a record alone.
+    """
+
+    def __init__(self, dialler: Dialler, clock: Clock, own: Callable[[], Sequence[str]] | None = None) -> None:
         self._dialler = dialler
+        self._own = own
         self._clock = clock
         self._random = random.Random()
         self._seconds: dict[PeerId, float] = {}
@@ -48,7 +53,8 @@ class PeerLatency:
     async def _round_trip(self, record: ServerRecord) -> float | None:
         """Seconds from a question to its answer on a connection that is there; None if there is none."""
         try:
-            contact = (record.peer, record.addresses)
+            addresses = record.addresses if self._own is None else dialled_for_others(record.addresses, self._own())
+            contact = (record.peer, addresses)
             reply = await ask(self._dialler, contact, STATUS, GetStatus(), deadline_s=TIMEOUT_S, clock=self._clock)
         except ShoalError:
             return None

@@ -95,7 +95,7 @@ class ControlChannel:
                 session.stand_by()
             await self._frames.send(Admitted(message.link.generation, acceptance))
         elif isinstance(message, Redirect):
-            self._redirector.redirect(session, message)
+            self._redirector.redirect(session, message, self._frames.source)
         else:
             raise ProtocolError(f"a control channel does not carry {type(message).__name__}")
 

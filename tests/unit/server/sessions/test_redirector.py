@@ -11,7 +11,8 @@ import pytest_asyncio
 
 from shoal.errors import DialError, RecordError
 from shoal.protocol.messages import Attach, LinkGrant, LinkState, ReceivedUpTo, Redirect
-from shoal.server.sessions.redirector import DIALS_AT_ONCE, Redirector
+from shoal.server.sessions.dial_limits import FAILED_AT_ONCE
+from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.directory.records import Acceptance, sign_acceptance
 from shoal.swarm.identity import Identity
 from shoal.transport.channel import Channel
@@ -35,10 +36,12 @@ class Dials(Dialler):
         self.pipes: list[Pipe] = []
         self.error: DialError | None = None
         self.count = 0
+        self.tried: list[object] = []
 
     async def dial(self, peer: PeerId, addresses: object, deadline_s: float = 0.0) -> Channel:
         """Dialler."""
         self.count += 1
+        self.tried.append(addresses)
         if self.error is not None:
             raise self.error
         self.pipes.append(Pipe())
@@ -48,11 +51,11 @@ class Dials(Dialler):
 class Ordered:
     """A session whose client gives orders."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: str = "tls://127.0.0.1:9") -> None:
         self.hop = Hop()
         self.hop.clock._wall = time.time() - self.hop.clock.monotonic()
         self.dials = Dials()
-        self.redirector = Redirector(ME, self.dials, self.hop.clock)
+        self.redirector = Redirector(ME, self.dials, self.hop.clock, lambda: (own,))
         self.session = self.hop.session
         self.session.take_up(0, CLIENT)
         self.news = self.session.attend(FrameChannel(Pipe()))
@@ -133,17 +136,40 @@ async def test_the_client_itself_is_not_dialled(ordered: Ordered) -> None:
     assert not ordered.session.outgoing[False].link.tasks
 
 
-async def test_dials_for_one_client_are_limited(ordered: Ordered) -> None:
-    """However many links it orders; what was used comes back with time."""
-    ordered.dials.error = DialError("nobody there")
+async def test_dials_that_are_not_answered_are_limited(ordered: Ordered) -> None:
+    """However many links a client orders; it learns of this server's limit, and of no cause: that would be a scan's answer."""
+    ordered.dials.error = DialError("127.0.0.1:22 does not answer: connection refused")
     told: list[str] = []
-    for generation in range(1, DIALS_AT_ONCE + 20):
-        ordered.redirector.redirect(ordered.session, ordered.order(generation))
+    for generation in range(1, FAILED_AT_ONCE + 20):
+        ordered.redirector.redirect(ordered.session, ordered.order(generation), "192.0.2.1")
         for _ in range(3):
             await asyncio.sleep(0)
         told += [state.detail for state in ordered.told() if state.state == "down"]
-    assert ordered.dials.count == DIALS_AT_ONCE
-    assert set(told[:DIALS_AT_ONCE]) == {"nobody there"}
-    assert all("dials" in detail for detail in told[DIALS_AT_ONCE:])
+    assert ordered.dials.count == FAILED_AT_ONCE
+    assert set(told[:FAILED_AT_ONCE]) == {""}
+    assert all("dials" in detail for detail in told[FAILED_AT_ONCE:])
     await ordered.hop.clock.advance(3.0)
-    assert ordered.dials.count > DIALS_AT_ONCE
+    assert ordered.dials.count > FAILED_AT_ONCE
+
+
+@pytest.mark.parametrize(
+    ("own", "addresses", "dialled"),
+    [
+        (
+            "tls://203.0.113.1:1",
+            ("tls://127.0.0.1:22", "tls://203.0.113.9:1", "tls://[::1]:1"),
+            ("tls://203.0.113.9:1",),
+        ),
+        ("tls://203.0.113.1:1", ("tls://127.0.0.1:22",), ()),
+        ("tls://127.0.0.1:1", ("tls://127.0.0.1:22",), ("tls://127.0.0.1:22",)),
+    ],
+)
+async def test_a_server_dials_for_others_where_it_serves(own: str, addresses: tuple[str, ...], dialled: object) -> None:
+    """Its own machine is nothing that a client may have it look at from outside."""
+    ordered = Ordered(own)
+    async with ordered.redirector:
+        ordered.redirector.redirect(ordered.session, ordered.order(record=signed_record(TARGET, addresses).data))
+        await turns()
+        assert ordered.dials.tried == ([dialled] if dialled else [])
+        state = "up" if dialled else "down"
+        assert [(state.state, state.detail) for state in ordered.told()] == [("ready", ""), (state, "")]
