@@ -372,7 +372,6 @@ class AsyncClient:
         self._opened.probe.caught(record)
 
 
-
 def _told(errors: Sequence[ShoalError], found: Sequence[str]) -> str:
     """Why no member answered, in a few causes. Who is refused by members is told that alone: it is what can be mended."""
     refusals = [error for error in errors if isinstance(error, NotAMember)]
