@@ -70,4 +70,5 @@ async def client(model: str, tickets: list[str], distrusted: list[str], prompt: 
 
 if __name__ == "__main__":
     strict.strict_mode_environment()
-    asyncio.run({"server": server, "client": client}[sys.argv[1]](*json.loads(sys.argv[2])))
+    role, given = sys.argv[1], json.loads(sys.argv[2])
+    asyncio.run(server(*given) if role == "server" else client(*given))

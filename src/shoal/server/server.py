@@ -117,7 +117,7 @@ class Server:
     @property
     def blocks_only_here(self) -> tuple[Span, ...]:
         """The blocks that no other server has, as far as this one knows: the model is incomplete when it leaves."""
-        others = self.network.gossip.others(self.record.model.fingerprint)
+        others = self.network.gossip.others(self.record.model)
         return missing_spans(self.record.span, (one.span for one in others if not one.draining))
 
     @property
