@@ -78,5 +78,5 @@ async def test_options_are_checked_before_anything_is_asked() -> None:
         await shoal.connect_async(ticket="x")
     with pytest.raises(shoal.UsageError, match="head cannot be 'float8'"):
         await shoal.connect_async(peers=["nobody"], head="float8")
-    with pytest.raises(shoal.UsageError, match="list of tickets"):
+    with pytest.raises(shoal.UsageError, match="a ticket starts with"):
         await shoal.connect_async(peers="x")
