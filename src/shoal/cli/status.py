@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from shoal.swarm.directory.records import ServerRecord
 
 
+MAX_PROBLEMS = 8
+"""Reasons why records were dropped that people see; JSON has all that are kept."""
+
+
 class LoadView(msgspec.Struct, frozen=True):
     """A server's answer, with every field; see `protocol.messages.Status`."""
 
@@ -78,20 +82,24 @@ def status(
 
     found = client_discoveries(model, discovery, yes)
     joined = private(swarm, invite)
-    servers = asyncio.run(
+    servers, problems = asyncio.run(
         _ask(AsyncClient(connection.peers, invite=joined, only=connection.transport, discoveries=found))
     )
     models = model_views(servers)
     if as_json:
-        print_json({"models": models})
+        print_json({"models": models, "problems": problems})
         return
     for view in models:
         _show(view)
+    if not models:
+        console.print("members answer, and no record of a server is known")
+    for problem in problems[-MAX_PROBLEMS:]:
+        console.print(f"a record was dropped: {problem}", markup=False, highlight=False)
 
 
-async def _ask(client: AsyncClient) -> list[ServerStatus]:
+async def _ask(client: AsyncClient) -> tuple[list[ServerStatus], tuple[str, ...]]:
     async with client:
-        return await client.status()
+        return await client.status(), client.problems
 
 
 def model_views(servers: Sequence[ServerStatus]) -> list[ModelView]:
