@@ -41,7 +41,7 @@ from shoal.swarm.directory.directory import (
     MAX_NEW_PER_MINUTE,
     MAX_RECORDS,
 )
-from shoal.swarm.directory.records import RECORD_LIFETIME_S, RECORD_RENEWAL_S
+from shoal.swarm.directory.records import MAX_CLOCK_SKEW_S, RECORD_LIFETIME_S, RECORD_RENEWAL_S
 from shoal.swarm.membership.credentials import (
     CERTIFICATE_LIFETIME_S,
     MAX_CERTIFICATE_LIFETIME_S,
@@ -65,6 +65,7 @@ SAID = {
         f"At most {MAX_LOOKED_AT_PER_MINUTE:,} records of one node, and {MAX_LOOKED_AT_PER_SOURCE:,} of one source, are",
         f"A source tells of at most {MAX_NEW_PER_MINUTE:,} nodes not known before",
         f"One node gets {MAX_EXCHANGES_PER_MINUTE} exchanges in a minute, one source {MAX_EXCHANGES_PER_SOURCE:,}",
+        f"A record from others may be {MAX_CLOCK_SKEW_S:.0f} s off",
         f"One exchange in {WORDS[round(1 / TICKET_CHANCE)]} is with a member that a ticket names",
         f"no server that answers, for {LOOK_AT_SERVERS_S:g} s",
         f"at most {MAX_CHANNELS_PER_PEER} channels of one node",

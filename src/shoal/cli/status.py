@@ -34,6 +34,10 @@ NAME_CHARACTERS = 16
 State = Literal["up", "leaving", "left", "silent"]
 
 
+MAX_PROBLEMS = 8
+"""Reasons why records were dropped that people see; JSON has all that are kept."""
+
+
 class LoadView(msgspec.Struct, frozen=True):
     """A server's answer, with every field; see `protocol.messages.Status`."""
 
@@ -98,20 +102,22 @@ def status(
     client = AsyncClient(chosen.peers, invite=chosen.private, only=connection.transport, discoveries=found)
     waits_for(lambda: str(client.activity) or "starting")
     interruptible()
-    servers = asyncio.run(_ask(client))
+    servers, problems = asyncio.run(_ask(client))
     models = model_views(servers)
     if as_json:
-        print_json({"models": models})
+        print_json({"models": models, "problems": problems})
         return
     if not models:
         say("no server is known: the members that answered serve nothing")
     for view in models:
         _show(view)
+    for problem in problems[-MAX_PROBLEMS:]:
+        say(f"a record was dropped: {problem}")
 
 
-async def _ask(client: AsyncClient) -> list[ServerStatus]:
+async def _ask(client: AsyncClient) -> tuple[list[ServerStatus], tuple[str, ...]]:
     async with client:
-        return await client.status()
+        return await client.status(), client.problems
 
 
 def model_views(servers: Sequence[ServerStatus]) -> list[ModelView]:

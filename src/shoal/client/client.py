@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -61,6 +62,10 @@ MAX_CAUSES, MAX_CAUSE_CHARS = 2, 200
 """Of an error that has a cause for each member."""
 
 
+DOUBTED_TIMES, MAX_DOUBTED = 3, 1024
+"""How often a node is asked what its clock shows, and of how many nodes this is counted."""
+
+
 class ServerStatus(msgspec.Struct, frozen=True):
     """A server as the client sees it; `status` is None when it did not answer, and `problem` says why."""
 
@@ -110,6 +115,7 @@ class AsyncClient:
         self._transports: list[Transport] = []
         self._keeping: BackgroundTask | None = None
         self._heard_at = -math.inf
+        self._doubted: Counter[str] = Counter()
         self._discoveries = discoveries or Discoveries(DiscoveryOptions())
         if invite is not None and self._discoveries.all:
             raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
@@ -202,6 +208,7 @@ class AsyncClient:
         contacts = [(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets]
         errors = await asyncio.gather(*(self._ask(*contact) for contact in contacts))
         if any(error is None for error in errors):
+            await self._ask_doubtful()
             return
         for some in self._opened.probe.batches([signed.record for signed in self.directory.ranked()], ASKED_AT_ONCE):
             found = await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
@@ -211,6 +218,20 @@ class AsyncClient:
             return
         problems = _told([error for error in errors if error is not None], self._opened.finder.problems)
         raise NetworkError(f"no member of the swarm answered: {problems}")
+
+    async def _ask_doubtful(self) -> None:
+        """Exchange with a few whose records were dropped for their times: they can say what their clocks show."""
+        doubtful = [signed.record for signed in self.directory.doubtful]
+        some = [one for one in doubtful if self._doubted[one.peer] < DOUBTED_TIMES][-ASKED_AT_ONCE:]
+        if len(self._doubted) > MAX_DOUBTED:
+            self._doubted.clear()
+        self._doubted.update(one.peer for one in some)
+        await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why records were dropped, as far as their nodes told them themselves or their times cannot be."""
+        return self.directory.problems
 
     async def _ask(self, peer: PeerId, addresses: Sequence[str]) -> ShoalError | None:
         try:

@@ -99,10 +99,17 @@ class ServedModels:
     async def _try_again(self, deadline: float, problem: ShoalError) -> None:
         """Hear what is new; raises the problem when the time is over."""
         if self._clock.monotonic() >= deadline:
-            raise problem
+            raise self._explained(problem)
         await self._clock.sleep(REFRESH_S)
         with contextlib.suppress(NetworkError):  # the wait's own deadline decides
             await self._refresh()
+
+    def _explained(self, problem: ShoalError) -> ShoalError:
+        """The problem, and why records were dropped, if any were: perhaps that is the cause."""
+        dropped = self._directory.problems
+        if not isinstance(problem, NoRoute) or not dropped:
+            return problem
+        return NoRoute(f"{problem}; records were dropped: {'; '.join(dropped[-MAX_PROBLEMS:])}", problem.missing)
 
     async def describe(self, model: ModelSpec) -> tuple[Description, bytes]:
         """The model's description and its configuration as JSON text, from a server of it. Raises NoRoute."""

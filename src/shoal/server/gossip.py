@@ -29,6 +29,9 @@ ASKED_AT_ONCE = 32
 TICKET_CHANCE = 0.1
 """How often that member is one that a ticket names: no number of strangers takes this node away from those."""
 
+DOUBT_CHANCE = 0.2
+"""How often it is one whose record was dropped for its times, as long as there are such."""
+
 Notice = Callable[[str], None]
 
 
@@ -116,6 +119,9 @@ class Gossip:
             if named and (not some or self._random.random() < TICKET_CHANCE):
                 ticket = self._random.choice(named)
                 await self._exchange(PeerId(ticket.peer), self._addresses(ticket))
+            elif (doubtful := self._directory.doubtful) and self._random.random() < DOUBT_CHANCE:
+                unsure = self._random.choice(doubtful).record  # it can say what its clock shows
+                await self._exchange(PeerId(unsure.peer), unsure.addresses)
             elif some:
                 await self._exchange(PeerId(some[0].peer), some[0].addresses)
 
@@ -126,8 +132,11 @@ class Gossip:
 
     async def _try(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         error = await self._exchange(peer, addresses)
+        problem = self._directory.problem(peer)
         if error is not None:
             self._notice(f"{peer[:8]} does not answer: {error}")
+        elif problem is not None:
+            self._notice(problem)
 
     async def _exchange(self, peer: PeerId, addresses: tuple[str, ...]) -> ShoalError | None:
         """What went wrong, if something did."""

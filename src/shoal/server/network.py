@@ -99,7 +99,7 @@ class Network:
         self.dialler = Dialler(transports, clock=clock, only=config.transport)
         self.dispatcher = ChannelDispatcher(me, self.directory, clock)
         self.peer_latency = PeerLatency(self.dialler, clock, lambda: self.addresses)
-        self.redirector = Redirector(self.identity, self.dialler, clock, lambda: self.addresses)
+        self.redirector = Redirector(self.identity, self.dialler, clock, lambda: self.addresses, self.directory.ahead_s)
         rate = config.max_upload_bits_per_s
         self.throttle = None if rate is None else TokenBucket(rate / 8, UPLOAD_BURST_S * rate / 8, clock)
         tickets = (*config.peers, *(self.member.tickets if self.member is not None else ()))

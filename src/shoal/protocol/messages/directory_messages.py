@@ -6,23 +6,26 @@ from typing import Annotated, get_args
 
 from msgspec import Meta
 
-from shoal.protocol.messages.field_types import MAX_WANT, Counter, Elapsed, Rate, Text
+from shoal.protocol.messages.field_types import MAX_WANT, Counter, Elapsed, Moment, Rate, Text
 from shoal.protocol.messages.message import Message, Question, Refusal, Vocabulary
 
 
 class RecordDigest(Message, frozen=True, tag="digest"):
     """Opens a record exchange; the payload lists (node id, sequence) of the records held.
 
-    `fingerprint` is of the model whose servers are to be told of first, if there is one.
+    `fingerprint` is of the model whose servers are to be told of first, if there is one. `sent_at` is the sender's clock: how
+    old it takes its own record to be follows (0: it does not say).
     """
 
     fingerprint: Text = ""
+    sent_at: Moment = 0.0
 
 
 class RecordBatch(Message, frozen=True, tag="records"):
-    """Payload: `want` node ids, then length-prefixed signed records."""
+    """Payload: `want` node ids, then length-prefixed signed records. `sent_at` is the sender's clock, as in `digest`."""
 
     want: Annotated[int, Meta(ge=0, le=MAX_WANT)] = 0
+    sent_at: Moment = 0.0
 
 
 EXCHANGE = Question(RecordDigest, RecordBatch, per_span=False)

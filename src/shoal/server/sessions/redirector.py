@@ -36,17 +36,24 @@ class _Target(NamedTuple):
 class Redirector:
     """Runs the outgoing links of all sessions. Use with `async with`, which ends them all.
 
-    `own` gives this server's own addresses: what it dials for clients depends on them.
+    `own` gives this server's own addresses: what it dials for clients depends on them. `ahead_s` tells how far a node's clock
+    is ahead, as far as that is known.
     """
 
     def __init__(
-        self, identity: Identity, dialler: Dialler, clock: Clock, own: Callable[[], Sequence[str]] = tuple
+        self,
+        identity: Identity,
+        dialler: Dialler,
+        clock: Clock,
+        own: Callable[[], Sequence[str]] = tuple,
+        ahead_s: Callable[[PeerId], float] = lambda peer: 0.0,
     ) -> None:
         self.clock = clock
         self._identity = identity
         self._dialler = dialler
         self._tasks = OwnedTasks()
         self._own = own
+        self._ahead_s = ahead_s
         self._dials = DialLimits(clock)
 
     async def __aenter__(self) -> Redirector:
@@ -81,6 +88,7 @@ class Redirector:
     def _agreed(self, message: Redirect) -> _Target:
         """Where to dial: the target has signed its addresses, and that this node may feed that session of it."""
         now = self.clock.wall()
+        now += self._ahead_s(PeerId(message.link.peer))
         record = verify_record(message.record, now).record
         acceptance = verify_acceptance(message.acceptance, now)
         agreed = (acceptance.peer, acceptance.upstream, acceptance.generation)

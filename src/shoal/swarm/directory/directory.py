@@ -8,11 +8,11 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from shoal.clock import Clock
 from shoal.errors import ProtocolError, RecordError, ServerFull
-from shoal.swarm.directory.records import SignedRecord, verify_record
+from shoal.swarm.directory.records import MAX_TOLD_SKEW_S, SignedRecord, check_times, parse_record
 from shoal.transport.token_bucket import TokenBuckets
 from shoal.types import PEER_ID_BYTES, PeerId, peer_id
 
@@ -36,6 +36,9 @@ MAX_EXCHANGES_PER_MINUTE = 120
 MAX_EXCHANGES_PER_SOURCE = 20 * MAX_EXCHANGES_PER_MINUTE
 """The same for all peers of one source."""
 
+MAX_DOUBTFUL = 64
+"""Nodes whose records were dropped and whose reason is kept."""
+
 RETRY_AFTER_S = 5.0
 
 _MAX_ENTRIES = 2 * MAX_RECORDS
@@ -45,6 +48,8 @@ _ENTRY_BYTES = PEER_ID_BYTES + _SEQUENCE.size
 
 
 log = logging.getLogger("shoal.swarm")
+
+V = TypeVar("V")
 
 
 class Standing(IntEnum):
@@ -58,12 +63,16 @@ class Standing(IntEnum):
 
 
 class Held(NamedTuple):
-    """A record, what proves that its node is a member, the source that introduced the node ("": this one), its standing."""
+    """A record, what proves that its node is a member, the source that introduced the node ("": this one), its standing.
+
+    `ahead_s` is how far the clock of the record's times is ahead of this node's.
+    """
 
     signed: SignedRecord
     proof: bytes
     source: str
     standing: Standing
+    ahead_s: float = 0.0
 
 
 class _Limits:
@@ -100,7 +109,28 @@ class Directory:
         self._held: dict[PeerId, Held] = {}
         self._introduced: Counter[str] = Counter()
         self._limits = _Limits(clock)
+        self._doubtful: dict[PeerId, SignedRecord] = {}
+        self._problems: dict[PeerId, str] = {}
         self.dropped: Counter[str] = Counter()
+
+    @property
+    def now(self) -> float:
+        """What this node's clock shows."""
+        return self._clock.wall()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why records were dropped that nodes told of themselves, and those whose times cannot be; the latest MAX_DOUBTFUL."""
+        return tuple(self._problems.values())
+
+    def problem(self, peer: PeerId) -> str | None:
+        """Why a node's own record was dropped, if it was and none was taken since."""
+        return self._problems.get(peer)
+
+    @property
+    def doubtful(self) -> list[SignedRecord]:
+        """Records of others whose times cannot be: their nodes can say what their clocks show."""
+        return list(self._doubtful.values())
 
     def admit_members_only(
         self, certifies: Callable[[PeerId, bytes], bool], refuses: Callable[[PeerId], bool] = lambda peer: False
@@ -121,24 +151,40 @@ class Directory:
         """What counts as one: a network, since keys are free, or a member of a private swarm, where they cost an invite."""
         return network if network and self._certifies is None else introducer
 
-    def take(self, entries: list[bytes], introducer: PeerId, network: str = "") -> int:
-        """Take the records of a `records` message that `introducer` sent from `network`; returns how many were news."""
-        if self._certifies is None:
-            return sum(self.add(data, introducer, network=network) for data in entries)
-        pairs = zip(entries[::2], entries[1::2], strict=False)
-        return sum(self.add(data, introducer, proof, network) for data, proof in pairs)
+    def take(
+        self, entries: list[bytes], introducer: PeerId, network: str = "", sent_at: float = 0.0, believed: bool = False
+    ) -> int:
+        """Take the records of a `records` message that `introducer` sent from `network`; returns how many were news.
 
-    def add(self, data: bytes, introducer: PeerId | None = None, proof: bytes = b"", network: str = "") -> bool:
+        `sent_at` is what its clock shows: its own record is as old as that says. So are the others' if it is `believed`, as a
+        node that was dialled from here.
+        """
+        ahead_s = sent_at - self._clock.wall() if sent_at else 0.0
+        step = 1 if self._certifies is None else 2
+        count = 0
+        for at in range(0, len(entries) - step + 1, step):
+            proof = entries[at + 1] if step == 2 else b""
+            count += self.add(entries[at], introducer, proof, network, ahead_s, believed)
+        return count
+
+    def add(
+        self,
+        data: bytes,
+        introducer: PeerId | None = None,
+        proof: bytes = b"",
+        network: str = "",
+        ahead_s: float = 0.0,
+        believed: bool = False,
+    ) -> bool:
         """Take a record if it is valid and news; returns whether it was. `introducer` None: it was made here."""
         source = "" if introducer is None else self._source(introducer, network)
         if introducer is not None and not self._limits.try_take(self._limits.looked_at, introducer, source):
             self.dropped["too many"] += 1
             return False
         try:
-            signed = verify_record(data, self._clock.wall())
+            signed = parse_record(data)
         except RecordError as error:
-            self.dropped["invalid"] += 1
-            log.debug("a record is dropped: %s", error)
+            self._drop(introducer, error)
             return False
         peer = PeerId(signed.record.peer)
         held = self._held.get(peer)
@@ -149,12 +195,41 @@ class Directory:
             self.dropped["refused"] += 1
             return False
         came = introducer in (None, peer)
+        told_s = ahead_s if abs(ahead_s) <= MAX_TOLD_SKEW_S else 0.0
+        # Its own clock is what it goes by in all that it signs; that of an introducer is a guess.
+        offset_s = self._offset_s(signed, (told_s, 0.0) if came else (0.0, told_s if believed else 0.0))
+        if offset_s is None:
+            if not came:
+                _keep_latest(self._doubtful, peer, signed)
+            return False
         if held is None and introducer is not None and not self._room(source, came):
             return False
-        self._put(peer, _renewed(held, Held(signed, proof, source, Standing.CAME if came else Standing.HEARSAY)))
+        standing = Standing.CAME if came else Standing.HEARSAY
+        self._put(peer, _renewed(held, Held(signed, proof, source, standing, offset_s)))
+        self._doubtful.pop(peer, None)
+        self._problems.pop(peer, None)
         if held is None:
             log.info("%s joins with blocks %s of %s", peer[:8], signed.record.span, signed.record.model.name)
         return True
+
+    def _offset_s(self, signed: SignedRecord, offsets_s: tuple[float, ...]) -> float | None:
+        """The first of these differences of clocks by which a record's times are sound; None: by none of them."""
+        now, problem = self._clock.wall(), None
+        for offset_s in dict.fromkeys(offsets_s):
+            try:
+                check_times(signed.record, now + offset_s)
+                return offset_s
+            except RecordError as error:
+                problem = error
+        assert problem is not None
+        self._drop(PeerId(signed.record.peer), problem)
+        return None
+
+    def _drop(self, owner: PeerId | None, error: RecordError) -> None:
+        self.dropped["invalid"] += 1
+        if owner is not None:
+            _keep_latest(self._problems, owner, str(error))
+        log.debug("a record is dropped: %s", error)
 
     def _room(self, source: str, came: bool) -> bool:
         """Whether one more node of a source may be held; if need be, another one goes."""
@@ -228,7 +303,12 @@ class Directory:
         return held.signed if held is not None and self._usable(peer, held) else None
 
     def _usable(self, peer: PeerId, held: Held) -> bool:
-        return held.signed.record.expires_at > self._clock.wall() and not self._refuses(peer)
+        return held.signed.record.expires_at - held.ahead_s > self._clock.wall() and not self._refuses(peer)
+
+    def ahead_s(self, peer: PeerId) -> float:
+        """How far a node's clock is ahead of this one's, as far as that matters for its record; 0 where it is not known."""
+        held = self._held.get(peer)
+        return held.ahead_s if held is not None else 0.0
 
     def remove(self, peer: PeerId) -> None:
         """Forget a member, until a newer record of it comes."""
@@ -300,6 +380,14 @@ class Directory:
         if self._certifies is None:
             return [one.signed.data for one in held]
         return [entry for one in held for entry in (one.signed.data, one.proof)]
+
+
+def _keep_latest(found: dict[PeerId, V], peer: PeerId, value: V) -> None:
+    """Note something of a node, and forget the oldest of too many."""
+    found.pop(peer, None)
+    found[peer] = value
+    if len(found) > MAX_DOUBTFUL:
+        del found[next(iter(found))]
 
 
 def _renewed(before: Held | None, now: Held) -> Held:

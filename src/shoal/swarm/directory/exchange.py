@@ -25,11 +25,12 @@ async def ask(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            message, payload = await channel.ask(EXCHANGE, RecordDigest(fingerprint), directory.digest())
+            message, payload = await channel.ask(EXCHANGE, RecordDigest(fingerprint, directory.now), directory.digest())
             want, entries = unpack_records(message.want, payload)
-            news = directory.take(entries, channel.peer, channel.source)
+            news = directory.take(entries, channel.peer, channel.source, message.sent_at, believed=True)
             directory.answered(channel.peer)
-            await channel.send(RecordBatch(), pack_records([], directory.select(want), _RECORDS_BYTES))
+            own = pack_records([], directory.select(want), _RECORDS_BYTES)
+            await channel.send(RecordBatch(sent_at=directory.now), own)
     except TimeoutError as error:
         raise ChannelClosed(f"peer {channel.peer[:8]} took more than {timeout_s:g} s to exchange records") from error
     return news
@@ -49,8 +50,9 @@ async def answer(
     want = want[:MAX_WANT]
     try:
         async with asyncio.timeout(timeout_s):
-            await channel.send(RecordBatch(len(want)), pack_records(want, lacks, STRANGER_PAYLOAD_BYTES))
+            await channel.send(RecordBatch(len(want), directory.now), pack_records(want, lacks, STRANGER_PAYLOAD_BYTES))
             message, payload = await channel.expect(RecordBatch)
     except TimeoutError as error:
         raise ChannelClosed(f"peer {channel.peer[:8]} took more than {timeout_s:g} s to exchange records") from error
-    return directory.take(unpack_records(message.want, payload)[1], channel.peer, channel.source)
+    entries = unpack_records(message.want, payload)[1]
+    return directory.take(entries, channel.peer, channel.source, message.sent_at)

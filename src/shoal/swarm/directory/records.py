@@ -30,6 +30,9 @@ RECORD_LIFETIME_S = 300.0
 RECORD_RENEWAL_S = 60.0
 ACCEPTANCE_LIFETIME_S = 120.0
 MAX_CLOCK_SKEW_S = 120.0
+"""How far clocks may differ of nodes that have not told each other what theirs shows."""
+MAX_TOLD_SKEW_S = 86_400.0
+"""How far they may differ of nodes that have: more is a clock that was never set."""
 
 _RECORD_LABEL = b"shoal record 1"
 _ACCEPTANCE_LABEL = b"shoal acceptance 1"
@@ -142,12 +145,20 @@ def _check(record: ServerRecord) -> None:
 def verify_record(data: bytes, now: float) -> SignedRecord:
     """The record in these bytes; raises RecordError if it is malformed, forged, expired or from the future."""
     signed = parse_record(data)
-    record = signed.record
-    if not record.expires_at > now:
-        raise RecordError(f"the record of {record.peer[:8]} has expired")
-    if not record.issued_at <= now + MAX_CLOCK_SKEW_S or record.expires_at > now + MAX_CLOCK_SKEW_S + RECORD_LIFETIME_S:
-        raise RecordError(f"the record of {record.peer[:8]} is from the future: is a clock wrong?")
+    check_times(signed.record, now)
     return signed
+
+
+def check_times(record: ServerRecord, now: float) -> None:
+    """Raises RecordError, saying how far off it is, for a record that has expired or is from the future."""
+    if not record.expires_at > now:
+        raise RecordError(
+            f"the record of {record.peer[:8]} has expired {now - record.expires_at:.0f} s ago: is a clock wrong?"
+        )
+    if not record.issued_at <= now + MAX_CLOCK_SKEW_S or record.expires_at > now + MAX_CLOCK_SKEW_S + RECORD_LIFETIME_S:
+        raise RecordError(
+            f"the record of {record.peer[:8]} is from {record.issued_at - now:.0f} s in the future: is a clock wrong?"
+        )
 
 
 def parse_record(data: bytes) -> SignedRecord:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from shoal.clock import SYSTEM_CLOCK, Clock
-from shoal.errors import FingerprintMismatch, IdentityError, NetworkError, ShoalError
+from shoal.errors import FingerprintMismatch, IdentityError, NetworkError, RecordError, ShoalError
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.discovery import HELLO_SCHEME, Contact, Discovery
@@ -82,7 +82,9 @@ class Finder:
                     await exchange.ask(channel, self._directory, self._fingerprint or "")
         except TimeoutError as error:
             raise NetworkError(f"{peer[:8]} does not exchange records within {EXCHANGE_S:g} s") from error
-        signed = self._directory.get(peer)
+        signed, problem = self._directory.get(peer), self._directory.problem(peer)
+        if signed is None and problem is not None:
+            raise RecordError(problem)
         return self._fingerprint is None or (
             signed is not None and signed.record.model.fingerprint == self._fingerprint
         )

@@ -8,6 +8,7 @@ import pytest
 
 from shoal.errors import ProtocolError, ServerFull
 from shoal.swarm.directory.directory import (
+    MAX_DOUBTFUL,
     MAX_EXCHANGES_PER_MINUTE,
     MAX_EXCHANGES_PER_SOURCE,
     MAX_LOOKED_AT_PER_MINUTE,
@@ -302,3 +303,60 @@ def test_a_private_swarm_takes_only_certified_nodes() -> None:
     assert two.take(entries, FRIEND) == 1
     assert [signed.record.peer for signed in two.records()] == [member.peer]
     assert two.select([member.peer, stranger.peer]) == [ours, proof]
+
+
+def written(key: Identity, clock_s: float, sequence: int = 1) -> bytes:
+    """A record of a node whose clock shows this."""
+    fields = {"issued_at": clock_s, "expires_at": clock_s + 300, "sequence": sequence}
+    return sign_record(record(key, **fields), key).data
+
+
+@pytest.mark.parametrize("off_s", [200.0, 700.0, -700.0, 80_000.0])
+def test_a_record_is_as_old_as_its_owner_says(off_s: float) -> None:
+    """At a dial a node tells what its clock shows; what others hand on of it stays doubtful."""
+    clock, key = FixedClock(), Identity.generate()
+    theirs = clock.now + off_s
+    directory = Directory(clock)
+    assert directory.take([written(key, theirs)], FRIEND, NETWORK, clock.now, believed=True) == 0
+    assert [signed.record.peer for signed in directory.doubtful] == [key.peer]
+    assert "is a clock wrong?" in str(directory.problem(key.peer))
+    assert directory.take([written(key, theirs)], key.peer, NETWORK, theirs) == 1
+    assert (directory.doubtful, directory.problems) == ([], ())
+    assert directory.ahead_s(key.peer) == off_s
+    clock.now += 299.0
+    assert directory.get(key.peer) is not None
+    clock.now += 2.0
+    assert directory.get(key.peer) is None
+
+
+def test_this_nodes_clock_may_be_off_too() -> None:
+    """All that a node tells which was dialled from here is as old as its clock says; of one that came, its own record only."""
+    clock, key = FixedClock(), Identity.generate()
+    theirs = clock.now + 700.0
+    directory = Directory(clock)
+    assert directory.take([written(key, theirs)], FRIEND, NETWORK, theirs) == 0
+    assert directory.take([written(key, theirs)], FRIEND, NETWORK, theirs, believed=True) == 1
+
+
+def test_a_clock_that_was_never_set_is_told() -> None:
+    """Its record is dropped, and the reason is there for who asked its node; a sound one takes it away."""
+    clock, key = FixedClock(), Identity.generate()
+    directory = Directory(clock)
+    assert directory.take([written(key, clock.now - 90_000.0)], key.peer, NETWORK, clock.now - 90_000.0) == 0
+    assert directory.take([b"junk"], FRIEND, NETWORK) == 0
+    assert "expired 89700 s ago" in str(directory.problem(key.peer))
+    assert "does not parse" in str(directory.problem(FRIEND))
+    assert directory.take([written(key, clock.now, 2)], key.peer, NETWORK, clock.now) == 1
+    assert directory.problem(key.peer) is None
+    assert len(directory.problems) == 1
+
+
+def test_what_is_kept_of_dropped_records_is_bounded() -> None:
+    """The latest stay."""
+    clock = FixedClock()
+    directory = Directory(clock)
+    keys = [Identity.generate() for _ in range(MAX_DOUBTFUL + 10)]
+    for key in keys:
+        directory.take([written(key, clock.now + 1000.0)], FRIEND, NETWORK)
+    assert [signed.record.peer for signed in directory.doubtful] == [key.peer for key in keys[10:]]
+    assert len(directory.problems) == MAX_DOUBTFUL
