@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shoal.client.client import AsyncClient
@@ -68,7 +69,8 @@ async def client(model: str, tickets: list[str], distrusted: list[str], prompt: 
     _say(answer)
 
 
+PARTIES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"server": server, "client": client}
+
 if __name__ == "__main__":
     strict.strict_mode_environment()
-    role, given = sys.argv[1], json.loads(sys.argv[2])
-    asyncio.run(server(*given) if role == "server" else client(*given))
+    asyncio.run(PARTIES[sys.argv[1]](*json.loads(sys.argv[2])))

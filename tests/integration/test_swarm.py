@@ -255,7 +255,7 @@ async def test_a_full_server_refuses_with_a_time(swarm_of: SwarmMaker) -> None:
         spec = await client.find_model()
         async with client.session(spec, max_tokens=8) as session:
             with pytest.raises(ServerFull) as caught:
-                async with client.session(spec, max_tokens=8):
+                async with client.session(spec, max_tokens=8, wait_s=0.5):
                     pass
             assert caught.value.retry_after > 0
             await session.step(numbers(8, 2, 48))
