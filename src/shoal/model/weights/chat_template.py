@@ -1,68 +1,95 @@
 """Chat templates: rendered as transformers renders them, without importing it.
 
-A template comes with a model and is a stranger's program: it runs in jinja2's sandbox and sees plain data only.
+A template comes with a model and is a stranger's program: it runs in a process of its own, whose time, memory and output are
+bounded; see `template_rendering`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn, TypeVar
-
-from jinja2 import TemplateError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from shoal.errors import UsageError
+from shoal.model.weights.template_rendering import MAX_CPU_S, environment
 
 Message = Mapping[str, str]
-T = TypeVar("T")
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names under which a message's reasoning is given. Templates read the first; gpt-oss's reads the second."""
 
+MAX_TEMPLATE_CHARS = 1 << 20
+
+MAX_WAIT_S = 60.0
+"""For a rendering in all; the computing in it is bounded far below, where the system can."""
+
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from shoal.model.weights.template_rendering import main; main()"
+
 
 class ChatTemplate:
-    """A template with the special tokens that it writes. Raises UsageError for one that cannot be compiled."""
+    """A template with the special tokens that it writes. Raises UsageError for one that cannot be parsed."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals |= {
-            "raise_exception": _raise_exception,
-            "strftime_now": _strftime_now,
-            "dict": _Dict(),
-            "namespace": _Namespace,
-        }
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise UsageError(f"the model's chat template has {len(source)} characters, more than {MAX_TEMPLATE_CHARS}")
         self._special_tokens = dict(special_tokens)
-        self._template = _guarded(lambda: environment.from_string(source))
+        self._source = source
+        try:
+            environment().parse(source)  # parsed alone: even compiling computes what is constant
+        except Exception as error:
+            raise _refused(error) from error
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation up to where the assistant speaks; raises UsageError where the template refuses it."""
         if not messages:
             raise UsageError("a conversation needs at least one message")
-        return _guarded(
-            lambda: self._template.render(
-                messages=[_with_reasoning(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
-            )
-        )
+        fields = {
+            **self._special_tokens,
+            "messages": [_with_reasoning(message) for message in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        try:
+            asked = json.dumps({"template": self._source, "fields": fields})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"a message cannot be given to the model's chat template: {error}") from error
+        answer = _run(asked)
+        if "text" not in answer:
+            raise _refused(answer.get("error"))
+        return str(answer["text"])
 
 
-def _guarded(work: Callable[[], T]) -> T:
+def _run(asked: str) -> dict[str, Any]:
+    """What the process answers; raises UsageError where it was ended."""
+    path = [os.path.abspath(place) for place in sys.path]
     try:
-        return work()
-    except Exception as error:  # a stranger's program raises what it likes
-        raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
+        done = subprocess.run(
+            [sys.executable, "-I", "-X", "utf8", "-c", _PROGRAM, *path],
+            input=asked.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=MAX_WAIT_S,
+            start_new_session=True,  # Ctrl-C is this process's to handle
+            check=False,
+        )
+        answer = json.loads(done.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"the model's chat template was stopped after {MAX_WAIT_S:.0f} s") from error
+    except ValueError as error:  # it was ended before it could answer
+        raise UsageError(
+            f"the model's chat template was stopped: it takes too much memory, or computes for more than {MAX_CPU_S} s"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"the model's chat template cannot be run: {error}") from error
+    return answer if isinstance(answer, dict) else {}
+
+
+def _refused(reason: object) -> UsageError:
+    return UsageError(f"the model's chat template refuses this conversation: {reason}")
 
 
 def _with_reasoning(message: Message) -> dict[str, str]:
@@ -70,68 +97,3 @@ def _with_reasoning(message: Message) -> dict[str, str]:
     plain = {str(key): value for key, value in message.items() if value is not None}
     reasoning = next((plain[name] for name in REASONING_FIELDS if name in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what an assistant said; here the text inside is all that matters."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Extension: the block's body, in a scope of its own."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_call"), [], [], body).set_lineno(line)
-
-    def _call(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-class _Dict:
-    """`dict` in a template, without a class whose attributes lead out of the sandbox."""
-
-    def __call__(self, *args: Any, **fields: Any) -> dict[Any, Any]:
-        return dict(*args, **fields)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """See `dict.fromkeys`."""
-        return dict.fromkeys(*args)
-
-
-class _Namespace(Namespace):
-    """`namespace` in a template, without names that lead out of the sandbox."""
-
-    def __init__(*args: Any, **fields: Any) -> None:  # `self` may be a field's name
-        self, rest = args[0], args[1:]
-        attributes = dict(*rest, **fields)
-        for name in attributes:
-            _check_name(name)
-        Namespace.__init__(self, attributes)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
-        super().__setitem__(name, value)
-
-
-def _check_name(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a chat template cannot store {name!r} in a namespace")
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without the escapes for HTML that jinja2's own filter makes."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

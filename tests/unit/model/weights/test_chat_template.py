@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +13,8 @@ import tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from shoal.errors import UsageError
-from shoal.model.weights.chat_template import ChatTemplate
+from shoal.model.weights.chat_template import MAX_TEMPLATE_CHARS, ChatTemplate
+from shoal.model.weights.template_rendering import MAX_CPU_S
 
 LLAMA2 = """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"""  # noqa: E501
 LLAMA3 = """{{- bos_token }}
@@ -328,6 +332,75 @@ def test_what_a_template_does_wrong_is_one_error(template: str) -> None:
     """Whatever it raises, and whatever the sandbox forbids."""
     with pytest.raises(UsageError, match="template refuses"):
         ChatTemplate(template, SPECIAL).render(CONVERSATIONS[0])
+
+
+GROWS = (
+    "{% set ns = namespace(text='xxxxxxxx') %}{% for i in range(99) %}{% set ns.text = ns.text + ns.text %}{% endfor %}"
+)
+LOOPS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+CALLS = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}"
+WITHOUT_END = {
+    "loops in loops": LOOPS,
+    "loops that write": LOOPS.replace("{% endfor %}", "{{ 'text' }}{% endfor %}", 1),
+    "a macro that calls itself": CALLS,
+    "a number": "{{ 9 ** (9 ** (9 ** 9)) }}",
+    "a number that is known early": "{% if 10 ** (10 ** 10) %}{% endif %}",
+    "a text": "{{ 'x' * 10 ** 11 }}",
+    "a text that grows": GROWS,
+    "a field's width": "{{ '%99999999999d' % 1 }}",
+    "a field's width, again": "{{ '{:99999999999}'.format(1) }}",
+    "a margin": "{{ 'x' | center(99999999999) }}",
+    "words": "{{ lipsum(n=99999999) }}",
+    "lists": "{{ ([1] * 999999999) | sort }}",
+    "JSON": "{{ messages | tojson(indent=99999999999) }}",
+    "much text": "{{ 'x' * 17000000 }}",
+}
+
+
+@pytest.mark.parametrize("template", WITHOUT_END.values(), ids=WITHOUT_END)
+def test_a_template_without_end_is_ended(template: str) -> None:
+    """Its time, its memory and what it writes are bounded, and it is told to whom it belongs."""
+    began = time.process_time() + os.times().children_user + os.times().children_system
+    with pytest.raises(UsageError, match="the model's chat template"):
+        ChatTemplate(template, SPECIAL).render(CONVERSATIONS[0])
+    took = time.process_time() + os.times().children_user + os.times().children_system - began
+    assert took < MAX_CPU_S + 3
+
+
+NESTED: dict[str, Callable[[int], str]] = {
+    "conditions": lambda depth: "{% if 1 %}" * depth + "1" + "{% endif %}" * depth,
+    "loops": lambda depth: "{% for i in [1] %}" * depth + "1" + "{% endfor %}" * depth,
+    "brackets": lambda depth: "{{" + "(" * depth + "1" + ")" * depth + "}}",
+}
+
+
+@pytest.mark.parametrize("depth", [5, 500, 50_000])
+@pytest.mark.parametrize("kind", NESTED)
+def test_nested_templates_are_rendered_or_refused(kind: str, depth: int) -> None:
+    """However deep, this process lives on."""
+    try:
+        assert ChatTemplate(NESTED[kind](depth), SPECIAL).render(CONVERSATIONS[0]) == "1"
+    except UsageError:
+        assert depth > 5
+
+
+def test_what_is_no_data_is_not_given_to_a_template() -> None:
+    """It says so."""
+    with pytest.raises(UsageError, match="cannot be given"):
+        ChatTemplate(CHATML, SPECIAL).render([{"role": "user", "content": object()}])  # type: ignore[dict-item]
+
+
+def test_an_interpreter_that_cannot_be_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an error of ours."""
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(UsageError, match="cannot be run"):
+        ChatTemplate(CHATML, SPECIAL).render(CONVERSATIONS[0])
+
+
+def test_a_template_of_any_length_is_not_read() -> None:
+    """A bound for what is parsed here."""
+    with pytest.raises(UsageError, match="more than"):
+        ChatTemplate("x" * (MAX_TEMPLATE_CHARS + 1), SPECIAL)
 
 
 def test_a_template_that_cannot_be_compiled_is_refused() -> None:
