@@ -50,6 +50,10 @@ class _CorruptingChannel:
         return self._inner.peer
 
     @property
+    def source(self) -> str:
+        return self._inner.source
+
+    @property
     def transport(self) -> str:
         return self._inner.transport
 

@@ -80,6 +80,18 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def source(host: str) -> str:
+    """Of an IP address what is limited as one: an IPv4 address, or an IPv6 /64. Empty for what is no IP address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped  # as a socket of both families has it
+        return str(mapped or ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
 def local_hosts(bound: str) -> tuple[str, ...]:
     """The hosts under which a socket bound to `bound` can be reached, as they are written in addresses.
 

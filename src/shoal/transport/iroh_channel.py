@@ -36,8 +36,16 @@ class IrohChannel:
 
     transport = "iroh"
 
-    def __init__(self, peer: PeerId, connection: Any, stream: Any, ended: Callable[[IrohChannel], None]) -> None:
+    def __init__(
+        self,
+        peer: PeerId,
+        connection: Any,
+        stream: Any,
+        ended: Callable[[IrohChannel], None],
+        source: str = "",
+    ) -> None:
         self.peer = peer
+        self.source = source
         self._inbox = Inbox(delivered=self._delivered)
         self._failure: type[Exception] = load_iroh().IrohError
         self._connection = connection  # iroh closes a connection that nobody holds

@@ -22,6 +22,7 @@ class MemoryChannel:
 
     def __init__(self, peer: PeerId) -> None:
         self.peer = peer
+        self.source = ""
         self.other = self
         self.ended = False
         self._inbox = Inbox(delivered=self._delivered)

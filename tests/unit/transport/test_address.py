@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import UsageError
-from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts, node_address
+from shoal.transport.address import MAX_HOSTS, host_port, join_host_port, local_hosts, node_address, source
 from shoal.types import is_plain
 
 
@@ -123,3 +123,12 @@ def test_which_hosts_are_told(
     monkeypatch.setattr("shoal.transport.address._leading_out", lambda family: leading_out)
     monkeypatch.setattr("shoal.transport.address._of_host_name", lambda family: of_name)
     assert local_hosts("0.0.0.0") == hosts
+
+
+def test_sources() -> None:
+    """An IPv4 address is one, with all of an IPv6 /64 counted together."""
+    assert source("10.0.0.1") != source("10.0.0.2")
+    assert source("2001:db8::1") == source("2001:db8::2") != source("2001:db8:0:1::1")
+    assert source("fe80::1%eth0") == source("fe80::2")
+    assert source("::ffff:10.0.0.1") == source("10.0.0.1")
+    assert source("") == source("nowhere") == ""

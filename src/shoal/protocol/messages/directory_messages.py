@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, ClassVar, get_args
 
 from msgspec import Meta
 
-from shoal.protocol.messages.field_types import MAX_WANT, Counter, Elapsed, Rate, Text
+from shoal.protocol.messages.field_types import (
+    MAX_BATCH_BYTES,
+    MAX_CONFIG_BYTES,
+    MAX_DIGEST_BYTES,
+    MAX_WANT,
+    Counter,
+    Elapsed,
+    Rate,
+    Text,
+)
 from shoal.protocol.messages.message import Message, Question, Refusal, Vocabulary
 
 
 class RecordDigest(Message, frozen=True, tag="digest"):
     """Opens a record exchange; the payload lists (node id, sequence) of the records held."""
 
+    max_payload_bytes: ClassVar[int] = MAX_DIGEST_BYTES
+
 
 class RecordBatch(Message, frozen=True, tag="records"):
     """Payload: `want` node ids, then length-prefixed signed records."""
 
+    max_payload_bytes: ClassVar[int] = MAX_BATCH_BYTES
     want: Annotated[int, Meta(ge=0, le=MAX_WANT)] = 0
 
 
@@ -33,6 +45,7 @@ class Describe(Message, frozen=True, tag="describe"):
 class Description(Message, frozen=True, tag="description"):
     """Payload: the checkpoint's configuration as JSON text."""
 
+    max_payload_bytes: ClassVar[int] = MAX_CONFIG_BYTES
     name: Text
     fingerprint: Text
     source: Text
@@ -51,6 +64,9 @@ class Status(Message, frozen=True, tag="status"):
 
     Since it started, whatever blocks it served meanwhile: `prefix_rows` were found in its prefix cache and not computed,
     `rows_computed` were computed, `sessions_opened` and `moves` to other blocks were made.
+
+    `clients` share it now, and since it took its blocks `displaced` sessions have made room. Who asks has `your_sessions` and
+    `your_tokens`; an equal share would be `share_sessions` and `share_tokens`.
     """
 
     sessions: Counter

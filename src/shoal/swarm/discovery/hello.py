@@ -6,7 +6,6 @@ The DHT says where somebody announced, not who it is; this says who. Neither sid
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import struct
 from collections.abc import Callable
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import cast
 from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import DialError, ProtocolError, UsageError
 from shoal.swarm.directory.records import MAX_RECORD_BYTES, SignedRecord, verify_record
-from shoal.transport.address import join_host_port
+from shoal.transport.address import join_host_port, source
 from shoal.transport.token_bucket import TokenBuckets
 
 DEADLINE_S = 2.0
@@ -37,14 +36,6 @@ _VERSION = 1
 def encode_hello(record: bytes) -> bytes:
     """The answer for these record bytes: magic, version, zero, length (u16, little-endian), record."""
     return _PREFIX.pack(_MAGIC, _VERSION, len(record)) + record
-
-
-def source(host: str) -> str:
-    """What is limited as one: an IPv4 address, or an IPv6 /64."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if address.version == 6:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 class _Answer(asyncio.Protocol):

@@ -68,6 +68,11 @@ class MemberChannel:
         return self._inner.peer
 
     @property
+    def source(self) -> str:
+        """Channel: where the wrapped one comes from."""
+        return self._inner.source
+
+    @property
     def transport(self) -> str:
         """Channel: the wrapped transport's name."""
         return self._inner.transport

@@ -18,7 +18,6 @@ from shoal.swarm.discovery.hello import (
     HelloServer,
     ask_hello,
     encode_hello,
-    source,
 )
 from shoal.swarm.identity import Identity
 from tests.records import signed_record
@@ -116,13 +115,6 @@ async def test_a_source_gets_a_few_answers() -> None:
         writer.close()
         await clock.advance(1.0 / PER_SOURCE_PER_S)
         assert await ask_hello(HOST, server.port) == RECORD
-
-
-def test_sources() -> None:
-    """An IPv4 address is one, with all of an IPv6 /64 counted together."""
-    assert source("10.0.0.1") != source("10.0.0.2")
-    assert source("2001:db8::1") == source("2001:db8::2") != source("2001:db8:0:1::1")
-    assert source("fe80::1%eth0") == source("fe80::2")
 
 
 async def test_connections_at_once_are_bounded() -> None:
