@@ -39,6 +39,12 @@ class LoadView(msgspec.Struct, frozen=True):
     rows_computed: int
     sessions_opened: int
     moves: int
+    clients: int
+    displaced: int
+    your_sessions: int
+    your_tokens: int
+    share_sessions: float
+    share_tokens: int
 
 
 class ServerView(msgspec.Struct, frozen=True):
@@ -145,10 +151,19 @@ def _show(model: ModelView) -> None:
         )
         table.add_row(name, span, sessions, *row)
     console.print(table)
+    for server in model.servers:
+        if server.load is not None and server.load.clients > 1:
+            console.print(f"{server.name or server.peer[:8]}: {_share(server.load)}", markup=False, soft_wrap=True)
     if model.missing:
         console.print(f"[red]missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}[/]")
     else:
         console.print("all blocks are served")
+
+
+def _share(load: LoadView) -> str:
+    """How clients share a server: what this one has, and what an equal share is."""
+    has = f"yours has {load.your_sessions} of {load.sessions} sessions"
+    return f"{load.clients} clients; {has}, an equal share is {load.share_sessions:.1f} of {load.max_sessions}"
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.clock import Clock
+from shoal.server.accounts import Accounts
 from shoal.server.channel_dispatcher import ChannelDispatcher
 from shoal.server.gossip import Gossip, Notice
 from shoal.server.hosting.peer_latency import PeerLatency
@@ -96,7 +97,8 @@ class Network:
         self.addresses: tuple[str, ...] = ()
         self.directory = Directory(clock)
         self.dialler = Dialler(transports, clock=clock, only=config.transport)
-        self.dispatcher = ChannelDispatcher(me, self.directory, clock)
+        self.accounts = Accounts(config.shares, members=self.member is not None)
+        self.dispatcher = ChannelDispatcher(me, self.directory, clock, self.accounts)
         self.peer_latency = PeerLatency(self.dialler, clock)
         self.redirector = Redirector(self.identity, self.dialler, clock)
         rate = config.max_upload_bits_per_s

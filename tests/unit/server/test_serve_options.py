@@ -88,3 +88,26 @@ def test_half_of_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(serve_options.os, "sysconf", unknown, raising=False)
     assert default_memory_bytes() == 4 << 30
+
+
+def test_shares() -> None:
+    """A node's id and how many times a stranger's share it has; anything else is no share."""
+    key = "ab" * 32
+    assert ServeOptions.of({"model": "any", "shares": [f"{key}=3"]}).shares == {key: 3}
+    for text in (
+        "",
+        "=",
+        key,
+        f"{key}=",
+        f"{key}=0",
+        f"{key}=1001",
+        f"{key}=-1",
+        f"{key}=x",
+        f"{key.upper()}=2",
+        "ab=2",
+    ):
+        with pytest.raises(UsageError, match="shares cannot be"):
+            ServeOptions.of({"model": "any", "shares": [text]})
+    for times in (0, -1, 1001, 1.5):
+        with pytest.raises(UsageError, match="whole number"):
+            ServeOptions(model="any", shares={key: times})  # type: ignore[dict-item]  # what it must not be

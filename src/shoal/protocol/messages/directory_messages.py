@@ -83,6 +83,12 @@ class Status(Message, frozen=True, tag="status"):
     rows_computed: Counter = 0
     sessions_opened: Counter = 0
     moves: Counter = 0
+    clients: Counter = 0
+    displaced: Counter = 0
+    your_sessions: Counter = 0
+    your_tokens: Counter = 0
+    share_sessions: Rate = 0.0
+    share_tokens: Counter = 0
 
 
 STATUS = Question(GetStatus, Status, per_span=True)
