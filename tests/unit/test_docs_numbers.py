@@ -21,10 +21,11 @@ from shoal.engine.batch_queue import (
 from shoal.engine.prefill_budget import MAX_DECODE_SLOWDOWN, SLICED_ROWS, SLOWEST
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.kv.prefix import KEY_BYTES
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import MAX_RECORD_BYTES
-from shoal.server.channel_dispatcher import MAX_CHANNELS_PER_PEER
+from shoal.server.channel_dispatcher import MAX_CHANNELS_PER_PEER, MAX_EXCHANGES, MAX_FIRST_HEADER_BYTES, MAX_UNSETTLED
 from shoal.server.gossip import EXCHANGE_S, TICKET_CHANCE, TOLD_AT_ONCE
-from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE
+from shoal.server.serve_options import BUFFER_SHARE, JOURNAL_SHARE, PREFIX_SHARE
 from shoal.server.sessions.dial_limits import (
     DIALS_AT_ONCE,
     DIALS_PER_S,
@@ -32,7 +33,9 @@ from shoal.server.sessions.dial_limits import (
     FAILED_PER_S,
     SOURCE_CLIENTS,
 )
+from shoal.server.sessions.hop_session import FIRST_ROWS_S
 from shoal.server.sessions.session_service import DRAIN_S, MAX_LEASE_S
+from shoal.server.sessions.shares import IDLE_S
 from shoal.swarm.directory.directory import (
     MAX_EXCHANGES_PER_MINUTE,
     MAX_EXCHANGES_PER_SOURCE,
@@ -51,6 +54,8 @@ from shoal.swarm.membership.member_transport import GREETING_TIMEOUT_S, MAX_UNGR
 from shoal.swarm.placement.rebalancer import FAILED_REST_S, LOOK_S
 from shoal.swarm.routing.hop_costs import DEFAULT_BLOCK_ROWS_PER_S, DEFAULT_ROUND_TRIP_S
 from shoal.swarm.routing.hop_graph import EXACT_CELLS, MAX_SEARCHES
+from shoal.transport.channel import MAX_PENDING_HANDSHAKES, SEND_BUFFER_BYTES
+from shoal.transport.tls_channel import READ_BYTES
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 WORDS = {3: "three", 8: "eight", 10: "ten", 16: "sixteen"}
@@ -88,7 +93,19 @@ SAID = {
         f"BLAKE2b, {8 * KEY_BYTES} bits",
         f"chunks of {PREFILL_CHUNK_ROWS} rows",
         f"take {PREFIX_SHARE:.0%} of what".replace("%", " %"),
-        f"beside {JOURNAL_SHARE:.0%} for journals".replace("%", " %"),
+        f"beside {JOURNAL_SHARE:.0%} for journals, {BUFFER_SHARE:.0%}".replace("%", " %"),
+    ],
+    "concepts/shares.md": [
+        f"no rows for {IDLE_S:.0f} s",
+        f"is {FIRST_ROWS_S:.0f} s, however long",
+        f"| not of a session | {MAX_UNSETTLED} |",
+        f"| exchanges of records | {MAX_EXCHANGES} |",
+        f"| handshakes | {MAX_PENDING_HANDSHAKES} |",
+        f"headers of at most {MAX_FIRST_HEADER_BYTES:,} bytes",
+        f"{BUFFER_SHARE:.0%} of what the weights leave".replace("%", " %"),
+        f"{FRAME_ROWS} rows",
+        f"reads {READ_BYTES // 1024} KiB at once",
+        f"at most {SEND_BUFFER_BYTES // 1024} KiB",
     ],
     "concepts/batching.md": [
         f"at most {DECODE_ROWS} rows waiting is *decoding*",

@@ -55,6 +55,12 @@ class LoadView(msgspec.Struct, frozen=True):
     rows_computed: int
     sessions_opened: int
     moves: int
+    clients: int
+    displaced: int
+    your_sessions: int
+    your_tokens: int
+    share_sessions: float
+    share_tokens: int
 
 
 class ServerView(msgspec.Struct, frozen=True):
@@ -164,6 +170,8 @@ def _show(model: ModelView) -> None:
     for server in model.servers:
         if server.state == "silent":
             say(f"{server.name or server.peer[:8]} was heard {_duration(server.heard_s)} ago: {server.problem}")
+        if server.load is not None and server.load.clients > 1:
+            say(f"{server.name or server.peer[:8]}: {_share(server.load)}")
     if model.missing:
         say(styled(f"missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}", "red"))
     else:
@@ -197,6 +205,12 @@ def _short(number: float) -> str:
         if number >= 0.9995 * size:  # what rounds to it
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
+
+
+def _share(load: LoadView) -> str:
+    """How clients share a server: what this one has, and what an equal share is."""
+    has = f"yours has {load.your_sessions} of {load.sessions} sessions"
+    return f"{load.clients} clients; {has}, an equal share is {load.share_sessions:.1f} of {load.max_sessions}"
 
 
 def _duration(seconds: float) -> str:

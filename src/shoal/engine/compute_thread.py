@@ -100,10 +100,12 @@ class ComputeThread:
         on_output: OnOutput,
         on_failure: OnFailure,
         background: bool = False,
+        turn: str | None = None,
     ) -> None:
         """Room for a session; raises ServerFull, also when the thread has stopped, or ValueError for a session that is open.
 
-        The rows of one in the `background` are computed beside those of others, until `set_background` says otherwise.
+        The rows of one in the `background` are computed beside those of others, until `set_background` says otherwise. `turn`:
+        with whose rows its own take turns; the client's if it is not given.
 
         `on_failure` is told once if the session's rows cannot be computed; the session is closed then.
         """
@@ -125,7 +127,7 @@ class ComputeThread:
             raise
         with self._changed:
             self._owners[session] = _Owner(on_output, on_failure)
-            self._queue.open(session, client, background)
+            self._queue.open(session, client if turn is None else turn, background)
 
     def submit(self, rows: Rows) -> None:
         """Queue hidden states [n, hidden], at least one row, which must follow those before.

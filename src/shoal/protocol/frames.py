@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 
 from shoal.errors import CorruptFrame, ProtocolError
 
 MAGIC = b"SHOL"
 VERSION = 1
 PREFIX_BYTES = 24
+
+AWAITED_BYTES = 4096
+"""A payload up to here is waited for before its header is looked at: the hash of both tells damage from a mistake."""
+
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
 
@@ -53,6 +58,10 @@ class FrameDecoder:
         """Change the largest payload of the frames from here on."""
         self._max_payload_bytes = min(max_payload_bytes, MAX_PAYLOAD_BYTES)
 
+    def allow_header(self, max_header_bytes: int) -> None:
+        """Change the largest header of the frames from here on."""
+        self.max_header_bytes = min(max_header_bytes, MAX_HEADER_BYTES)
+
     def feed(self, data: bytes) -> None:
         """Take bytes as they came. Where nothing waits before them they are not copied."""
         if self._start == len(self._buffer):
@@ -76,10 +85,12 @@ class FrameDecoder:
         self._buffer, self._start = b"", 0
         return rest
 
-    def next(self) -> tuple[bytes, bytes] | None:
+    def next(self, follows: Callable[[bytes], int] | None = None) -> tuple[bytes, bytes] | None:
         """The next frame's header and payload, or None while it is incomplete.
 
-        Raises ProtocolError as soon as the prefix breaks the specification, CorruptFrame when the hash is wrong.
+        `follows` says how large a payload may follow a header. It is asked as soon as the header of a large frame is here, and
+        may raise. Raises ProtocolError as soon as the prefix breaks the specification or promises more than may follow,
+        CorruptFrame when the hash is wrong.
         """
         if len(self._buffer) - self._start < PREFIX_BYTES:
             return None
@@ -88,6 +99,8 @@ class FrameDecoder:
         middle = start + header_bytes
         stop = middle + payload_bytes
         if len(self._buffer) < stop:
+            if follows is not None and payload_bytes > AWAITED_BYTES and len(self._buffer) >= middle:
+                self._check_payload(payload_bytes, follows(self._cut(start, middle)))
             return None
         header, payload = self._cut(start, middle), self._cut(middle, stop)
         self._start = stop
@@ -111,7 +124,10 @@ class FrameDecoder:
             raise ProtocolError("a frame's reserved bytes are not zero")
         if not 0 < header_bytes <= self.max_header_bytes:
             raise ProtocolError(f"a header of {header_bytes} bytes (1 to {self.max_header_bytes} are allowed)")
-        if payload_bytes > self._max_payload_bytes:
-            allowed = self._max_payload_bytes
-            raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {allowed} are allowed here)")
+        self._check_payload(payload_bytes, self._max_payload_bytes)
         return header_bytes, payload_bytes, expected
+
+    @staticmethod
+    def _check_payload(payload_bytes: int, allowed: int) -> None:
+        if payload_bytes > allowed:
+            raise ProtocolError(f"a payload of {payload_bytes} bytes (at most {allowed} are allowed here)")

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from shoal.protocol.messages import HopTrace, RowsFrame
 from shoal.protocol.row_stream import Cursor, Sender
 
+FRAME_ROWS = 64
+"""Rows in one frame that is sent; as many are taken by each receiver."""
+
 
 class RowChunk(NamedTuple):
     """`num_rows` rows from `position` as `data`; the receiver at the end needs those from `needed_from` on."""
@@ -87,6 +90,8 @@ class Journal:
             return None
         index = bisect_right(self._chunks, position, key=lambda chunk: chunk.position) - 1
         chunk = self._chunks[index].starting_at(position, self.row_bytes)
+        if chunk.num_rows > FRAME_ROWS:
+            chunk = chunk.ending_at(position + FRAME_ROWS, self.row_bytes)
         epoch, reply = self.sender.epoch, chunk.reply()
         after = cursor.sent(chunk.num_rows)
         self._evict()

@@ -10,17 +10,28 @@ from shoal.clock import SYSTEM_CLOCK, Clock
 from shoal.errors import ChannelClosed, IdentityError, NetworkError, ProtocolError, ServerFull, ShoalError
 from shoal.protocol.messages import EXCHANGE, FIRST, LEAVE, QUESTIONS, Leave, Leaving, Message, RecordDigest
 from shoal.protocol.refusals import refusal
+from shoal.server.accounts import Accounts
 from shoal.server.answers import Answers
 from shoal.server.sessions.session_service import DRAIN_S, SessionService
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.slots import Slots
 from shoal.transport.token_bucket import TokenBucket
 from shoal.types import PeerId
 
 FIRST_MESSAGE_S = 10.0
+MAX_FIRST_HEADER_BYTES = 4096
+"""The largest header on a channel that is not a link."""
+
 MAX_CHANNELS = 4096
+
+MAX_UNSETTLED = 288
+"""Channels at once that are not a session's; one more drops an old one of the busiest account."""
+
+MAX_EXCHANGES = 16
+"""Exchanges of records at once, counted from the digest on; one more drops an old one of the busiest account."""
 
 MAX_CHANNELS_PER_PEER = 256
 """Channels of one node at once: more than the links of all its sessions need, and too few to shut others out."""
@@ -40,7 +51,12 @@ log = logging.getLogger("shoal.server")
 class ChannelDispatcher:
     """Serves accepted channels until they end."""
 
-    def __init__(self, me: PeerId, directory: Directory, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, me: PeerId, directory: Directory, clock: Clock = SYSTEM_CLOCK, accounts: Accounts | None = None
+    ) -> None:
+        self._accounts = accounts or Accounts()
+        self._unsettled: Slots[FrameChannel] = Slots(MAX_UNSETTLED)
+        self._exchanges: Slots[FrameChannel] = Slots(MAX_EXCHANGES)
         self._service: SessionService | None = None
         self.ordered_to_leave = asyncio.Event()
         self._me = me
@@ -62,12 +78,13 @@ class ChannelDispatcher:
 
     async def handle(self, channel: Channel) -> None:
         """Serve one channel; errors are told to the peer as far as it still listens."""
-        frames = FrameChannel(channel)
+        frames = FrameChannel(channel, max_header_bytes=MAX_FIRST_HEADER_BYTES)
         self._channels[frames.peer] += 1
+        self._enter(self._unsettled, frames)
         try:
             self._check_channels(frames.peer)
             async with asyncio.timeout(FIRST_MESSAGE_S):
-                message, payload = await frames.receive(FIRST)
+                message, payload = await frames.receive(FIRST, lambda: self._enter(self._exchanges, frames))
             await self._dispatch(frames, message, payload)
         except TimeoutError:
             await self._refuse(frames, ProtocolError(f"nothing was said within {FIRST_MESSAGE_S:.0f} s"))
@@ -80,6 +97,18 @@ class ChannelDispatcher:
             if not self._channels[frames.peer]:
                 del self._channels[frames.peer]
             await frames.close()
+            self._unsettled.leave(frames)
+            self._exchanges.leave(frames)
+
+    def _enter(self, slots: Slots[FrameChannel], frames: FrameChannel) -> None:
+        """A channel takes a place, from another if need be."""
+        dropped = slots.enter(frames, self._accounts.of(frames.peer, frames.network).name)
+        if dropped is not None:
+            dropped.abort()
+
+    def settled(self, frames: FrameChannel) -> None:
+        """This channel is a session's now, and counted with it."""
+        self._unsettled.leave(frames)
 
     def _check_channels(self, peer: PeerId) -> None:
         """Raises ServerFull when there are too many channels."""
@@ -91,6 +120,7 @@ class ChannelDispatcher:
     async def _refuse(self, frames: FrameChannel, error: ShoalError) -> None:
         if self._log_lines.try_take():
             log.info("%s is refused: %s", frames.peer[:8], error)
+        frames.ignore()
         try:
             async with asyncio.timeout(1.0):
                 await frames.send(refusal(error))
@@ -106,6 +136,7 @@ class ChannelDispatcher:
             await self._service.answers.begin(frames, request, payload)
 
     async def _exchange(self, frames: FrameChannel, request: RecordDigest, digest: bytes) -> None:
+        self._enter(self._exchanges, frames)
         await exchange.answer(frames, self._directory, digest, request.fingerprint)
 
     def _leave(self, request: Leave, peer: PeerId) -> tuple[Leaving, bytes]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.clock import Clock
+from shoal.server.accounts import Accounts
 from shoal.server.channel_dispatcher import ChannelDispatcher
 from shoal.server.gossip import Gossip, Notice
 from shoal.server.hosting.peer_latency import PeerLatency
@@ -97,7 +98,8 @@ class Network:
         self.addresses: tuple[str, ...] = ()
         self.directory = Directory(clock, me)
         self.dialler = Dialler(transports, clock=clock, only=config.transport)
-        self.dispatcher = ChannelDispatcher(me, self.directory, clock)
+        self.accounts = Accounts(config.shares, members=self.member is not None)
+        self.dispatcher = ChannelDispatcher(me, self.directory, clock, self.accounts)
         self.peer_latency = PeerLatency(self.dialler, clock, lambda: self.addresses)
         self.redirector = Redirector(self.identity, self.dialler, clock, lambda: self.addresses, self.directory.ahead_s)
         rate = config.max_upload_bits_per_s

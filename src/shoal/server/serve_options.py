@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+
+import msgspec
 
 from shoal.errors import UsageError
 from shoal.options import Options, option
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.membership.storage import PrivateSwarm
-from shoal.types import MAX_NAME_CHARS, KvDtype, Span
+from shoal.types import MAX_NAME_CHARS, KvDtype, PeerId, Span
 
 MIN_MEMORY_BYTES = 64 * 10**6
 JOURNAL_SHARE = 0.1
@@ -18,6 +22,12 @@ JOURNAL_SHARE = 0.1
 
 PREFIX_SHARE = 0.1
 """The share of the memory beside the weights that output rows of pages which sessions share may take."""
+
+BUFFER_SHARE = 0.05
+"""The share of the memory beside the weights that rows under way may take: received, waiting, or not sent yet."""
+
+MAX_SHARE = 1000
+"""How many times a stranger's share the owner may give to one node."""
 
 _UNITS = {"gib": 1 << 30, "mib": 1 << 20, "gb": 10**9, "mb": 10**6, "": 1}
 
@@ -34,6 +44,17 @@ def parse_bytes(text: str) -> int:
 
 def _bits_per_s(megabits: str) -> float:
     return float(megabits) * 1e6
+
+
+def _shares(texts: str | Sequence[str]) -> dict[PeerId, int]:
+    """`KEY=N` for each; raises UsageError."""
+    shares: dict[PeerId, int] = {}
+    for text in [texts] if isinstance(texts, str) else texts:
+        key, _, times = text.partition("=")
+        if not re.fullmatch(r"[0-9a-f]{64}", key) or not times.isdecimal() or not 1 <= int(times) <= MAX_SHARE:
+            raise UsageError(f"it is a node's id, = and a whole number from 1 to {MAX_SHARE}")
+        shares[PeerId(key)] = int(times)
+    return shares
 
 
 WeightDtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -107,6 +128,17 @@ class ServeOptions(Options, frozen=True, kw_only=True):
     ] = None
     max_sessions: Annotated[int, option("Sessions at once.", "Limits", least=1)] = 64
     max_session_tokens: Annotated[int, option("Tokens that one session may have.", "Limits", least=1)] = 32_768
+    shares: Annotated[
+        Mapping[PeerId, int],
+        option(
+            "KEY=N: this node has N times a stranger's share, like a gateway with many users; may be repeated.",
+            "Limits",
+            flag="--share",
+            metavar="KEY=N",
+            parse=_shares,
+            repeated=True,
+        ),
+    ] = msgspec.field(default_factory=dict)
     peers: Annotated[tuple[str, ...], option("Ticket of a member to join.", "Swarm", shown=False)] = ()
     name: Annotated[str, option("This server's name in lists of servers.", "Swarm")] = ""
     identity: Annotated[
@@ -125,6 +157,8 @@ class ServeOptions(Options, frozen=True, kw_only=True):
             raise UsageError("int8_rows goes with quantize", field="int8_rows")
         if self.private is not None and self.discovery.wanted:
             raise UsageError("a private swarm is found by its invite and its members, not by --lan or --public")
+        if not all(isinstance(times, int) and 1 <= times <= MAX_SHARE for times in self.shares.values()):
+            raise UsageError(f"a share in shares is a whole number from 1 to {MAX_SHARE}", field="shares")
         if len(self.name) > MAX_NAME_CHARS:
             raise UsageError(
                 f"name cannot have {len(self.name)} characters: it has at most {MAX_NAME_CHARS}", field="name"

@@ -13,10 +13,14 @@ RECEIVE_BYTES = 256 * 1024
 
 
 class ByteStream:
-    """The sink of a channel that keeps bytes until they are read. One task may send and one receive at a time."""
+    """The sink of a channel that keeps bytes until they are read. One task may send and one receive at a time.
 
-    def __init__(self, channel: Channel) -> None:
+    The channel is paused while `pause_bytes` or more are kept.
+    """
+
+    def __init__(self, channel: Channel, pause_bytes: int = PAUSE_BYTES) -> None:
         self._channel = channel
+        self._pause_bytes = pause_bytes
         self._unread = bytearray()
         self._paused = False
         self._ended = False
@@ -40,9 +44,9 @@ class ByteStream:
         return self._channel.transport
 
     def data_received(self, data: bytes) -> None:
-        """ChannelSink: keep bytes, and pause the channel at PAUSE_BYTES."""
+        """ChannelSink: keep bytes, and pause the channel when there are enough."""
         self._unread += data
-        if len(self._unread) >= PAUSE_BYTES and not self._paused:
+        if len(self._unread) >= self._pause_bytes and not self._paused:
             self._paused = True
             self._channel.pause_reading()
         self._wake()
@@ -76,7 +80,7 @@ class ByteStream:
         with memoryview(self._unread) as view, view[:limit_bytes] as head:
             data = bytes(head)
         del self._unread[:limit_bytes]
-        if self._paused and len(self._unread) <= PAUSE_BYTES // 2:
+        if self._paused and len(self._unread) <= self._pause_bytes // 2:
             self._paused = False
             self._channel.resume_reading()
         return data

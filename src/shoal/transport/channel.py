@@ -13,14 +13,15 @@ from typing import Protocol
 
 from shoal.types import PeerId
 
-SEND_BUFFER_BYTES = 1024 * 1024
+SEND_BUFFER_BYTES = 256 * 1024
 """Unsent bytes above which a channel is not `writable`."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """How long an accepted connection may take to prove who it is."""
 
 MAX_PENDING_HANDSHAKES = 256
-"""Unproven inbound connections kept at once; one more drops the oldest, since honest dialers are through in no time."""
+"""Unproven inbound connections kept at once; one more drops an old one of the busiest source, since honest diallers are
+through in no time."""
 
 MAX_INBOUND = 4096
 """Inbound connections and streams of one transport; more are closed on arrival."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from shoal import errors
 from shoal.protocol.frames import MAX_HEADER_BYTES, FrameDecoder, encode_frame
-from shoal.protocol.messages import MAX_CONFIG_BYTES, Message, Question, Refusal, Vocabulary, encode_message, only
+from shoal.protocol.messages import MAX_CONFIG_BYTES, Message, Question, Refusal, Vocabulary, encode_message, only, tag
 from shoal.protocol.refusals import refused
 from shoal.transport.address import source_network
 from shoal.transport.channel import Channel
@@ -22,6 +22,10 @@ Q = TypeVar("Q", bound=Message)
 
 STRANGER_PAYLOAD_BYTES = MAX_CONFIG_BYTES
 """The largest payload before a channel is known to be a link of a session."""
+
+
+def _nothing() -> None:
+    """For payloads that nobody counts."""
 
 
 class FrameChannel:
@@ -41,6 +45,7 @@ class FrameChannel:
         self._handler: Callable[[bytes, bytes], None] | None = None  # of `deliver_to`, with headers
         self._delivering = False  # the handler is being called
         self._paused = False
+        self._ignored = False
         self._end: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None  # of the task in `receive` or `deliver_to`
         channel.attach(self)
@@ -53,7 +58,12 @@ class FrameChannel:
     @property
     def source(self) -> str:
         """What counts as one stranger: the network of the node at the other end, or its id where no address is known."""
-        return source_network(self._channel.host) or self.peer
+        return self.network or self.peer
+
+    @property
+    def network(self) -> str:
+        """The network of the node at the other end: an IPv4 address or an IPv6 /64; empty where no address is known."""
+        return source_network(self._channel.host)
 
     @property
     def transport(self) -> str:
@@ -64,8 +74,22 @@ class FrameChannel:
         """Change the largest payload accepted from here on."""
         self._decoder.allow_payload(max_payload_bytes)
 
+    def allow_link(self, max_payload_bytes: int) -> None:
+        """The channel is a link from here on: rows of at most so many bytes, with traces."""
+        self._decoder.allow_payload(max_payload_bytes)
+        self._decoder.allow_header(MAX_HEADER_BYTES)
+
+    def ignore(self) -> None:
+        """What has come and what still comes is of no interest: it is dropped."""
+        self._ignored = True
+        self._decoder.take_rest()
+        if self._paused:
+            self.resume_reading()
+
     def data_received(self, data: bytes) -> None:
         """ChannelSink: messages for the handler, if there is one."""
+        if self._ignored:
+            return
         self._decoder.feed(data)
         if self._handler is not None:
             self._deliver()
@@ -108,28 +132,38 @@ class FrameChannel:
         """Wait until the send buffer has room. Raises ChannelClosed."""
         await self._channel.drain()
 
-    async def receive(self, vocabulary: Vocabulary[M]) -> tuple[M, bytes]:
+    async def receive(self, vocabulary: Vocabulary[M], is_large: Callable[[], None] = _nothing) -> tuple[M, bytes]:
         """The next message, which must be one of those that may come now, and its payload.
 
+        `is_large` is called, maybe repeatedly, while a large payload comes that may follow its header.
         Raises ChannelClosed at the end, CorruptFrame for a wrong hash, ProtocolError for a broken specification, and what
         the vocabulary raises.
         """
-        while (frame := self._decoder.next()) is None:
+
+        def follows(header: bytes) -> int:
+            allowed = vocabulary.max_payload_bytes(header)
+            if allowed:
+                is_large()
+            return allowed
+
+        while (frame := self._decoder.next(follows)) is None:
             if self._end is not None:
                 raise self._end
             if self._paused:
                 self.resume_reading()
             await self._wait()
-        return vocabulary.decode(frame[0]), frame[1]
+        return _decoded(vocabulary, *frame)
 
     async def deliver_to(self, vocabulary: Vocabulary[M], handler: Callable[[M, bytes], None]) -> None:
         """Give every message to `handler`, in the call in which it arrives, until the channel ends.
+
+        A payload is bounded by what `allow_payload` said and, in the end, by its message.
 
         Raises what `receive` raises, or the first error of the handler; the channel is still open then.
         """
 
         def decoded(header: bytes, payload: bytes) -> None:
-            handler(vocabulary.decode(header), payload)
+            handler(*_decoded(vocabulary, header, payload))
 
         self._handler = decoded
         try:
@@ -215,3 +249,11 @@ class FrameChannel:
             await self.close()
         else:
             self.abort()
+
+
+def _decoded(vocabulary: Vocabulary[M], header: bytes, payload: bytes) -> tuple[M, bytes]:
+    """A frame as a message; raises ProtocolError for a payload that its message does not carry."""
+    message = vocabulary.decode(header)
+    if len(payload) > message.max_payload_bytes:
+        raise errors.ProtocolError(f"a {tag(type(message))} message came with {len(payload)} bytes")
+    return message, payload

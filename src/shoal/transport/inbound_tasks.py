@@ -10,6 +10,7 @@ from typing import Any
 from shoal.errors import ShoalError
 from shoal.tasks import BackgroundTask
 from shoal.transport.channel import MAX_INBOUND, MAX_PENDING_HANDSHAKES, Channel, ChannelHandler
+from shoal.transport.slots import Slots
 
 log = logging.getLogger("shoal.transport")
 
@@ -22,7 +23,7 @@ class InboundTasks:
 
     def __init__(self) -> None:
         self._tasks: dict[BackgroundTask, None] = {}
-        self._unproven: dict[asyncio.Task[Any], BackgroundTask] = {}
+        self._unproven: Slots[asyncio.Task[Any]] = Slots(MAX_PENDING_HANDSHAKES)
 
     @property
     def full(self) -> bool:
@@ -35,24 +36,26 @@ class InboundTasks:
         self._tasks[task] = None
         return task
 
-    def start_unproven(self, work: Coroutine[Any, Any, None]) -> BackgroundTask:
-        """The same for a handshake, which calls `proven` when it is through. With too many, the oldest is cancelled."""
-        if len(self._unproven) >= MAX_PENDING_HANDSHAKES:
-            oldest = next(iter(self._unproven))
-            self._unproven.pop(oldest).cancel()
+    def start_unproven(self, work: Coroutine[Any, Any, None], source: str = "") -> BackgroundTask:
+        """The same for a handshake, which calls `proven` when it is through.
+
+        With too many, the oldest of the source that has most is cancelled.
+        """
         task = self.start(work)
-        self._unproven[task.task] = task
+        oldest = self._unproven.enter(task.task, source)
+        if oldest is not None:
+            oldest.cancel()
         return task
 
     def proven(self) -> None:
         """The current task's caller is known now."""
         task = asyncio.current_task()
         if task is not None:
-            self._unproven.pop(task, None)
+            self._unproven.leave(task)
 
     def _finished(self, task: BackgroundTask) -> None:
         self._tasks.pop(task, None)
-        self._unproven.pop(task.task, None)
+        self._unproven.leave(task.task)
 
     async def close(self) -> None:
         """Cancel all of them and wait until they are gone."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from shoal.transport.channel import ChannelSink
 
-PAUSE_BYTES = 1024 * 1024
+PAUSE_BYTES = 256 * 1024
 """Bytes held for want of a sink at which the source is asked to pause."""
 
 

@@ -36,10 +36,17 @@ class IrohChannel(InboxChannel):
 
     transport = "iroh"
 
-    def __init__(self, peer: PeerId, connection: Any, stream: Any, ended: Callable[[IrohChannel], None]) -> None:
+    def __init__(
+        self,
+        peer: PeerId,
+        connection: Any,
+        stream: Any,
+        ended: Callable[[IrohChannel], None],
+        host: str = "",
+    ) -> None:
         super().__init__(Inbox(delivered=self._delivered))
         self.peer = peer
-        self.host = ""  # the path may change at any time, and lead through a relay
+        self.host = host
         self._failure: type[Exception] = load_iroh().IrohError
         self._connection = connection  # iroh closes a connection that nobody holds
         self._sender: Any = stream.send()

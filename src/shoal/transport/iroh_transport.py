@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.errors import DialError, IdentityError, ProtocolError, ShoalError, UsageError
-from shoal.transport.address import host_port, join_host_port, local_hosts
+from shoal.transport.address import host_port, join_host_port, local_hosts, source_network
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, ChannelHandler
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.iroh_channel import IrohChannel
@@ -130,12 +130,15 @@ class IrohTransport:
             if self._tasks.full:
                 await incoming.refuse()
             else:
-                self._tasks.start_unproven(contained(self._welcome, incoming, handler))
+                self._tasks.start_unproven(
+                    contained(self._welcome, incoming, handler), source_network(await _host(incoming))
+                )
 
     async def _welcome(self, incoming: Any, handler: ChannelHandler) -> None:
         """Finish the handshake of one connection, then serve its streams while it lasts."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                host = await _host(incoming)
                 connection = await (await incoming.accept()).connect()
         except (self._iroh.IrohError, TimeoutError):
             return
@@ -146,27 +149,27 @@ class IrohTransport:
             while True:
                 stream = await connection.accept_bi()
                 if not self._tasks.full:
-                    self._tasks.start(self._serve(peer, connection, stream, handler))
+                    self._tasks.start(self._serve(peer, host, connection, stream, handler))
                 del stream  # a stream ends when nobody holds it
 
-    async def _serve(self, peer: PeerId, connection: Any, stream: Any, handler: ChannelHandler) -> None:
+    async def _serve(self, peer: PeerId, host: str, connection: Any, stream: Any, handler: ChannelHandler) -> None:
         try:
-            channel = await contained(self._admit, peer, connection, stream)
+            channel = await contained(self._admit, peer, host, connection, stream)
         finally:
             del connection, stream  # a handler's error keeps this frame
         if channel is not None:
             await serve(channel, handler)
 
-    async def _admit(self, peer: PeerId, connection: Any, stream: Any) -> IrohChannel | None:
+    async def _admit(self, peer: PeerId, host: str, connection: Any, stream: Any) -> IrohChannel | None:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 await _greet(stream)
         except (self._iroh.IrohError, TimeoutError, ProtocolError):
             return None
-        return self._channel(peer, connection, stream)
+        return self._channel(peer, connection, stream, host)
 
-    def _channel(self, peer: PeerId, connection: Any, stream: Any) -> IrohChannel:
-        channel = IrohChannel(peer, connection, stream, self._channels.discard)
+    def _channel(self, peer: PeerId, connection: Any, stream: Any, host: str = "") -> IrohChannel:
+        channel = IrohChannel(peer, connection, stream, self._channels.discard, host)
         self._channels.add(channel)
         return channel
 
@@ -235,6 +238,15 @@ def relay_mode(modes: Any, relay: str | None) -> Any:
     if relay is None:
         return modes.disabled()
     return modes.default_mode() if relay == PUBLIC_RELAY else modes.custom_from_urls([relay])
+
+
+async def _host(incoming: Any) -> str:
+    """The IP address that a connection comes from; empty where it comes over a relay, or is gone."""
+    try:
+        address = await contained(incoming.remote_addr)
+    except load_iroh().IrohError:
+        return ""
+    return host_port(address.addr)[0] if address.is_IP() else ""
 
 
 async def _greet(stream: Any) -> None:

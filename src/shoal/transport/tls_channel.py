@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 
 from shoal.errors import ChannelClosed
@@ -15,15 +16,64 @@ FLUSH_POLL_S = 0.01
 """How often a closing channel looks whether its bytes have left; asyncio does not say when they do."""
 
 
+READ_BYTES = 64 * 1024
+"""Bytes that are read at once; a stranger has sent as many before any of them is looked at."""
+
+
+class TlsLayer(SSLProtocol):
+    """asyncio's TLS, which reads into a buffer that the channels of a transport share.
+
+    The loop fills a buffer and hands it over in one call, so that no two channels need theirs at the same time. One of its own
+    would cost each connection 256 KiB, however little is said on it.
+    """
+
+    max_size = 0  # while it is made: it allocates a buffer of this size
+
+    def __init__(
+        self, channel: asyncio.Protocol, context: ssl.SSLContext, server_side: bool, buffer: bytearray
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.secured: asyncio.Future[None] = loop.create_future()
+        name = None if server_side else "shoal"  # asyncio wants one; nobody looks at it
+        super().__init__(
+            loop,
+            channel,
+            context,
+            self.secured,
+            server_side,
+            name,
+            call_connection_made=False,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,  # type: ignore[arg-type]  # seconds, in parts as well
+        )
+        self.max_size = len(buffer)  # type: ignore[misc]  # asyncio reads it from the instance
+        self._ssl_buffer = buffer
+        self._ssl_buffer_view = memoryview(buffer)
+
+    async def start(self, raw: asyncio.Transport) -> asyncio.Transport | None:
+        """The transport above a paused connection after the handshake, None if that is gone. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        raw.set_protocol(self)
+        steps = loop.call_soon(self.connection_made, raw), loop.call_soon(raw.resume_reading)
+        try:
+            await self.secured
+        except BaseException:
+            raw.close()
+            for step in steps:
+                step.cancel()
+            raise
+        return self._app_transport
+
+
 class TlsChannel(InboxChannel, asyncio.Protocol):
     """The protocol above asyncio's TLS layer; `peer` is empty until the node at the other end has been proven."""
 
     transport = "tls"
 
-    def __init__(self, raw: asyncio.Transport, ended: Callable[[TlsChannel], None]) -> None:
+    def __init__(self, raw: asyncio.Transport, ended: Callable[[TlsChannel], None], buffer: bytearray) -> None:
         super().__init__(Inbox(self._pause, self._resume))
         self.peer = PeerId("")
         self.host = str((raw.get_extra_info("peername") or ("",))[0])
+        self._buffer = buffer
         self._raw = raw
         self._tls: asyncio.Transport | None = None
         self._ended = ended
@@ -34,16 +84,7 @@ class TlsChannel(InboxChannel, asyncio.Protocol):
 
     async def secure(self, context: ssl.SSLContext, server_side: bool) -> None:
         """Do the TLS handshake. Raises OSError when it fails."""
-        loop = asyncio.get_running_loop()
-        name = None if server_side else "shoal"  # asyncio wants one; nobody looks at it
-        self._tls = await loop.start_tls(
-            self._raw,
-            self,
-            context,
-            server_side=server_side,
-            server_hostname=name,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-        )
+        self._tls = await TlsLayer(self, context, server_side, self._buffer).start(self._raw)
         if self._tls is None:
             raise ConnectionResetError("the connection ended during the handshake")
         self._tls.set_write_buffer_limits(high=SEND_BUFFER_BYTES)

@@ -14,17 +14,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
-from shoal.transport.address import host_port, join_host_port, local_hosts
+from shoal.transport.address import host_port, join_host_port, local_hosts, source_network
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, MAX_PENDING_HANDSHAKES, ChannelHandler
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.node_key import node_peer
 from shoal.transport.tls_certificate import certified_peer, client_context, server_context
-from shoal.transport.tls_channel import TlsChannel
+from shoal.transport.tls_channel import READ_BYTES, TlsChannel
 from shoal.types import PEER_ID_BYTES, PeerId
 
 NONCE_BYTES = 32
 SIGNATURE_BYTES = 64
+PROOF_BYTES = PEER_ID_BYTES + SIGNATURE_BYTES
 
 _LABEL = b"shoal tls client 1\0"
 
@@ -60,6 +61,7 @@ class TlsTransport:
         self._channels: set[TlsChannel] = set()
         self._plain: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._tasks = InboundTasks()
+        self._buffer = bytearray(READ_BYTES)
         self._closed = False
         self.addresses: tuple[str, ...] = ()
 
@@ -73,7 +75,8 @@ class TlsTransport:
             if self._tasks.full or self._closed:
                 raw.abort()
                 return
-            task = self._tasks.start_unproven(self._serve(raw, context, handler))
+            where = source_network(str((raw.get_extra_info("peername") or ("",))[0]))
+            task = self._tasks.start_unproven(self._serve(raw, context, handler), where)
             task.task.add_done_callback(lambda _: raw.abort())  # cancelled before it began, it would not close anything
 
         try:
@@ -100,16 +103,16 @@ class TlsTransport:
         await serve(channel, handler)
 
     def _channel(self, raw: asyncio.Transport) -> TlsChannel:
-        channel = TlsChannel(raw, self._channels.discard)
+        channel = TlsChannel(raw, self._channels.discard, self._buffer)
         self._channels.add(channel)
         return channel
 
     async def _prove(self, channel: TlsChannel) -> PeerId:
         """Ask the dialler for a signature over a fresh nonce; raises IdentityError."""
         nonce = os.urandom(NONCE_BYTES)
-        stream = ByteStream(channel)
+        stream = ByteStream(channel, PROOF_BYTES)
         await stream.send(nonce)
-        proof = await stream.receive_exactly(PEER_ID_BYTES + SIGNATURE_BYTES)
+        proof = await stream.receive_exactly(PROOF_BYTES)
         stream.release()
         key, signature = proof[:PEER_ID_BYTES], proof[PEER_ID_BYTES:]
         peer = node_peer(key)
@@ -125,7 +128,7 @@ class TlsTransport:
         if self._closed:
             raise UsageError("the TLS transport is closed")
         try:
-            raw, _ = await asyncio.get_running_loop().create_connection(lambda: _Plain(self._dialled), host, port)
+            raw = await self._connect(host, port)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
             raise DialError(f"{address} does not answer: {error}") from error
         channel = self._channel(raw)
@@ -138,6 +141,10 @@ class TlsTransport:
             if not channel.peer:
                 channel.abort()
         return channel
+
+    async def _connect(self, host: str, port: int) -> asyncio.Transport:
+        raw, _ = await asyncio.get_running_loop().create_connection(lambda: _Plain(self._dialled), host, port)
+        return raw
 
     def _dialled(self, raw: asyncio.Transport) -> None:
         self._plain.add(raw)

@@ -89,6 +89,16 @@ def test_what_people_see(said: io.StringIO) -> None:
     assert said.getvalue().endswith("all blocks are served\n")
 
 
+def test_a_server_that_clients_share(said: io.StringIO) -> None:
+    """Said where there are several: what one's own has, and what it may have."""
+    shared = msgspec.structs.replace(LOAD, sessions=5, max_sessions=64, clients=3, your_sessions=2, share_sessions=21.3)
+    [view] = model_views([ServerStatus(held("a", 0, 8, name="near"), shared), ServerStatus(held("b", 0, 8), LOAD)])
+    _show(view)
+    lines = said.getvalue().splitlines()
+    assert "near: 3 clients; yours has 2 of 5 sessions, an equal share is 21.3 of 64" in lines
+    assert len([line for line in lines if "clients" in line]) == 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

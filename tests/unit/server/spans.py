@@ -12,6 +12,7 @@ import torch
 from shoal.kv.pages import PageAllocator
 from shoal.protocol.messages import Numerics
 from shoal.protocol.rows import Rows
+from shoal.server.accounts import Accounts
 from shoal.server.hosting.span_loading import LoadedBlocks
 from shoal.server.sessions.redirector import Redirector
 from shoal.server.sessions.session_service import SessionService, SpanInfo
@@ -84,7 +85,8 @@ class Network:
         self.services: list[SessionService | None] = []
         self.measured: list[Span] = []
         self.told = 0
-        self.dispatcher = SimpleNamespace(answer_by=self.services.append)
+        self.dispatcher = SimpleNamespace(answer_by=self.services.append, settled=lambda frames: None)
+        self.accounts = Accounts()
         self.gossip = SimpleNamespace(tell_some=self._tell, others=lambda fingerprint: [])
         self.peer_latency = SimpleNamespace(measure=self._measure)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shoal.protocol.messages import QUESTIONS, STATUS, GetStatus, Ping, Status
+from shoal.protocol.messages import DESCRIBE, QUESTIONS, Describe, Description, Ping
 from shoal.server.answers import Answers
 from shoal.server.channel_dispatcher import ChannelDispatcher
 from shoal.server.sessions.session_service import SessionService
@@ -24,23 +24,23 @@ ME, OTHER = PeerId("ab" * 32), PeerId("cd" * 32)
 async def test_an_answer_is_sent_with_its_payload() -> None:
     """The handler hears who asks what; its answer ends the exchange."""
     network, heard = MemoryNetwork(), list[object]()
-    answers, status = Answers(), Status(1, 2, 3, 4, 5, 0.0, 0.0, 6.0)
+    answers, told = Answers(), Description("tiny", "f", "someone/tiny")
 
-    def handler(request: GetStatus, peer: PeerId) -> tuple[Status, bytes]:
+    def handler(request: Describe, peer: PeerId) -> tuple[Description, bytes]:
         heard.append((request, peer))
-        return status, b"more"
+        return told, b"more"
 
-    answers.answer(STATUS, handler)
-    assert answers.requests == {GetStatus}
+    answers.answer(DESCRIBE, handler)
+    assert answers.requests == {Describe}
 
     async def accept(channel: Channel) -> None:
-        await answers.begin(FrameChannel(channel), GetStatus(), b"")
+        await answers.begin(FrameChannel(channel), Describe(""), b"")
 
     one, two = MemoryTransport(ME, network), MemoryTransport(OTHER, network)
     await two.listen(accept)
     async with asyncio.timeout(5), FrameChannel(await one.dial(OTHER, two.addresses[0])) as channel:
-        assert await channel.ask(STATUS, GetStatus()) == (status, b"more")
-    assert heard == [(GetStatus(), ME)]
+        assert await channel.ask(DESCRIBE, Describe("")) == (told, b"more")
+    assert heard == [(Describe(""), ME)]
     await one.close()
     await two.close()
 

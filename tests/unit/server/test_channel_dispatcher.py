@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from shoal.errors import NotHeld, ProtocolError, Refused, ServerFull, SpanError, UnknownQuestion
+from shoal.errors import ChannelClosed, NotHeld, ProtocolError, Refused, ServerFull, SpanError, UnknownQuestion
+from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import (
     EXCHANGE,
     LEAVE,
@@ -20,15 +21,17 @@ from shoal.protocol.messages import (
     RecordBatch,
     RecordDigest,
     Status,
+    encode_message,
 )
 from shoal.server import channel_dispatcher
 from shoal.server.answers import Answers
-from shoal.server.channel_dispatcher import LOADING_RETRY_S, ChannelDispatcher
+from shoal.server.channel_dispatcher import LOADING_RETRY_S, MAX_FIRST_HEADER_BYTES, ChannelDispatcher
 from shoal.swarm.directory.directory import Directory
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
 from tests.unit.swarm.directory.test_records import FixedClock
+from tests.unit.transport.pipe import turns
 
 ME, OTHER = PeerId("ab" * 32), PeerId("cd" * 32)
 
@@ -117,3 +120,44 @@ async def test_a_node_has_so_many_channels(world: World, monkeypatch: pytest.Mon
         await (await world.dial()).expect(Status)
     await (await world.dial(ME)).ask(LEAVE, Leave())
     await silent.close()
+
+
+async def test_silent_channels_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too many, the oldest of the account with most is dropped, and the newcomer is answered."""
+    monkeypatch.setattr(channel_dispatcher, "MAX_UNSETTLED", 2)
+    world = World()
+    await world.listening.listen(world.dispatcher.handle)
+    silent = [await world.dial() for _ in range(3)]
+    with pytest.raises(ChannelClosed):
+        await silent[0].expect(Status)
+    await (await world.dial(ME)).ask(LEAVE, Leave())
+    for transport in (*world.nodes.values(), world.listening):
+        await transport.close()
+
+
+async def test_exchanges_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the moment when a long digest begins to come."""
+    monkeypatch.setattr(channel_dispatcher, "MAX_EXCHANGES", 1)
+    world = World()
+    await world.listening.listen(world.dispatcher.handle)
+    channels = [await world.dial() for _ in range(2)]
+    for channel in channels:
+        channel._channel.write(encode_frame(encode_message(RecordDigest()), bytes(40 * 400))[:1000])
+        await turns()
+    with pytest.raises(ChannelClosed):
+        await channels[0].expect(Status)
+    assert await (await world.dial(ME)).ask(EXCHANGE, RecordDigest()) == (RecordBatch(), b"")
+    for transport in (*world.nodes.values(), world.listening):
+        await transport.close()
+
+
+async def test_what_no_message_carries_is_not_waited_for(world: World) -> None:
+    """A payload that may not follow is refused as soon as its header is there, and so is a header for nothing."""
+    channel = await world.dial()
+    channel._channel.write(encode_frame(encode_message(GetStatus()), bytes(1 << 20))[:1000])
+    with pytest.raises(ProtocolError, match="a payload of 1048576 bytes"):
+        await channel.expect(Status)
+    channel = await world.dial()
+    channel._channel.write(encode_frame(bytes(MAX_FIRST_HEADER_BYTES + 1))[:100])
+    with pytest.raises(ProtocolError, match="a header of"):
+        await channel.expect(Status)

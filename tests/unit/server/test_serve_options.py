@@ -99,3 +99,26 @@ def test_the_least_memory_is_told_as_it_is(typed: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
         memory.taken(typed)
     assert str(caught.value) == f"memory_bytes cannot be {told}: it is a size from 64MB, like 800MB or 4GB"
+
+
+def test_shares() -> None:
+    """A node's id and how many times a stranger's share it has; anything else is no share."""
+    key = "ab" * 32
+    assert ServeOptions.of({"model": "any", "shares": [f"{key}=3"]}).shares == {key: 3}
+    for text in (
+        "",
+        "=",
+        key,
+        f"{key}=",
+        f"{key}=0",
+        f"{key}=1001",
+        f"{key}=-1",
+        f"{key}=x",
+        f"{key.upper()}=2",
+        "ab=2",
+    ):
+        with pytest.raises(UsageError, match="shares cannot be"):
+            ServeOptions.of({"model": "any", "shares": [text]})
+    for times in (0, -1, 1001, 1.5):
+        with pytest.raises(UsageError, match="whole number"):
+            ServeOptions(model="any", shares={key: times})  # type: ignore[dict-item]  # what it must not be

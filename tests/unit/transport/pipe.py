@@ -16,6 +16,7 @@ class Pipe:
     """`sent` went out, `arrive` lets a whole frame come in; `room` says whether the send buffer has room."""
 
     transport = "memory"
+    source = ""
     peer = PeerId("00" * 32)
 
     def __init__(self) -> None:

@@ -8,7 +8,17 @@ import pytest
 
 from shoal.errors import ChannelClosed, CorruptFrame, GrantExceeded, ProtocolError, ServerFull
 from shoal.protocol.frames import encode_frame
-from shoal.protocol.messages import Close, Message, Ping, Pong, ReceivedUpTo, Refusal, encode_message
+from shoal.protocol.messages import (
+    Close,
+    Message,
+    Ping,
+    Pong,
+    ReceivedUpTo,
+    RecordBatch,
+    RecordDigest,
+    Refusal,
+    encode_message,
+)
 from shoal.protocol.refusals import refusal
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.inbox import PAUSE_BYTES
@@ -137,11 +147,11 @@ async def test_receive_waits_for_one_message() -> None:
     waiting = asyncio.create_task(frames.receive(ANY))
     await turns()
     waiting.cancel()
-    pipe.arrive(Ping(1), b"payload")
+    pipe.arrive(RecordDigest(), b"payload")
     await asyncio.gather(waiting, return_exceptions=True)
     pipe.arrive(Ping(2))
     pipe.inbox.end(ChannelClosed("broke"))
-    assert await frames.receive(ANY) == (Ping(1), b"payload")
+    assert await frames.receive(ANY) == (RecordDigest(), b"payload")
     assert await frames.receive(ANY) == (Ping(2), b"")
     with pytest.raises(ChannelClosed, match="broke"):
         await frames.receive(ANY)
@@ -152,7 +162,7 @@ async def test_messages_that_are_not_received_pause_the_channel() -> None:
     pipe = Pipe()
     frames = FrameChannel(pipe, max_payload_bytes=PAUSE_BYTES)
     for _ in range(2):
-        pipe.arrive(Ping(1), bytes(PAUSE_BYTES // 2))
+        pipe.arrive(RecordBatch(), bytes(PAUSE_BYTES // 2))
     assert pipe.asked == ["pause"]
     for _ in range(2):
         await frames.receive(ANY)
@@ -166,10 +176,22 @@ async def test_a_larger_payload_is_allowed_from_here_on() -> None:
     """The limit counts for the frames behind the last message, though their bytes have come already."""
     pipe = Pipe()
     frames = FrameChannel(pipe, max_payload_bytes=10)
-    pipe.inbox.put(bytes_of(Ping(1)) + bytes(encode_frame(encode_message(Ping(2)), bytes(100))))
+    pipe.inbox.put(bytes_of(Ping(1)) + bytes(encode_frame(encode_message(RecordBatch()), bytes(100))))
     await frames.receive(ANY)
     frames.allow_payload(100)
-    assert (await frames.receive(ANY))[0] == Ping(2)
+    assert (await frames.receive(ANY))[0] == RecordBatch()
+
+
+async def test_a_payload_follows_from_its_message() -> None:
+    """What no payload belongs to comes without one, and one that may not follow is not waited for."""
+    pipe = Pipe()
+    frames = FrameChannel(pipe)
+    pipe.arrive(Ping(1), b"x")
+    with pytest.raises(ProtocolError, match="a ping message came with 1 bytes"):
+        await frames.receive(ANY)
+    pipe.inbox.put(bytes(encode_frame(encode_message(Ping(2)), bytes(100_000)))[:100])
+    with pytest.raises(ProtocolError, match="a payload of 100000 bytes"):
+        await frames.receive(ANY)
 
 
 async def test_release_leaves_the_rest_to_another() -> None:

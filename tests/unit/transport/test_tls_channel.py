@@ -31,6 +31,9 @@ class Raw:
     def __init__(self) -> None:
         self.aborted = False
 
+    def get_extra_info(self, name: str) -> None:
+        """asyncio.Transport: it is not known where this comes from."""
+
     def abort(self) -> None:
         """asyncio.Transport."""
         self.aborted = True
@@ -39,7 +42,7 @@ class Raw:
 async def test_before_the_handshake_nothing_can_be_said() -> None:
     """The other end is not known, and has shown nothing; dropping it ends it at once."""
     raw, ended = Raw(), list[TlsChannel]()
-    channel = TlsChannel(raw, ended.append)  # type: ignore[arg-type]
+    channel = TlsChannel(raw, ended.append, bytearray(8))  # type: ignore[arg-type]
     assert channel.peer == ""
     assert channel.certificate() is None
     assert not channel.writable
@@ -53,7 +56,7 @@ async def test_before_the_handshake_nothing_can_be_said() -> None:
 
 async def test_a_proof_names_the_other_end() -> None:
     """Once, when it has been checked."""
-    channel = TlsChannel(Raw(), lambda channel: None)  # type: ignore[arg-type]
+    channel = TlsChannel(Raw(), lambda channel: None, bytearray(8))  # type: ignore[arg-type]
     channel.proven(PeerId("ab" * 32))
     assert channel.peer == "ab" * 32
 

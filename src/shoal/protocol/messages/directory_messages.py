@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, ClassVar, get_args
 
 from msgspec import Meta
 
-from shoal.protocol.messages.field_types import MAX_WANT, Counter, Elapsed, Moment, Rate, Text
+from shoal.protocol.messages.field_types import (
+    MAX_BATCH_BYTES,
+    MAX_CONFIG_BYTES,
+    MAX_DIGEST_BYTES,
+    MAX_WANT,
+    Counter,
+    Elapsed,
+    Moment,
+    Rate,
+    Text,
+)
 from shoal.protocol.messages.message import Message, Question, Refusal, Vocabulary
 
 
@@ -20,10 +30,13 @@ class RecordDigest(Message, frozen=True, tag="digest"):
     fingerprint: Text = ""
     sent_at: Moment = 0.0
 
+    max_payload_bytes: ClassVar[int] = MAX_DIGEST_BYTES
+
 
 class RecordBatch(Message, frozen=True, tag="records"):
     """Payload: `want` node ids, then length-prefixed signed records. `sent_at` is the sender's clock, as in `digest`."""
 
+    max_payload_bytes: ClassVar[int] = MAX_BATCH_BYTES
     want: Annotated[int, Meta(ge=0, le=MAX_WANT)] = 0
     sent_at: Moment = 0.0
 
@@ -41,6 +54,7 @@ class Describe(Message, frozen=True, tag="describe"):
 class Description(Message, frozen=True, tag="description"):
     """Payload: the checkpoint's configuration as JSON text."""
 
+    max_payload_bytes: ClassVar[int] = MAX_CONFIG_BYTES
     name: Text
     fingerprint: Text
     source: Text
@@ -59,6 +73,9 @@ class Status(Message, frozen=True, tag="status"):
 
     Since it started, whatever blocks it served meanwhile: `prefix_rows` were found in its prefix cache and not computed,
     `rows_computed` were computed, `sessions_opened` and `moves` to other blocks were made.
+
+    `clients` share it now, and since it took its blocks `displaced` sessions have made room. Who asks has `your_sessions` and
+    `your_tokens`; an equal share would be `share_sessions` and `share_tokens`.
     """
 
     sessions: Counter
@@ -75,6 +92,12 @@ class Status(Message, frozen=True, tag="status"):
     rows_computed: Counter = 0
     sessions_opened: Counter = 0
     moves: Counter = 0
+    clients: Counter = 0
+    displaced: Counter = 0
+    your_sessions: Counter = 0
+    your_tokens: Counter = 0
+    share_sessions: Rate = 0.0
+    share_tokens: Counter = 0
 
 
 STATUS = Question(GetStatus, Status, per_span=True)

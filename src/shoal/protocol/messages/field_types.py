@@ -16,6 +16,10 @@ MAX_HOPS = 128
 MAX_TEXT_CHARS = 512
 MAX_CODE_CHARS = 32
 MAX_CONFIG_BYTES = 1 << 20
+MAX_DIGEST_BYTES = 163_840
+"""The node ids and sequence numbers of as many records as a node keeps."""
+MAX_BATCH_BYTES = 1 << 20
+"""Records, and the node ids that are wanted, in one answer of an exchange."""
 MAX_SECONDS = 86_400
 MAX_TIME_S = 1e11
 """The latest moment, in seconds since 1970, and the longest time that a measurement may show."""

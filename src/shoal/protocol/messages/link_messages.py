@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, ClassVar, get_args
 
 import msgspec
 from msgspec import Meta
 
+from shoal.protocol.frames import MAX_PAYLOAD_BYTES
 from shoal.protocol.messages.field_types import MAX_HOPS, MAX_ROWS, Count, Counter, Elapsed, Moment, Position
 from shoal.protocol.messages.message import Message, Refusal, Vocabulary
 
@@ -38,6 +39,7 @@ class HopTrace(msgspec.Struct, frozen=True, array_like=True):
 class RowsFrame(Message, frozen=True, tag="rows"):
     """`count` rows from `position`; the first `elided` of them are not in the payload."""
 
+    max_payload_bytes: ClassVar[int] = MAX_PAYLOAD_BYTES
     epoch: Counter
     position: Position
     count: Count

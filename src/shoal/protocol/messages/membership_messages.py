@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import ClassVar, get_args
 
-from shoal.protocol.messages.field_types import CertificateBytes, Counter, InviteBytes
+from shoal.protocol.messages.field_types import MAX_REVOCATIONS_BYTES, CertificateBytes, Counter, InviteBytes
 from shoal.protocol.messages.message import Message, Question, Refusal, Vocabulary
 
 
@@ -23,6 +23,8 @@ class MemberHello(Message, frozen=True, tag="present"):
 class Revoked(Message, frozen=True, tag="revoked"):
     """Payload: a signed revocation list."""
 
+    max_payload_bytes: ClassVar[int] = MAX_REVOCATIONS_BYTES
+
 
 class Redeem(Message, frozen=True, tag="redeem"):
     """Asks a redeemer for a first certificate."""
@@ -39,6 +41,7 @@ class Renew(Message, frozen=True, tag="renew"):
 class Certified(Message, frozen=True, tag="certified"):
     """A certificate for the node that asked. Payload: the redeemer's revocation list, if it has one."""
 
+    max_payload_bytes: ClassVar[int] = MAX_REVOCATIONS_BYTES
     certificate: CertificateBytes
 
 

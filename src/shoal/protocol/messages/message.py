@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -14,7 +14,12 @@ from shoal.protocol.messages.field_types import Code, Seconds, Text
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """Base of every message; the subclass's tag is its `type` on the wire."""
+    """Base of every message; the subclass's tag is its `type` on the wire.
+
+    `max_payload_bytes` bounds what may follow its header in a frame: nothing, unless a message says otherwise.
+    """
+
+    max_payload_bytes: ClassVar[int] = 0
 
 
 class Refusal(Message, frozen=True, tag="refused"):
@@ -64,6 +69,10 @@ class Vocabulary(Generic[M]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._fault(header, error) from error
         return message
+
+    def max_payload_bytes(self, header: bytes) -> int:
+        """How much may follow this header; raises what `decode` raises."""
+        return type(self.decode(header)).max_payload_bytes
 
     def _fault(self, header: bytes, error: Exception) -> PeerError:
         try:

@@ -20,11 +20,17 @@ class ServedSpan:
         self.span_info = loaded.span_info
         self.bits_per_weight = loaded.bits_per_weight
         self.compute = ComputeThread(loaded.runner, BatchQueue(depth=len(loaded.runner.span)))
-        self.sessions = SessionTable(
-            self.compute, loaded.runner.cache.pages, network.clock, max_sessions, network.throttle
-        )
+        most = min(max_sessions, loaded.span_info.max_sessions)
+        self.sessions = SessionTable(self.compute, loaded.runner.cache.pages, network.clock, most, network.throttle)
         self.service = SessionService(
-            network.identity, loaded.span_info, self.sessions, self.compute, network.redirector, ledger
+            network.identity,
+            loaded.span_info,
+            self.sessions,
+            self.compute,
+            network.redirector,
+            ledger,
+            network.accounts,
+            network.dispatcher.settled,
         )
         self._ledger = ledger
         self._clock = network.clock

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from shoal.engine.backends import Backend, choose_backend
+from shoal.engine.batch_queue import MAX_QUEUED_ROWS
 from shoal.engine.device import check_device, device_backend, device_memory, device_memory_bytes
 from shoal.engine.proof import Proof
 from shoal.engine.runner import Runner
@@ -26,8 +27,10 @@ from shoal.model.nn.rope import cache_positions
 from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
 from shoal.model.weights.checkpoint import Checkpoint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
-from shoal.protocol.messages import Numerics
-from shoal.server.serve_options import JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
+from shoal.protocol.journal import FRAME_ROWS
+from shoal.protocol.messages import MAX_ROWS, Numerics
+from shoal.server.serve_options import BUFFER_SHARE, JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
+from shoal.server.sessions.hop_session import MAX_BACKLOG_ROWS
 from shoal.server.sessions.session_service import SpanInfo
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.placement.local_search import choose_span
@@ -35,6 +38,12 @@ from shoal.swarm.placement.swarm_load import SwarmLoad, server_loads
 from shoal.types import ModelSpec, Span
 
 Progress = Callable[[str, int, int], None]
+
+LEAST_BACKLOG_ROWS = 64
+"""Rows of a session that may wait in any case: a chunk of a prompt."""
+
+FRAMES_HELD = 3
+"""How often the rows of a frame are in memory: as it is received, as bytes that were cut out of it, as numbers."""
 
 WEIGHT_SHARE = 0.8
 """The share of the memory that weights may take when the server chooses how many blocks it holds."""
@@ -107,6 +116,9 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         min(config.max_session_tokens, model.max_positions),
         budget.journal_tokens,
         row_codecs=family(model.model_type).row_codecs,
+        max_sessions=budget.max_sessions,
+        backlog_rows=budget.backlog_rows,
+        frame_rows=budget.frame_rows,
     )
     return LoadedBlocks(runner, span_info, form.bits_per_weight)
 
@@ -182,26 +194,37 @@ def _elements(model: ModelConfig, index: int) -> int:
 
 
 class _Budget(NamedTuple):
-    """Pages of the cache, journal tokens per session, and how many pages of a span are kept for other sessions."""
+    """Pages of the cache, and how many of a span are kept for other sessions; sessions at once.
+
+    For each session: journal tokens, rows that may wait, and rows in a frame.
+    """
 
     pages: int
-    journal_tokens: int
     shared_pages: int
+    max_sessions: int
+    journal_tokens: int
+    backlog_rows: int
+    frame_rows: int
 
 
 def _budget(config: ServeOptions, model: ModelConfig, left_bytes: int) -> _Budget:
     """Divide what the weights leave. Raises CapacityError when that is not enough for one page per block."""
     journal_bytes, prefix_bytes = int(left_bytes * JOURNAL_SHARE), int(left_bytes * PREFIX_SHARE)
     token_bytes = 4 * model.block.hidden_size
-    journal_tokens = max(0, journal_bytes) // config.max_sessions // token_bytes
+    buffer_rows = int(left_bytes * BUFFER_SHARE) // token_bytes
+    max_sessions = max(1, min(config.max_sessions, buffer_rows // (LEAST_BACKLOG_ROWS + FRAMES_HELD * FRAME_ROWS)))
+    journal_tokens = max(0, journal_bytes) // max_sessions // token_bytes
+    each_rows = min(buffer_rows, MAX_QUEUED_ROWS) // max_sessions
+    frame_rows = min(MAX_ROWS, max(FRAME_ROWS, each_rows // (2 * FRAMES_HELD)))
+    backlog_rows = min(MAX_BACKLOG_ROWS, max(LEAST_BACKLOG_ROWS, each_rows - FRAMES_HELD * frame_rows))
     # Each session keeps the output rows of the page that it is filling.
     shared_pages = max(0, prefix_bytes // output_page_bytes(model.block.hidden_size) - config.max_sessions)
-    cache_bytes = left_bytes - journal_bytes - (prefix_bytes if shared_pages else 0)
-    useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * config.max_sessions
+    cache_bytes = left_bytes - journal_bytes - buffer_rows * token_bytes - (prefix_bytes if shared_pages else 0)
+    useful = model.num_blocks * -(-config.max_session_tokens // PAGE_TOKENS) * max_sessions
     pages = min(cache_bytes // page_bytes(model.block.cache_shape, config.kv_dtype), useful)
     if pages < model.num_blocks:
         raise CapacityError(f"the weights leave {max(0, left_bytes) >> 20} MB: too little for a cache (raise --memory)")
-    return _Budget(pages, journal_tokens, min(shared_pages, pages))
+    return _Budget(pages, min(shared_pages, pages), max_sessions, journal_tokens, backlog_rows, frame_rows)
 
 
 def _public_source(checkpoint: Checkpoint) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from shoal.clock import Clock
 from shoal.engine.compute_thread import ComputeThread
 from shoal.errors import GrantExceeded, RecordError, ServerFull, SessionBusy, SessionFenced, SessionLost, ShoalError
-from shoal.kv.pages import PageAllocator
+from shoal.kv.pages import PageAllocator, pages_for
 from shoal.links.link import Link
 from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
@@ -21,6 +21,7 @@ from shoal.links.row_sender import RowSender, Throttle
 from shoal.model.row_tensors import decode_tensor, encode_tensor
 from shoal.protocol.journal import Journal, RowChunk
 from shoal.protocol.messages import (
+    MAX_ROWS,
     Attach,
     HopTrace,
     Leaving,
@@ -34,11 +35,21 @@ from shoal.protocol.messages import (
 )
 from shoal.protocol.row_stream import Receiver
 from shoal.protocol.rows import RowForm, Rows
+from shoal.server.accounts import Account
+from shoal.server.sessions.shares import Amount, Shares
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
 
 MAX_BACKLOG_ROWS = 2048
-"""Rows of one session that are waiting to be computed or sent; beyond that its link is not read."""
+"""The most rows of one session that wait to be computed or sent; beyond what it was granted its link is not read."""
+
+FIRST_ROWS_S = 10.0
+"""How long a session outlives the last ping of its client before any rows have come, however long its lease is."""
+
+MADE_ROOM = "this session made room for a client that has less of this server"
+
+OPENING_S = 0.5
+"""What is advised when a session is asked for a second time before it is open."""
 
 MAX_NEWS = 64
 """News for a client that were not sent yet; more are not kept."""
@@ -59,6 +70,8 @@ class SessionGrant(msgspec.Struct, frozen=True):
     row_codec: RowCodec
     journal_tokens: int
     follow: bool = False
+    backlog_rows: int = MAX_BACKLOG_ROWS
+    frame_rows: int = MAX_ROWS
 
 
 class OutgoingLink(NamedTuple):
@@ -81,7 +94,14 @@ class HopSession:
     Everything runs in the event loop but the steps themselves.
     """
 
-    def __init__(self, terms: SessionGrant, compute: ComputeThread, clock: Clock, throttle: Throttle | None) -> None:
+    def __init__(
+        self,
+        terms: SessionGrant,
+        compute: ComputeThread,
+        clock: Clock,
+        throttle: Throttle | None,
+        shares: Shares | None = None,
+    ) -> None:
         self.terms = terms
         self.key = terms.session.hex()
         self.incarnation = 0
@@ -100,11 +120,15 @@ class HopSession:
         self._news: asyncio.Queue[LinkState | Leaving] | None = None
         self._compute = compute
         self._clock = clock
-        self.expires_at = clock.monotonic() + terms.lease_s
+        self._shares = shares
+        self._has_had_rows = False
+        self.expires_at = 0.0
+        self.renew()
 
     def renew(self) -> None:
-        """The client was heard: its lease begins anew."""
-        self.expires_at = self._clock.monotonic() + self.terms.lease_s
+        """The client was heard: its lease begins anew. Before the first rows it is short."""
+        lease_s = self.terms.lease_s if self._has_had_rows else min(self.terms.lease_s, FIRST_ROWS_S)
+        self.expires_at = self._clock.monotonic() + lease_s
 
     def take_up(self, incarnation: int, owner: PeerId) -> None:
         """A process of the client has the session now; `owner` is its node. Raises SessionFenced for an older process."""
@@ -134,12 +158,16 @@ class HopSession:
         if self._control is not None:
             self._control.abort()
         self._control, self._news = control, asyncio.Queue(MAX_NEWS)
+        if self._shares is not None:
+            self._shares.attend(self.terms.session, True)
         return self._news
 
     def unattend(self, control: FrameChannel) -> None:
         """This control channel has ended."""
         if self._control is control:
             self._control = self._news = None
+            if self._shares is not None:
+                self._shares.attend(self.terms.session, False)
 
     def report(self, news: LinkState | Leaving) -> None:
         """Tell the client, if its control channel is up."""
@@ -194,7 +222,7 @@ class HopSession:
     @property
     def max_frame_bytes(self) -> int:
         """The largest payload that a frame of this session may have."""
-        return self.terms.max_tokens * self._form.row_bytes
+        return min(self.terms.max_tokens, self.terms.frame_rows) * self._form.row_bytes
 
     def check(self, rows: RowsFrame, payload: bytes) -> None:
         """RowSink: the frame's form and the grant."""
@@ -213,11 +241,16 @@ class HopSession:
     def full(self) -> bool:
         """RowSink: too many rows are waiting to be computed or sent."""
         waiting = self.receiver.position - self.log.sender.end
-        return waiting + self.log.journal.unsent > MAX_BACKLOG_ROWS
+        return waiting + self.log.journal.unsent > self.terms.backlog_rows
 
     def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         """RowSink: hand new rows to the compute thread."""
         received_at = self._clock.wall()
+        if self._shares is not None:
+            self._shares.computes(self.terms.session)
+        if not self._has_had_rows:
+            self._has_had_rows = True
+            self.renew()
         hidden_states = decode_tensor(payload, rows.count, self.terms.hidden_size, self.terms.row_codec)
         new = Rows(self.key, rows.position, hidden_states, rows, received_at)
         self._compute.submit(new.starting_at(rows.position + skip) if skip else new)
@@ -256,6 +289,7 @@ class SessionTable:
     ) -> None:
         self.max_sessions = max_sessions
         self.pages = pages
+        self.shares = Shares(Amount(max_sessions, pages.capacity), clock)
         self._compute = compute
         self._clock = clock
         self._throttle = throttle
@@ -288,15 +322,19 @@ class SessionTable:
         terms: SessionGrant,
         client: PeerId,
         on_failure: Callable[[HopSession, Exception], None],
+        account: Account | None = None,
     ) -> HopSession:
-        """A new session within the limits; raises ServerFull when there is no room, SessionBusy while it is being opened."""
+        """A new session of a client, whose key is its account unless another is given; others may make room for it.
+
+        Raises ServerFull when there is none, SessionBusy while it is being opened.
+        """
+        account = account or Account(client)
         if terms.session in self._opening or terms.session in self._sessions:
             raise SessionBusy(f"session {terms.session.hex()[:8]} is being opened already")
-        if len(self._sessions) + len(self._opening) >= self.max_sessions:
-            raise ServerFull(f"all {self.max_sessions} sessions are taken", retry_after=self._soonest_expiry_s())
-        session = HopSession(terms, self._compute, self._clock, self._throttle)
+        session = HopSession(terms, self._compute, self._clock, self._throttle, self.shares)
         self._opening.add(terms.session)
         try:
+            await self._make_room(terms, client, account)
             await self._compute.open(
                 session.key,
                 client,
@@ -305,11 +343,32 @@ class SessionTable:
                 on_output=session.on_output,
                 on_failure=lambda error: on_failure(session, error),
                 background=terms.follow,
+                turn=self.shares.turn(terms.session, account),
             )
+            if terms.session not in self.shares:
+                await self._compute.close(session.key)
+                raise ServerFull(MADE_ROOM)
+        except BaseException:
+            self.shares.close(terms.session)
+            raise
         finally:
             self._opening.discard(terms.session)
         self._sessions[terms.session] = session
         return session
+
+    async def _make_room(self, terms: SessionGrant, client: PeerId, account: Account) -> None:
+        """Count a session, and close those that make room for it. Raises ServerFull."""
+        pages = len(terms.span) * pages_for(terms.max_tokens)
+        try:
+            leaving = self.shares.open(terms.session, account, client, pages)
+        except ServerFull as error:
+            raise ServerFull(str(error), retry_after=self._soonest_expiry_s()) from error
+        for one in leaving:
+            session = self._sessions.get(one)
+            if session is not None:  # else it is being opened, and will find out
+                log.info("session %s makes room for %s", session.key[:8], account.name)
+                session.fail(ServerFull(MADE_ROOM))
+                await self.close(session)
 
     def _soonest_expiry_s(self) -> float:
         now = self._clock.monotonic()
@@ -318,6 +377,7 @@ class SessionTable:
     async def close(self, session: HopSession) -> None:
         """End a session and free its pages; closing twice is harmless."""
         if self._sessions.pop(session.terms.session, None) is not None:
+            self.shares.close(session.terms.session)
             session.close()
             await self._compute.close(session.key)
             log.debug("session %s has ended", session.key[:8])

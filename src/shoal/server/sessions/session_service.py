@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -21,12 +22,14 @@ from shoal.protocol.messages import (
     ATTACH,
     DESCRIBE,
     MAX_POSITION,
+    MAX_ROWS,
     OPEN,
     STATUS,
     Attach,
     Attached,
     Describe,
     Description,
+    GetStatus,
     Leaving,
     Numerics,
     Open,
@@ -34,16 +37,20 @@ from shoal.protocol.messages import (
     RowCodec,
     Status,
 )
+from shoal.server.accounts import Accounts
 from shoal.server.answers import Answers
 from shoal.server.ledger import Ledger
 from shoal.server.sessions.control_channel import ControlChannel
-from shoal.server.sessions.hop_session import HopSession, SessionGrant, SessionTable
+from shoal.server.sessions.hop_session import MAX_BACKLOG_ROWS, HopSession, SessionGrant, SessionTable
 from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.identity import Identity
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import ModelSpec, PeerId, Span
 
 MAX_LEASE_S = 300.0
+
+MAX_SESSIONS = 1 << 16
+"""More than any server takes."""
 
 DRAIN_S = 60.0
 """How long a server that leaves gives its sessions to move."""
@@ -55,8 +62,15 @@ RETRY_ELSEWHERE_S = 60.0
 log = logging.getLogger("shoal.server")
 
 
+def _nothing(frames: FrameChannel) -> None:
+    """For a service whose channels nobody counts."""
+
+
 class SpanInfo(msgspec.Struct, frozen=True):
-    """What a server holds and is willing to give; `weights` digests each block, token counts are per session."""
+    """What a server holds and is willing to give; `weights` digests each block, token and row counts are per session.
+
+    `max_sessions`: for more of them the memory has no room.
+    """
 
     model: ModelSpec
     span: Span
@@ -68,6 +82,9 @@ class SpanInfo(msgspec.Struct, frozen=True):
     max_tokens: int
     journal_tokens: int
     row_codecs: tuple[RowCodec, ...] = ("fp32",)
+    max_sessions: int = MAX_SESSIONS
+    backlog_rows: int = MAX_BACKLOG_ROWS
+    frame_rows: int = MAX_ROWS
 
 
 class SessionService:
@@ -81,7 +98,12 @@ class SessionService:
         compute: ComputeThread,
         redirector: Redirector,
         ledger: Ledger,
+        accounts: Accounts | None = None,
+        settled: Callable[[FrameChannel], None] = _nothing,
     ) -> None:
+        """`settled` is told of each channel that has become a session's."""
+        self._accounts = accounts or Accounts()
+        self._settled = settled
         self._identity = identity
         self._holding = span_info
         self._sessions = sessions
@@ -92,7 +114,7 @@ class SessionService:
         self._leaving_at: float | None = None
         self.answers = Answers()
         self.answers.answer(DESCRIBE, self._describe)
-        self.answers.answer(STATUS, lambda request, peer: (self.status(), b""))
+        self.answers.serve(STATUS, self._status)
         self.answers.serve(OPEN, self._open)
         self.answers.serve(ATTACH, self._attach)
 
@@ -113,6 +135,21 @@ class SessionService:
         for session in self._sessions:
             session.report(Leaving(0.0, called_off=True))
 
+    async def _status(self, frames: FrameChannel, request: GetStatus, _: bytes) -> None:
+        """The load, and what whoever asks has and may have."""
+        shares, status = self._sessions.shares, self.status()
+        use = shares.use(self._accounts.of(frames.peer, frames.network))
+        per_page = PAGE_TOKENS / len(self._holding.span)
+        await frames.send(
+            msgspec.structs.replace(
+                status,
+                your_sessions=int(use.has.sessions),
+                your_tokens=int(use.has.pages * per_page),
+                share_sessions=use.equal.sessions,
+                share_tokens=int(use.equal.pages * per_page),
+            )
+        )
+
     def status(self) -> Status:
         """This server's load now."""
         stats, pages, totals = self._compute.stats, self._sessions.pages, self._ledger.totals
@@ -132,6 +169,8 @@ class SessionService:
             rows_computed=totals.rows + stats.rows,
             sessions_opened=totals.sessions,
             moves=totals.moves,
+            clients=self._sessions.shares.num_accounts,
+            displaced=self._sessions.shares.displaced,
         )
 
     def _describe(self, message: Describe, peer: PeerId) -> tuple[Description, bytes]:
@@ -146,13 +185,15 @@ class SessionService:
         if session is None and self.leaving_at is not None:
             raise ServerFull("this server is leaving and takes no new sessions", retry_after=RETRY_ELSEWHERE_S)
         if session is None:
-            session = await self._sessions.open(self._terms(message), frames.peer, self._failed)
+            account = self._accounts.of(frames.peer, frames.network)
+            session = await self._sessions.open(self._terms(message), frames.peer, self._failed, account)
             self._ledger.add(sessions=1)
             log.debug("session %s of %s is open over blocks %s", session.key[:8], frames.peer[:8], message.span)
         session = self._sessions.find(message.session, message.secret, message.incarnation, frames.peer)
         if session.terms.span != message.span:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
         control = ControlChannel(frames, session, self._identity, self._redirector)
+        self._settled(frames)
         first = message.span.start - self._holding.span.start
         weights = self._holding.weights[first : first + len(message.span)]
         await control.opened(message.upstream, self._holding.numerics, weights)
@@ -185,6 +226,8 @@ class SessionService:
             message.row_codec,
             min(held.journal_tokens, message.max_tokens),
             message.follow,
+            held.backlog_rows,
+            held.frame_rows,
         )
 
     def _failed(self, session: HopSession, error: Exception) -> None:
@@ -201,6 +244,7 @@ class SessionService:
         if message.role == "control":
             session = self._sessions.find(message.session, message.token, message.incarnation, frames.peer)
             control = ControlChannel(frames, session, self._identity, self._redirector)
+            self._settled(frames)
             base = session.log.sender.least(message.epoch)
             position = session.receiver.position
             await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
@@ -209,13 +253,15 @@ class SessionService:
             session = self._linked(message)
             if session.upstream is None or not session.admits(session.upstream, frames.peer, message):
                 raise self._no_link(message)
-            frames.allow_payload(session.max_frame_bytes)
+            self._settled(frames)
+            frames.allow_link(session.max_frame_bytes)
             await frames.send(session.row_receiver.attach(frames))
             await session.row_receiver.serve(frames)
         else:
             session = self._linked(message)
             for link in session.outgoing.values():
                 if session.admits(link.grant, frames.peer, message):
+                    self._settled(frames)
                     await session.serve_link(link, frames, ReceivedUpTo(message.epoch, message.position))
                     return
             raise self._no_link(message)

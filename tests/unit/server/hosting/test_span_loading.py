@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.engine.backends import TorchBackend
+from shoal.engine.batch_queue import MAX_QUEUED_ROWS
 from shoal.engine.device import device_backend
 from shoal.engine.proof import Proof, numbers
 from shoal.errors import CapacityError, UsageError
@@ -14,9 +15,10 @@ from shoal.kv.cache_storage import KV_DTYPES, page_bytes, read_dtype
 from shoal.kv.prefix import output_page_bytes
 from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.rows import Rows
-from shoal.server.hosting.span_loading import _budget, _checked, load, open_source
-from shoal.server.serve_options import ServeOptions
+from shoal.server.hosting.span_loading import FRAMES_HELD, LEAST_BACKLOG_ROWS, _budget, _checked, load, open_source
+from shoal.server.serve_options import BUFFER_SHARE, ServeOptions
 from shoal.types import Span
 from tests.support.tiny_models import SMOLLM2, tiny_llama
 
@@ -26,14 +28,35 @@ LEFT_BYTES = 1 << 30
 
 @pytest.mark.parametrize("dtype", KV_DTYPES)
 def test_everything_fits_into_what_is_left(dtype: str) -> None:
-    """Pages, journals, shared pages and those that sessions are filling; nearly all of it is used."""
+    """Pages, journals, rows under way, shared pages and those that sessions are filling; nearly all of it is used."""
     config = ServeOptions(model="any", kv_dtype=dtype)
     budget = _budget(config, MODEL, LEFT_BYTES)
     journals = config.max_sessions * budget.journal_tokens * 4 * SMOLLM2.hidden_size
     outputs = (budget.shared_pages + config.max_sessions) * output_page_bytes(SMOLLM2.hidden_size)
-    used = budget.pages * page_bytes(SMOLLM2.cache_shape, dtype) + journals + outputs
+    each_rows = budget.backlog_rows + FRAMES_HELD * budget.frame_rows
+    under_way = budget.max_sessions * each_rows * 4 * SMOLLM2.hidden_size
+    assert budget.max_sessions == config.max_sessions
+    used = budget.pages * page_bytes(SMOLLM2.cache_shape, dtype) + journals + under_way + outputs
     assert LEFT_BYTES * 0.98 < used <= LEFT_BYTES
     assert budget.shared_pages > 0
+
+
+def test_little_memory_has_fewer_sessions() -> None:
+    """Each has room for a chunk of a prompt that waits and for a frame, or it is not there."""
+    config = ServeOptions(model="any")
+    budget = _budget(config, MODEL, 100_000_000)
+    each_rows = budget.backlog_rows + FRAMES_HELD * budget.frame_rows
+    assert budget.max_sessions < config.max_sessions
+    assert (budget.backlog_rows, budget.frame_rows) >= (LEAST_BACKLOG_ROWS, FRAME_ROWS)
+    assert budget.max_sessions * each_rows * 4 * SMOLLM2.hidden_size <= 100_000_000 * BUFFER_SHARE
+
+
+def test_much_memory_takes_larger_frames() -> None:
+    """As many rows as the queue has room for, of all sessions together."""
+    config = ServeOptions(model="any")
+    budget = _budget(config, MODEL, 1 << 36)
+    assert budget.frame_rows > FRAME_ROWS
+    assert config.max_sessions * (budget.backlog_rows + budget.frame_rows) <= MAX_QUEUED_ROWS
 
 
 def test_smaller_numbers_make_room_for_more_tokens() -> None:

@@ -23,12 +23,14 @@ from shoal.protocol.messages import (
     Redirect,
     Refusal,
     Rewind,
+    RowsFrame,
 )
 from shoal.server.sessions.control_channel import ControlChannel
+from shoal.server.sessions.hop_session import FIRST_ROWS_S
 from shoal.swarm.directory.records import ACCEPTANCE_LIFETIME_S, verify_acceptance
 from shoal.transport.frame_channel import FrameChannel
 from tests.unit.links.test_row_sender import messages
-from tests.unit.server.sessions.test_hop_session import CLIENT, NEXT
+from tests.unit.server.sessions.test_hop_session import CLIENT, NEXT, ROW
 from tests.unit.server.sessions.test_redirector import ME, Ordered
 from tests.unit.transport.pipe import Pipe, turns
 
@@ -74,6 +76,7 @@ async def controlled() -> AsyncIterator[Controlled]:
 
 async def test_a_ping_renews_the_lease(controlled: Controlled) -> None:
     """Its answer says how far the hop has come."""
+    controlled.session.take(RowsFrame(0, 0, 1, 0), ROW, 0)
     await controlled.hop.clock.advance(20.0)
     [pong] = await controlled.say(Ping(7))
     assert isinstance(pong, Pong)
@@ -81,8 +84,17 @@ async def test_a_ping_renews_the_lease(controlled: Controlled) -> None:
     assert controlled.session.expires_at == controlled.hop.clock.monotonic() + 30.0
 
 
+async def test_the_lease_is_short_before_the_first_rows(controlled: Controlled) -> None:
+    """Pings renew it, for a little each time: whoever opens sessions and goes away does not hold them for long."""
+    assert controlled.session.expires_at == FIRST_ROWS_S
+    await controlled.hop.clock.advance(4.0)
+    await controlled.say(Ping(1))
+    assert controlled.session.expires_at == 4.0 + FIRST_ROWS_S
+
+
 async def test_other_orders_do_not_renew_it(controlled: Controlled) -> None:
     """A channel that is only fed by links keeps no session alive."""
+    controlled.session.take(RowsFrame(0, 0, 1, 0), ROW, 0)
     await controlled.hop.clock.advance(20.0)
     await controlled.say(Rewind(1, 0, 0))
     assert controlled.session.expires_at == 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -12,8 +13,7 @@ from shoal.errors import GrantExceeded, ProtocolError, RecordError, SessionFence
 from shoal.links.link import Link, LinkKey
 from shoal.protocol.messages import HopTrace, LinkGrant, LinkState, ReceivedUpTo, ResumeFrom, Rewind, RowsFrame
 from shoal.protocol.rows import Rows
-from shoal.server.sessions import hop_session
-from shoal.server.sessions.hop_session import HopSession, SessionGrant
+from shoal.server.sessions.hop_session import MAX_NEWS, HopSession, SessionGrant
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
 from tests.support.virtual_clock import VirtualClock
@@ -112,9 +112,9 @@ async def test_rows_go_through_in_the_calls_that_bring_them(hop: Hop) -> None:
     assert frame.trace == (HopTrace(1.0, 0.0, 0.0),)
 
 
-async def test_a_backlog_holds_the_link_back(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond MAX_BACKLOG_ROWS that wait to be computed nothing is taken until some are; then all come in order."""
-    monkeypatch.setattr(hop_session, "MAX_BACKLOG_ROWS", 2)
+async def test_a_backlog_holds_the_link_back(hop: Hop) -> None:
+    """Beyond the rows granted that wait to be computed nothing is taken until some are; then all come in order."""
+    hop.session.terms = msgspec.structs.replace(hop.session.terms, backlog_rows=2)
     for position in range(5):
         hop.rows(position)
     assert [rows.position for rows in hop.compute.rows] == [0, 1, 2]
@@ -127,9 +127,9 @@ async def test_a_backlog_holds_the_link_back(hop: Hop, monkeypatch: pytest.Monke
     assert hop.sent == [0, 1, 2, 3, 4]
 
 
-async def test_rows_that_are_not_sent_hold_the_link_back_too(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_that_are_not_sent_hold_the_link_back_too(hop: Hop) -> None:
     """Computed rows that the next hop does not take count, until it takes them."""
-    monkeypatch.setattr(hop_session, "MAX_BACKLOG_ROWS", 2)
+    hop.session.terms = msgspec.structs.replace(hop.session.terms, backlog_rows=2)
     hop.outgoing.room.clear()
     for position in range(4):
         hop.rows(position)
@@ -143,9 +143,9 @@ async def test_rows_that_are_not_sent_hold_the_link_back_too(hop: Hop, monkeypat
     assert [rows.position for rows in hop.compute.rows] == [3]
 
 
-async def test_a_rewind_frees_the_backlog(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rewind_frees_the_backlog(hop: Hop) -> None:
     """The rows that wait are gone, at the compute thread too, and the link is read again."""
-    monkeypatch.setattr(hop_session, "MAX_BACKLOG_ROWS", 2)
+    hop.session.terms = msgspec.structs.replace(hop.session.terms, backlog_rows=2)
     for position in range(5):
         hop.rows(position)
     hop.session.on_rewind(Rewind(1, 1, 0))
@@ -218,9 +218,9 @@ async def test_news_reach_the_control_channel_that_is_up() -> None:
     first, second = FrameChannel(one), FrameChannel(two)
     news = session.attend(first)
     assert session.attended
-    for _ in range(hop_session.MAX_NEWS + 5):
+    for _ in range(MAX_NEWS + 5):
         session.report(LinkState(2, "up"))
-    assert news.qsize() == hop_session.MAX_NEWS
+    assert news.qsize() == MAX_NEWS
     session.attend(second)
     assert one.ended
     session.unattend(first)

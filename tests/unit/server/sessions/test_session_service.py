@@ -36,13 +36,14 @@ from shoal.protocol.messages import (
     Opened,
     ReceivedUpTo,
     Redirect,
+    Refusal,
     ResumeFrom,
     Rewind,
     RowsFrame,
     Status,
 )
 from shoal.server.ledger import Ledger
-from shoal.server.sessions.hop_session import HopSession, SessionTable
+from shoal.server.sessions.hop_session import FIRST_ROWS_S, MADE_ROOM, HopSession, SessionTable
 from shoal.server.sessions.session_service import MAX_LEASE_S, RETRY_ELSEWHERE_S, SessionService
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId, Span
@@ -78,9 +79,9 @@ class PagedCompute(Compute):
 class Peer(Pipe):
     """A channel from this node."""
 
-    def __init__(self, peer: PeerId = CLIENT) -> None:
+    def __init__(self, peer: PeerId = CLIENT, source: str = "10.0.0.1") -> None:
         super().__init__()
-        self.peer = peer
+        self.peer, self.source = peer, source
 
     @property
     def heard(self) -> list[Message]:
@@ -107,9 +108,9 @@ class Serving:
         )
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def begin(self, first: Message, peer: PeerId = CLIENT) -> Peer:
+    async def begin(self, first: Message, peer: PeerId = CLIENT, source: str = "10.0.0.1") -> Peer:
         """A channel that begins with this, served for a while; raises what ends it."""
-        pipe = Peer(peer)
+        pipe = Peer(peer, source)
         task = asyncio.ensure_future(self.service.answers.begin(FrameChannel(pipe), first, b""))
         self.tasks.append(task)
         await turns()
@@ -188,7 +189,34 @@ async def test_a_server_that_is_full(serving: Serving) -> None:
         await serving.begin(opening(session=bytes([letter]) * 16, max_tokens=16))
     with pytest.raises(ServerFull, match="all 3 sessions") as caught:
         await serving.begin(opening())
-    assert caught.value.retry_after == 30.0
+    assert caught.value.retry_after == FIRST_ROWS_S
+
+
+async def test_a_client_with_less_gets_room(serving: Serving) -> None:
+    """A session of whoever has most ends, and its client is told why; both are asked what they have."""
+    many = [await serving.begin(opening(session=bytes([letter]) * 16, max_tokens=16)) for letter in b"abc"]
+    other = PeerId("ef" * 32)
+    one = await serving.begin(opening(session=b"d" * 16, max_tokens=16), other, source="10.0.0.9")
+    assert isinstance(one.heard[0], Opened)
+    await turns()
+    assert [isinstance(pipe.heard[-1], Refusal) for pipe in many] == [True, False, False]
+    refusal = many[0].heard[-1]
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.message) == ("full", MADE_ROOM)
+    asked = (await serving.begin(GetStatus(), other, source="10.0.0.9")).heard[0]
+    assert isinstance(asked, Status)
+    assert (asked.clients, asked.displaced, asked.your_sessions, asked.share_sessions) == (2, 1, 1, 1.5)
+    assert asked.your_tokens == PAGE_TOKENS
+
+
+async def test_a_session_that_is_being_opened(serving: Serving) -> None:
+    """A second order to open it is refused by name, and spoils nothing."""
+    both = [asyncio.ensure_future(serving.begin(opening(max_tokens=16))) for _ in range(2)]
+    first, second = await asyncio.gather(*both, return_exceptions=True)
+    assert isinstance(first, Peer)
+    assert isinstance(first.heard[0], Opened)
+    assert isinstance(second, Peer | ServerFull)
+    assert len(serving.table) == 1
 
 
 async def test_opening_again_takes_the_session_up(serving: Serving) -> None:

@@ -1,0 +1,295 @@
+"""A client that takes what it can get: as many keys as it likes, at a loopback address of its own, and a lie for each mode.
+
+A lie is a coroutine that does its worst with one `HostileClient` and then holds on to what it has until it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from shoal.errors import ShoalError
+from shoal.protocol.frames import MAGIC
+from shoal.protocol.messages import (
+    Attach,
+    Describe,
+    LinkGrant,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    ReceivedUpTo,
+    RecordDigest,
+    Redirect,
+    RowsFrame,
+    encode_message,
+)
+from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.discovery.ticket import Ticket
+from shoal.swarm.identity import Identity
+from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.tls_transport import TlsTransport, _Plain
+from shoal.types import PeerId
+from tests.support.any_message import ANY
+
+HELD_S = 3600.0
+AT_ONCE = 20
+"""Dials that one client makes at a time."""
+
+
+class LoopbackTransport(TlsTransport):
+    """TLS from one address of the loopback network, so that a test has as many sources as it wants."""
+
+    def __init__(self, identity: Identity, host: str) -> None:
+        super().__init__(identity.key)
+        self.host = host
+
+    async def _connect(self, host: str, port: int) -> asyncio.Transport:
+        loop = asyncio.get_running_loop()
+        raw, _ = await loop.create_connection(lambda: _Plain(self._dialled), host, port, local_addr=(self.host, 0))
+        return raw
+
+
+def promise(message: Message, payload_bytes: int) -> bytes:
+    """The beginning of a frame: its prefix, which promises a payload, and its header."""
+    header = encode_message(message)
+    return struct.pack("<4sB3sII8s", MAGIC, 1, b"\0\0\0", len(header), payload_bytes, bytes(8)) + header
+
+
+class HostileClient:
+    """Dials one server from one address. Use with `async with`, which drops all that it holds."""
+
+    def __init__(self, ticket: str, record: ServerRecord, host: str = "127.0.0.2") -> None:
+        self.record = record
+        self.refused = 0
+        self._ticket = Ticket.parse(ticket)
+        self._host = host
+        self._transports: list[LoopbackTransport] = []
+        self.fresh_key()
+
+    def fresh_key(self) -> PeerId:
+        """Dial with another key from now on; they are free."""
+        identity = Identity.generate()
+        self.me = identity.peer
+        self._transport = LoopbackTransport(identity, self._host)
+        self._transports.append(self._transport)
+        return self.me
+
+    async def __aenter__(self) -> HostileClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for transport in self._transports:
+            await transport.close()
+
+    async def dial(self) -> FrameChannel:
+        """A proven channel; raises DialError."""
+        (address, *_) = self._ticket.addresses
+        return FrameChannel(await self._transport.dial(PeerId(self._ticket.peer), address))
+
+    async def many(self, count: int, work: Callable[[], Awaitable[None]]) -> None:
+        """The same so many times, some at once; what the server refuses is counted."""
+        left = iter(range(count))
+
+        async def keep_on() -> None:
+            for _ in left:
+                try:
+                    async with asyncio.timeout(10):
+                        await work()
+                except (ShoalError, TimeoutError):
+                    self.refused += 1
+
+        await asyncio.gather(*(keep_on() for _ in range(AT_ONCE)))
+
+    async def promise(self, message: Message, promised_bytes: int, sent_bytes: int) -> FrameChannel:
+        """A channel with a frame that never ends."""
+        channel = await self.dial()
+        channel._channel.write(promise(message, promised_bytes))
+        for _ in range(0, sent_bytes, 65536):
+            channel._channel.write(bytes(min(65536, sent_bytes)))
+            await channel._channel.drain()
+        return channel
+
+    async def open(self, max_tokens: int = 16, lease_s: float = 300.0) -> HostileSession:
+        """A session; raises ServerFull and the like."""
+        channel = await self.dial()
+        session, token = os.urandom(16), os.urandom(16)
+        grant = LinkGrant(1, self.me, token)
+        model = self.record.model
+        await channel.send(
+            Open(session, 0, os.urandom(16), model.fingerprint, self.record.span, max_tokens, grant, lease_s)
+        )
+        await channel.expect(Opened)
+        return HostileSession(self, channel, session, token)
+
+
+class HostileSession:
+    """A session at one hop whose both ends are in our hands."""
+
+    def __init__(self, client: HostileClient, control: FrameChannel, session: bytes, token: bytes) -> None:
+        self.control = control
+        self._client = client
+        self._session = session
+        self._token = token
+        self._row_bytes = 4 * client.record.model.hidden_size
+
+    async def link(self) -> FrameChannel:
+        """The link into it."""
+        link = await self._client.dial()
+        await link.send(Attach("send", self._session, 0, self._token, 1))
+        await link.expect(ReceivedUpTo)
+        return link
+
+    async def output(self) -> FrameChannel:
+        """The link out of it."""
+        token = os.urandom(16)
+        await self.control.send(Redirect(LinkGrant(1, self._client.me, token)))
+        await self.control.receive(ANY)
+        link = await self._client.dial()
+        await link.send(Attach("receive", self._session, 0, token, 1))
+        return link
+
+    def rows(self, count: int) -> bytes:
+        """The bytes of so many rows."""
+        return bytes(count * self._row_bytes)
+
+
+Lie = Callable[[HostileClient], Awaitable[None]]
+
+
+async def hoard_sessions(client: HostileClient) -> None:
+    """Sessions of a few tokens and a long lease, whose connections are dropped."""
+
+    async def one() -> None:
+        (await client.open()).control.abort()
+
+    await client.many(200, one)
+
+
+async def hoard_with_many_keys(client: HostileClient) -> None:
+    """The same with a key for each."""
+
+    async def one() -> None:
+        client.fresh_key()
+        (await client.open()).control.abort()
+
+    await client.many(100, one)
+
+
+async def keep_sessions(client: HostileClient) -> None:
+    """Sessions that are kept with a heartbeat and never used."""
+    kept: list[HostileSession] = []
+
+    async def one() -> None:
+        kept.append(await client.open())
+
+    await client.many(100, one)
+    for number in range(1000):
+        for session in kept:
+            with contextlib.suppress(ShoalError):
+                await session.control.send(Ping(number))
+        await asyncio.sleep(1.0)
+
+
+async def promise_payloads(client: HostileClient) -> None:
+    """Frames of 1 MiB, with a message that has no payload, which never end."""
+
+    async def one() -> None:
+        await client.promise(Describe("f"), 1 << 20, 1_000_000)
+
+    await client.many(1000, one)
+
+
+async def promise_digests(client: HostileClient) -> None:
+    """Digests as long as they may be, which never end."""
+
+    async def one() -> None:
+        await client.promise(RecordDigest(), 160_000, 131_072)
+
+    await client.many(1000, one)
+
+
+async def promise_rows(client: HostileClient) -> None:
+    """Links of sessions with frames of 16 MiB, or as many rows as there may be, which never end."""
+
+    async def one() -> None:
+        client.fresh_key()
+        session = await client.open(max_tokens=512)
+        for count in (4096, 64):
+            link = await session.link()
+            link._channel.write(promise(RowsFrame(0, 0, count, 0), len(session.rows(count))))
+            link._channel.write(session.rows(count)[:-1])
+
+    await client.many(100, one)
+
+
+async def say_nothing(client: HostileClient) -> None:
+    """Channels on which nothing is said."""
+
+    async def one() -> None:
+        client.fresh_key()
+        await client.dial()
+
+    await client.many(1000, one)
+
+
+async def ask_and_not_read(client: HostileClient) -> None:
+    """Questions by the hundred whose answers are never read."""
+
+    async def one() -> None:
+        channel = await client.dial()
+        channel.pause_reading()
+        await channel.send(RecordDigest() if client.refused % 2 else Describe(""))
+
+    await client.many(500, one)
+
+
+LIES: dict[str, Lie] = {
+    lie.__name__: lie
+    for lie in (
+        hoard_sessions,
+        hoard_with_many_keys,
+        keep_sessions,
+        promise_payloads,
+        promise_digests,
+        promise_rows,
+        say_nothing,
+        ask_and_not_read,
+    )
+}
+
+
+@contextlib.asynccontextmanager
+async def lying(client: HostileClient, lie: Lie, begun_s: float = 2.0) -> AsyncIterator[None]:
+    """While a lie is told: the body begins when it is over, or has gone on for a while."""
+    telling = asyncio.ensure_future(lie(client))
+    try:
+        await asyncio.wait([telling], timeout=begun_s)
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def compute_greedily(client: HostileClient, keys: int = 4, rows: int = 8) -> None:
+    """Sessions of several keys, each with as many rows under way as it can get."""
+
+    async def one() -> None:
+        client.fresh_key()
+        while True:
+            with contextlib.suppress(ShoalError, TimeoutError):
+                session = await client.open(max_tokens=64)
+                link, out = await session.link(), await session.output()
+                await out.send(ReceivedUpTo(0, 0))
+                for position in range(0, 64, rows):
+                    await link.send(RowsFrame(0, position, rows, 0), session.rows(rows))
+                    await out.receive(ANY)
+                session.control.abort()
+                link.abort()
+                out.abort()
+            await asyncio.sleep(0.2)
+
+    await asyncio.gather(*(one() for _ in range(keys)))
