@@ -35,7 +35,7 @@ class StepTrace(msgspec.Struct, frozen=True):
     @property
     def network_s(self) -> float:
         """Everything that was not computing: links, hand-overs and queues. Needs no agreement of clocks."""
-        return self.total_s - self.compute_s
+        return max(0.0, self.total_s - self.compute_s)
 
 
 def step_trace(
@@ -43,15 +43,17 @@ def step_trace(
 ) -> StepTrace:
     """A frame's trace on the client's clock.
 
-    `offsets_s` are what each hop's clock is ahead of the client's; they move time between neighbouring links only, never
-    the sum.
+    `offsets_s` are what each hop's clock is ahead of the client's. They are estimates: they move time between neighbouring
+    links only, never the sum, and never so far that a link would have taken less than no time.
     """
     times: list[HopTime] = []
     left_at = sent_at
+    busy_s = sum(hop.queue_s + hop.compute_s for hop in hops)
     for name, hop, offset_s in zip(names, hops, offsets_s, strict=True):
-        received_at = hop.received_at - offset_s
+        received_at = max(left_at, min(hop.received_at - offset_s, arrived_at - busy_s))
+        busy_s -= hop.queue_s + hop.compute_s
         times.append(
             HopTime(name, received_at - left_at, hop.queue_s, hop.compute_s, hop.batch_sessions, hop.batch_rows)
         )
         left_at = received_at + hop.queue_s + hop.compute_s
-    return StepTrace(arrived_at - sent_at, tuple(times), arrived_at - left_at)
+    return StepTrace(arrived_at - sent_at, tuple(times), max(0.0, arrived_at - left_at))

@@ -30,6 +30,16 @@ def test_clocks_that_disagree_move_time_between_links_only(offsets: tuple[float,
     assert plain.network_s == known.network_s == 1.0
     assert [hop.network_s for hop in known.hops] == [0.25, 0.125]
     assert sum(hop.network_s + hop.queue_s + hop.compute_s for hop in plain.hops) + plain.return_s == 2.5
+    assert min(plain.return_s, *(hop.network_s for hop in plain.hops)) >= 0.0
+
+
+def test_no_link_takes_less_than_no_time() -> None:
+    """Whatever hops say of their clocks and of their work."""
+    for hops in (HOPS, (HopTrace(-1e9, 50.0, 50.0), HopTrace(1e9, 0.0, 7.0))):
+        for offsets in ((0.0, 0.0), (5.0, -5.0), (-5.0, 5.0)):
+            trace = step_trace(100.0, 102.5, ("a", "b"), hops, offsets)
+            assert min(trace.network_s, trace.return_s, *(hop.network_s for hop in trace.hops)) >= 0.0
+            assert trace.total_s == 2.5
 
 
 def test_a_trace_is_of_all_hops() -> None:
