@@ -16,7 +16,7 @@ class Pipe:
     """`sent` went out, `arrive` lets a whole frame come in; `room` says whether the send buffer has room."""
 
     transport = "memory"
-    source = ""
+    host = ""
     peer = PeerId("00" * 32)
 
     def __init__(self) -> None:

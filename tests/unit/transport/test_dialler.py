@@ -21,7 +21,6 @@ class FakeChannel:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.source = ""
         self.transport = address.partition("://")[0]
         self.host = ""
         self.peer = PEER

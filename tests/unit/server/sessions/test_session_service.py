@@ -79,9 +79,9 @@ class PagedCompute(Compute):
 class Peer(Pipe):
     """A channel from this node."""
 
-    def __init__(self, peer: PeerId = CLIENT, source: str = "10.0.0.1") -> None:
+    def __init__(self, peer: PeerId = CLIENT, host: str = "10.0.0.1") -> None:
         super().__init__()
-        self.peer, self.source = peer, source
+        self.peer, self.host = peer, host
 
     @property
     def heard(self) -> list[Message]:
@@ -108,9 +108,9 @@ class Serving:
         )
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def begin(self, first: Message, peer: PeerId = CLIENT, source: str = "10.0.0.1") -> Peer:
+    async def begin(self, first: Message, peer: PeerId = CLIENT, host: str = "10.0.0.1") -> Peer:
         """A channel that begins with this, served for a while; raises what ends it."""
-        pipe = Peer(peer, source)
+        pipe = Peer(peer, host)
         task = asyncio.ensure_future(self.service.answers.begin(FrameChannel(pipe), first, b""))
         self.tasks.append(task)
         await turns()
@@ -196,14 +196,14 @@ async def test_a_client_with_less_gets_room(serving: Serving) -> None:
     """A session of whoever has most ends, and its client is told why; both are asked what they have."""
     many = [await serving.begin(opening(session=bytes([letter]) * 16, max_tokens=16)) for letter in b"abc"]
     other = PeerId("ef" * 32)
-    one = await serving.begin(opening(session=b"d" * 16, max_tokens=16), other, source="10.0.0.9")
+    one = await serving.begin(opening(session=b"d" * 16, max_tokens=16), other, host="10.0.0.9")
     assert isinstance(one.heard[0], Opened)
     await turns()
     assert [isinstance(pipe.heard[-1], Refusal) for pipe in many] == [True, False, False]
     refusal = many[0].heard[-1]
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.message) == ("full", MADE_ROOM)
-    asked = (await serving.begin(GetStatus(), other, source="10.0.0.9")).heard[0]
+    asked = (await serving.begin(GetStatus(), other, host="10.0.0.9")).heard[0]
     assert isinstance(asked, Status)
     assert (asked.clients, asked.displaced, asked.your_sessions, asked.share_sessions) == (2, 1, 1, 1.5)
     assert asked.your_tokens == PAGE_TOKENS
