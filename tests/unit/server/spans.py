@@ -80,7 +80,7 @@ class Network:
         self.clock = VirtualClock()
         self.identity = Identity.generate()
         self.throttle = None
-        self.redirector = Redirector(self.identity, Dialler([]), self.clock)
+        self.redirector = Redirector(self.identity, Dialler([]), self.clock, lambda: ("tls://127.0.0.1:1",))
         self.published: list[ServerRecord] = []
         self.services: list[SessionService | None] = []
         self.measured: list[Span] = []

@@ -30,7 +30,7 @@ from shoal.swarm.directory.directory import Directory
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
-from tests.unit.swarm.directory.test_records import FixedClock
+from tests.unit.swarm.directory.test_records import NOW, FixedClock
 from tests.unit.transport.pipe import turns
 
 ME, OTHER = PeerId("ab" * 32), PeerId("cd" * 32)
@@ -69,7 +69,7 @@ async def test_a_server_that_loads(world: World) -> None:
     with pytest.raises(ServerFull) as caught:
         await (await world.dial()).ask(STATUS, GetStatus())
     assert caught.value.retry_after == LOADING_RETRY_S
-    assert await (await world.dial()).ask(EXCHANGE, RecordDigest()) == (RecordBatch(), b"")
+    assert await (await world.dial()).ask(EXCHANGE, RecordDigest()) == (RecordBatch(sent_at=NOW), b"")
 
 
 async def test_a_server_that_serves(world: World) -> None:

@@ -15,6 +15,7 @@ from shoal.types import PeerId
 class Pipe:
     """`sent` went out, `arrive` lets a whole frame come in; `room` says whether the send buffer has room."""
 
+    host = ""
     transport = "memory"
     host = ""
     peer = PeerId("00" * 32)
