@@ -274,8 +274,8 @@ async def lying(client: HostileClient, lie: Lie, begun_s: float = 2.0) -> AsyncI
         await asyncio.gather(telling, return_exceptions=True)
 
 
-async def compute_greedily(client: HostileClient, keys: int = 4, rows: int = 8) -> None:
-    """Sessions of several keys, each with as many rows under way as it can get."""
+async def ask_greedily(client: HostileClient, keys: int = 4, rows: int = 8) -> None:
+    """Asks for sessions without pause, keeps each for its lease, and sends some rows into it."""
 
     async def one() -> None:
         client.fresh_key()

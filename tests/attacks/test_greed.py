@@ -15,7 +15,7 @@ import pytest
 from shoal.client.client import AsyncClient
 from shoal.client.remote_model import open_model
 from shoal.swarm.directory.records import ServerRecord
-from tests.attacks.hostile_client import LIES, HostileClient, compute_greedily, lying
+from tests.attacks.hostile_client import LIES, HostileClient, ask_greedily, lying
 from tests.faults.processes import SHOAL, heard, running
 from tests.integration.test_swarm import reply
 
@@ -88,11 +88,11 @@ async def test_floods(victim: Victim, tiny_model: Path, name: str) -> None:
 
 @pytest.mark.timeout(180)
 async def test_a_crowd_of_greedy_clients(victim: Victim, tiny_model: Path) -> None:
-    """Fifty addresses with four keys each compute all they can: an honest client opens at once and has its share."""
+    """Fifty addresses ask for sessions without pause and keep them: an honest client opens at once and has its reply."""
     expected, usual_s = await victim.tokens(tiny_model)
     async with contextlib.AsyncExitStack() as stack:
         greedy = [await stack.enter_async_context(victim.stranger(f"127.0.1.{last}")) for last in range(1, 51)]
-        tasks = [asyncio.ensure_future(compute_greedily(one)) for one in greedy]
+        tasks = [asyncio.ensure_future(ask_greedily(one)) for one in greedy]
         await asyncio.sleep(3.0)
         began = time.monotonic()
         async with victim.client() as client, client.session(await client.find_model(), max_tokens=64):
