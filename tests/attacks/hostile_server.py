@@ -10,7 +10,7 @@ import contextlib
 import math
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -92,7 +92,10 @@ class Lie:
         yield message, payload
 
 
-def _with(message: Any, **fields: Any) -> Any:
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def _with(message: M, **fields: Any) -> M:
     return msgspec.structs.replace(message, **fields)
 
 

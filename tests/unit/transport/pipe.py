@@ -17,7 +17,6 @@ class Pipe:
 
     host = ""
     transport = "memory"
-    host = ""
     peer = PeerId("00" * 32)
 
     def __init__(self) -> None:
