@@ -54,6 +54,11 @@ gemma: install
 chaos: install
 	SHOAL_CHAOS_RUNS=$${SHOAL_CHAOS_RUNS:-110} $(BIN)/python -m pytest tests/chaos
 
+# Each lie of a hop in every place of a route; `make test` tells each once.
+.PHONY: attacks
+attacks: install
+	SHOAL_ATTACKS=all $(BIN)/python -m pytest tests/attacks
+
 check: install
 	$(BIN)/ruff format --check src bench simulator tests
 	$(BIN)/ruff check src bench simulator tests

@@ -1,9 +1,9 @@
-"""Each lie of a hop beside an honest server, over TLS on loopback: the right rows, in the time that failover takes."""
+"""Each lie of a hop beside an honest server, over TLS on loopback: the right rows; `bench attacks` says what a lie costs."""
 
 from __future__ import annotations
 
 import contextlib
-import time
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,8 +26,8 @@ PROMPT_ROWS, TOKENS = 40, 12
 ROWS = numbers(7, PROMPT_ROWS + TOKENS, 48)
 OPTIONS = SessionOptions(max_tokens=64, prefill_chunk_rows=16)
 
-LIE_S = 5.0
-"""What a lie may cost."""
+EVERYWHERE = os.environ.get("SHOAL_ATTACKS") == "all"
+"""Whether each lie is told in every place of a route; otherwise to the client, if it can be told there."""
 
 
 @contextlib.asynccontextmanager
@@ -48,31 +48,27 @@ async def outputs(session: Session) -> torch.Tensor:
     return torch.cat(parts)
 
 
-async def undisturbed(swarm: Swarm) -> tuple[torch.Tensor, float]:
-    """What comes out when nobody lies, and the seconds that it takes."""
+async def undisturbed(swarm: Swarm) -> torch.Tensor:
+    """What comes out when nobody lies."""
     async with swarm.client() as client:
         spec = await client.find_model()
-        began_at = time.monotonic()
         async with client.session(spec, options=OPTIONS) as session:
-            return await outputs(session), time.monotonic() - began_at
+            return await outputs(session)
 
 
 async def check(model: Path, swarm: Swarm, span: Span, lie: Lie) -> None:
     """A session that begins at the liar gets the right rows, and ends elsewhere."""
-    expected, usual_s = await undisturbed(swarm)
+    expected = await undisturbed(swarm)
     async with hostile(model, swarm, span, lie) as liar:
         async with AsyncClient([liar.ticket, swarm.ticket], only="tls") as client:
             spec = await client.find_model()
             for honest in swarm.servers:
                 client.caught(honest.record)  # so that the liar is taken first
-            began_at = time.monotonic()
             async with client.session(spec, options=OPTIONS) as session:
                 found = await outputs(session)
-                elapsed_s = time.monotonic() - began_at
                 story = [(event.reason, event.lost, event.found) for event in session.failovers]
                 assert torch.equal(found, expected), story
                 assert liar.identity.peer not in {hop.peer for hop in session.route}, story
-                assert elapsed_s - usual_s < LIE_S, story
                 assert lie.begun or lie.at_once, "nobody asked the liar"
 
 
@@ -83,7 +79,7 @@ async def test_a_hop_that_lies_to_its_client(swarm_of: SwarmMaker, tiny_model: P
         await check(tiny_model, swarm, ALL, LIES[name]())
 
 
-@pytest.mark.parametrize("name", [name for name in LIES if name not in NOT_FIRST])
+@pytest.mark.parametrize("name", [name for name in LIES if name not in NOT_FIRST and (EVERYWHERE or name in NOT_ALONE)])
 async def test_a_hop_that_lies_to_the_next_one(swarm_of: SwarmMaker, tiny_model: Path, name: str) -> None:
     """The honest hop behind it keeps its place, or gets it again."""
     async with swarm_of(FIRST, SECOND) as swarm:
