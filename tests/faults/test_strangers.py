@@ -243,9 +243,9 @@ async def test_a_certificate_ends_no_gossip(swarm_of: SwarmMaker, monkeypatch: p
     async with Listener() as listener, swarm_of(ALL, ALL) as swarm:
         begin = Directory.begin_exchange
 
-        def counted(directory: Directory, peer: PeerId) -> None:
+        def counted(directory: Directory, peer: PeerId, network: str = "") -> None:
             asked[peer] += 1
-            begin(directory, peer)
+            begin(directory, peer, network)
 
         monkeypatch.setattr(Directory, "begin_exchange", counted)
         await show(swarm, listener.record)
@@ -262,7 +262,7 @@ async def test_a_server_does_not_live_on_without_its_gossip(
     monkeypatch.setattr("shoal.server.gossip.EXCHANGE_S", 0.02)
     tried: Counter[int] = Counter()
 
-    async def fail(channel: FrameChannel, directory: Directory) -> int:
+    async def fail(channel: FrameChannel, directory: Directory, fingerprint: str = "") -> int:
         tried[id(directory)] += 1
         raise RuntimeError("nobody foresaw this")
 

@@ -35,8 +35,8 @@ SPANS = tuple(Span(start, stop) for start in range(4) for stop in range(start + 
 TICK_S = 0.125
 SILENCE_S = 1.25
 ORDER_S = 3.0
-ENOUGH_S = 150.0
-"""In which a route must be whole and carry rows again, however many servers lie: each is given some five seconds."""
+ENOUGH_S = 300.0
+"""In which a route must be whole and carry rows again, however many servers lie."""
 
 MAX_ROUNDS = 60
 """Of deciding and acting at one instant."""

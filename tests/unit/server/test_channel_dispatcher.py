@@ -146,7 +146,7 @@ async def test_exchanges_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
         await turns()
     with pytest.raises(ChannelClosed):
         await channels[0].expect(Status)
-    assert await (await world.dial(ME)).ask(EXCHANGE, RecordDigest()) == (RecordBatch(), b"")
+    assert await (await world.dial(ME)).ask(EXCHANGE, RecordDigest()) == (RecordBatch(sent_at=NOW), b"")
     for transport in (*world.nodes.values(), world.listening):
         await transport.close()
 

@@ -28,7 +28,6 @@ from shoal.options import options_of
         ("seed", -1),
         ("seed", 1 << 64),
         ("stop", ("", "x")),
-        ("stop", "END"),
         ("stop", ("END", 3)),
         ("ignore_eos", "no"),
     ],

@@ -37,17 +37,19 @@ CONFIG: dict[str, Any] = {
 MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 12, "num_experts": 4}
 FEATURES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 8},
-    "gpt_oss": {"num_local_experts": 3, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 3, "num_experts_per_tok": 2, "num_key_value_heads": 2},
     "qwen3_moe": MOE,
-    "mixtral": {"num_local_experts": 3},
+    "mixtral": {"num_local_experts": 3, "num_key_value_heads": 2},
     "phi3": {},
     "olmo2": {},
     "glm4": {},
-    "bloom": {"n_layer": 2, "n_head": 4},
+    "bloom": {"n_layer": 2, "n_head": 4, "tie_word_embeddings": True},
     "falcon": {"bias": True, "new_decoder_architecture": True, "num_kv_heads": 2},
     "deepseek_v3": {
         **MOE,
         "n_routed_experts": 4,
+        "n_group": 2,
+        "topk_group": 1,
         "q_lora_rank": 10,
         "kv_lora_rank": 12,
         "qk_nope_head_dim": 8,
