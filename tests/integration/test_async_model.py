@@ -29,7 +29,7 @@ async def test_a_cancelled_reply_ends_at_every_hop(swarm_of: SwarmMaker) -> None
     async with swarm_of(Span(0, 3), Span(3, 6)) as swarm:
         async with await shoal.connect_async(peers=[swarm.ticket], transport="tls") as model:
             replying = asyncio.create_task(model.generate(PROMPT, **LONG))
-            await until(lambda: all(server.status().sessions for server in swarm.servers))
+            await until(lambda: all(server.status().rows_computed for server in swarm.servers))
             replying.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await replying
