@@ -31,7 +31,14 @@ from shoal.protocol.messages import (
     encode_message,
 )
 from shoal.protocol.refusals import refusal
-from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, ForwardingChannel, Transport
+from shoal.transport.channel import (
+    Channel,
+    ChannelHandler,
+    ChannelSink,
+    ForwardingChannel,
+    ForwardingTransport,
+    Transport,
+)
 from shoal.types import PeerId
 from tests.support.any_message import ANY
 
@@ -475,22 +482,12 @@ class LyingChannel(ForwardingChannel):
                 await asyncio.sleep(0)
 
 
-class LyingTransport:
+class LyingTransport(ForwardingTransport):
     """A transport whose channels lie."""
 
     def __init__(self, inner: Transport, lie: Lie) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._lie = lie
-
-    @property
-    def name(self) -> str:
-        """Transport."""
-        return self._inner.name
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Transport."""
-        return self._inner.addresses
 
     async def listen(self, handler: ChannelHandler) -> None:
         """Transport."""
@@ -499,10 +496,6 @@ class LyingTransport:
     async def dial(self, peer: PeerId, address: str) -> Channel:
         """Transport."""
         return LyingChannel(await self._inner.dial(peer, address), self._lie)
-
-    async def close(self) -> None:
-        """Transport."""
-        await self._inner.close()
 
 
 def lying(lie: Lie) -> Callable[[Transport, PeerId], Transport]:

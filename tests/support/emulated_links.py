@@ -14,7 +14,15 @@ from random import Random
 
 from shoal.clock import Clock
 from shoal.errors import ChannelClosed
-from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES, Channel, ChannelHandler, Transport
+from shoal.transport.channel import (
+    CLOSE_TIMEOUT_S,
+    SEND_BUFFER_BYTES,
+    Channel,
+    ChannelHandler,
+    ForwardingChannel,
+    ForwardingTransport,
+    Transport,
+)
 from shoal.transport.inbound_tasks import serve
 from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.types import PeerId
@@ -49,15 +57,15 @@ class _Path:
         await self.plan.until_up(self.me, self.peer)
 
 
-class LinkedChannel(InboxChannel):
+class LinkedChannel(InboxChannel, ForwardingChannel):
     """A channel whose written bytes take their time; what it receives has been shaped by the other side.
 
     It is the sink of the wrapped channel. One task of its own writes into that channel, another ends it; both end with it.
     """
 
     def __init__(self, inner: Channel, path: _Path, ended: Callable[[LinkedChannel], None]) -> None:
-        super().__init__(Inbox(inner.pause_reading, inner.resume_reading))
-        self._inner = inner
+        InboxChannel.__init__(self, Inbox(inner.pause_reading, inner.resume_reading))
+        ForwardingChannel.__init__(self, inner)
         self._ended = ended
         self._path = path
         self._queue: deque[tuple[float, bytes]] = deque()
@@ -68,21 +76,6 @@ class LinkedChannel(InboxChannel):
         self._pump = asyncio.create_task(self._deliver())
         self._end: asyncio.Task[None] | None = None
         inner.attach(self)
-
-    @property
-    def peer(self) -> PeerId:
-        """Channel: the node at the other end."""
-        return self._inner.peer
-
-    @property
-    def host(self) -> str:
-        """Channel: the address at the other end."""
-        return self._inner.host
-
-    @property
-    def transport(self) -> str:
-        """Channel: the wrapped transport's name."""
-        return self._inner.transport
 
     def data_received(self, data: bytes) -> None:
         """ChannelSink: bytes that have come through the link."""
@@ -188,26 +181,16 @@ async def _nothing() -> None:
     """For an end without a flush."""
 
 
-class LinkedTransport:
+class LinkedTransport(ForwardingTransport):
     """A transport of node `me` whose channels and dials go over the links of a plan."""
 
     def __init__(self, inner: Transport, me: PeerId, plan: LinkPlan, clock: Clock, rng: Random) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._me = me
         self._plan = plan
         self._clock = clock
         self._rng = rng
         self._channels: set[LinkedChannel] = set()
-
-    @property
-    def name(self) -> str:
-        """Transport: that of the wrapped one."""
-        return self._inner.name
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Transport: those of the wrapped one."""
-        return self._inner.addresses
 
     def _wrap(self, inner: Channel) -> LinkedChannel:
         path = _Path(self._me, inner.peer, self._plan, self._clock, self._rng)

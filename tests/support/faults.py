@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from shoal.clock import SYSTEM_CLOCK
-from shoal.transport.channel import Channel, ChannelHandler, ForwardingChannel, Transport
+from shoal.transport.channel import Channel, ChannelHandler, ForwardingChannel, ForwardingTransport, Transport
 from shoal.types import PeerId
 from tests.support.emulated_links import LinkedTransport
 from tests.support.link_plan import EmulatedLink, LinkPlan
@@ -49,24 +49,13 @@ class _CorruptingChannel(ForwardingChannel):
         self._inner.write(self._faults.spoil(bytes(data)))
 
 
-class _CorruptingTransport:
+class _CorruptingTransport(ForwardingTransport):
     def __init__(self, inner: Transport, faults: Faults) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._faults = faults
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return self._inner.addresses
 
     async def listen(self, handler: ChannelHandler) -> None:
         await self._inner.listen(lambda channel: handler(_CorruptingChannel(channel, self._faults)))
 
     async def dial(self, peer: PeerId, address: str) -> Channel:
         return _CorruptingChannel(await self._inner.dial(peer, address), self._faults)
-
-    async def close(self) -> None:
-        await self._inner.close()

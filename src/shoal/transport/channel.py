@@ -189,3 +189,32 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Stop accepting and end every channel. Closing twice is harmless."""
         ...
+
+
+class ForwardingTransport:
+    """A transport around another one: what a subclass does not change, the inner one does."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+
+    @property
+    def name(self) -> str:
+        """Transport: the inner one's name."""
+        return self._inner.name
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Transport: the inner one's addresses."""
+        return self._inner.addresses
+
+    async def listen(self, handler: ChannelHandler) -> None:
+        """Transport: accept."""
+        await self._inner.listen(handler)
+
+    async def dial(self, peer: PeerId, address: str) -> Channel:
+        """Transport: open a channel."""
+        return await self._inner.dial(peer, address)
+
+    async def close(self) -> None:
+        """Transport: stop accepting, end every channel."""
+        await self._inner.close()

@@ -28,7 +28,14 @@ from shoal.protocol.messages import (
 from shoal.protocol.refusals import refusal, refused
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer
 from shoal.swarm.membership.membership_state import MembershipState
-from shoal.transport.channel import Channel, ChannelHandler, ChannelSink, ForwardingChannel, Transport
+from shoal.transport.channel import (
+    Channel,
+    ChannelHandler,
+    ChannelSink,
+    ForwardingChannel,
+    ForwardingTransport,
+    Transport,
+)
 from shoal.transport.frame_channel import FrameChannel
 from shoal.types import PeerId
 
@@ -140,30 +147,20 @@ class MemberChannel(ForwardingChannel):
         return (self._read.exception() if self._read.done() else None) or closed
 
 
-class MemberTransport:
+class MemberTransport(ForwardingTransport):
     """Any transport, for one private swarm. With a redeemer, it also answers those who want to become members.
 
     `refused` counts the channels that were not let in.
     """
 
     def __init__(self, inner: Transport, state: MembershipState, redeemer: CertificateIssuer | None = None) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._state = state
         self._redeemer = redeemer
         self.refused = 0
         self._ungreeted: dict[int, Channel] = {}
         self._channels: weakref.WeakSet[MemberChannel] = weakref.WeakSet()
         state.on_change.append(self.sweep)
-
-    @property
-    def name(self) -> str:
-        """Transport: the wrapped one's name."""
-        return self._inner.name
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Transport: the wrapped one's addresses."""
-        return self._inner.addresses
 
     def sweep(self) -> None:
         """Drop the channels of nodes that are members no longer; those who have a newer certificate dial again."""
@@ -197,10 +194,6 @@ class MemberTransport:
             raise
         self._channels.add(channel)
         return channel
-
-    async def close(self) -> None:
-        """Transport: stop accepting, end every channel."""
-        await self._inner.close()
 
     async def _admit(self, channel: Channel) -> MemberChannel | None:
         """A channel whose dialler is a member, or None when it was answered otherwise."""
