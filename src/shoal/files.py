@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from shoal.errors import UsageError
+
 
 def replace_file(path: Path, data: bytes | bytearray, sync: bool = False) -> None:
     """Write a file that only its owner can read; what was there before stays until the new one is whole.
@@ -23,3 +25,13 @@ def replace_file(path: Path, data: bytes | bytearray, sync: bool = False) -> Non
     except BaseException:
         os.unlink(draft)
         raise
+
+
+def read_kept(path: Path, most_bytes: int, what: str) -> bytes:
+    """A file that the user names, by which `what` is meant; raises UsageError where there is none to read, or a larger one."""
+    try:
+        if path.stat().st_size > most_bytes:
+            raise UsageError(f"{path} is no {what}: it is larger than {most_bytes >> 20} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error

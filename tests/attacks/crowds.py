@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 import msgspec
 
+from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import ServerFull, ShoalError
 from shoal.protocol.messages import FIRST, Describe, Description, GetStatus, RecordBatch, RecordDigest, Status
 from shoal.protocol.refusals import refusal
@@ -118,7 +119,7 @@ class Refuser:
         self._model = model
         self._description = Description(model.name, model.fingerprint, source)
         self._transport = FromAddress(self.key, host)
-        self._directory = Directory(_WallClock(), self.key.peer)
+        self._directory = Directory(SYSTEM_CLOCK, self.key.peer)
 
     async def begin(self, targets: Sequence[ServerRecord]) -> None:
         """Listen, and come to these servers."""
@@ -145,16 +146,3 @@ class Refuser:
     async def close(self) -> None:
         """Be gone."""
         await self._transport.close()
-
-
-class _WallClock:
-    """The machine's."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)

@@ -35,7 +35,6 @@ from shoal.transport.tls_transport import TlsTransport, _Plain
 from shoal.types import PeerId
 from tests.support.any_message import ANY
 
-HELD_S = 3600.0
 AT_ONCE = 20
 """Dials that one client makes at a time."""
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.files import replace_file
+from shoal.errors import UsageError
+from shoal.files import read_kept, replace_file
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -58,3 +59,14 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """It is not made."""
     with pytest.raises(FileNotFoundError):
         replace_file(tmp_path / "none" / "file", b"data")
+
+
+def test_a_file_that_was_kept(tmp_path: Path) -> None:
+    """It is read up to a size; one that is larger, and none at all, are told apart."""
+    path = tmp_path / "file"
+    with pytest.raises(UsageError, match=f"cannot read {path}: No such file"):
+        read_kept(path, 4, "saved thing")
+    path.write_bytes(b"four")
+    assert read_kept(path, 4, "saved thing") == b"four"
+    with pytest.raises(UsageError, match=f"{path} is no saved thing: it is larger than 0 MB"):
+        read_kept(path, 3, "saved thing")

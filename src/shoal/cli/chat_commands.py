@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.cli.terminal import counted, say
 from shoal.errors import UsageError
-from shoal.files import replace_file
+from shoal.files import read_kept, replace_file
 
 Messages = tuple[dict[str, str], ...]
 
@@ -121,10 +121,6 @@ def _is_chat(path: Path) -> bool:
 
 def _read(path: Path) -> SavedChat:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} is no saved chat: it is larger than {MAX_FILE_BYTES >> 20} MB")
-        return msgspec.json.decode(path.read_bytes(), type=SavedChat)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        return msgspec.json.decode(read_kept(path, MAX_FILE_BYTES, "saved chat"), type=SavedChat)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no saved chat: {error}") from error

@@ -102,11 +102,6 @@ class StatusLine:
             self._mid_line = not ends_line
             self._printed_at = self._clock.monotonic()
 
-    @property
-    def mid_line(self) -> bool:
-        """Whether the last that was printed has not ended its line."""
-        return self._mid_line
-
     def tick(self) -> None:
         """Look whether there is something to show, and show it."""
         with self._lock:

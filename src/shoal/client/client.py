@@ -49,18 +49,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shoal.client")
 
-
 ASKED_AT_ONCE = 8
 """Members that are asked for news where none answers that a ticket names: the first one may be a stranger that tells lies."""
-
 
 LOOKED_AT_S = 1.5
 """How long a server may take to tell its load, the dial included; all are asked at once."""
 
-
 MAX_CAUSES, MAX_CAUSE_CHARS = 2, 200
 """Of an error that has a cause for each member."""
-
 
 DOUBTED_TIMES, MAX_DOUBTED = 3, 1024
 """How often a node is asked what its clock shows, and of how many nodes this is counted."""

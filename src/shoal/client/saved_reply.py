@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from shoal.client.client_options import SessionOptions
 from shoal.client.session.hop_client import SessionCredentials
 from shoal.errors import SessionFenced, UsageError
-from shoal.files import replace_file
+from shoal.files import read_kept, replace_file
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.protocol.messages import Numerics
 from shoal.swarm.directory.records import SignedRecord, parse_record
@@ -134,11 +134,7 @@ def read_saved(path: str | os.PathLike[str]) -> SavedReply:
     """The reply in a file; raises UsageError when there is none, or it is something else or cut off."""
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} is no saved reply: it is larger than {MAX_FILE_BYTES >> 20} MB")
-        return msgspec.msgpack.decode(path.read_bytes(), type=SavedReply)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        return msgspec.msgpack.decode(read_kept(path, MAX_FILE_BYTES, "saved reply"), type=SavedReply)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no saved reply, or of another version: {error}") from error
 

@@ -163,9 +163,8 @@ class ServerProbe:
 
     def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:
         """Records of a model's servers that did not fail, with the load that they told last, and the round trips to them."""
-        measured = {
-            PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()
-        }  # who answered: see `select`
+        # Who answered: see `select`.
+        measured = {PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()}
         return [self._corrected(record) for record in self._servers(model)], measured
 
     def _corrected(self, record: ServerRecord) -> ServerRecord:

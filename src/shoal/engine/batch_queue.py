@@ -11,13 +11,14 @@ from shoal.engine.batch_delay import BatchDelay
 from shoal.engine.compute_stats import ComputeStats
 from shoal.engine.prefill_budget import PrefillBudget
 from shoal.errors import ProtocolError, ServerFull, UsageError
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import HopTrace
 from shoal.protocol.rows import Rows
 
 DECODE_ROWS = 8
 """A session with at most so many rows waiting is decoding (or verifying a draft); more are a prefill."""
 
-PREFILL_CHUNK_ROWS = 64
+PREFILL_CHUNK_ROWS = FRAME_ROWS
 """Rows of prefill in one step, of all sessions together, when no session decodes; beside decoding it is at most this.
 
 As many as a client sends in a frame: a hop that computes two frames at once keeps the next hop waiting for both, and is no

@@ -48,9 +48,6 @@ FIRST_ROWS_S = 10.0
 
 MADE_ROOM = "this session made room for a client that has less of this server"
 
-OPENING_S = 0.5
-"""What is advised when a session is asked for a second time before it is open."""
-
 MAX_NEWS = 64
 """News for a client that were not sent yet; more are not kept."""
 

@@ -52,10 +52,9 @@ class AddressBook:
 
     def refresh(self, name: str, tickets: Sequence[str], met: Iterable[ServerRecord]) -> None:
         """Keep the tickets that were used and those of members that were met."""
-        others = (str(Ticket(record.peer, record.addresses)) for record in met if record.addresses)
         known = {Ticket.parse(one).peer: one for one in tickets}
-        new = [one for one in others if Ticket.parse(one).peer not in known]
-        self.remember(name, [*known.values(), *new])
+        new = [record for record in met if record.addresses and record.peer not in known]
+        self.remember(name, [*known.values(), *(str(Ticket(one.peer, one.addresses)) for one in new)])
 
 
 def _is_ticket(text: str) -> bool:
