@@ -47,8 +47,8 @@ sends none, all at once or one after another."""
 
 
 ALONE = ("busy", "creeping")
-"""Lies that one server tells at a time, and no other lies beside it. Of several such liars beside mute ones the session may take
-one after the other for more than ENOUGH_S: it forgets them after some seconds each."""
+"""Lies that one server tells at a time, and no other lies beside it. Of several such liars beside mute ones the session may
+take one after the other for more than ENOUGH_S: it forgets them after some seconds each."""
 
 
 class Server:
