@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.client.text_stream import REPLACEMENT, TextStream
@@ -105,6 +105,7 @@ def test_byte_fallback(text: str) -> None:
     assert not any(REPLACEMENT in piece for piece in pieces)
 
 
+@example("ࠀ𐀀𐀀", 2)  # a run of bytes that is longer than a character and the beginning of the next
 @given(texts.filter(lambda text: REPLACEMENT not in text), st.integers(0, 60))
 def test_a_text_goes_on_from_its_prompt(text: str, prompt_characters: int) -> None:
     """Prompt and reply together are the whole text, spaces at their border too, wherever the border is."""

@@ -32,17 +32,22 @@ class TextStream:
         self._stop = tuple(stop)
         # A token's text may depend on the one before (spaces, bytes), so a window of the last tokens is decoded. It begins
         # with context: tokens up to where a token and a character last ended together.
-        self._window = self._whole(before[-KEPT_TOKENS:])
-        self._context = len(self._window)
-        text = decode(self._window) if self._window else ""
-        self._shown = len(text) - _unfinished(text)  # characters of the window's text that were released
+        self._window: list[int] = []
+        self._context = 0
+        self._shown = 0  # characters of the window's text that were released
         self._begun = False
         self._held = ""  # released text that may be the beginning of a stop string
+        for token in self._whole(before[-KEPT_TOKENS:]):
+            self._take(token)  # its text is the prompt's
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character or a stop string may be unfinished."""
-        self._window.append(token)
         self._begun = True
+        return self._release(self._take(token))
+
+    def _take(self, token: int) -> str:
+        """The same before stop strings are looked for."""
+        self._window.append(token)
         text = self._decode(self._window)
         unfinished = _unfinished(text)
         ready = text[self._shown : len(text) - unfinished]
@@ -51,7 +56,7 @@ class TextStream:
             self._slide(self._context, 0)
         elif len(self._window) > MAX_WINDOW_TOKENS:
             self._slide(len(self._window) - KEPT_TOKENS, unfinished)
-        return self._release(ready)
+        return ready
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
