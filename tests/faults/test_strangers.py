@@ -25,9 +25,11 @@ from cryptography.hazmat.primitives import serialization
 import shoal
 from shoal.errors import RecordError, ShoalError
 from shoal.protocol.messages import Message, RowsFrame
+from shoal.server.serve_options import ServeOptions
+from shoal.server.server import Server
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
-from shoal.swarm.directory.records import SignedRecord, verify_record
+from shoal.swarm.directory.records import MAX_PLANNED, RECORD_RENEWAL_S, SignedRecord, verify_record
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.transport.frame_channel import FrameChannel
@@ -38,6 +40,7 @@ from tests.faults.processes import ENDS_S, ROOT, SHOAL, ended, heard, running
 from tests.faults.wire import Payload, Sent, on_the_way_out
 from tests.kernels.natively import needs_kernels
 from tests.records import FINGERPRINT, signed_record
+from tests.support.virtual_clock import VirtualClock
 from tests.swarms import NUM_BLOCKS, Swarm, SwarmMaker, until
 
 ALL = Span(0, NUM_BLOCKS)
@@ -312,6 +315,34 @@ async def test_a_record_is_renewed_whomever_a_server_knows(
         await until(lambda: len(server.network.peer_latency.round_trips) == 4)
         before = server.record.sequence
         await until(lambda: server.record.sequence > before, SOON_S)
+
+
+async def test_a_record_says_what_matters_for_ten_minutes(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight addresses, a long name, a plan and four neighbours: each renewal reaches another server whole."""
+    with_hosts(monkeypatch, IPV4)
+    monkeypatch.setattr("shoal.server.server.EXPIRY_S", 60.0)  # it is not what is tested, and wakes most often
+    plan = tuple((f"{index:08x}", Span(0, 3)) for index in range(MAX_PLANNED))
+    clock, name = VirtualClock(time.time()), "é" * 40
+    servers: list[Server] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for span in (*[Span(3, 6)] * 4, Span(0, 3)):
+            peers = (servers[0].ticket,) if servers else ()
+            config = ServeOptions(model=str(tiny_model), blocks=span, peers=peers, name=name, memory_bytes=128 << 20)
+            servers.append(await stack.enter_async_context(Server(config, clock=clock)))
+        neighbour, server = servers[0], servers[-1]
+        await until(lambda: len(server.directory.records()) == 5)
+        server.span_host.announce_plan(plan)
+        for _ in range(int(600 / RECORD_RENEWAL_S)):
+            before = server.record.sequence
+            await clock.advance(RECORD_RENEWAL_S)
+            await until(lambda before=before: server.record.sequence > before)
+            await server.network.gossip.tell_some()
+            heard_of = neighbour.directory.get(server.identity.peer)
+            assert heard_of is not None
+            assert heard_of.record == server.record
+            assert (heard_of.record.name, heard_of.record.plan) == (name, plan)
+            assert len(heard_of.record.addresses) == 8
+            assert len(heard_of.record.round_trips) == 4
 
 
 async def test_an_address_is_no_markup(swarm_of: SwarmMaker, tiny_model: Path) -> None:

@@ -10,7 +10,7 @@ from shoal.clock import Clock
 from shoal.errors import NetworkError, ShoalError
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
-from shoal.swarm.directory.records import ServerRecord
+from shoal.swarm.directory.records import ServerRecord, SignedRecord
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
@@ -30,7 +30,8 @@ TICKET_CHANCE = 0.1
 """How often that member is one that a ticket names: no number of strangers takes this node away from those."""
 
 DOUBT_CHANCE = 0.2
-"""How often it is one whose record was dropped for its times, as long as there are such."""
+"""How often it is one that does not count now, as long as there are such: its record was dropped for its times, or it was
+silent and has said something new since."""
 
 Notice = Callable[[str], None]
 
@@ -64,15 +65,27 @@ class Gossip:
         self._silent: dict[PeerId, int] = {}
 
     def others(self, model: ModelSpec | None = None) -> list[ServerRecord]:
-        """Records of other servers (of one model) that are believed to be alive: they answered when they were last
-        asked, or have said something new since."""
-        known = [signed.record for signed in self._directory.records()]
+        """Records of other servers (of one model) that are believed to be alive."""
+        return self._of_model(self._directory.believed(), model)
+
+    def _of_model(self, known: Iterable[SignedRecord], model: ModelSpec | None) -> list[ServerRecord]:
+        return [
+            signed.record
+            for signed in known
+            if signed.record.peer != self._me and (model is None or signed.record.model.checkpoint == model.checkpoint)
+        ]
+
+    def _unbelieved(self, model: ModelSpec | None) -> list[ServerRecord]:
+        """Those that do not count and may be there: others of their source were silent, or they speak again."""
+        counted = {record.peer for record in self.others(model)}
         return [
             record
-            for record in known
-            if record.peer != self._me
-            and (model is None or record.model.checkpoint == model.checkpoint)
-            and self._silent.get(PeerId(record.peer), -1) < record.sequence
+            for record in self._of_model(self._directory.records(), model)
+            if record.peer not in counted
+            and (
+                not self._directory.was_silent(record.peer)
+                or self._silent.get(PeerId(record.peer), -1) < record.sequence
+            )
         ]
 
     async def join(self) -> None:
@@ -84,12 +97,14 @@ class Gossip:
         await self._ask_some(self.others(), TOLD_AT_ONCE)
 
     async def ask(self, model: ModelSpec, peers: Collection[PeerId] | None = None) -> None:
-        """Exchange with these servers of a model, or with ASKED_AT_ONCE by chance: who is alive, and what is new?"""
+        """Exchange with these servers of a model, or with ASKED_AT_ONCE by chance: who is alive, and what is new?
+
+        As many of those that do not count are asked too: one that answers counts.
+        """
         others = self.others(model)
-        if peers is None:
-            await self._ask_some(others, ASKED_AT_ONCE)
-        else:
-            await self._ask_some([one for one in others if one.peer in peers], len(peers))
+        wanted = others if peers is None else [one for one in others if one.peer in peers]
+        count = ASKED_AT_ONCE if peers is None else len(peers)
+        await asyncio.gather(self._ask_some(wanted, count), self._ask_some(self._unbelieved(model), ASKED_AT_ONCE))
 
     async def _ask_some(self, records: Iterable[ServerRecord], count: int) -> None:
         some = self._choose(list(records), count)
@@ -119,11 +134,14 @@ class Gossip:
             if named and (not some or self._random.random() < TICKET_CHANCE):
                 ticket = self._random.choice(named)
                 await self._exchange(PeerId(ticket.peer), self._addresses(ticket))
-            elif (doubtful := self._directory.doubtful) and self._random.random() < DOUBT_CHANCE:
-                unsure = self._random.choice(doubtful).record  # it can say what its clock shows
+            elif (doubtful := self._doubtful()) and self._random.random() < DOUBT_CHANCE:
+                unsure = self._random.choice(doubtful)  # it can say what its clock shows, or that it is there again
                 await self._exchange(PeerId(unsure.peer), unsure.addresses)
             elif some:
                 await self._exchange(PeerId(some[0].peer), some[0].addresses)
+
+    def _doubtful(self) -> list[ServerRecord]:
+        return [*(signed.record for signed in self._directory.doubtful), *self._unbelieved(None)]
 
     def _addresses(self, ticket: Ticket) -> tuple[str, ...]:
         """Where that member says that it is now; as the ticket has it when it says nothing."""

@@ -28,17 +28,47 @@ def gossip_of(directory: Directory, heard: list[str]) -> Gossip:
     return Gossip(ME.peer, directory, NobodyAnswers(), heard.append, SYSTEM_CLOCK)  # type: ignore[arg-type]  # it dials
 
 
-async def test_who_does_not_answer_is_not_counted_until_it_says_something_new() -> None:
-    """A record from before the silence proves nothing."""
+async def test_who_does_not_answer_is_not_counted_until_it_comes() -> None:
+    """Records prove nothing, old or new: a silent node may sign as many as it likes. Who exchanges with this node is there."""
     directory, heard = Directory(SYSTEM_CLOCK), list[str]()
     gossip = gossip_of(directory, heard)
-    directory.add(signed_record(DEAD, sequence=5).data)
+    directory.add(signed_record(DEAD, sequence=5).data, OTHER.peer)
     assert [one.peer for one in gossip.others()] == [DEAD.peer]
     await gossip.ask(TINY)
     assert gossip.others() == []
     assert heard == [f"{DEAD.peer[:8]} does not answer: {DEAD.peer[:8]} cannot be reached"]
-    directory.add(signed_record(DEAD, sequence=6).data)
+    directory.add(signed_record(DEAD, sequence=6).data, OTHER.peer)
+    assert gossip.others() == []
+    directory.begin_exchange(DEAD.peer)
     assert [one.sequence for one in gossip.others()] == [6]
+
+
+async def test_a_silent_node_that_speaks_again_is_asked_again() -> None:
+    """As long as it says nothing new it is left alone."""
+    directory, heard = Directory(SYSTEM_CLOCK), list[str]()
+    gossip = gossip_of(directory, heard)
+    directory.add(signed_record(DEAD, sequence=5).data, OTHER.peer)
+    for _ in range(2):
+        await gossip.ask(TINY)
+    assert len(heard) == 1
+    directory.add(signed_record(DEAD, sequence=6).data, OTHER.peer)
+    await gossip.ask(TINY)
+    assert len(heard) == 2
+
+
+async def test_a_crowd_of_silent_nodes_counts_for_nothing() -> None:
+    """A stranger's thousand servers of all blocks, of which some were asked; those that have answered count as before."""
+    directory = Directory(SYSTEM_CLOCK)
+    gossip = gossip_of(directory, [])
+    directory.add(signed_record(OTHER).data, OTHER.peer, network="192.0.2.2")
+    directory.answered(OTHER.peer)
+    fakes = [Identity.generate() for _ in range(1000)]
+    for key in fakes:
+        directory.add(signed_record(key).data, key.peer, network="192.0.2.3")
+    await gossip.ask(TINY, [key.peer for key in fakes[:16]])
+    assert [one.peer for one in gossip.others(TINY)] == [OTHER.peer]
+    directory.answered(fakes[-1].peer)
+    assert {one.peer for one in gossip.others(TINY)} == {OTHER.peer, fakes[-1].peer}
 
 
 async def test_only_the_servers_that_were_named_are_asked() -> None:

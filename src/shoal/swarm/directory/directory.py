@@ -36,6 +36,9 @@ MAX_EXCHANGES_PER_MINUTE = 120
 MAX_EXCHANGES_PER_SOURCE = 20 * MAX_EXCHANGES_PER_MINUTE
 """The same for all peers of one source."""
 
+FEW_SILENT = 4
+"""So many silent nodes of a source say nothing of its others yet: servers come and go."""
+
 MAX_DOUBTFUL = 64
 """Nodes whose records were dropped and whose reason is kept."""
 
@@ -142,10 +145,12 @@ class Directory:
         self._certifies, self._refuses = certifies, refuses
 
     def begin_exchange(self, peer: PeerId, network: str = "") -> None:
-        """Count an exchange that a peer asks for; raises ServerFull when there were too many."""
+        """Count an exchange that a peer asks for: it is there. Raises ServerFull when there were too many."""
         if not self._limits.try_take(self._limits.exchanges, peer, self._source(peer, network)):
             self.dropped["too often"] += 1
             raise ServerFull(f"more than {MAX_EXCHANGES_PER_MINUTE} exchanges in a minute", retry_after=RETRY_AFTER_S)
+        if self._is(peer, Standing.SILENT):
+            self._stand(peer, Standing.CAME)
 
     def _source(self, introducer: PeerId, network: str) -> str:
         """What counts as one: a network, since keys are free, or a member of a private swarm, where they cost an invite."""
@@ -343,10 +348,37 @@ class Directory:
             ranks[peer] = (peer != self._me, other, held.standing, turn, self._introduced[held.source])
         return sorted(peers, key=ranks.__getitem__)
 
+    def believed(self) -> list[SignedRecord]:
+        """Those of `records` that count as there, as far as this node can tell.
+
+        Who was silent does not count until it answers or comes itself, whatever it signs meanwhile. Of a source most of
+        whose nodes were silent only those count that have answered: a name costs nothing.
+        """
+        shown: Counter[str] = Counter()
+        silent: Counter[str] = Counter()
+        records = self.records()
+        for held in self._held.values():
+            shown[held.source] += (held.standing is Standing.ANSWERED) - (held.standing is Standing.SILENT)
+            silent[held.source] += held.standing is Standing.SILENT
+
+        def counts(held: Held) -> bool:
+            if held.standing in (Standing.ANSWERED, Standing.SILENT) or not held.source:
+                return held.standing is not Standing.SILENT
+            return shown[held.source] >= 0 or silent[held.source] < FEW_SILENT
+
+        return [signed for signed in records if counts(self._held[PeerId(signed.record.peer)])]
+
     def has_answered(self, peer: str) -> bool:
         """Whether a node answered when it was dialled last."""
-        held = self._held.get(PeerId(peer))
-        return held is not None and held.standing is Standing.ANSWERED
+        return self._is(PeerId(peer), Standing.ANSWERED)
+
+    def was_silent(self, peer: str) -> bool:
+        """Whether a node did not answer when it was dialled last, and has not come since."""
+        return self._is(PeerId(peer), Standing.SILENT)
+
+    def _is(self, peer: PeerId, standing: Standing) -> bool:
+        held = self._held.get(peer)
+        return held is not None and held.standing is standing
 
     def _forget_expired(self) -> None:
         for peer in [peer for peer, held in self._held.items() if not self._usable(peer, held)]:
