@@ -75,8 +75,8 @@ def _answer(
     except ShoalError as error:
         report(error)
         return
-    if said is not None and said.strip():
-        _turn(stream, said, sampling, as_json)
+    if said is not None and said.strip() and not _turn(stream, said, sampling, as_json):
+        commands.failed()
 
 
 def _history() -> Path:
@@ -85,8 +85,8 @@ def _history() -> Path:
     return state_home() / "chat_history"
 
 
-def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> None:
-    """One answer. Ctrl-C or an error ends it, and the conversation goes on as if the question had not been asked."""
+def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> bool:
+    """One answer, and whether it came. Ctrl-C or an error ends it, and it is as if the question had not been asked."""
     written = ""
     try:
         with stream(line, **sampling) as answer:
@@ -98,11 +98,13 @@ def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[
             print_json({"text": answer.text, "prefill_rows": answer.timings.prefill_tokens})
         else:
             write("\n")
+        return True
     except KeyboardInterrupt:
         end_line(written)
-        say("(cancelled; the question is forgotten)")
+        say("(cancelled; the question is forgotten; /retry asks it again)")
     except ShoalError as error:
         end_line(written)
         report(error)
         if isinstance(error, GrantExceeded):
             say("the conversation is full: begin another, or give it more tokens (--context)")
+    return False
