@@ -5,9 +5,11 @@ A field is `Annotated[type, option("What it does.")]`. Its name is the keyword i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -95,6 +97,7 @@ class Option(NamedTuple):
 
     def taken(self, value: Any) -> Any:
         """The value that is meant by another form of it. Raises UsageError that names the option where there is none."""
+        value = _plain_number(self.kinds, value)
         if self.info.parse is None or any(_fits(kind, value, self.info) for kind in self.kinds if kind is not str):
             return value
         try:
@@ -177,6 +180,18 @@ def split(given: Mapping[str, Any], *structs: type[Options]) -> list[dict[str, A
         names = [name for name in left if name in options_of(struct)]
         parts.append({name: left.pop(name) for name in names})
     return parts
+
+
+def _plain_number(kinds: tuple[Any, ...], value: Any) -> Any:
+    """A number of another library, such as numpy's, as Python's own; what is no number as it is."""
+    if value is None or isinstance(value, bool | str | bytes) or type(value) in (int, float):
+        return value
+    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        if int in kinds:
+            return operator.index(value)
+        if float in kinds:
+            return float(value)
+    return value
 
 
 def _fits(kind: Any, value: object, info: OptionInfo) -> bool:
