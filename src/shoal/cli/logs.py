@@ -7,7 +7,7 @@ import time
 from typing import Literal
 
 from shoal.cli.output import json_line
-from shoal.cli.terminal import console, say
+from shoal.cli.terminal import console, say, waiting
 from shoal.errors import UsageError
 
 LogFormat = Literal["text", "json"]
@@ -49,5 +49,6 @@ class JsonHandler(logging.Handler):
             "message": record.getMessage(),
             "trace": trace,
         }
-        console.file.write(json_line(line) + "\n")
-        console.file.flush()
+        with waiting.printing():
+            console.file.write(json_line(line) + "\n")
+            console.file.flush()

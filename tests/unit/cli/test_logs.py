@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from shoal.cli import logs
-from shoal.cli.terminal import console
+from shoal.cli.terminal import console, waiting
 from shoal.errors import UsageError
 
 
@@ -43,6 +44,24 @@ def test_lines_for_machines(written: io.StringIO) -> None:
     line = json.loads(written.getvalue())
     assert (line["level"], line["logger"], line["message"]) == ("error", "shoal.server", "gossip failed")
     assert "ValueError: no more" in line["trace"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_makes_room_for_itself(
+    written: io.StringIO, monkeypatch: pytest.MonkeyPatch, form: logs.LogFormat
+) -> None:
+    """The line that tells what is waited for is taken away first."""
+    rooms: list[bool] = []
+
+    @contextlib.contextmanager
+    def printing(ends_line: bool = True) -> Iterator[None]:
+        rooms.append(ends_line)
+        yield
+
+    monkeypatch.setattr(waiting, "printing", printing)
+    logs.set_up_logging("info", form)
+    logging.getLogger("shoal.server").info("joined")
+    assert rooms == [True]
 
 
 def test_an_unknown_level_is_refused(written: io.StringIO) -> None:
