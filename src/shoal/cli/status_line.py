@@ -20,6 +20,9 @@ AGAIN_S = 10.0
 TOLD_S = 1.0
 """From when on the line says for how long."""
 
+TURNS, TURN_S = "|/-\\", 0.25
+"""What stands before a line on a terminal, and how soon it turns: seconds alone would move too rarely to look alive."""
+
 
 class Screen(Protocol):
     """Where the line is shown. `is_terminal`: a line there can be written over."""
@@ -116,7 +119,8 @@ class StatusLine:
             seconds = now - self._words_since
             line = f"{text}, {seconds:.0f} s" if self._timed and seconds >= TOLD_S else text
             if self._screen.is_terminal:
-                self._draw(line[: self._screen.width - 1])
+                turn = f"{TURNS[int(now / TURN_S) % len(TURNS)]} " if self._timed else ""
+                self._draw(f"{turn}{line}"[: self._screen.width - 1])
             elif not self._said_at or now - self._said_at >= AGAIN_S:
                 self._said_at = now
                 self._screen.put(f"{line}\n")
