@@ -15,7 +15,7 @@ from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.line_editor import LineEditor
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, report
-from shoal.cli.terminal import end_line, say, write
+from shoal.cli.terminal import FINISHING, end_line, say, waits_for, write
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
@@ -60,6 +60,7 @@ def chat(
         with editor:
             while (line := editor.ask()) is not None:
                 _answer(talk.stream, commands, line, msgspec.structs.asdict(sampling), as_json)
+        waits_for(FINISHING)
 
 
 def _answer(

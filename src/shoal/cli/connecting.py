@@ -38,7 +38,7 @@ def connected(
         asked, peers=swarm.peers, invite=swarm.private, discoveries=discoveries, activity=activity
     )
     remote = connect(model, **msgspec.structs.asdict(whole))
-    waits_for(lambda: str(activity) or "finishing")
+    waits_for(lambda: str(activity) or "preparing the prompt")
     if swarm.name:
         with contextlib.suppress(UsageError):  # what cannot be noted is no reason to stop
             AddressBook().refresh(swarm.name, swarm.peers, remote.remote.client.records())

@@ -15,7 +15,7 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json
-from shoal.cli.terminal import end_line, say, say_table, waits_for, write
+from shoal.cli.terminal import FINISHING, end_line, say, say_table, waits_for, write
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.errors import ShoalError
@@ -80,10 +80,12 @@ def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool, swar
     except KeyboardInterrupt as error:
         interrupted = error
     except ShoalError as error:
+        waits_for(FINISHING)
         end_line(written)
         if kept is not None and kept.exists():
             error.add_note(f"the reply so far is kept: {_go_on(kept, swarm)}")
         raise
+    waits_for(FINISHING)
     if as_json:
         print_json(result(stream.completion))
     else:

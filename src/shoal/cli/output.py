@@ -102,16 +102,19 @@ def run_command(command: Callable[[], object]) -> None:
     Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
     shell gives to what SIGINT and SIGPIPE have ended.
     """
+    from shoal.cli.logs import show_warnings
+
     strict_mode_environment()
     _take_any_text()
+    show_warnings()
     waits_for("starting")
     waiting.start()
     try:
         command()
     except (BrokenPipeError, ReaderGone):
-        _leave(BROKEN_PIPE)
+        leave(BROKEN_PIPE)
     except KeyboardInterrupt:
-        _leave(INTERRUPTED)
+        leave(INTERRUPTED)
     except Exception as group:
         error = _first(group)
         if debug_wanted():
@@ -123,7 +126,7 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(1)
     except SystemExit as exit_:
         if exit_.code == INTERRUPTED:
-            _leave(INTERRUPTED)
+            leave(INTERRUPTED)
         raise
     finally:
         waiting.stop()
@@ -150,7 +153,7 @@ def _first(error: Exception) -> Exception:
 def end_at_once_on_interrupt() -> None:
     """Ctrl-C ends the process, as long as nothing has to be tidied up: nobody was contacted, no file was begun."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: leave(INTERRUPTED))
 
 
 def interruptible() -> None:
@@ -160,8 +163,8 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once: threads that still read files are not waited for."""
+def leave(code: int) -> NoReturn:
+    """End at once: threads that still read files are not waited for, nor what libraries do at the end."""
     waiting.stop()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, RuntimeError):  # RuntimeError: it was just being written to

@@ -83,6 +83,11 @@ class StatusLine:
         with self._lock:
             self._what, self._timed = what, timed
 
+    @property
+    def text(self) -> str:
+        """What is waited for now."""
+        return self._what()
+
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
         """Nothing is said meanwhile: the user is typing, or another program has the terminal."""

@@ -60,6 +60,10 @@ def waits_for(what: Callable[[], str] | str, timed: bool = True) -> None:
     waiting.watch((lambda: escaped(what)) if isinstance(what, str) else (lambda: escaped(what())), timed)
 
 
+FINISHING = "finishing"
+"""What is said while servers are told that a session is over."""
+
+
 def counted(number: int, noun: str) -> str:
     """`1 session`, `2 sessions`, `1,024 sessions`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shoal.cli.connecting import connected
+from shoal.cli.terminal import waiting
 from shoal.cli.which_swarm import ChosenSwarm
 from shoal.client.client_options import ConnectOptions
 from shoal.swarm.discovery.discovery_options import Discoveries, DiscoveryOptions
@@ -28,3 +29,10 @@ def test_every_option_of_a_connection_is_handed_over(monkeypatch: pytest.MonkeyP
     assert (options["peers"], options["transport"], options["head"]) == (("ticket",), "tls", "bfloat16")
     assert (options["invite"], options["discoveries"]) == (private, found)
     assert (alone["invite"], alone["discoveries"]) == (None, None)
+
+
+def test_what_is_waited_for_before_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The swarm's model at first, then what comes before its reply: nothing is finishing yet."""
+    monkeypatch.setattr("shoal.client.sync.connect", lambda model, **options: None)
+    connected(None, ConnectOptions(), ChosenSwarm(("ticket",), None))
+    assert waiting.text == "preparing the prompt"

@@ -72,3 +72,20 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr.replace("starting\n", "")) == (130, "", "")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["status", "--peers", "no-ticket"], 1), (["oops"], 2)])
+def test_a_command_that_is_done_ends_at_once(arguments: list[str], code: int) -> None:
+    """Nobody waits for threads and libraries that tidy up when all has been said, and nothing that was said is lost."""
+    program = f"""
+import atexit, sys, threading, time
+from shoal.cli.main import main
+threading.Thread(target=time.sleep, args=(300,)).start()
+atexit.register(lambda: print("late"))
+sys.argv = ["shoal", *{arguments!r}]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert "late" not in ended.stdout
+    assert ended.stdout.startswith("shoal ") if code == 0 else ended.stderr
