@@ -130,7 +130,7 @@ class TlsTransport:
         try:
             raw = await self._connect(host, port)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-            raise DialError(f"{address} does not answer: {error}") from error
+            raise DialError(f"{address} does not answer: {_reason(error)}") from error
         channel = self._channel(raw)
         try:
             await channel.secure(self._dialling_context, server_side=False)
@@ -196,3 +196,9 @@ async def _stop(server: asyncio.Server) -> None:
     for _ in range(ACCEPTING_ROUNDS):
         await asyncio.sleep(0)
     server.close()
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Why nothing came of a connection; asyncio says the address once more."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else str(error)

@@ -80,6 +80,15 @@ async def test_impossible_hosts(host: str) -> None:
             await client.transport.dial(client.id, f"tls://{host}:1")
 
 
+async def test_an_address_is_said_once() -> None:
+    """Where nothing listens, the system's word for that follows, without the address again."""
+    async with Net("tls") as net:
+        client = net.node()
+        with pytest.raises(DialError) as caught:
+            await client.transport.dial(client.id, "tls://127.0.0.1:1")
+    assert str(caught.value) == "tls://127.0.0.1:1 does not answer: Connection refused"
+
+
 def shouts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A server that speaks first, and no TLS."""
     writer.write(b"220 mail.example.org ESMTP\r\n" * 50)
