@@ -15,7 +15,7 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json
-from shoal.cli.terminal import FINISHING, end_line, say, say_table, waits_for, write
+from shoal.cli.terminal import FINISHING, ReplyText, say, say_table, waits_for
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.errors import ShoalError
@@ -71,17 +71,16 @@ def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool, swar
     What else ends it is raised; a reply that is kept can be gone on with, and the error says how.
     """
     interrupted: KeyboardInterrupt | None = None
-    written = ""
+    text = ReplyText()
     try:
         for piece in stream:
             if not as_json:
-                write(piece)
-                written = piece or written
+                text.write(piece)
     except KeyboardInterrupt as error:
         interrupted = error
     except ShoalError as error:
         waits_for(FINISHING)
-        end_line(written)
+        text.end()
         if kept is not None and kept.exists():
             error.add_note(f"the reply so far is kept: {_go_on(kept, swarm)}")
         raise
@@ -89,9 +88,9 @@ def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool, swar
     if as_json:
         print_json(result(stream.completion))
     else:
-        write("\n") if interrupted is None else end_line(written)
+        text.end(always=interrupted is None)
     if interrupted is not None:
-        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept, swarm)})")
+        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept, swarm)})", whole=True)
     if not as_json:
         show_times(stream.completion)
     if interrupted is not None:

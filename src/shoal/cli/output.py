@@ -76,7 +76,7 @@ def report(error: ShoalError) -> None:
     if isinstance(error, ServerFull):
         say(f"try again in {error.retry_after:.0f} s")
     for note in getattr(error, "__notes__", ()):
-        say(note)
+        say(note, whole=True)
 
 
 def report_mistake(error: Exception) -> None:

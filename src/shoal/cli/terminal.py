@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shoal.cli.status_line import StatusLine
+from shoal.cli.word_wrap import WordWrap
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -74,14 +77,32 @@ def styled(text: str, style: str) -> Text:
     return Text(escaped(text), style)
 
 
-def say(*parts: str | Text, end: str = "\n") -> None:
-    """Print a message to standard error; its parts follow one another. It is not wrapped."""
+def say(*parts: str | Text, end: str = "\n", whole: bool = False) -> None:
+    """Print a message to standard error; its parts follow one another.
+
+    A terminal gets it broken between words, unless it is to be copied (`whole`).
+    """
     line = Text()
     for part in parts:
         line.append_text(part if isinstance(part, Text) else Text(escaped(part)))
-    lines = line.split("\n", allow_blank=True)
+    lines: Iterable[Text] = line.split("\n", allow_blank=True)
+    if not whole and end and console.file.isatty():
+        lines = [part for one in lines for part in _broken(one)]
     with waiting.printing(ends_line=end == "\n"):
         console.print(Text("\n" + INDENT).join(lines), end=end, soft_wrap=True)
+
+
+def _broken(line: Text) -> Iterable[Text]:
+    """A line in parts that a terminal has room for; a word that is longer than one stays whole."""
+    offsets, begins_at, room = list[int](), 0, console.width
+    for word in re.finditer(r"\S+", line.plain):
+        if begins_at < word.start() and cell_len(line.plain[begins_at : word.end()]) > room:
+            begins_at, room = word.start(), console.width - len(INDENT)
+            offsets.append(begins_at)
+    parts = line.divide(offsets)
+    for part in parts:
+        part.rstrip()
+    return parts
 
 
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
@@ -111,7 +132,21 @@ def write(text: str) -> None:
             raise ReaderGone from error
 
 
-def end_line(written: str) -> None:
-    """After the last piece that was written of a result: what comes next begins on a line of its own."""
-    if written and not written.endswith("\n"):
-        write("\n")
+class ReplyText:
+    """A reply on standard output, as it comes. A terminal gets it broken between words, a file as it is."""
+
+    def __init__(self) -> None:
+        self._wrap = WordWrap(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+        self._last = ""
+
+    def write(self, piece: str) -> None:
+        """Show what has come; raises ReaderGone."""
+        self._last = piece or self._last
+        write(piece if self._wrap is None else self._wrap.taken(escaped(piece)))
+
+    def end(self, always: bool = False) -> None:
+        """Show what is left. What comes next begins on a line of its own; `always`: a line ends here even if none is begun."""
+        if self._wrap is not None:
+            write(self._wrap.rest())
+        if always or (self._last and not self._last.endswith("\n")):
+            write("\n")

@@ -74,7 +74,9 @@ main()
     assert (ended.returncode, ended.stdout, ended.stderr.replace("starting\n", "")) == (130, "", "")
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["status", "--peers", "no-ticket"], 1), (["oops"], 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--version"], 0), (["status", "--peers", "no-ticket"], 1), (["oops"], 2)]
+)
 def test_a_command_that_is_done_ends_at_once(arguments: list[str], code: int) -> None:
     """Nobody waits for threads and libraries that tidy up when all has been said, and nothing that was said is lost."""
     program = f"""
