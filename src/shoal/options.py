@@ -103,7 +103,7 @@ class Option(NamedTuple):
         try:
             parsed = self.info.parse(value)
         except UsageError as error:
-            reason = str(error).removeprefix(f"{self.name} cannot be {value!r}: ")
+            reason = str(error).removeprefix(f"{self.name} cannot be {value!r}: ").removesuffix(f", not {value!r}")
         except (ShoalError, AttributeError, TypeError, ValueError, OverflowError):
             reason = f"it is {self.form}"
         else:

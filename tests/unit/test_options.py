@@ -53,6 +53,23 @@ def test_a_value_that_makes_no_sense_is_refused(given: dict[str, object], text: 
     assert caught.value.field in given
 
 
+def _no_span(text: str) -> int:
+    raise UsageError(f"a span is written START:STOP, not {text!r}")
+
+
+class Blocks(Options, frozen=True, kw_only=True):
+    """An example whose parser quotes what it refuses."""
+
+    blocks: Annotated[int | None, option("Blocks.", parse=_no_span)] = None
+
+
+def test_a_value_is_said_once() -> None:
+    """Also where its parser says it too."""
+    with pytest.raises(UsageError) as caught:
+        Blocks.of({"blocks": "5:2"})
+    assert str(caught.value) == "blocks cannot be '5:2': a span is written START:STOP"
+
+
 def test_what_fits_is_taken() -> None:
     """Whole numbers are numbers; None is taken where it is a type."""
     assert Reply(max_tokens=99, temperature=1, seed=None, codec="bf16").max_tokens == 99

@@ -18,7 +18,7 @@ from shoal.cli.output import AsJson, Invite, SwarmName, print_json
 from shoal.cli.terminal import FINISHING, ReplyText, say, say_table, waits_for
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, UsageError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import check_text
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
@@ -53,6 +53,8 @@ def generate(
         waits_for("reading the prompt from standard input")
     text = sys.stdin.read() if prompt == "-" else prompt
     check_text("the prompt", text)
+    if not (text if reply.raw else text.strip()):
+        raise UsageError("the prompt is empty")
     if reply.save is not None:
         from shoal.client.saved_reply import place_for_reply
 

@@ -105,6 +105,7 @@ def run_command(command: Callable[[], object]) -> None:
     from shoal.cli.logs import show_warnings
 
     strict_mode_environment()
+    _open_what_is_closed()
     _take_any_text()
     show_warnings()
     waits_for("starting")
@@ -130,6 +131,13 @@ def run_command(command: Callable[[], object]) -> None:
         raise
     finally:
         waiting.stop()
+
+
+def _open_what_is_closed() -> None:
+    """Python has no stream for a descriptor that is closed: one that says and takes nothing stands there instead."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _take_any_text() -> None:

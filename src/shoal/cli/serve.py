@@ -63,8 +63,9 @@ def serve(
 
     Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
     """
+    interface = host_port(numeric(options.listen))[0]  # where it cannot listen it need not begin
     if discovery.wanted:
-        discovery = msgspec.structs.replace(discovery, interface=host_port(numeric(options.listen))[0])
+        discovery = msgspec.structs.replace(discovery, interface=interface)
     set_up_logging(log_level, log_format)
     if options.memory_bytes is not None and options.device == "cpu":
         _check_memory(options.memory_bytes)

@@ -25,7 +25,8 @@ from shoal.client.saved_reply import SavedReply, place_for_reply, take_up
 from shoal.client.session.session import Session
 from shoal.errors import FingerprintMismatch, UsageError
 from shoal.model.weights.chat_template import Message
-from shoal.options import split
+from shoal.model.weights.model_source import check_there
+from shoal.options import check_text, split
 from shoal.swarm.routing.route_options import RouteOptions
 
 CONTEXT_TOKENS = 4096
@@ -174,7 +175,7 @@ class AsyncModel:
         await self.aclose()
 
 
-async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
+async def connect_async(model: str | os.PathLike[str] | None = None, **options: Any) -> AsyncModel:
     """Join a swarm and open a model: a hub id, a directory, a GGUF file, or (None) the one that the swarm serves.
 
     The keywords are the fields of `ConnectOptions`, and of `SessionOptions` and `RouteOptions` for all replies of the model.
@@ -182,6 +183,7 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     answers, and what `open_model` raises.
     """
     asked, session = connect_options(options)
+    name = None if model is None else _model_name(model)
     client = AsyncClient(
         asked.peers,
         invite=asked.invite,
@@ -191,7 +193,17 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     )
     await client.__aenter__()
     try:
-        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head, asked.fingerprint), session)
+        return AsyncModel(await open_model(client, name, asked.wait_s, asked.head, asked.fingerprint), session)
     except BaseException:
         await client.close()
         raise
+
+
+def _model_name(model: Any) -> str:
+    """What the caller calls the model; raises UsageError for what is no name, ModelNotFound where it can lead to nothing."""
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else None
+    if not isinstance(name, str):
+        raise UsageError(f"a model is named by a text or a path, not by a {type(model).__name__}", field="model")
+    check_text("model", name)
+    check_there(name)
+    return name

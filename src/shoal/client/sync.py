@@ -166,7 +166,7 @@ class ChatSession:
         self.close()
 
 
-def connect(model: str | None = None, **options: Any) -> Model:
+def connect(model: str | os.PathLike[str] | None = None, **options: Any) -> Model:
     """See `connect_async`, whose options these are."""
     loop = LoopThread()
     try:

@@ -36,6 +36,8 @@ def host_port(text: str, scheme: str | None = None) -> tuple[str, int]:
         if not separator or found != scheme:
             raise UsageError(f"{text!r} is not a {scheme} address")
     host, colon, port = rest.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise UsageError(f"an IPv6 address stands in brackets, as in [::1]:4433, not {text!r}")
     host = host.removeprefix("[").removesuffix("]")
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65_536):
         raise UsageError(f"an address is written HOST:PORT, not {text!r}")

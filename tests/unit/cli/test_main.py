@@ -91,3 +91,29 @@ main()
     assert ended.returncode == code
     assert "late" not in ended.stdout
     assert ended.stdout.startswith("shoal ") if code == 0 else ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["generate -", "chat", "status"])
+def test_streams_that_are_closed(command: str, closed: str) -> None:
+    """As some starters of programs leave them: nothing is read there, nothing is said there, nothing else is wrong."""
+    line = f"{sys.executable} -m shoal.cli.main {command} --peers {TICKET} --transport tls {closed}"
+    ended = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "mistake" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ("error" in ended.stderr) == ("2>&-" not in closed)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_contacts_nobody(prompt: str) -> None:
+    """Whether it is given or read."""
+    for given, said in ((prompt, ""), ("-", prompt)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "shoal.cli.main", "generate", given, "--peers", TICKET],
+            input=said,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "error: the prompt is empty")

@@ -33,7 +33,9 @@ def test_host_and_port(text: str, host: str, port: int) -> None:
     assert join_host_port(host, port) == text
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "h:65536", "h:-1", "h:1x", "h:٣", "[]:1"])
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", ":1", "h:65536", "h:-1", "h:1x", "h:٣", "[]:1", "::1", "::1:0", "[::1", "a:b:1"]
+)
 def test_no_address(text: str) -> None:
     """Everything else is a UsageError that quotes it."""
     with pytest.raises(UsageError, match="address"):

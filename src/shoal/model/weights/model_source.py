@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from shoal.errors import ModelNotFound
@@ -37,11 +38,29 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         raise ModelNotFound(f"{model[:200]} cannot be opened: {error}") from error
     if found is not None:
         return found
-    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    if _is_path(model):
         raise ModelNotFound(f"there is no {model}")
     from shoal.model.weights.hub import open_hub
 
     return open_hub(model, revision)
+
+
+def check_there(model: str) -> None:
+    """Raises ModelNotFound for what can only be a path, and leads to nothing: that takes no network to see."""
+    if "\0" in model:
+        raise ModelNotFound(f"nothing can be called {model[:200]!r}")
+    path = Path(os.path.expanduser(model))
+    part = part_of(path.name)
+    held = os.path.lexists(path) or (part and any((path.parent / name).is_file() for name in part.all))
+    if not held and path.suffix == ".gguf":
+        raise ModelNotFound(f"there is no file {path}")
+    if not held and _is_path(model):
+        raise ModelNotFound(f"there is no {model}")
+
+
+def _is_path(model: str) -> bool:
+    """Whether this cannot be a hub id."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
 
 
 def _open_path(path: Path) -> Checkpoint | None:
