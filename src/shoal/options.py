@@ -10,7 +10,7 @@ import difflib
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
@@ -203,7 +203,16 @@ def _fits(kind: Any, value: object, info: OptionInfo) -> bool:
     if plain in (int, float):
         numbers = (int, float) if plain is float else (int,)
         return isinstance(value, numbers) and not isinstance(value, bool) and _within(value, info)
-    return isinstance(value, plain)
+    if not isinstance(value, plain):
+        return False
+    return plain not in (tuple, frozenset) or _holds(value, kind)
+
+
+def _holds(values: Iterable[object], kind: Any) -> bool:
+    """Whether what is in a tuple or a set is of the type that it says."""
+    inner = next(iter(get_args(kind)), object)
+    inner = getattr(inner, "__supertype__", inner)
+    return all(isinstance(one, get_origin(inner) or inner) for one in values)
 
 
 def _within(value: float, info: OptionInfo) -> bool:

@@ -24,7 +24,10 @@ async def test_what_people_pass(swarm_of: SwarmMaker, tmp_path: Path) -> None:
             array = model.generate(np.array(text.prompt_ids), **GREEDY)
             kept = model.generate(PROMPT, save=str(tmp_path / "reply"), stop="\0", **GREEDY)
             assert repr(model).startswith("<Model 'tiny-llama")
-            return text, array, kept, model.resume(shoal.read_saved(str(tmp_path / "reply"))).finish()
+            by_name = model.resume(tmp_path / "reply").finish()
+            with pytest.raises(shoal.UsageError, match="from a path"):
+                model.resume(None)  # type: ignore[arg-type]  # what people pass
+            return text, array, kept, by_name, model.resume(shoal.read_saved(str(tmp_path / "reply"))).finish()
 
     async with swarm_of(ALL) as swarm:
         replies = await asyncio.to_thread(use)

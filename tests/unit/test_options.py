@@ -53,6 +53,15 @@ def test_a_value_that_makes_no_sense_is_refused(given: dict[str, object], text: 
     assert caught.value.field in given
 
 
+@pytest.mark.parametrize("value", [[None], [1], b"ab", (b"a",), {"a": None, 3: 1}, [["a"]]])
+def test_texts_are_texts(value: object) -> None:
+    """Each of several."""
+    with pytest.raises(UsageError, match="deny cannot be"):
+        Route.of({"deny": value})
+    with pytest.raises(UsageError, match="deny cannot be"):
+        Route(deny=frozenset([1]))  # type: ignore[arg-type]
+
+
 def _no_span(text: str) -> int:
     raise UsageError(f"a span is written START:STOP, not {text!r}")
 
