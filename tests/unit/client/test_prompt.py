@@ -87,7 +87,7 @@ def test_a_conversation_begins_with_messages() -> None:
     for system, messages in (("x", said), (None, [{"role": "user"}]), (None, ["hello"]), (3, ())):
         with pytest.raises(UsageError):
             first_messages(system, messages)  # type: ignore[arg-type]  # what people pass
-    with pytest.raises(UsageError, match="what is said is a text, not a int"):
+    with pytest.raises(UsageError, match="what is said is a text, not an int"):
         said_text(3)
 
 
