@@ -96,8 +96,10 @@ def debug_wanted() -> bool:
     return DEBUG in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
-def run_command(command: Callable[[], object]) -> None:
+def run_command(command: Callable[[], object], since: float | None = None) -> None:
     """Run a command line: strict arithmetic is asked for before anything imports torch, any error becomes one line.
+
+    `since`: when the user began to wait, by the monotonic clock; now, if None.
 
     Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
     shell gives to what SIGINT and SIGPIPE have ended.
@@ -109,7 +111,7 @@ def run_command(command: Callable[[], object]) -> None:
     _take_any_text()
     show_warnings()
     waits_for("starting")
-    waiting.start()
+    waiting.start(since)
     try:
         command()
     except (BrokenPipeError, ReaderGone):

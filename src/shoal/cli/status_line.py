@@ -65,10 +65,10 @@ class StatusLine:
         self._mid_line = False
         self._stopped = threading.Event()
 
-    def start(self) -> None:
-        """Begin to look, in a thread of its own, which ends with the process or at `stop`."""
+    def start(self, since: float | None = None) -> None:
+        """Begin to look, in a thread of its own, which ends with the process or at `stop`. `since` when nothing was printed."""
         self._stopped.clear()
-        self._silent, self._printed_at = 0, self._clock.monotonic()
+        self._silent, self._printed_at = 0, self._clock.monotonic() if since is None else since
         threading.Thread(target=self._keep, name="shoal-status", daemon=True).start()
 
     def stop(self) -> None:

@@ -107,6 +107,12 @@ def test_a_file_gets_no_line_for_every_number(watched: Watched) -> None:
     assert AGAIN_S == 10.0
 
 
+def test_what_passed_before_counts(watched: Watched) -> None:
+    """A command that takes long until it can say anything says so at once."""
+    watched.line.start(watched.clock.now - SILENCE_S)
+    assert "connecting" in watched.after(0.0)
+
+
 def test_it_looks_alive(watched: Watched) -> None:
     """On a terminal something moves more often than each second, beside what says itself what changes."""
     if not watched.paper.is_terminal:
