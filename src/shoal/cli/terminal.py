@@ -25,6 +25,9 @@ console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal obeys instead of showing them, or that are none: all controls but tab and newline."""
 
+MOST_CELLS = 10_000
+"""Of a table whose own width is asked for."""
+
 INDENT = "  "
 """Before the further lines of a message, so that none of them looks like a message of its own."""
 
@@ -106,14 +109,29 @@ def _broken(line: Text) -> Iterable[Text]:
 
 
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table to standard error: its first column stands left, numbers stand right."""
+    """Print a table to standard error: its first column stands left, numbers stand right.
+
+    A terminal that is too narrow for it gets a line for each row, in which nothing is cut.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row] for row in rows]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for index, title in enumerate(titles):
         table.add_column(title, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row))
+    for row in cells:
+        table.add_row(*row)
+    width = console.measure(table, options=console.options.update(width=MOST_CELLS)).maximum
+    if console.file.isatty() and width > console.width:
+        for row in cells:
+            _say_row(titles, row)
+        return
     with waiting.printing():
-        console.print(table)
+        console.print(table, width=max(width, console.width), crop=False)
+
+
+def _say_row(titles: Sequence[str], row: Sequence[Text]) -> None:
+    first, *rest = row
+    named = [Text(f"{title} ").append_text(cell) for title, cell in zip(titles[1:], rest, strict=False) if cell.plain]
+    say(Text(" · ").join([first, *named]))
 
 
 class ReaderGone(Exception):

@@ -128,6 +128,23 @@ def test_a_message_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+@pytest.mark.parametrize("width", [18, 200])
+def test_a_table_is_never_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is too narrow gets lines; a file as wide a table as it takes."""
+    titles, row = ("server", "blocks", "tokens"), ("first", "10:20", styled("610k", "red"))
+    for screen, table in ((Screen(), width >= 80), (io.StringIO(), True)):
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(console, "file", screen)
+        monkeypatch.setattr(console, "_width", width)
+        monkeypatch.setattr(console, "_color_system", None)
+        say_table(titles, [row, ("second", "", "x")])
+        lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+        if table:
+            assert lines == ["server blocks tokens", "first   10:20   610k", "second             x"]
+        else:
+            assert lines == ["first · blocks", "  10:20 · tokens", "  610k", "second · tokens x"]
+
+
 def test_json_is_the_same_to_a_program() -> None:
     """What a terminal would obey stands escaped in it."""
     line = json_line({"name": "\x9b2J\u202e", "text": "ü\n"})
