@@ -8,13 +8,16 @@ from pathlib import Path
 
 from shoal.errors import UsageError
 
+DRAFT_CHARACTERS = 32
+"""Of a file's name in its draft's: the longest letters have four bytes, and a name 255."""
+
 
 def replace_file(path: Path, data: bytes | bytearray, sync: bool = False) -> None:
     """Write a file that only its owner can read; what was there before stays until the new one is whole.
 
     `sync`: it is on the disk when this returns, whatever happens to the machine. Raises OSError.
     """
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.")  # mode 0600
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:DRAFT_CHARACTERS]}.")  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -30,8 +33,10 @@ def replace_file(path: Path, data: bytes | bytearray, sync: bool = False) -> Non
 def read_kept(path: Path, most_bytes: int, what: str) -> bytes:
     """A file that the user names, by which `what` is meant; raises UsageError where there is none to read, or a larger one."""
     try:
-        if path.stat().st_size > most_bytes:
-            raise UsageError(f"{path} is no {what}: it is larger than {most_bytes >> 20} MB")
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1)  # a device may have no end, and says that it is empty
+    except (OSError, ValueError) as error:  # no file, no permission; a name that cannot be
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > most_bytes:
+        raise UsageError(f"{path} is no {what}: it is larger than {most_bytes >> 20} MB")
+    return data

@@ -5,10 +5,12 @@ A field is `Annotated[type, option("What it does.")]`. Its name is the keyword i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import math
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin, get_type_hints
@@ -95,12 +97,13 @@ class Option(NamedTuple):
 
     def taken(self, value: Any) -> Any:
         """The value that is meant by another form of it. Raises UsageError that names the option where there is none."""
+        value = _plain_number(self.kinds, value)
         if self.info.parse is None or any(_fits(kind, value, self.info) for kind in self.kinds if kind is not str):
             return value
         try:
             parsed = self.info.parse(value)
         except UsageError as error:
-            reason = str(error).removeprefix(f"{self.name} cannot be {value!r}: ")
+            reason = str(error).removeprefix(f"{self.name} cannot be {value!r}: ").removesuffix(f", not {value!r}")
         except (ShoalError, AttributeError, TypeError, ValueError, OverflowError):
             reason = f"it is {self.form}"
         else:
@@ -179,6 +182,18 @@ def split(given: Mapping[str, Any], *structs: type[Options]) -> list[dict[str, A
     return parts
 
 
+def _plain_number(kinds: tuple[Any, ...], value: Any) -> Any:
+    """A number of another library, such as numpy's, as Python's own; what is no number as it is."""
+    if value is None or isinstance(value, bool | str | bytes) or type(value) in (int, float):
+        return value
+    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        if int in kinds:
+            return operator.index(value)
+        if float in kinds:
+            return float(value)
+    return value
+
+
 def _fits(kind: Any, value: object, info: OptionInfo) -> bool:
     if kind is None or kind is Any:
         return kind is Any or value is None
@@ -188,7 +203,16 @@ def _fits(kind: Any, value: object, info: OptionInfo) -> bool:
     if plain in (int, float):
         numbers = (int, float) if plain is float else (int,)
         return isinstance(value, numbers) and not isinstance(value, bool) and _within(value, info)
-    return isinstance(value, plain)
+    if not isinstance(value, plain):
+        return False
+    return plain not in (tuple, frozenset) or _holds(value, kind)
+
+
+def _holds(values: Iterable[object], kind: Any) -> bool:
+    """Whether what is in a tuple or a set is of the type that it says."""
+    inner = next(iter(get_args(kind)), object)
+    inner = getattr(inner, "__supertype__", inner)
+    return all(isinstance(one, get_origin(inner) or inner) for one in values)
 
 
 def _within(value: float, info: OptionInfo) -> bool:

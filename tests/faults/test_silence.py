@@ -78,6 +78,8 @@ async def test_a_member_that_says_nothing_is_waited_for_aloud(command: tuple[str
         ("--pin", "nowhere"),
         ("--patience", "nan"),
         ("--peers", "shoal1-damaged"),
+        ("--model", "/no/such/model"),
+        ("--model", "no-such-file.gguf"),
     ],
 )
 async def test_wrong_options_contact_nobody(options: tuple[str, ...]) -> None:

@@ -24,11 +24,36 @@ async def test_what_people_pass(swarm_of: SwarmMaker, tmp_path: Path) -> None:
             array = model.generate(np.array(text.prompt_ids), **GREEDY)
             kept = model.generate(PROMPT, save=str(tmp_path / "reply"), stop="\0", **GREEDY)
             assert repr(model).startswith("<Model 'tiny-llama")
-            return text, array, kept, model.resume(shoal.read_saved(str(tmp_path / "reply"))).finish()
+            by_name = model.resume(tmp_path / "reply").finish()
+            with pytest.raises(shoal.UsageError, match="from a path"):
+                model.resume(None)  # type: ignore[arg-type]  # what people pass
+            return text, array, kept, by_name, model.resume(shoal.read_saved(str(tmp_path / "reply"))).finish()
 
     async with swarm_of(ALL) as swarm:
         replies = await asyncio.to_thread(use)
     assert len({reply.token_ids for reply in replies}) == 1
+
+
+async def test_a_model_by_its_path(swarm_of: SwarmMaker, tiny_model: Path) -> None:
+    """As a path too; what is no name, or leads nowhere, is told before a member is asked."""
+
+    def use() -> str:
+        with shoal.connect(tiny_model, peers=swarm.ticket, transport="tls") as model:
+            return repr(model)
+
+    async with swarm_of(ALL) as swarm:
+        assert "tiny-llama" in await asyncio.to_thread(use)
+    for model, error in (
+        (5, shoal.UsageError),
+        (b"model", shoal.UsageError),
+        ("caf\udce9", shoal.UsageError),
+        ("/no/such/model", shoal.ModelNotFound),
+        (Path("/no/such/model"), shoal.ModelNotFound),
+        ("no-such-file.gguf", shoal.ModelNotFound),
+        ("a\0b", shoal.ModelNotFound),
+    ):
+        with pytest.raises(error):  # and not that no member answers
+            shoal.connect(model, peers=swarm.ticket, transport="tls")  # type: ignore[arg-type]  # what people pass
 
 
 async def test_rows_as_an_array_and_spans_as_a_pair(swarm_of: SwarmMaker) -> None:

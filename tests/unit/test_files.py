@@ -49,10 +49,10 @@ def test_without_sync_the_disk_is_not_waited_for(tmp_path: Path, monkeypatch: py
 
 
 def test_a_long_name_has_a_draft_too(tmp_path: Path) -> None:
-    """The longest that a file system takes."""
-    path = tmp_path / ("x" * 255)
-    replace_file(path, b"data")
-    assert path.read_bytes() == b"data"
+    """The longest that a file system takes, in letters of any size."""
+    for name in ("x" * 255, "\N{FISH}" * 63):
+        replace_file(tmp_path / name, b"data")
+        assert (tmp_path / name).read_bytes() == b"data"
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -70,3 +70,16 @@ def test_a_file_that_was_kept(tmp_path: Path) -> None:
     assert read_kept(path, 4, "saved thing") == b"four"
     with pytest.raises(UsageError, match=f"{path} is no saved thing: it is larger than 0 MB"):
         read_kept(path, 3, "saved thing")
+
+
+def test_no_more_is_read_than_there_may_be() -> None:
+    """A device says that it is empty, and has no end."""
+    with pytest.raises(UsageError, match="/dev/zero is no saved chat: it is larger than 1 MB"):
+        read_kept(Path("/dev/zero"), 1 << 20, "saved chat")
+
+
+@pytest.mark.parametrize("name", ["gone", ".", "a\0b", "x" * 300])
+def test_what_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """Is an error of ours, whatever the name."""
+    with pytest.raises(UsageError, match="cannot read"):
+        read_kept(tmp_path / name, 10, "saved chat")

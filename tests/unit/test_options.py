@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
+import torch
 
 from shoal.errors import UsageError
 from shoal.options import GROUPS, Options, check_names, check_text, option, options_of, split
@@ -49,9 +53,64 @@ def test_a_value_that_makes_no_sense_is_refused(given: dict[str, object], text: 
     assert caught.value.field in given
 
 
+@pytest.mark.parametrize("value", [[None], [1], b"ab", (b"a",), {"a": None, 3: 1}, [["a"]]])
+def test_texts_are_texts(value: object) -> None:
+    """Each of several."""
+    with pytest.raises(UsageError, match="deny cannot be"):
+        Route.of({"deny": value})
+    with pytest.raises(UsageError, match="deny cannot be"):
+        Route(deny=frozenset([1]))  # type: ignore[arg-type]
+
+
+def _no_span(text: str) -> int:
+    raise UsageError(f"a span is written START:STOP, not {text!r}")
+
+
+class Blocks(Options, frozen=True, kw_only=True):
+    """An example whose parser quotes what it refuses."""
+
+    blocks: Annotated[int | None, option("Blocks.", parse=_no_span)] = None
+
+
+def test_a_value_is_said_once() -> None:
+    """Also where its parser says it too."""
+    with pytest.raises(UsageError) as caught:
+        Blocks.of({"blocks": "5:2"})
+    assert str(caught.value) == "blocks cannot be '5:2': a span is written START:STOP"
+
+
 def test_what_fits_is_taken() -> None:
     """Whole numbers are numbers; None is taken where it is a type."""
     assert Reply(max_tokens=99, temperature=1, seed=None, codec="bf16").max_tokens == 99
+
+
+@pytest.mark.parametrize("number", [np.int64(5), np.uint8(5), torch.tensor(5), np.array(5)])
+def test_whole_numbers_of_other_libraries(number: object) -> None:
+    """They are Python's from then on, and are checked as those are."""
+    made = Reply.of({"max_tokens": number, "seed": number, "temperature": number})
+    assert (made.max_tokens, made.seed, made.temperature) == (5, 5, 5)
+    assert {type(value) for value in (made.max_tokens, made.seed, made.temperature)} <= {int, float}
+    assert Reply(max_tokens=number).max_tokens == 5  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_tokens cannot be 100: it is a whole number from 1 to 99"):
+        Reply.of({"max_tokens": np.int64(100)})
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), Fraction(1, 2), Decimal("0.5")]
+)
+def test_numbers_of_other_libraries(number: object) -> None:
+    """The same; none is a whole number."""
+    assert Reply.of({"temperature": number}).temperature == 0.5
+    with pytest.raises(UsageError, match="max_tokens cannot be"):
+        Reply.of({"max_tokens": number})
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), torch.zeros(2), np.array(["a"]), "5", b"5", [5], 5 + 0j])
+def test_what_is_no_number(value: object) -> None:
+    """Nothing is made of it."""
+    for name in ("max_tokens", "temperature"):
+        with pytest.raises(UsageError, match=f"{name} cannot be"):
+            Reply.of({name: value})
 
 
 def test_an_unknown_option_is_named_beside_those_that_there_are() -> None:

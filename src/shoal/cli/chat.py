@@ -15,7 +15,7 @@ from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.line_editor import LineEditor
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json, report
-from shoal.cli.terminal import end_line, say, write
+from shoal.cli.terminal import FINISHING, ReplyText, say, waits_for
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, SessionOptions
 from shoal.errors import GrantExceeded, ShoalError
@@ -60,6 +60,7 @@ def chat(
         with editor:
             while (line := editor.ask()) is not None:
                 _answer(talk.stream, commands, line, msgspec.structs.asdict(sampling), as_json)
+        waits_for(FINISHING)
 
 
 def _answer(
@@ -75,8 +76,8 @@ def _answer(
     except ShoalError as error:
         report(error)
         return
-    if said is not None and said.strip():
-        _turn(stream, said, sampling, as_json)
+    if said is not None and said.strip() and not _turn(stream, said, sampling, as_json):
+        commands.failed()
 
 
 def _history() -> Path:
@@ -85,24 +86,25 @@ def _history() -> Path:
     return state_home() / "chat_history"
 
 
-def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> None:
-    """One answer. Ctrl-C or an error ends it, and the conversation goes on as if the question had not been asked."""
-    written = ""
+def _turn(stream: Callable[..., CompletionStream], line: str, sampling: Mapping[str, Any], as_json: bool) -> bool:
+    """One answer, and whether it came. Ctrl-C or an error ends it, and it is as if the question had not been asked."""
+    text = ReplyText()
     try:
         with stream(line, **sampling) as answer:
             for piece in answer:
                 if not as_json:
-                    write(piece)
-                    written = piece or written
+                    text.write(piece)
         if as_json:
             print_json({"text": answer.text, "prefill_rows": answer.timings.prefill_tokens})
         else:
-            write("\n")
+            text.end(always=True)
+        return True
     except KeyboardInterrupt:
-        end_line(written)
-        say("(cancelled; the question is forgotten)")
+        text.end()
+        say("(cancelled; the question is forgotten; /retry asks it again)")
     except ShoalError as error:
-        end_line(written)
+        text.end()
         report(error)
         if isinstance(error, GrantExceeded):
             say("the conversation is full: begin another, or give it more tokens (--context)")
+    return False

@@ -18,7 +18,7 @@ HELP = (
     ("/save FILE", "keep the conversation in a file"),
     ("/load FILE", "go on with one that was kept"),
     ("/system TEXT", "what the model is told first; without a text nothing"),
-    ("/retry", "ask the last question again"),
+    ("/retry", "ask the last question again, also one that got no answer"),
     ("/help", "show this; // at the beginning of a line says a slash"),
 )
 
@@ -49,13 +49,16 @@ class ChatCommands:
 
     def __init__(self, talk: Talk) -> None:
         self._talk = talk
+        self._asked: str | None = None
+        self._failed: str | None = None
+        self._taken_back: Messages | None = None
 
     def taken(self, line: str) -> str | None:
         """What is to be said for a typed line; None when it was a command that says nothing."""
         if not line.startswith("/"):
-            return line
+            return self._say(line)
         if line.startswith("//"):
-            return line[1:]
+            return self._say(line[1:])
         word, _, rest = line.partition(" ")
         rest = rest.strip()
         match word:
@@ -74,6 +77,17 @@ class ChatCommands:
                 raise UsageError(f"there is no {word}; there are {', '.join(name for name, _ in HELP)}")
         return None
 
+    def failed(self) -> None:
+        """What was to be said got no answer: `/retry` means it from now on, and an answer that it took back is there again."""
+        if self._taken_back is None:
+            self._failed = self._asked
+        else:
+            self._talk.begin(self._taken_back)
+
+    def _say(self, line: str, taken_back: Messages | None = None) -> str:
+        self._asked, self._failed, self._taken_back = line, None, taken_back
+        return line
+
     @property
     def _messages(self) -> Messages:
         return msgspec.convert(self._talk.messages, Messages)
@@ -89,6 +103,7 @@ class ChatCommands:
 
     def _load(self, path: Path) -> None:
         self._talk.begin(_read(path).messages)
+        self._failed = None
         say(f"loaded from {path}: {counted(len(self._messages), 'message')}")
 
     def _set_system(self, text: str) -> None:
@@ -98,11 +113,13 @@ class ChatCommands:
 
     def _retry(self) -> str:
         messages = self._messages
+        if self._failed is not None:
+            return self._say(self._failed)
         asked = [at for at, one in enumerate(messages) if one["role"] == "user"]
         if not asked:
             raise UsageError("nothing was asked yet")
         self._talk.begin(messages[: asked[-1]])
-        return messages[asked[-1]]["content"]
+        return self._say(messages[asked[-1]]["content"], taken_back=messages)
 
 
 def _path(text: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -24,12 +25,19 @@ ModelSource = Annotated[
 ]
 
 
+def _told(activity: Activity, seen: list[str]) -> str:
+    """What is under way; between two things that have a name, and before the first, what they are for."""
+    if text := str(activity):
+        seen[:] = [text]
+    return text or ("preparing the prompt" if seen else "starting")
+
+
 def connected(
     model: str | None, asked: ConnectOptions, swarm: ChosenSwarm, discoveries: Discoveries | None = None
 ) -> Model:
     """The model, opened; raises what `connect` raises. What is waited for is shown from now on."""
     activity = Activity()
-    waits_for(lambda: str(activity) or "starting")
+    waits_for(partial(_told, activity, []))
     from shoal.client.sync import connect
     from shoal.swarm.discovery.address_book import AddressBook
 
@@ -38,7 +46,6 @@ def connected(
         asked, peers=swarm.peers, invite=swarm.private, discoveries=discoveries, activity=activity
     )
     remote = connect(model, **msgspec.structs.asdict(whole))
-    waits_for(lambda: str(activity) or "finishing")
     if swarm.name:
         with contextlib.suppress(UsageError):  # what cannot be noted is no reason to stop
             AddressBook().refresh(swarm.name, swarm.peers, remote.remote.client.records())

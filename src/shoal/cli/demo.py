@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli.output import AsJson, Transport, interruptible, print_json
-from shoal.cli.terminal import say, styled, waits_for, write
+from shoal.cli.terminal import ReplyText, say, styled, waits_for
 
 if TYPE_CHECKING:
     from shoal.client.completion import Completion
@@ -67,14 +67,14 @@ def _disturbed(
     """Stream an answer and kill the middle server after a third of it; also what that cost."""
     story: dict[str, Any] = {}
     last_at, killed_at = time.monotonic(), None
-    stream = model.stream(prompt, raw=raw, max_tokens=max_tokens)
+    stream, text = model.stream(prompt, raw=raw, max_tokens=max_tokens), ReplyText()
     for piece in stream:
         now = time.monotonic()
         if killed_at is not None and stream.failovers and "pause_s" not in story:
             story["pause_s"] = now - last_at
         last_at = now
         if not quiet:
-            write(piece)
+            text.write(piece)
         if killed_at is None and stream.usage.completion_tokens > max_tokens // 3:
             killed_at, victim = now, stream.route[(len(stream.route) - 1) // 2]
             swarm.of(victim.peer).kill()
@@ -82,7 +82,7 @@ def _disturbed(
             if not quiet:
                 say(" ", styled(f"✗ {story['killed']} was killed", "bold red"), " ", end="")
     if not quiet:
-        write("\n")
+        text.end(always=True)
     story["replaced_by"] = [name for event in stream.failovers for name in event.found]
     story["replayed_rows"] = sum(event.replayed_rows for event in stream.failovers)
     return stream.completion, story

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 def drain(
     ticket: Annotated[str, typer.Argument(help="The server's ticket.")],
     identity: Annotated[
-        Path | None, typer.Option(help="The server's key file (shoal serve --identity FILE); not needed with --swarm.")
+        Path | None,
+        typer.Option(
+            help="The server's key file (shoal serve --identity FILE); not needed with --swarm, nor for a server whose key "
+            "this machine keeps."
+        ),
     ] = None,
     swarm: SwarmName = "",
     transport: Transport = None,
@@ -29,10 +33,17 @@ def drain(
 ) -> None:
     """Order a server to take no new sessions, to let those it has move, and to leave. Its key is needed for that."""
     from shoal.errors import UsageError
+    from shoal.server.server_place import kept_key
+    from shoal.swarm.discovery.ticket import Ticket
     from shoal.swarm.identity import Identity
+    from shoal.types import PeerId
 
     if identity is None and not swarm:
-        raise UsageError("give the server's key file (--identity), or its private swarm (--swarm)")
+        identity = kept_key(PeerId(Ticket.parse(ticket).peer))
+        if identity is None:
+            raise UsageError(
+                "this machine keeps no key of that server: give its key file (--identity), or its private swarm (--swarm)"
+            )
     if identity is not None and not identity.is_file():
         raise UsageError(f"there is no key file {identity}")
     waits_for("asking the server to leave")

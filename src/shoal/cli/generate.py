@@ -15,10 +15,10 @@ from shoal.cli.connecting import ModelSource, connected
 from shoal.cli.discovery_flags import Yes, client_discoveries
 from shoal.cli.option_flags import with_option_flags
 from shoal.cli.output import AsJson, Invite, SwarmName, print_json
-from shoal.cli.terminal import end_line, say, say_table, waits_for, write
+from shoal.cli.terminal import FINISHING, ReplyText, say, say_table, waits_for
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, UsageError
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import check_text
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
@@ -53,6 +53,8 @@ def generate(
         waits_for("reading the prompt from standard input")
     text = sys.stdin.read() if prompt == "-" else prompt
     check_text("the prompt", text)
+    if not (text if reply.raw else text.strip()):
+        raise UsageError("the prompt is empty")
     if reply.save is not None:
         from shoal.client.saved_reply import place_for_reply
 
@@ -71,25 +73,26 @@ def print_reply(stream: CompletionStream, kept: Path | None, as_json: bool, swar
     What else ends it is raised; a reply that is kept can be gone on with, and the error says how.
     """
     interrupted: KeyboardInterrupt | None = None
-    written = ""
+    text = ReplyText()
     try:
         for piece in stream:
             if not as_json:
-                write(piece)
-                written = piece or written
+                text.write(piece)
     except KeyboardInterrupt as error:
         interrupted = error
     except ShoalError as error:
-        end_line(written)
+        waits_for(FINISHING)
+        text.end()
         if kept is not None and kept.exists():
             error.add_note(f"the reply so far is kept: {_go_on(kept, swarm)}")
         raise
+    waits_for(FINISHING)
     if as_json:
         print_json(result(stream.completion))
     else:
-        write("\n") if interrupted is None else end_line(written)
+        text.end(always=interrupted is None)
     if interrupted is not None:
-        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept, swarm)})")
+        say("(cancelled)" if kept is None else f"(kept: {_go_on(kept, swarm)})", whole=True)
     if not as_json:
         show_times(stream.completion)
     if interrupted is not None:

@@ -14,8 +14,6 @@ from shoal.errors import UsageError
 if TYPE_CHECKING:
     from shoal.client.client import AsyncClient
 
-INVITE_PREFIX = "shoal-invite"
-
 
 def join(
     ticket: Annotated[str, typer.Argument(help="A member's ticket, or an invite to a private swarm.")],
@@ -26,9 +24,10 @@ def join(
     """Remember a swarm: commands find it by --swarm NAME, or without that where it is the only one."""
     from shoal.client.client import AsyncClient
     from shoal.swarm.discovery.address_book import AddressBook
+    from shoal.swarm.membership.credentials import INVITE_WORD
     from shoal.swarm.membership.storage import PrivateSwarm, SwarmFolder
 
-    invited = ticket.strip().startswith(INVITE_PREFIX)
+    invited = ticket.strip().startswith(INVITE_WORD)
     if not name and not invited:
         raise UsageError("the swarm needs a name: --as NAME")
     if name:

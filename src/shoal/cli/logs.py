@@ -7,7 +7,7 @@ import time
 from typing import Literal
 
 from shoal.cli.output import json_line
-from shoal.cli.terminal import console, say
+from shoal.cli.terminal import console, say, waiting
 from shoal.errors import UsageError
 
 LogFormat = Literal["text", "json"]
@@ -24,17 +24,27 @@ def set_up_logging(level: str, form: LogFormat) -> None:
     logger.propagate = False
 
 
-class TextHandler(logging.Handler):
-    """Prints the time, the level unless it is INFO, and the message; a trace follows."""
+def show_warnings() -> None:
+    """Show what is logged as a warning or worse in a command that has no log, libraries' and Python's own warnings too."""
+    logging.getLogger().addHandler(_WARNINGS)  # once, however often
+    logging.captureWarnings(True)
 
-    def __init__(self) -> None:
-        super().__init__()
+
+class TextHandler(logging.Handler):
+    """Prints the time (if `timed`), the level unless it is INFO, and the message; a trace follows."""
+
+    def __init__(self, timed: bool = True, level: int = logging.NOTSET) -> None:
+        super().__init__(level)
+        self._timed = timed
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        say(f"{clock} {level}{self.format(record)}")
+        clock = time.strftime("%H:%M:%S ", time.localtime(record.created)) if self._timed else ""
+        say(f"{clock}{level}{self.format(record).rstrip()}")
+
+
+_WARNINGS = TextHandler(timed=False, level=logging.WARNING)
 
 
 class JsonHandler(logging.Handler):
@@ -49,5 +59,6 @@ class JsonHandler(logging.Handler):
             "message": record.getMessage(),
             "trace": trace,
         }
-        console.file.write(json_line(line) + "\n")
-        console.file.flush()
+        with waiting.printing():
+            console.file.write(json_line(line) + "\n")
+            console.file.flush()

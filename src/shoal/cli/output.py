@@ -76,7 +76,7 @@ def report(error: ShoalError) -> None:
     if isinstance(error, ServerFull):
         say(f"try again in {error.retry_after:.0f} s")
     for note in getattr(error, "__notes__", ()):
-        say(note)
+        say(note, whole=True)
 
 
 def report_mistake(error: Exception) -> None:
@@ -96,22 +96,28 @@ def debug_wanted() -> bool:
     return DEBUG in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
 
 
-def run_command(command: Callable[[], object]) -> None:
+def run_command(command: Callable[[], object], since: float | None = None) -> None:
     """Run a command line: strict arithmetic is asked for before anything imports torch, any error becomes one line.
+
+    `since`: when the user began to wait, by the monotonic clock; now, if None.
 
     Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
     shell gives to what SIGINT and SIGPIPE have ended.
     """
+    from shoal.cli.logs import show_warnings
+
     strict_mode_environment()
+    _open_what_is_closed()
     _take_any_text()
+    show_warnings()
     waits_for("starting")
-    waiting.start()
+    waiting.start(since)
     try:
         command()
     except (BrokenPipeError, ReaderGone):
-        _leave(BROKEN_PIPE)
+        leave(BROKEN_PIPE)
     except KeyboardInterrupt:
-        _leave(INTERRUPTED)
+        leave(INTERRUPTED)
     except Exception as group:
         error = _first(group)
         if debug_wanted():
@@ -123,10 +129,17 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(1)
     except SystemExit as exit_:
         if exit_.code == INTERRUPTED:
-            _leave(INTERRUPTED)
+            leave(INTERRUPTED)
         raise
     finally:
         waiting.stop()
+
+
+def _open_what_is_closed() -> None:
+    """Python has no stream for a descriptor that is closed: one that says and takes nothing stands there instead."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _take_any_text() -> None:
@@ -150,7 +163,7 @@ def _first(error: Exception) -> Exception:
 def end_at_once_on_interrupt() -> None:
     """Ctrl-C ends the process, as long as nothing has to be tidied up: nobody was contacted, no file was begun."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: leave(INTERRUPTED))
 
 
 def interruptible() -> None:
@@ -160,8 +173,8 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once: threads that still read files are not waited for."""
+def leave(code: int) -> NoReturn:
+    """End at once: threads that still read files are not waited for, nor what libraries do at the end."""
     waiting.stop()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, RuntimeError):  # RuntimeError: it was just being written to

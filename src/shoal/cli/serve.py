@@ -63,8 +63,9 @@ def serve(
 
     Ctrl-C lets the sessions move to other servers, then leaves; a second Ctrl-C leaves at once.
     """
+    interface = host_port(numeric(options.listen))[0]  # where it cannot listen it need not begin
     if discovery.wanted:
-        discovery = msgspec.structs.replace(discovery, interface=host_port(numeric(options.listen))[0])
+        discovery = msgspec.structs.replace(discovery, interface=interface)
     set_up_logging(log_level, log_format)
     if options.memory_bytes is not None and options.device == "cpu":
         _check_memory(options.memory_bytes)
@@ -190,6 +191,7 @@ async def _drain(server: Server, at_once: asyncio.Event) -> None:
     """Let the sessions move, unless there is no time for that."""
     if at_once.is_set():
         return
+    waits_for("leaving the swarm")
     if alone := server.blocks_only_here:
         spans = ", ".join(map(str, alone))
         say(styled("warning", "bold yellow"), f": no other server has blocks {spans}; nobody can use the model then")
@@ -198,6 +200,7 @@ async def _drain(server: Server, at_once: asyncio.Event) -> None:
         say(f"leaving: {moving} to move to other servers (Ctrl-C again: leave at once)")
         waits_for(lambda: f"waiting for {counted(len(server.sessions), 'session')} to move")
     ended, left = await first_done(server.drain(), at_once.wait())
+    waits_for("leaving the swarm")
     if ended == 0 and left:
         say(f"{counted(left, 'session')} found no other server in time")
 

@@ -20,6 +20,9 @@ AGAIN_S = 10.0
 TOLD_S = 1.0
 """From when on the line says for how long."""
 
+TURNS, TURN_S = "|/-\\", 0.25
+"""What stands before a line on a terminal, and how soon it turns: seconds alone would move too rarely to look alive."""
+
 
 class Screen(Protocol):
     """Where the line is shown. `is_terminal`: a line there can be written over."""
@@ -62,10 +65,10 @@ class StatusLine:
         self._mid_line = False
         self._stopped = threading.Event()
 
-    def start(self) -> None:
-        """Begin to look, in a thread of its own, which ends with the process or at `stop`."""
+    def start(self, since: float | None = None) -> None:
+        """Begin to look, in a thread of its own, which ends with the process or at `stop`. `since` when nothing was printed."""
         self._stopped.clear()
-        self._silent, self._printed_at = 0, self._clock.monotonic()
+        self._silent, self._printed_at = 0, self._clock.monotonic() if since is None else since
         threading.Thread(target=self._keep, name="shoal-status", daemon=True).start()
 
     def stop(self) -> None:
@@ -79,6 +82,11 @@ class StatusLine:
         """What is waited for from now on; called in another thread whenever it is to be shown. `timed`: say for how long."""
         with self._lock:
             self._what, self._timed = what, timed
+
+    @property
+    def text(self) -> str:
+        """What is waited for now."""
+        return self._what()
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
@@ -116,7 +124,8 @@ class StatusLine:
             seconds = now - self._words_since
             line = f"{text}, {seconds:.0f} s" if self._timed and seconds >= TOLD_S else text
             if self._screen.is_terminal:
-                self._draw(line[: self._screen.width - 1])
+                turn = f"{TURNS[int(now / TURN_S) % len(TURNS)]} " if self._timed else ""
+                self._draw(f"{turn}{line}"[: self._screen.width - 1])
             elif not self._said_at or now - self._said_at >= AGAIN_S:
                 self._said_at = now
                 self._screen.put(f"{line}\n")

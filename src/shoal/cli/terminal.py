@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shoal.cli.status_line import StatusLine
+from shoal.cli.word_wrap import WordWrap
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal obeys instead of showing them, or that are none: all controls but tab and newline."""
+
+MOST_CELLS = 10_000
+"""Of a table whose own width is asked for."""
 
 INDENT = "  "
 """Before the further lines of a message, so that none of them looks like a message of its own."""
@@ -60,6 +66,10 @@ def waits_for(what: Callable[[], str] | str, timed: bool = True) -> None:
     waiting.watch((lambda: escaped(what)) if isinstance(what, str) else (lambda: escaped(what())), timed)
 
 
+FINISHING = "finishing"
+"""What is said while servers are told that a session is over."""
+
+
 def counted(number: int, noun: str) -> str:
     """`1 session`, `2 sessions`, `1,024 sessions`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -70,25 +80,58 @@ def styled(text: str, style: str) -> Text:
     return Text(escaped(text), style)
 
 
-def say(*parts: str | Text, end: str = "\n") -> None:
-    """Print a message to standard error; its parts follow one another. It is not wrapped."""
+def say(*parts: str | Text, end: str = "\n", whole: bool = False) -> None:
+    """Print a message to standard error; its parts follow one another.
+
+    A terminal gets it broken between words, unless it is to be copied (`whole`).
+    """
     line = Text()
     for part in parts:
         line.append_text(part if isinstance(part, Text) else Text(escaped(part)))
-    lines = line.split("\n", allow_blank=True)
+    lines: Iterable[Text] = line.split("\n", allow_blank=True)
+    if not whole and end and console.file.isatty():
+        lines = [part for one in lines for part in _broken(one)]
     with waiting.printing(ends_line=end == "\n"):
         console.print(Text("\n" + INDENT).join(lines), end=end, soft_wrap=True)
 
 
+def _broken(line: Text) -> Iterable[Text]:
+    """A line in parts that a terminal has room for; a word that is longer than one stays whole."""
+    offsets, begins_at, room = list[int](), 0, console.width
+    for word in re.finditer(r"\S+", line.plain):
+        if begins_at < word.start() and cell_len(line.plain[begins_at : word.end()]) > room:
+            begins_at, room = word.start(), console.width - len(INDENT)
+            offsets.append(begins_at)
+    parts = line.divide(offsets)
+    for part in parts:
+        part.rstrip()
+    return parts
+
+
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table to standard error: its first column stands left, numbers stand right."""
+    """Print a table to standard error: its first column stands left, numbers stand right.
+
+    A terminal that is too narrow for it gets a line for each row, in which nothing is cut.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row] for row in rows]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for index, title in enumerate(titles):
         table.add_column(title, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(escaped(cell)) for cell in row))
+    for row in cells:
+        table.add_row(*row)
+    width = console.measure(table, options=console.options.update(width=MOST_CELLS)).maximum
+    if console.file.isatty() and width > console.width:
+        for row in cells:
+            _say_row(titles, row)
+        return
     with waiting.printing():
-        console.print(table)
+        console.print(table, width=max(width, console.width), crop=False)
+
+
+def _say_row(titles: Sequence[str], row: Sequence[Text]) -> None:
+    first, *rest = row
+    named = [Text(f"{title} ").append_text(cell) for title, cell in zip(titles[1:], rest, strict=False) if cell.plain]
+    say(Text(" · ").join([first, *named]))
 
 
 class ReaderGone(Exception):
@@ -107,7 +150,21 @@ def write(text: str) -> None:
             raise ReaderGone from error
 
 
-def end_line(written: str) -> None:
-    """After the last piece that was written of a result: what comes next begins on a line of its own."""
-    if written and not written.endswith("\n"):
-        write("\n")
+class ReplyText:
+    """A reply on standard output, as it comes. A terminal gets it broken between words, a file as it is."""
+
+    def __init__(self) -> None:
+        self._wrap = WordWrap(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+        self._last = ""
+
+    def write(self, piece: str) -> None:
+        """Show what has come; raises ReaderGone."""
+        self._last = piece or self._last
+        write(piece if self._wrap is None else self._wrap.taken(escaped(piece)))
+
+    def end(self, always: bool = False) -> None:
+        """Show what is left. What comes next begins on a line of its own; `always`: a line ends here even if none is begun."""
+        if self._wrap is not None:
+            write(self._wrap.rest())
+        if always or (self._last and not self._last.endswith("\n")):
+            write("\n")

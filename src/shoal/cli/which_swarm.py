@@ -27,6 +27,7 @@ def chosen_swarm(peers: tuple[str, ...], swarm: str, invite: str, found_otherwis
     `found_otherwise`: a discovery looks for it, or a saved reply knows the way.
     """
     from shoal.swarm.discovery.address_book import AddressBook
+    from shoal.swarm.membership.storage import SwarmFolder
 
     book = AddressBook()
     name = swarm
@@ -37,6 +38,9 @@ def chosen_swarm(peers: tuple[str, ...], swarm: str, invite: str, found_otherwis
         if len(names) > 1:
             raise UsageError(f"several swarms are known, {', '.join(names)}: choose one (--swarm NAME)")
         name = names[0]
+    if name and not invite and not SwarmFolder(name).path.exists():
+        known = f"there are {', '.join(names)}; " if (names := book.names()) else ""
+        raise UsageError(f"no swarm {name!r} is known here; {known}{HOW_TO_JOIN}, or give an invite (--invite)")
     if name and not invite and (tickets := book.tickets(name)):
         return ChosenSwarm(peers or tickets, None, "" if peers else name)
     return ChosenSwarm(peers, private(name, invite))

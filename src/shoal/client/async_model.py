@@ -18,14 +18,15 @@ from shoal.client.client import AsyncClient
 from shoal.client.client_options import ROUTE_WAIT_S, SessionOptions, connect_options, reply_options, session_options
 from shoal.client.completion import AsyncCompletionStream, Completion, GrowingReply
 from shoal.client.decoder import SessionDecoder
-from shoal.client.prompt import prompt_tokens
+from shoal.client.prompt import kind_of, prompt_tokens
 from shoal.client.remote_model import RemoteModel, open_model
 from shoal.client.reply_file import ReplyFile
-from shoal.client.saved_reply import SavedReply, place_for_reply, take_up
+from shoal.client.saved_reply import SavedReply, place_for_reply, read_saved, take_up
 from shoal.client.session.session import Session
 from shoal.errors import FingerprintMismatch, UsageError
 from shoal.model.weights.chat_template import Message
-from shoal.options import split
+from shoal.model.weights.model_source import check_there
+from shoal.options import check_text, split
 from shoal.swarm.routing.route_options import RouteOptions
 
 CONTEXT_TOKENS = 4096
@@ -61,7 +62,8 @@ class AsyncModel:
         self._check_open()
         asked, params, session = reply_options(options, self._options)
         place = None if asked.save is None else place_for_reply(asked.save)
-        reply = GrowingReply(prompt_tokens(self.remote.tokenizer, prompt, asked.raw), params)
+        ids = prompt_tokens(self.remote.tokenizer, prompt, asked.raw, self.remote.config.vocab_size)
+        reply = GrowingReply(ids, params)
         room = self._with_room(session, len(reply.prompt_ids) + params.max_tokens)
         if place is not None:
             room = msgspec.structs.replace(room, keep_s=asked.keep_s)
@@ -72,15 +74,23 @@ class AsyncModel:
         return self._stream(reply, place, opening)
 
     def resume(
-        self, saved: SavedReply, save: str | os.PathLike[str] | None = None, *, wait_s: float = ROUTE_WAIT_S
+        self,
+        saved: SavedReply | str | os.PathLike[str],
+        save: str | os.PathLike[str] | None = None,
+        *,
+        wait_s: float = ROUTE_WAIT_S,
     ) -> AsyncCompletionStream:
-        """Go on with a reply that `read_saved` has read; its text so far comes first.
+        """Go on with a reply that `read_saved` has read, or with that in a file, which is kept up to date then.
 
+        Its text so far comes first.
         Servers that still hold its session go on from there, the others get its rows again; the process that wrote the file is
         fenced off. Without `save` nothing keeps another process from taking the same reply up. Reading raises
         FingerprintMismatch for another model's reply, SessionFenced when another process has it, and what a session raises.
         """
         self._check_open()
+        if not isinstance(saved, SavedReply):
+            file, saved = saved, read_saved(saved)
+            save = save or file
         path = None if save is None else place_for_reply(save)
         reply = GrowingReply(saved.prompt_ids, saved.params, saved.token_ids, saved.seed, saved.finish_reason)
         if saved.finish_reason:
@@ -174,7 +184,7 @@ class AsyncModel:
         await self.aclose()
 
 
-async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
+async def connect_async(model: str | os.PathLike[str] | None = None, **options: Any) -> AsyncModel:
     """Join a swarm and open a model: a hub id, a directory, a GGUF file, or (None) the one that the swarm serves.
 
     The keywords are the fields of `ConnectOptions`, and of `SessionOptions` and `RouteOptions` for all replies of the model.
@@ -182,6 +192,7 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     answers, and what `open_model` raises.
     """
     asked, session = connect_options(options)
+    name = None if model is None else _model_name(model)
     client = AsyncClient(
         asked.peers,
         invite=asked.invite,
@@ -191,7 +202,17 @@ async def connect_async(model: str | None = None, **options: Any) -> AsyncModel:
     )
     await client.__aenter__()
     try:
-        return AsyncModel(await open_model(client, model, asked.wait_s, asked.head, asked.fingerprint), session)
+        return AsyncModel(await open_model(client, name, asked.wait_s, asked.head, asked.fingerprint), session)
     except BaseException:
         await client.close()
         raise
+
+
+def _model_name(model: Any) -> str:
+    """What the caller calls the model; raises UsageError for what is no name, ModelNotFound where it can lead to nothing."""
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else None
+    if not isinstance(name, str):
+        raise UsageError(f"a model is named by a text or a path, not by {kind_of(model)}", field="model")
+    check_text("model", name)
+    check_there(name)
+    return name

@@ -253,15 +253,15 @@ class AsyncClient:
         return [signed.record for signed in self.directory.records()]
 
     async def status(self) -> list[ServerStatus]:
-        """Every known server with its load, asked for just now."""
-        records = self.records()
+        """Every known server with its load, asked for just now; raises UsageError outside `async with`."""
+        probe, records = self._opened.probe, self.records()
         with self.activity.doing(f"asking {len(records)} servers"):
-            return list(await asyncio.gather(*(self._status(record) for record in records)))
+            return list(await asyncio.gather(*(self._status(probe, record) for record in records)))
 
-    async def _status(self, record: ServerRecord) -> ServerStatus:
+    async def _status(self, probe: ServerProbe, record: ServerRecord) -> ServerStatus:
         try:
             async with asyncio.timeout(LOOKED_AT_S):
-                return ServerStatus(record, await self._opened.probe.ask(record))
+                return ServerStatus(record, await probe.ask(record))
         except ShoalError as error:
             return ServerStatus(record, None, str(error))
         except TimeoutError:
@@ -309,7 +309,9 @@ class AsyncClient:
         Entering raises NoRoute when blocks stay missing, ServerFull when the only servers of some blocks are full, and
         NetworkError when they are out of reach.
         """
-        options = options or SessionOptions(max_tokens=max_tokens)
+        options = SessionOptions(max_tokens=max_tokens) if options is None else options
+        if not isinstance(options, SessionOptions):
+            raise UsageError(f"options cannot be {options!r}: it is a SessionOptions", field="options")
         return self._session(model, None if span is None else Span.of(span), options, wait_s)
 
     @contextlib.asynccontextmanager

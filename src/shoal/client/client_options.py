@@ -48,7 +48,11 @@ class SessionOptions(Options, frozen=True, kw_only=True):
     row_codec: Annotated[RowCodec, option("How hidden states travel; the servers offer what was proven.")] = "fp32"
     prefill_chunk_rows: Annotated[
         int,
-        option("Rows of one frame of a prompt; small, so that all hops work at once.", least=1, most=MAX_FRAME_ROWS),
+        option(
+            "Rows of one frame of a prompt, of which 64 at most are sent at once; small, so that all hops work at once.",
+            least=1,
+            most=MAX_FRAME_ROWS,
+        ),
     ] = PREFILL_CHUNK_ROWS
     patience_s: Annotated[
         float, option("Seconds that a step waits while blocks have no server.", least=0, flag="--patience")

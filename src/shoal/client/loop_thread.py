@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._process = os.getpid()
         self._begins = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="shoal-client", daemon=True)
@@ -37,8 +39,11 @@ class LoopThread:
     def run(self, work: Coroutine[Any, Any, T], within_s: float | None = None) -> T:
         """Run to the end. Ctrl-C cancels the work and is raised; so is TimeoutError after `within_s`.
 
-        Raises UsageError when this is closed, or becomes so meanwhile.
+        Raises UsageError when this is closed, or becomes so meanwhile, and in a process that was forked: no thread is there.
         """
+        if os.getpid() != self._process:
+            work.close()
+            raise UsageError("a model belongs to the process that has connected: connect again in this one")
         call = _Call(self._loop, work)
         with self._begins:
             mine = threading.current_thread() is not self._thread
@@ -50,7 +55,9 @@ class LoopThread:
         return call.result(within_s)
 
     def close(self, within_s: float = CLOSE_S) -> None:
-        """Cancel what still runs, and stop. Closing twice is harmless."""
+        """Cancel what still runs, and stop. Closing twice is harmless; a forked process has nothing to close."""
+        if os.getpid() != self._process:
+            return
         with self._begins:
             if self._closed:
                 return

@@ -15,32 +15,35 @@ from shoal.options import check_text
 PROMPT_FORM = "a prompt is a text, or with raw=True a sequence of token ids"
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: Any, raw: bool) -> list[int]:
+def prompt_tokens(tokenizer: Tokenizer, prompt: Any, raw: bool, vocab_size: int) -> list[int]:
     """Token ids of a text (without `raw`: in the chat template), or of ids: a sequence, an array [n] or [1, n] or a tensor.
 
-    Raises UsageError for anything else.
+    Raises UsageError for anything else, and for ids that the model does not have.
     """
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
         return tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
     token_ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if isinstance(token_ids, bytes | bytearray | dict) or not isinstance(token_ids, Iterable):
-        raise UsageError(f"{PROMPT_FORM}, not {_kind(prompt)}")
+        raise UsageError(f"{PROMPT_FORM}, not {kind_of(prompt)}")
     token_ids = list(token_ids)
     if len(token_ids) == 1 and isinstance(token_ids[0], list | tuple):
         token_ids = list(token_ids[0])
     if not raw or any(isinstance(token, bool | str) for token in token_ids):
         raise UsageError(f"{PROMPT_FORM}; a conversation is begun with chat(messages=…)")
     try:
-        return [operator.index(token) for token in token_ids]
+        ids = [operator.index(token) for token in token_ids]
     except TypeError as error:
-        raise UsageError(f"{PROMPT_FORM}, not {_kind(prompt)} of other things") from error
+        raise UsageError(f"{PROMPT_FORM}, not {kind_of(prompt)} of other things") from error
+    if unknown := [token for token in ids if not 0 <= token < vocab_size]:
+        raise UsageError(f"token id {unknown[0]} is not in the model's vocabulary of {vocab_size}")
+    return ids
 
 
 def said_text(text: Any) -> str:
     """What is said in a conversation; raises UsageError for what is no text."""
     if not isinstance(text, str):
-        raise UsageError(f"what is said is a text, not {_kind(text)}")
+        raise UsageError(f"what is said is a text, not {kind_of(text)}")
     check_text("the text", text)
     return text
 
@@ -55,8 +58,10 @@ def rows_tensor(hidden_states: Any) -> torch.Tensor:
             raise TypeError(f"{given.dtype} are no hidden states")
         return given.to(torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"hidden states are a tensor or an array of numbers, not {_kind(hidden_states)}") from error
+        raise UsageError(f"hidden states are a tensor or an array of numbers, not {kind_of(hidden_states)}") from error
 
 
-def _kind(given: Any) -> str:
-    return f"a {type(given).__name__}" if given is not None else "None"
+def kind_of(given: Any) -> str:
+    """What was given, for an error: `an int`, `a dict`, `None`."""
+    name = type(given).__name__
+    return "None" if given is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

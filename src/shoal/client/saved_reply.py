@@ -19,6 +19,8 @@ from shoal.swarm.discovery.ticket import Ticket
 from shoal.types import Hop, ModelSpec, PeerId, Span
 
 MAX_FILE_BYTES = 64 << 20
+SHOWN_CHARACTERS = 60
+"""Of a reply's text in its `repr`."""
 
 
 class SavedHop(msgspec.Struct, frozen=True):
@@ -86,6 +88,11 @@ class SavedReply(msgspec.Struct, frozen=True, tag="shoal reply 1"):
         records = [parse_record(hop.record).record for hop in self.session.hops]
         return [*self.tickets, *(str(Ticket(record.peer, record.addresses)) for record in records)]
 
+    def __repr__(self) -> str:
+        """Without the keys to its session, which are for nobody to see."""
+        state = self.finish_reason or "not ended"
+        return f"<SavedReply {self.text[:SHOWN_CHARACTERS]!r} {len(self.token_ids)} tokens, {state}>"
+
     def taken_up(self) -> SavedReply:
         """For the process that goes on: hops obey it, and no longer the one that wrote this."""
         return msgspec.structs.replace(self, session=self.session.taken_up())
@@ -132,6 +139,8 @@ def write_saved(path: Path, saved: SavedReply) -> None:
 
 def read_saved(path: str | os.PathLike[str]) -> SavedReply:
     """The reply in a file; raises UsageError when there is none, or it is something else or cut off."""
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"a saved reply is read from a path, not from a {type(path).__name__}")
     path = Path(path)
     try:
         return msgspec.msgpack.decode(read_kept(path, MAX_FILE_BYTES, "saved reply"), type=SavedReply)

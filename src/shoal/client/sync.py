@@ -48,7 +48,11 @@ class Model:
         return CompletionStream(self, self._loop, self._model.stream(prompt, **options))
 
     def resume(
-        self, saved: SavedReply, save: str | os.PathLike[str] | None = None, *, wait_s: float = ROUTE_WAIT_S
+        self,
+        saved: SavedReply | str | os.PathLike[str],
+        save: str | os.PathLike[str] | None = None,
+        *,
+        wait_s: float = ROUTE_WAIT_S,
     ) -> CompletionStream:
         """See `AsyncModel.resume`."""
         return CompletionStream(self, self._loop, self._model.resume(saved, save, wait_s=wait_s))
@@ -166,7 +170,7 @@ class ChatSession:
         self.close()
 
 
-def connect(model: str | None = None, **options: Any) -> Model:
+def connect(model: str | os.PathLike[str] | None = None, **options: Any) -> Model:
     """See `connect_async`, whose options these are."""
     loop = LoopThread()
     try:

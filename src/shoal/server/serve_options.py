@@ -14,7 +14,7 @@ from shoal.errors import UsageError
 from shoal.options import Options, option
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.membership.storage import PrivateSwarm
-from shoal.types import MAX_NAME_CHARS, KvDtype, PeerId, Span
+from shoal.types import MAX_NAME_CHARS, KvDtype, PeerId, Span, is_plain
 
 MIN_MEMORY_BYTES = 64 * 10**6
 JOURNAL_SHARE = 0.1
@@ -163,6 +163,8 @@ class ServeOptions(Options, frozen=True, kw_only=True):
             raise UsageError(
                 f"name cannot have {len(self.name)} characters: it has at most {MAX_NAME_CHARS}", field="name"
             )
+        if not is_plain(self.name):
+            raise UsageError(f"name cannot be {self.name!r}: it is one line without control characters", field="name")
 
 
 def default_memory_bytes() -> int:

@@ -26,7 +26,9 @@ from filelock import FileLock, Timeout
 from shoal.errors import UsageError
 from shoal.files import replace_file
 from shoal.server.serve_options import ServeOptions
+from shoal.swarm.identity import Identity
 from shoal.transport.address import host_port, join_host_port
+from shoal.types import PeerId
 
 MAX_AT_ONCE = 64
 """Servers of one model and choice of blocks that run on one machine."""
@@ -102,6 +104,15 @@ class ServerPlace:
     ) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def kept_key(peer: PeerId) -> Path | None:
+    """The key file of a server of this machine by its node id, where it was started without one of its own."""
+    for path in sorted((state_home() / "servers").glob("*/*/node.key")):
+        with contextlib.suppress(UsageError):
+            if Identity.load(path).peer == peer:
+                return path
+    return None
 
 
 def state_home() -> Path:

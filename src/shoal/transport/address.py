@@ -36,10 +36,23 @@ def host_port(text: str, scheme: str | None = None) -> tuple[str, int]:
         if not separator or found != scheme:
             raise UsageError(f"{text!r} is not a {scheme} address")
     host, colon, port = rest.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 65_536):
+    if _is_ipv6(rest) or _is_ipv6(host):
+        raise UsageError(f"an IPv6 address stands in brackets, as in [::1]:4433, not {text!r}")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not (
+        colon and host and (bracketed or ":" not in host) and port.isascii() and port.isdecimal() and int(port) < 65_536
+    ):
         raise UsageError(f"an address is written HOST:PORT, not {text!r}")
     return host, int(port)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def numeric(text: str) -> str:
@@ -56,6 +69,9 @@ def numeric(text: str) -> str:
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot listen on {text}: {host!r} stands for no address ({error})") from error
         host = str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.is_multicast or address == ipaddress.IPv4Address(0xFFFFFFFF):
+        raise UsageError(f"cannot listen on {text}: {host} is not the address of one machine")
     return join_host_port(host, port)
 
 

@@ -84,7 +84,7 @@ class TlsTransport:
                 lambda: _Plain(accepted), host, port, backlog=MAX_PENDING_HANDSHAKES
             )
         except (OSError, ValueError) as error:
-            raise UsageError(f"cannot listen on {join_host_port(host, port)}: {error}") from error
+            raise UsageError(f"cannot listen on {join_host_port(host, port)}: {_reason(error)}") from error
         numeric, bound = self._server.sockets[0].getsockname()[:2]  # a record names no hosts but numbers
         self.addresses = self._advertise or tuple(f"tls://{name}:{bound}" for name in local_hosts(numeric))
 
@@ -130,13 +130,13 @@ class TlsTransport:
         try:
             raw = await self._connect(host, port)
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be one
-            raise DialError(f"{address} does not answer: {error}") from error
+            raise DialError(f"{address} does not answer: {_reason(error)}") from error
         channel = self._channel(raw)
         try:
             await channel.secure(self._dialling_context, server_side=False)
             await self._authenticate(channel, peer)
         except (OSError, EOFError, ChannelClosed) as error:
-            raise DialError(f"{address} ended the connection during the handshake: {error}") from error
+            raise DialError(f"{address} ended the connection during the handshake: {_reason(error)}") from error
         finally:
             if not channel.peer:
                 channel.abort()
@@ -196,3 +196,9 @@ async def _stop(server: asyncio.Server) -> None:
     for _ in range(ACCEPTING_ROUNDS):
         await asyncio.sleep(0)
     server.close()
+
+
+def _reason(error: Exception) -> str:
+    """Why nothing came of a connection; asyncio says the address once more."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else str(error)

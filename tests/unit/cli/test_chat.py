@@ -70,3 +70,14 @@ def test_a_command_says_nothing_to_the_model(said: io.StringIO) -> None:
     assert [line for line, _ in asked] == ["/a", "/help"]
     assert "/retry" in said.getvalue()
     assert "there is no /oops" in said.getvalue()
+
+
+def test_a_question_that_was_interrupted_is_asked_again(said: io.StringIO) -> None:
+    """By `/retry`, as what is said at the interruption tells."""
+    asked: Asked = []
+    talk = SimpleNamespace(messages=(), begin=lambda messages: None)
+    commands = ChatCommands(talk)  # type: ignore[arg-type]
+    for line in ("hello", "/retry"):
+        _answer(chat_with(Stream("a ", KeyboardInterrupt()), asked), commands, line, {}, as_json=False)
+    assert [line for line, _ in asked] == ["hello", "hello"]
+    assert "/retry asks it again" in said.getvalue()

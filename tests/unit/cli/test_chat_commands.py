@@ -78,3 +78,41 @@ def test_the_last_question_is_asked_again() -> None:
     talk = Conversation(SYSTEM, *FIRST, *SECOND)
     assert ChatCommands(talk).taken("/retry") == "c"
     assert talk.messages == (SYSTEM, *FIRST)
+
+
+def test_a_question_that_got_no_answer_is_asked_again() -> None:
+    """It was forgotten, so that nothing is taken back."""
+    talk = Conversation(SYSTEM, *FIRST)
+    commands = ChatCommands(talk)
+    assert commands.taken("c") == "c"
+    commands.failed()
+    assert commands.taken("/retry") == "c"
+    assert talk.messages == (SYSTEM, *FIRST)
+    talk.messages = (SYSTEM, *FIRST, *SECOND)
+    assert commands.taken("/retry") == "c"  # now it has one, which is
+    assert talk.messages == (SYSTEM, *FIRST)
+
+
+def test_an_answer_is_not_lost_by_asking_again_in_vain() -> None:
+    """What `/retry` took back comes back when the turn fails; then it is the question that failed which is asked again."""
+    talk = Conversation(SYSTEM, *FIRST, *SECOND)
+    commands = ChatCommands(talk)
+    assert commands.taken("/retry") == "c"
+    commands.failed()
+    assert talk.messages == (SYSTEM, *FIRST, *SECOND)
+    assert commands.taken("/retry") == "c"
+    assert talk.messages == (SYSTEM, *FIRST)
+
+
+def test_a_question_that_failed_is_of_its_conversation(tmp_path: Path) -> None:
+    """Another system prompt keeps it, another conversation does not have it."""
+    kept = tmp_path / "chat.json"
+    ChatCommands(Conversation(*FIRST)).taken(f"/save {kept}")
+    commands = ChatCommands(Conversation(*SECOND))
+    commands.taken("lost")
+    commands.failed()
+    commands.taken("/system be kind")
+    assert commands.taken("/retry") == "lost"
+    commands.failed()
+    commands.taken(f"/load {kept}")
+    assert commands.taken("/retry") == "a"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal.cli.join import join
-from shoal.errors import UsageError
+from shoal.errors import InviteError, UsageError
 from shoal.types import Span
 from tests.faults.processes import SHOAL, ended, running
 from tests.swarms import NUM_BLOCKS, SwarmMaker
@@ -43,3 +43,10 @@ def test_it_needs_a_name() -> None:
         join("shoal1-x")
     with pytest.raises(UsageError, match="name"):
         join("shoal1-x", "Not A Name")
+
+
+@pytest.mark.parametrize("text", ["shoal-invite2-later", "shoal-invite1-damaged", " shoal-invite"])
+def test_an_invite_of_any_version_is_no_ticket(text: str) -> None:
+    """What is wrong with it is said in an invite's words."""
+    with pytest.raises(InviteError):
+        join(text)

@@ -72,3 +72,48 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout, ended.stderr.replace("starting\n", "")) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--version"], 0), (["status", "--peers", "no-ticket"], 1), (["oops"], 2)]
+)
+def test_a_command_that_is_done_ends_at_once(arguments: list[str], code: int) -> None:
+    """Nobody waits for threads and libraries that tidy up when all has been said, and nothing that was said is lost."""
+    program = f"""
+import atexit, sys, threading, time
+from shoal.cli.main import main
+threading.Thread(target=time.sleep, args=(300,)).start()
+atexit.register(lambda: print("late"))
+sys.argv = ["shoal", *{arguments!r}]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert "late" not in ended.stdout
+    assert ended.stdout.startswith("shoal ") if code == 0 else ended.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["generate -", "chat", "status"])
+def test_streams_that_are_closed(command: str, closed: str) -> None:
+    """As some starters of programs leave them: nothing is read there, nothing is said there, nothing else is wrong."""
+    line = f"{sys.executable} -m shoal.cli.main {command} --peers {TICKET} --transport tls {closed}"
+    ended = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "mistake" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ("error" in ended.stderr) == ("2>&-" not in closed)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_an_empty_prompt_contacts_nobody(prompt: str) -> None:
+    """Whether it is given or read."""
+    for given, said in ((prompt, ""), ("-", prompt)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "shoal.cli.main", "generate", given, "--peers", TICKET],
+            input=said,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "error: the prompt is empty")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from shoal.cli.serve import _check_memory, _drain, _how_to_join, _load, _progress, _run, _who_reaches
+from shoal.cli.terminal import waiting, waits_for
 from shoal.errors import UsageError
 from shoal.protocol.messages import Status
 from shoal.types import PeerId, Span
@@ -106,6 +107,15 @@ async def test_sessions_move_before_it_leaves(said: io.StringIO) -> None:
     await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
     assert "2 sessions to move" in said.getvalue()
     assert "1 session found no other server" in said.getvalue()
+
+
+async def test_a_server_that_leaves_says_so(said: io.StringIO) -> None:
+    """As long as it takes to tell the others, of whom one may not answer."""
+    server = Server(sessions=0)
+    server.moved.set()
+    waits_for("")
+    await _drain(server, asyncio.Event())  # type: ignore[arg-type]  # a server by its shape
+    assert waiting.text == "leaving the swarm"
 
 
 async def test_the_last_holder_of_blocks_is_warned(said: io.StringIO) -> None:

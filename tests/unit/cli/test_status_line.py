@@ -82,7 +82,7 @@ def test_it_says_for_how_long(watched: Watched) -> None:
     watched.what = "waiting for blocks 10:20"
     watched.after(0.0)
     if watched.paper.is_terminal:
-        assert watched.after(12.0).endswith("\x1b[2Kwaiting for blocks ")
+        assert watched.after(12.0).endswith("\x1b[2K| waiting for block")
         watched.paper.width = 80
         assert watched.after(0.0).endswith("waiting for blocks 10:20, 12 s")
     else:
@@ -107,11 +107,30 @@ def test_a_file_gets_no_line_for_every_number(watched: Watched) -> None:
     assert AGAIN_S == 10.0
 
 
+def test_what_passed_before_counts(watched: Watched) -> None:
+    """A command that takes long until it can say anything says so at once."""
+    watched.line.start(watched.clock.now - SILENCE_S)
+    assert "connecting" in watched.after(0.0)
+
+
+def test_it_looks_alive(watched: Watched) -> None:
+    """On a terminal something moves more often than each second, beside what says itself what changes."""
+    if not watched.paper.is_terminal:
+        pytest.skip("a file's line stays")
+    watched.after(1.0)
+    seen = [watched.after(0.25) for _ in range(8)]
+    assert all(seen)
+    assert len(set(seen[:3])) == 3
+    watched.line.watch(lambda: "2 sessions", timed=False)
+    assert watched.after(0.25).endswith("\x1b[2K2 sessions")
+    assert watched.after(0.25) == ""
+
+
 def test_it_makes_room_for_what_is_printed(watched: Watched) -> None:
     """A terminal's line is taken away first; beneath an unfinished line it comes and goes without touching that."""
     if not watched.paper.is_terminal:
         pytest.skip("a file's line stays")
-    assert watched.after(1.0) == "\r\x1b[2Kconnecting"
+    assert watched.after(1.0) == "\r\x1b[2K| connecting"
     with watched.line.printing(ends_line=False):
         assert watched.paper.taken() == "\r\x1b[2K"
     shown = watched.after(0.6)

@@ -10,7 +10,7 @@ import pytest
 
 import shoal.cli
 from shoal.cli.output import json_line, report
-from shoal.cli.terminal import escaped, say, say_table, styled, write
+from shoal.cli.terminal import ReplyText, console, escaped, say, say_table, styled, write
 from shoal.errors import NetworkError
 
 ODD = {
@@ -78,6 +78,71 @@ def test_results_are_exact_but_for_terminals(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("sys.stdout", stream)
         write("\x1b[31m\n")
         assert stream.getvalue() == shown
+
+
+def test_a_reply_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal as wide as it is; a pipe gets the reply's own characters. Controls are shown in both ways of showing."""
+    monkeypatch.setenv("COLUMNS", "30")
+    pieces = ("The sea is salty beca", "use rivers carry sa", "lts to it, and \x1b", "[31m no more")
+    for stream, shown in (
+        (io.StringIO(), "".join(pieces) + "\n"),
+        (Screen(), "The sea is salty because \nrivers carry salts to it, and\n\\x1b[31m no more\n"),
+    ):
+        monkeypatch.setattr("sys.stdout", stream)
+        reply = ReplyText()
+        for piece in pieces:
+            reply.write(piece)
+        reply.end()
+        assert stream.getvalue() == shown
+
+
+@pytest.mark.parametrize(("text", "always", "shown"), [("", False, ""), ("a\n", False, "a\n"), ("a\n", True, "a\n\n")])
+@pytest.mark.parametrize("screen", [io.StringIO, Screen])
+def test_where_a_reply_ends(
+    text: str, always: bool, shown: str, screen: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is begun ends there."""
+    stream = screen()
+    monkeypatch.setattr("sys.stdout", stream)
+    reply = ReplyText()
+    reply.write(text)
+    reply.end(always)
+    assert stream.getvalue() == shown
+
+
+def test_a_message_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal; what is longer than a line stays whole, and so does what is there to be copied."""
+    screen = Screen()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console, "file", screen)
+    monkeypatch.setattr(console, "_width", 30)
+    monkeypatch.setattr(console, "_color_system", None)
+    say("error: no server of this model answers ", "x" * 40, " now")
+    say("shoal resume 'a folder/with a reply in it'", whole=True)
+    assert screen.getvalue().splitlines() == [
+        "error: no server of this model",
+        "  answers",
+        "  " + "x" * 40,
+        "  now",
+        "shoal resume 'a folder/with a reply in it'",
+    ]
+
+
+@pytest.mark.parametrize("width", [18, 200])
+def test_a_table_is_never_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is too narrow gets lines; a file as wide a table as it takes."""
+    titles, row = ("server", "blocks", "tokens"), ("first", "10:20", styled("610k", "red"))
+    for screen, table in ((Screen(), width >= 80), (io.StringIO(), True)):
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(console, "file", screen)
+        monkeypatch.setattr(console, "_width", width)
+        monkeypatch.setattr(console, "_color_system", None)
+        say_table(titles, [row, ("second", "", "x")])
+        lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+        if table:
+            assert lines == ["server blocks tokens", "first   10:20   610k", "second             x"]
+        else:
+            assert lines == ["first · blocks", "  10:20 · tokens", "  610k", "second · tokens x"]
 
 
 def test_json_is_the_same_to_a_program() -> None:

@@ -50,3 +50,13 @@ def test_private_swarms(home: Path) -> None:
         chosen = chosen_swarm((), name, "")
         assert chosen.private is not None
         assert chosen.private.name == "club"
+
+
+def test_a_name_that_stands_for_nothing() -> None:
+    """The error says what there is, and how a swarm gets a name."""
+    with pytest.raises(UsageError, match=r"no swarm 'hme' is known here; give a member's ticket .*shoal join TICKET"):
+        chosen_swarm((), "hme", "")
+    AddressBook().remember("home", [ONE])
+    with pytest.raises(UsageError, match="no swarm 'hme' is known here; there are home; "):
+        chosen_swarm((), "hme", "")
+    assert chosen_swarm((), "hme", "shoal-invite1-x").private is not None

@@ -120,6 +120,14 @@ def test_a_client_needs_a_way_to_the_swarm() -> None:
         AsyncClient(["not a ticket"])
 
 
+def test_what_a_session_is_asked_for_has_names() -> None:
+    """The error says what holds them."""
+    client = AsyncClient([str(Ticket(Identity.generate().peer, ("memory://x",)))])
+    for options in ({"max_tokens": 8}, 8, "exact"):
+        with pytest.raises(UsageError, match=r"options cannot be .*: it is a SessionOptions"):
+            client.session(MODEL, options=options)  # type: ignore[arg-type]  # what people pass
+
+
 async def test_a_client_that_is_not_open_says_so() -> None:
     """Whatever it is asked, the error is the caller's mistake and names it."""
     client = AsyncClient([str(Ticket(Identity.generate().peer, ("memory://x",)))])
@@ -134,6 +142,8 @@ async def test_a_client_that_is_not_open_says_so() -> None:
             use()
     with pytest.raises(UsageError, match="use `async with`"):
         await client.refresh()
+    with pytest.raises(UsageError, match="use `async with`"):
+        await client.status()
     with pytest.raises(UsageError, match="use `async with`"):
         await client.open_session(MODEL, SessionOptions())
     await client.close()

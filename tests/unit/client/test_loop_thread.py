@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -56,6 +57,33 @@ def test_a_closed_loop_refuses() -> None:
     loop.close()
     with pytest.raises(UsageError, match="the model is closed"):
         loop.run(give(3))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_is_told_so() -> None:
+    """Instead of waiting for a thread that it does not have; its parent's loop goes on."""
+    loop = LoopThread()
+    child = os.fork()
+    if child == 0:
+        try:
+            loop.run(give(3))
+        except UsageError:
+            loop.close()
+            os._exit(7)
+        os._exit(1)
+    ended = None
+    give_up_at = time.monotonic() + 20.0
+    while ended is None and time.monotonic() < give_up_at:
+        found, status = os.waitpid(child, os.WNOHANG)
+        ended = os.waitstatus_to_exitcode(status) if found else None
+        time.sleep(0.02)
+    if ended is None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == 7
+    assert loop.run(give(3)) == 3
+    loop.close()
 
 
 def test_closing_ends_what_other_threads_wait_for() -> None:

@@ -15,6 +15,7 @@ from shoal.errors import UsageError
 
 TOKENIZER: Any = SimpleNamespace(encode=lambda text: [len(text)], encode_chat=lambda messages: [7, len(messages)])
 IDS = [3, 1, 2]
+VOCABULARY = 100
 
 
 @pytest.mark.parametrize(
@@ -33,13 +34,13 @@ IDS = [3, 1, 2]
 )
 def test_token_ids_in_any_form(prompt: Any) -> None:
     """Lists, arrays and tensors, in a batch of one too."""
-    assert prompt_tokens(TOKENIZER, prompt, raw=True) == IDS
+    assert prompt_tokens(TOKENIZER, prompt, raw=True, vocab_size=VOCABULARY) == IDS
 
 
 def test_a_text() -> None:
     """As it is, or in the chat template."""
-    assert prompt_tokens(TOKENIZER, "abc", raw=True) == [3]
-    assert prompt_tokens(TOKENIZER, "abc", raw=False) == [7, 1]
+    assert prompt_tokens(TOKENIZER, "abc", raw=True, vocab_size=VOCABULARY) == [3]
+    assert prompt_tokens(TOKENIZER, "abc", raw=False, vocab_size=VOCABULARY) == [7, 1]
 
 
 @pytest.mark.parametrize(
@@ -49,13 +50,13 @@ def test_a_text() -> None:
 def test_what_is_no_prompt(prompt: Any) -> None:
     """The error says what one is."""
     with pytest.raises(UsageError, match="prompt"):
-        prompt_tokens(TOKENIZER, prompt, raw=True)
+        prompt_tokens(TOKENIZER, prompt, raw=True, vocab_size=VOCABULARY)
 
 
 def test_ids_have_no_template() -> None:
     """A text has."""
     with pytest.raises(UsageError, match="raw=True"):
-        prompt_tokens(TOKENIZER, IDS, raw=False)
+        prompt_tokens(TOKENIZER, IDS, raw=False, vocab_size=VOCABULARY)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
@@ -86,5 +87,12 @@ def test_a_conversation_begins_with_messages() -> None:
     for system, messages in (("x", said), (None, [{"role": "user"}]), (None, ["hello"]), (3, ())):
         with pytest.raises(UsageError):
             first_messages(system, messages)  # type: ignore[arg-type]  # what people pass
-    with pytest.raises(UsageError, match="what is said is a text, not a int"):
+    with pytest.raises(UsageError, match="what is said is a text, not an int"):
         said_text(3)
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY, 10**30])
+def test_ids_that_the_model_does_not_have(token: int) -> None:
+    """They are told before anything is asked of the swarm."""
+    with pytest.raises(UsageError, match=f"token id {token} is not in the model's vocabulary of {VOCABULARY}"):
+        prompt_tokens(TOKENIZER, [1, token], raw=True, vocab_size=VOCABULARY)

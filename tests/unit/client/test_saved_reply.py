@@ -176,3 +176,17 @@ def test_where_none_may_be_kept(where: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError):
         place_for_reply(where)
+
+
+def test_its_keys_are_not_shown() -> None:
+    """A notebook shows what a cell gives."""
+    saved = saved_reply()
+    for shown in (repr(saved), repr(saved.session), repr(saved.session.hops)):
+        assert repr(saved.session.hops[0].keys.secret)[2:-1] not in shown
+    assert repr(saved).startswith("<SavedReply ")
+
+
+def test_a_path_is_needed() -> None:
+    """The error says so."""
+    with pytest.raises(UsageError, match="from a path, not from a NoneType"):
+        read_saved(None)  # type: ignore[arg-type]  # what people pass

@@ -50,6 +50,9 @@ def test_what_is_no_size(text: str) -> None:
         ({"max_upload_bits_per_s": 0.0}, "max_upload_bits_per_s"),
         ({"max_sessions": 0}, "max_sessions"),
         ({"name": "x" * (MAX_NAME_CHARS + 1)}, "name"),
+        ({"name": "\x1b[31mred"}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"name": "\u202ebackwards"}, "name"),
         ({"kv_dtype": "int3"}, "kv_dtype"),
     ],
 )

@@ -33,7 +33,25 @@ def test_host_and_port(text: str, host: str, port: int) -> None:
     assert join_host_port(host, port) == text
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "h:65536", "h:-1", "h:1x", "h:٣", "[]:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "host:",
+        ":1",
+        "h:65536",
+        "h:-1",
+        "h:1x",
+        "h:٣",
+        "[]:1",
+        "::1",
+        "::1:0",
+        "[::1",
+        "a:b:1",
+        "http://a:1",
+    ],
+)
 def test_no_address(text: str) -> None:
     """Everything else is a UsageError that quotes it."""
     with pytest.raises(UsageError, match="address"):
@@ -161,3 +179,17 @@ def test_what_counts_as_one_source() -> None:
     assert source_network("2001:db8::1") == source_network("2001:db8::2") != source_network("2001:db8:0:1::1")
     assert source_network("fe80::1%eth0") == source_network("fe80::2")
     assert source_network("") == source_network("nobody") == ""
+
+
+@pytest.mark.parametrize("text", ["224.0.0.1:0", "255.255.255.255:0", "[ff02::1]:0"])
+def test_addresses_of_many(text: str) -> None:
+    """No other node could dial a server there."""
+    with pytest.raises(UsageError, match="not the address of one machine"):
+        numeric(text)
+
+
+@pytest.mark.parametrize("text", ["::1", "::1:0", "fe80::1"])
+def test_an_address_that_lacks_its_brackets(text: str) -> None:
+    """The error shows where they stand."""
+    with pytest.raises(UsageError, match="in brackets"):
+        host_port(text)

@@ -65,7 +65,7 @@ async def test_port_in_use() -> None:
     async with Net("tls") as net:
         server = await net.server(echo)
         host, port = host_port(server.address, "tls")
-        with pytest.raises(UsageError, match=str(port)):
+        with pytest.raises(UsageError, match=rf"^cannot listen on [\d.]+:{port}: Address already in use$"):
             await TlsTransport(Ed25519PrivateKey.generate(), listen=f"{host}:{port}").listen(
                 lambda channel: echo(ByteStream(channel))
             )
@@ -78,6 +78,15 @@ async def test_impossible_hosts(host: str) -> None:
         client = net.node()
         with pytest.raises(DialError):
             await client.transport.dial(client.id, f"tls://{host}:1")
+
+
+async def test_an_address_is_said_once() -> None:
+    """Where nothing listens, the system's word for that follows, without the address again."""
+    async with Net("tls") as net:
+        client = net.node()
+        with pytest.raises(DialError) as caught:
+            await client.transport.dial(client.id, "tls://127.0.0.1:1")
+    assert str(caught.value) == "tls://127.0.0.1:1 does not answer: Connection refused"
 
 
 def shouts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -70,6 +70,10 @@ class SessionCredentials(msgspec.Struct, frozen=True):
     secret: bytes
     incarnation: int = 0
 
+    def __repr__(self) -> str:
+        """Without the secret: a repr ends in logs and notebooks."""
+        return f"<{type(self).__name__} {self.session.hex()[:8]}, incarnation {self.incarnation}>"
+
     @classmethod
     def draw(cls) -> SessionCredentials:
         """Fresh ones."""

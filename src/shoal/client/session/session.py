@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,10 @@ class Session:
 
     async def rewind(self, position: int) -> None:
         """Take back the rows from `position` on, at every hop. Raises UsageError for a position beyond the stream."""
+        try:
+            position = operator.index(position)
+        except TypeError as error:
+            raise UsageError(f"a position is a whole number, not {position!r}", field="position") from error
         if not 0 <= position <= self.position:
             raise UsageError(f"cannot rewind to {position}: the session has {self.position} rows")
         if position == self.position:

@@ -39,6 +39,7 @@ from shoal.errors import NetworkError, NoRoute, SessionFenced, ShoalError, Wrong
 from shoal.links.link import LinkKey
 from shoal.links.row_log import RowLog
 from shoal.links.row_receiver import RowReceiver
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import SECRET_BYTES, LinkGrant, Open
 from shoal.swarm.directory.records import SignedRecord
 from shoal.types import Hop
@@ -405,8 +406,8 @@ def _policy(terms: SessionSpec) -> FailoverPolicy:
         told_patience_s=terms.options.patience_s,
         redundancy=terms.options.redundancy,
         busy_most_s=min(FailoverPolicy().busy_most_s, max(LEAST_BUSY_S, terms.options.patience_s)),
-        frame_s=terms.options.prefill_chunk_rows * terms.row_bytes / SLOW_BYTES_PER_S,
-        frame_rows=terms.options.prefill_chunk_rows,
+        frame_s=FRAME_ROWS * terms.row_bytes / SLOW_BYTES_PER_S,
+        frame_rows=FRAME_ROWS,
     )
 
 

@@ -25,6 +25,7 @@ _IGNORED_FIELDS = (
     "eos_token_id",
     "pad_token_id",
     "torch_dtype",
+    "transformers_weights",
     "transformers_version",
     "use_cache",
 )

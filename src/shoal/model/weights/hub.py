@@ -8,6 +8,7 @@ again without the network. A branch is resolved to its commit once: no checkpoin
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from shoal.files import replace_file
 from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
-from shoal.model.weights.model_files import INDEX, SINGLE, weight_files
+from shoal.model.weights.model_files import INDEX, SINGLE, chosen_weights, is_index, weight_files
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 HEADER_CONNECTIONS = 8
@@ -35,16 +36,26 @@ def open_hub(repo: str, revision: str | None = None, cached_only: bool = False) 
         raise ModelNotFound(f"{repo} has no config.json {where}")
     commit = config_path.parent.name  # huggingface-hub's cache is snapshots/COMMIT/FILE
     config = parse_config(config_path.read_bytes(), f"{repo}/config.json")
-    index = None if _lacks(repo, INDEX, commit) else fetch_file(repo, INDEX, commit, cached_only)
-    places = None if index is None else index_places(index.read_bytes(), f"{repo}/{INDEX}")
+    chosen = chosen_weights(repo, config)
+    places = None
+    if chosen is None or is_index(chosen):
+        places = _index(repo, chosen or INDEX, commit, cached_only)
     held = set(places.values()) if places else set()
-    if not places or _has(repo, SINGLE, commit, cached_only):
+    if chosen is not None:
+        held |= set() if is_index(chosen) else {chosen}
+    elif not places or _has(repo, SINGLE, commit, cached_only):
         held.add(SINGLE)  # an error names it, where it is not there
-    names = weight_files(repo, held, list(held))
+    names = weight_files(repo, held, list(places.values()) if places else None, chosen)
     with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
         files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit, cached_only)), names))
     source = str(config_path.parent) if cached_only else repo
     return unpacked(SafetensorsCheckpoint(source, repo, config, files, commit, places))
+
+
+def _index(repo: str, name: str, commit: str, cached_only: bool) -> Mapping[str, str] | None:
+    """The file of each tensor by an index; None where there is no such index."""
+    path = None if _lacks(repo, name, commit) else fetch_file(repo, name, commit, cached_only)
+    return None if path is None else index_places(path.read_bytes(), f"{repo}/{name}")
 
 
 def fetch_file(repo: str, name: str, revision: str | None, cached_only: bool = False) -> Path | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from shoal.errors import CheckpointError, ModelNotFound
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
+INDEX = f"model{INDEX_SUFFIX}"
 
 MAX_PARTS = 4096
 NAMED_FILES = 5
 """Of the files that are missing, in an error."""
 
+_PLAIN_NAME = re.compile(r"[\w.-]+", re.ASCII)
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.(?P<kind>safetensors|gguf)", re.ASCII)
 
 
@@ -45,14 +47,36 @@ def part_of(name: str) -> Part | None:
     return part if 1 <= part.number <= part.total <= MAX_PARTS else None
 
 
-def weight_files(where: str, held: Collection[str], indexed: Sequence[str] | None, chosen: object = None) -> list[str]:
+def chosen_weights(where: str, config: Mapping[str, Any]) -> str | None:
+    """The file of weights that a configuration names, or its index of several; None where it names none.
+
+    Raises CheckpointError for a file of another kind, and for one that does not lie beside it.
+    """
+    chosen = config.get("transformers_weights")
+    if chosen is None:
+        return None
+    if not isinstance(chosen, str) or not chosen.endswith((".safetensors", INDEX_SUFFIX)):
+        raise CheckpointError(
+            f"{where}: transformers_weights is {chosen!r}, which is neither a *.safetensors file nor an index of such"
+        )
+    return chosen if _PLAIN_NAME.fullmatch(chosen) else whole(where, (), [chosen])[0]
+
+
+def is_index(chosen: str | None) -> bool:
+    """Whether a file of weights that was chosen is an index of several."""
+    return chosen is not None and chosen.endswith(INDEX_SUFFIX)
+
+
+def weight_files(
+    where: str, held: Collection[str], indexed: Sequence[str] | None, chosen: str | None = None
+) -> list[str]:
     """The *.safetensors files of a model among those that are there; other weights beside them are not the model's.
 
-    `indexed` are the files that its index names, `chosen` the one that its configuration names. Raises CheckpointError for half
-    a download, ModelNotFound where there is nothing that transformers would load.
+    `indexed` are the files that its index names, `chosen` is what its configuration names (`chosen_weights`). Raises
+    CheckpointError for half a download, ModelNotFound where there is nothing that transformers would load.
     """
-    if isinstance(chosen, str) and chosen.endswith(".safetensors"):
-        return whole(where, held, [chosen])
+    if chosen is not None:
+        return whole(where, held, indexed if is_index(chosen) and indexed is not None else [chosen])
     if SINGLE in held:
         return [SINGLE]
     if indexed is not None:

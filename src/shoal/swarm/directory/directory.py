@@ -214,7 +214,8 @@ class Directory:
         self._doubtful.pop(peer, None)
         self._problems.pop(peer, None)
         if held is None:
-            log.info("%s joins with blocks %s of %s", peer[:8], signed.record.span, signed.record.model.name)
+            who = f"{signed.record.name} ({peer[:8]})" if signed.record.name else peer[:8]
+            log.info("%s joins with blocks %s of %s", who, signed.record.span, signed.record.model.name)
         return True
 
     def _offset_s(self, signed: SignedRecord, offsets_s: tuple[float, ...]) -> float | None:

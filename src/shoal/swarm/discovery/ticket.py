@@ -30,6 +30,8 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def parse(cls, text: str) -> Ticket:
         """The ticket in a string; raises TicketError for anything else."""
+        if not isinstance(text, str):
+            raise TicketError(f"a ticket is a text, not a {type(text).__name__}")
         text = text.strip()
         if not text.startswith(PREFIX) or len(text) > MAX_TICKET_CHARS:
             raise TicketError(

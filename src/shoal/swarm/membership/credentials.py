@@ -37,7 +37,10 @@ RENEWAL_WINDOW_S = 30 * 24 * 3600.0
 
 MAX_DELEGATION_BYTES = 512
 MAX_REVOKED = 4096
-INVITE_PREFIX = "shoal-invite1-"
+INVITE_WORD = "shoal-invite"
+"""What invites of every version begin with."""
+
+INVITE_PREFIX = f"{INVITE_WORD}1-"
 DELEGATION_PREFIX = "shoal-delegation1-"
 
 _INVITE_LABEL = b"shoal invite 1"

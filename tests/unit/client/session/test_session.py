@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -281,6 +282,11 @@ async def test_rewinding() -> None:
     for position in (-1, 2):
         with pytest.raises(UsageError, match=f"rewind to {position}: the session has 1 rows"):
             await opened.session.rewind(position)
+    for given in ("1", None, 0.5):
+        with pytest.raises(UsageError, match="a position is a whole number"):
+            await opened.session.rewind(given)  # type: ignore[arg-type]  # what people pass
+    await opened.session.rewind(np.int64(0))  # type: ignore[arg-type]
+    assert opened.session.position == 0
 
 
 async def test_where_a_steps_time_went() -> None:

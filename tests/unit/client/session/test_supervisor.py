@@ -11,7 +11,9 @@ import pytest
 
 from shoal.client.session.failover import FailoverPolicy
 from shoal.client.session.route_state import ends_of
+from shoal.client.session.supervisor import SLOW_BYTES_PER_S
 from shoal.errors import DialError, NoRoute, NotHeld, ServerFull, SessionFenced, ShoalError, WrongRows
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import LinkState, Pong
 from shoal.types import Span
 from tests.support.virtual_clock import VirtualClock
@@ -52,6 +54,15 @@ async def test_hops_are_joined_from_end_to_end() -> None:
         assert supervisor.state.opened
     assert one.ended
     assert two.ended
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 1024])
+def test_a_link_is_waited_for_as_long_as_a_frame_may_take(chunk: int) -> None:
+    """However a prompt is cut: no frame has more rows than the journal sends at once, and a server's may have as many."""
+    supervisor = FakeSupervisor([], prefill_chunk_rows=chunk)
+    policy = supervisor._policy
+    assert policy.frame_rows == FRAME_ROWS
+    assert policy.frame_s == FRAME_ROWS * supervisor.terms.row_bytes / SLOW_BYTES_PER_S
 
 
 async def test_a_frozen_hop_holds_up_its_own_links_only() -> None:

@@ -385,6 +385,51 @@ def test_one_file_goes_before_an_index(here: Hub) -> None:
     assert len(asked) == 1
 
 
+def chosen(folder: Path, name: str) -> None:
+    """Have the configuration name its weights."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": name}))
+
+
+def test_a_configuration_may_choose_a_file(here: Hub) -> None:
+    """Before `model.safetensors` and any index, which are not asked for."""
+    (here.folder / "model.safetensors").rename(here.folder / "mine.safetensors")
+    save_file({"model.norm.weight": torch.zeros(1)}, here.folder / "model.safetensors")
+    shard(here.folder, {"model.norm.weight": torch.zeros(1)})
+    chosen(here.folder, "mine.safetensors")
+    held = load_file(here.folder / "mine.safetensors")
+    assert torch.equal(open_hub(REPO).read(NORM), held[NORM])
+    assert not any("model.safetensors" in path for path in here.requested)
+
+
+def test_a_configuration_may_choose_an_index(here: Hub) -> None:
+    """The same."""
+    tensors = load_file(here.folder / "model.safetensors")
+    shard(here.folder, tensors)
+    (here.folder / "model.safetensors.index.json").rename(here.folder / "mine.safetensors.index.json")
+    save_file({"model.norm.weight": torch.zeros(1)}, here.folder / "model.safetensors")
+    chosen(here.folder, "mine.safetensors.index.json")
+    checkpoint = open_hub(REPO)
+    assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("../mine.safetensors", CheckpointError),
+        ("../mine.safetensors.index.json", CheckpointError),
+        ("gone.safetensors.index.json", CheckpointError),
+        ("gone.safetensors", ModelNotFound),
+        ("mine.bin", CheckpointError),
+    ],
+)
+def test_a_configuration_chooses_in_vain(here: Hub, name: str, error: type[ShoalError]) -> None:
+    """What is not there, or not beside it, is no model, and no other is taken for it."""
+    chosen(here.folder, name)
+    with pytest.raises(error):
+        open_hub(REPO)
+
+
 def test_the_cache_alone(here: Hub) -> None:
     """What was read before is read again, with its tokenizer's folder as its source; nothing else is asked for, ever."""
     assert same(open_hub(REPO), here.folder, NORM)

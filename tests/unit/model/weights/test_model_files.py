@@ -98,6 +98,32 @@ def test_a_configuration_may_choose(model: Path) -> None:
         open_checkpoint(str(model))
 
 
+def test_a_configuration_may_choose_an_index(model: Path) -> None:
+    """Before any other weights; without it, or without its files, there is half a download."""
+    before = fingerprint(open_checkpoint(str(model)))
+    shard(model)
+    (model / "model.safetensors.index.json").rename(model / "mine.safetensors.index.json")
+    save_file({"other": torch.zeros(2)}, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "transformers_weights": "mine.safetensors.index.json"}))
+    assert fingerprint(open_checkpoint(str(model))) == before
+    (model / PARTS[2]).unlink()
+    with pytest.raises(CheckpointError, match=f"half a download.*{PARTS[2]}"):
+        open_checkpoint(str(model))
+    (model / "mine.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"half a download.*mine\.safetensors\.index\.json"):
+        open_checkpoint(str(model))
+
+
+@pytest.mark.parametrize("chosen", ["model.bin", "adapter_model.bin", "", 5, "model.safetensors.index"])
+def test_a_configuration_cannot_choose_other_files(model: Path, chosen: object) -> None:
+    """No guess is made of what it means."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "transformers_weights": chosen}))
+    with pytest.raises(CheckpointError, match="transformers_weights"):
+        open_checkpoint(str(model))
+
+
 def test_what_lies_beside_a_model_changes_nothing(model: Path) -> None:
     """Neither tensors nor fingerprint."""
     before = fingerprint(open_checkpoint(str(model)))

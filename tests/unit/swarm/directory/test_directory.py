@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,17 @@ def crowd() -> list[bytes]:
 def brought(directory: Directory) -> Callable[[PeerId], int]:
     """How many of the nodes held a source brought."""
     return directory._introduced.__getitem__
+
+
+def test_who_joins_is_told_once_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, with the beginning of its id; without a name by that alone."""
+    directory, named, other = Directory(FixedClock()), Identity.generate(), Identity.generate()
+    with caplog.at_level(logging.INFO, "shoal"):
+        for sequence in (1, 2):
+            directory.add(sign_record(record(named, name="first", sequence=sequence), named).data)
+        directory.add(sign_record(record(other, name=""), other).data)
+    words = [line.partition(" joins with")[0] for line in caplog.messages]
+    assert words == [f"first ({named.peer[:8]})", other.peer[:8]]
 
 
 def test_the_newest_record_wins() -> None:

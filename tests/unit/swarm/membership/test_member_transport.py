@@ -26,7 +26,7 @@ from shoal.swarm.membership.membership_state import MembershipState
 from shoal.swarm.membership.storage import SwarmFolder
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
-from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
+from shoal.transport.memory_transport import MemoryChannel, MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
 from tests.support.any_message import ANY
 from tests.unit.swarm.directory.test_records import FixedClock
@@ -248,6 +248,25 @@ async def test_silent_strangers_are_bounded(world: World) -> None:
     assert ended[:6] == [True] * 6
     assert not any(ended[6:])
     assert GREETING_TIMEOUT_S <= 5
+
+
+async def test_silence_from_one_address_costs_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood makes room among its own channels; a slow node from elsewhere, however old, keeps its place."""
+    connect, hosts = world.network.connect, dict[PeerId, str]()
+
+    def placed(dialler: PeerId, acceptor: PeerId) -> tuple[MemoryChannel, MemoryChannel]:
+        near, far = connect(dialler, acceptor)
+        far.host = hosts.get(dialler, "10.0.0.1")
+        return near, far
+
+    monkeypatch.setattr(world.network, "connect", placed)
+    one, slow = await world.node(), await world.node(certified=False, listen=False)
+    hosts[slow.peer] = "10.0.0.2"
+    first = await slow.dial_plain(one)
+    flood = [await (await world.node(certified=False, listen=False)).dial_plain(one) for _ in range(MAX_UNGREETED + 5)]
+    await asyncio.sleep(0)
+    assert not first._channel.ended  # type: ignore[attr-defined]  # a memory channel's
+    assert sum(frames._channel.ended for frames in flood) == 6  # type: ignore[attr-defined]
 
 
 async def test_strangers_cannot_send_much(world: World) -> None:
