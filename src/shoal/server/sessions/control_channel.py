@@ -84,6 +84,7 @@ class ControlChannel:
                 await self._frames.send(self._session.pong(message.id, received_at))
             else:
                 await self._order(message)
+            await self._frames.idle_words.take(1)
 
     async def _order(self, message: Message) -> None:
         session = self._session
