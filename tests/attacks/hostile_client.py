@@ -12,7 +12,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from shoal.errors import ShoalError
-from shoal.protocol.frames import MAGIC
+from shoal.protocol.frames import MAGIC, encode_frame
 from shoal.protocol.messages import (
     Attach,
     Describe,
@@ -24,6 +24,8 @@ from shoal.protocol.messages import (
     ReceivedUpTo,
     RecordDigest,
     Redirect,
+    ResumeFrom,
+    Rewind,
     RowsFrame,
     encode_message,
 )
@@ -246,6 +248,106 @@ async def ask_and_not_read(client: HostileClient) -> None:
     await client.many(500, one)
 
 
+TALKERS = 30
+"""Sessions of one address in which idle words are said."""
+
+
+class _Unread:
+    """What comes is dropped."""
+
+    def data_received(self, data: bytes) -> None:
+        """ChannelSink."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """ChannelSink."""
+
+
+async def _talk(
+    client: HostileClient, begin: Callable[[HostileSession], Awaitable[tuple[FrameChannel, bytes]]]
+) -> None:
+    """In many sessions, the same frames again and again as fast as they are taken; answers are not looked at."""
+
+    async def one() -> None:
+        while True:
+            with contextlib.suppress(ShoalError, TimeoutError):
+                client.fresh_key()
+                frames, said = await begin(await client.open(max_tokens=64))
+                channel = frames.release()
+                channel.attach(_Unread())
+                while True:
+                    channel.write(said)
+                    await channel.drain()
+                    await asyncio.sleep(0.002)  # the honest client shares this loop
+            await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(one() for _ in range(TALKERS)))
+
+
+def _frames(*messages: tuple[Message, bytes]) -> bytes:
+    return b"".join(bytes(encode_frame(encode_message(message), payload)) for message, payload in messages)
+
+
+async def give_orders_without_end(client: HostileClient) -> None:
+    """Rewinds of nothing, by the thousand."""
+
+    async def begin(session: HostileSession) -> tuple[FrameChannel, bytes]:
+        return session.control, _frames((Rewind(1, 0, 0), b"")) * 200
+
+    await _talk(client, begin)
+
+
+async def ping_without_end(client: HostileClient) -> None:
+    """Heartbeats by the thousand."""
+
+    async def begin(session: HostileSession) -> tuple[FrameChannel, bytes]:
+        return session.control, _frames((Ping(1), b"")) * 200
+
+    await _talk(client, begin)
+
+
+async def ask_for_rows_without_end(client: HostileClient) -> None:
+    """The same rows are asked for again and again."""
+
+    async def begin(session: HostileSession) -> tuple[FrameChannel, bytes]:
+        link, out = await session.link(), await session.output()
+        await link.send(RowsFrame(0, 0, 64, 0), session.rows(64))
+        return out, _frames((ReceivedUpTo(0, 0), b"")) * 200
+
+    await _talk(client, begin)
+
+
+async def leave_gaps_without_end(client: HostileClient) -> None:
+    """A sender that goes on from the beginning, and sends what does not follow."""
+
+    async def begin(session: HostileSession) -> tuple[FrameChannel, bytes]:
+        gap = (ResumeFrom(0, 0), b""), (RowsFrame(0, 5, 1, 0), session.rows(1))
+        return await session.link(), _frames(*gap) * 100
+
+    await _talk(client, begin)
+
+
+async def send_old_rows_without_end(client: HostileClient) -> None:
+    """Rows of an epoch that is over."""
+
+    async def begin(session: HostileSession) -> tuple[FrameChannel, bytes]:
+        link = await session.link()
+        await session.control.send(Rewind(5, 0, 0))
+        return link, _frames((RowsFrame(0, 0, 1, 0), session.rows(1))) * 200
+
+    await _talk(client, begin)
+
+
+IDLE_TALK: dict[str, Lie] = {
+    lie.__name__: lie
+    for lie in (
+        give_orders_without_end,
+        ping_without_end,
+        ask_for_rows_without_end,
+        leave_gaps_without_end,
+        send_old_rows_without_end,
+    )
+}
+
 LIES: dict[str, Lie] = {
     lie.__name__: lie
     for lie in (
@@ -258,7 +360,7 @@ LIES: dict[str, Lie] = {
         say_nothing,
         ask_and_not_read,
     )
-}
+} | IDLE_TALK
 
 
 @contextlib.asynccontextmanager

@@ -25,6 +25,8 @@ def test_plain_text(text: str) -> None:
         ("\x9b", "?"),
         ("\u202eright to left", "?right to left"),
         ("\u2028", "?"),
+        ("a mark \u200f\u200e\u061c", "a mark ???"),
+        ("al\u200bi\u2060ce\ufeff", "al?i?ce?"),
         ("no character \udcff", "no character ?"),
     ],
 )

@@ -47,6 +47,9 @@ MAX_DESCRIPTIONS = 8
 _PLAIN_SOURCE = re.compile(r"[^/\\:\0~][^/\\:\0]*(/[^/\\:\0]+)*")
 """A name or a path within a folder, on any system."""
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+"""What a model can be called that is to be downloaded: nothing that a shell would obey."""
+
 _COMMIT = re.compile(r"([0-9a-f]{40})?")
 
 T = TypeVar("T")
@@ -228,10 +231,20 @@ def find_checkpoint(description: Description) -> Checkpoint:
         problems.append(f"{place} is another checkpoint")
     if problems and all(problem.endswith("another checkpoint") for problem in problems):
         raise FingerprintMismatch(f"{'; '.join(problems)} than the swarm's {description.name}")
+    source = description.source
+    how = f"hf download {source}, or the same file" if _HUB_NAME.fullmatch(source) else "the same files"
     raise ModelNotFound(
-        f"the swarm serves {description.name} ({description.source}), and a client needs its embedding, head and tokenizer: "
-        f"get it (hf download {description.source}, or the same file), then name its path, or put it into ${MODELS_VARIABLE}"
+        f"the swarm serves {description.name} ({source}), and a client needs its embedding, head and tokenizer: "
+        f"get it ({how}), then name its path, or put it into ${MODELS_VARIABLE}"
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a stranger's name is one of something here; one that no file can have is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _held(description: Description) -> Iterator[tuple[str, Callable[[], Checkpoint]]]:
@@ -244,7 +257,7 @@ def _held(description: Description) -> Iterator[tuple[str, Callable[[], Checkpoi
         return
     folders = [Path.cwd(), *(Path(folder) for folder in [os.environ.get(MODELS_VARIABLE)] if folder)]
     for path in [folder / source for folder in folders]:
-        if path.exists():
+        if _is_there(path):
             yield str(path), partial(open_checkpoint, str(path))
     try:
         if (demo := demo_model_path()).name == source:

@@ -99,6 +99,7 @@ class RowReceiver:
             self._on_rows(message, payload)
         elif isinstance(message, ResumeFrom):
             self._check_from(message)
+            self._idle()
             truncate_to = self.receiver.on_from(message)
             if truncate_to is not None:
                 self._sink.truncate(truncate_to)
@@ -113,17 +114,24 @@ class RowReceiver:
         if isinstance(verdict, Taken):
             if verdict.truncate_to is not None:
                 self._sink.truncate(verdict.truncate_to)
+                self._idle()  # a sender may begin anew again and again
             self._repeated = self._stale = 0
             self._sink.take(rows, payload, verdict.skip)
             if self._frames is not None and self._sink.full:
                 self._paused = True
                 self._frames.pause_reading()
         elif verdict is None:
+            self._idle()
             self._on_known(rows)
         elif self._frames is not None:
+            self._idle()
             if not self._frames.writable:
                 raise ProtocolError(f"peer {self._peer[:8]} does not read what it is asked")
             self._frames.send_nowait(verdict)
+
+    def _idle(self) -> None:
+        if self._frames is not None:
+            self._frames.was_idle()
 
     def _on_known(self, rows: RowsFrame) -> None:
         """Rows that are dropped: without end they would keep this side busy, and nothing would come of it."""

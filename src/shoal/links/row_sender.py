@@ -130,6 +130,7 @@ class RowSender:
             raise refused(message, frames.peer)
         if not isinstance(message, ReceivedUpTo):
             raise ProtocolError(f"peer {frames.peer[:8]} sent {type(message).__name__} to a sender of rows")
+        frames.was_idle()
         self._cursor.on_have(message)
         self.push()
 

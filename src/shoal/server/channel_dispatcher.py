@@ -15,10 +15,11 @@ from shoal.server.answers import Answers
 from shoal.server.sessions.session_service import DRAIN_S, SessionService
 from shoal.swarm.directory import exchange
 from shoal.swarm.directory.directory import Directory
+from shoal.transport.address import source_network
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.slots import Slots
-from shoal.transport.token_bucket import TokenBucket
+from shoal.transport.token_bucket import TokenBucket, TokenBuckets
 from shoal.types import PeerId
 
 FIRST_MESSAGE_S = 10.0
@@ -35,6 +36,13 @@ MAX_EXCHANGES = 16
 
 MAX_CHANNELS_PER_PEER = 256
 """Channels of one node at once: more than the links of all its sessions need, and too few to shut others out."""
+
+IDLE_WORDS_PER_S, IDLE_WORDS = 2000.0, 1000.0
+"""Messages that bring a session nothing new, pings and other orders among them, that one account may send: so many a second,
+and so many at once. Its channels are read later beyond that."""
+
+MAX_SOURCES = 4096
+"""Accounts whose messages are counted; beyond that the one whose last channel is the oldest is forgotten."""
 
 LOADING_RETRY_S = 10.0
 """What a server advises that is loading blocks."""
@@ -62,6 +70,7 @@ class ChannelDispatcher:
         self._me = me
         self._directory = directory
         self._channels: Counter[PeerId] = Counter()
+        self._idle_words: TokenBuckets[str] = TokenBuckets(IDLE_WORDS_PER_S, IDLE_WORDS, clock, MAX_SOURCES)
         self._log_lines = TokenBucket(LOG_LINES_PER_S, LOG_LINES, clock)
         self.answers = Answers()
         self.answers.serve(EXCHANGE, self._exchange)
@@ -78,7 +87,10 @@ class ChannelDispatcher:
 
     async def handle(self, channel: Channel) -> None:
         """Serve one channel; errors are told to the peer as far as it still listens."""
-        frames = FrameChannel(channel, max_header_bytes=MAX_FIRST_HEADER_BYTES)
+        account = self._accounts.of(channel.peer, source_network(channel.host))
+        frames = FrameChannel(
+            channel, max_header_bytes=MAX_FIRST_HEADER_BYTES, idle_words=self._idle_words.of(*account)
+        )
         self._channels[frames.peer] += 1
         self._enter(self._unsettled, frames)
         try:

@@ -29,6 +29,9 @@ MAX_INBOUND = 4096
 CLOSE_TIMEOUT_S = 2.0
 """How long `Channel.close` waits without any progress in flushing before it drops the channel."""
 
+CLOSE_MOST_S = 10.0
+"""How long it waits in all: who reads a little now and then holds nobody up."""
+
 
 class ChannelSink(Protocol):
     """Takes what arrives on a channel. Neither method may raise or wait."""

@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import TypeVar
 
 from shoal import errors
+from shoal.clock import SYSTEM_CLOCK
 from shoal.protocol.frames import MAX_HEADER_BYTES, FrameDecoder, encode_frame
 from shoal.protocol.messages import MAX_CONFIG_BYTES, Message, Question, Refusal, Vocabulary, encode_message, only, tag
 from shoal.protocol.refusals import refused
 from shoal.transport.address import source_network
 from shoal.transport.channel import Channel
 from shoal.transport.inbox import PAUSE_BYTES
+from shoal.transport.token_bucket import TokenBucket
 from shoal.types import PeerId
 
 A = TypeVar("A", bound=Message)
@@ -24,6 +26,10 @@ STRANGER_PAYLOAD_BYTES = MAX_CONFIG_BYTES
 """The largest payload before a channel is known to be a link of a session."""
 
 
+IDLE_WORDS_PER_S, IDLE_WORDS = 1000.0, 1000.0
+"""Messages without anything new that one channel may bring: so many a second, and so many at once. Honest ones bring a few."""
+
+
 def _nothing() -> None:
     """For payloads that nobody counts."""
 
@@ -31,7 +37,8 @@ def _nothing() -> None:
 class FrameChannel:
     """The sink of a channel that carries messages: `deliver_to` pushes them on, `receive` waits for one.
 
-    One task may send and one receive at a time.
+    One task may send and one receive at a time. `idle_words` are the messages without anything new that are listened to:
+    the channel is not read while there are none left.
     """
 
     def __init__(
@@ -39,8 +46,11 @@ class FrameChannel:
         channel: Channel,
         max_payload_bytes: int = STRANGER_PAYLOAD_BYTES,
         max_header_bytes: int = MAX_HEADER_BYTES,
+        idle_words: TokenBucket | None = None,
     ) -> None:
         self._channel = channel
+        self.idle_words = idle_words or TokenBucket(IDLE_WORDS_PER_S, IDLE_WORDS, SYSTEM_CLOCK)
+        self._held: asyncio.TimerHandle | None = None  # until idle words are listened to again
         self._decoder = FrameDecoder(max_payload_bytes, max_header_bytes)
         self._handler: Callable[[bytes, bytes], None] | None = None  # of `deliver_to`, with headers
         self._delivering = False  # the handler is being called
@@ -184,6 +194,7 @@ class FrameChannel:
             while (
                 (handler := self._handler) is not None
                 and not self._paused
+                and self._held is None
                 and (frame := self._decoder.next()) is not None
             ):
                 handler(*frame)
@@ -201,9 +212,30 @@ class FrameChannel:
     def resume_reading(self) -> None:
         """Deliver again, from a later turn of the event loop on."""
         self._paused = False
+        if self._held is None:
+            self._read_on()
+
+    def _read_on(self) -> None:
         self._channel.resume_reading()
         if self._handler is not None and self._decoder.pending_bytes:
             asyncio.get_running_loop().call_soon(self._deliver)
+
+    def was_idle(self) -> None:
+        """The message that was delivered last brought nothing new: after too many the next ones are held back for a while."""
+        wait_s = self.idle_words.owe()
+        if wait_s > 0 and self._held is None:
+            self._held = asyncio.get_running_loop().call_later(wait_s, self._let_go)
+            self._channel.pause_reading()
+
+    def _let_go(self) -> None:
+        self._held = None
+        if not self._paused:
+            self._read_on()
+
+    def _stop_holding(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
 
     async def expect(self, kind: type[M]) -> tuple[M, bytes]:
         """The next message, which must be a `kind`, and its payload.
@@ -225,6 +257,7 @@ class FrameChannel:
 
     def release(self) -> Channel:
         """Leave the channel to another sink, with what has arrived beyond the last message."""
+        self._stop_holding()
         self._channel.detach(self._decoder.take_rest())
         return self._channel
 
@@ -235,6 +268,7 @@ class FrameChannel:
     def abort(self) -> None:
         """Drop the channel at once; nothing more is delivered."""
         self._handler = None
+        self._stop_holding()
         self._channel.abort()
         if self._end is None:
             self.connection_lost(errors.ChannelClosed("the channel was dropped"))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from shoal.errors import ChannelClosed, ProtocolError
-from shoal.transport.channel import CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.transport.channel import CLOSE_MOST_S, CLOSE_TIMEOUT_S, SEND_BUFFER_BYTES
 from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.transport.iroh_credit import (
     HEADER_BYTES,
@@ -84,9 +84,11 @@ class IrohChannel(InboxChannel):
         """Channel: flush and end."""
         self._stop_sending()
         try:
-            while not self._writer.done():
+            now = asyncio.get_running_loop().time
+            until = now() + CLOSE_MOST_S
+            while not self._writer.done() and now() < until:
                 before = self._window.progress
-                await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT_S)
+                await asyncio.wait([self._writer], timeout=min(CLOSE_TIMEOUT_S, until - now()))
                 if self._window.progress == before:
                     break
             self.abort()

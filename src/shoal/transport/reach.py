@@ -14,8 +14,8 @@ from shoal.transport.address import NodeAddress, node_address
 
 _NOWHERE = ("multicast", "unspecified")
 _NEAR = ("loopback", "link-local")
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that a gateway turns into the IPv4 address in their last 32 bits."""
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
+"""IPv6 addresses that a gateway, or a stack, may turn into the IPv4 address in their last 32 bits."""
 
 _FAMILY_LABELS = 3
 """Relays of one operator are told by what follows the first label of their host, if it has at least so many labels."""
@@ -56,12 +56,21 @@ def _inner(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4A
     """The IPv4 address that an IPv6 address stands for, if it does."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
-    if ip in _TRANSLATED:
+    if any(ip in network for network in _TRANSLATED) and not (ip.is_loopback or ip.is_unspecified):
         return ipaddress.IPv4Address(ip.packed[-4:])
     return ip.ipv4_mapped or ip.sixtofour or ip
 
 
 def _operator(relay: NodeAddress) -> str:
-    family = relay.host.lower().rstrip(".").partition(".")[2]
+    host = relay.host.lower().rstrip(".")
+    family = "" if _is_ip(host) else host.partition(".")[2]  # numbers have no domain
     port = f":{relay.port}" if relay.port else ""
-    return f"*.{family}{port}" if family.count(".") >= _FAMILY_LABELS - 1 else f"{relay.host.lower().rstrip('.')}{port}"
+    return f"*.{family}{port}" if family.count(".") >= _FAMILY_LABELS - 1 else f"{host}{port}"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -8,7 +8,7 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 
 from shoal.errors import ChannelClosed
-from shoal.transport.channel import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES
+from shoal.transport.channel import CLOSE_MOST_S, CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES
 from shoal.transport.inbox import Inbox, InboxChannel
 from shoal.types import PeerId
 
@@ -163,9 +163,10 @@ class TlsChannel(InboxChannel, asyncio.Protocol):
         await self.wait_ended()
 
     async def _flush(self) -> None:
-        """Wait until the kernel has everything, or nothing has moved for CLOSE_TIMEOUT_S."""
+        """Wait until the kernel has everything, or nothing has moved for CLOSE_TIMEOUT_S, or CLOSE_MOST_S are over."""
         unsent, waited_s = self._unsent_bytes(), 0.0
-        while unsent and waited_s < CLOSE_TIMEOUT_S:
+        began = asyncio.get_running_loop().time()
+        while unsent and waited_s < CLOSE_TIMEOUT_S and asyncio.get_running_loop().time() - began < CLOSE_MOST_S:
             await asyncio.wait([self._lost], timeout=FLUSH_POLL_S)
             before, unsent = unsent, self._unsent_bytes()
             waited_s = 0.0 if unsent < before else waited_s + FLUSH_POLL_S

@@ -17,7 +17,7 @@ class TokenBucket:
         self._per_s = per_s
         self._burst = burst
         self._clock = clock
-        self._used = 0.0  # as of `_at`; more than the burst is a debt of `take`
+        self._used = 0.0  # as of `_at`; more than the burst is a debt of `owe`
         self._at = clock.monotonic()
 
     def try_take(self, tokens: float = 1.0) -> bool:
@@ -38,10 +38,15 @@ class TokenBucket:
         self._refill()
         return max(0.0, self._used + tokens - self._burst) / self._per_s
 
-    async def take(self, tokens: float) -> None:
-        """Take tokens, more than `burst` if need be, and wait until they were there; in the order of the calls."""
+    def owe(self, tokens: float = 1.0) -> float:
+        """Take tokens, more than `burst` if need be; seconds until they were there."""
         wait_s = self.wait_s(tokens)
         self._used += tokens
+        return wait_s
+
+    async def take(self, tokens: float) -> None:
+        """Take tokens, more than `burst` if need be, and wait until they were there; in the order of the calls."""
+        wait_s = self.owe(tokens)
         if wait_s > 0:
             await self._clock.sleep(wait_s)
 
@@ -61,9 +66,9 @@ class TokenBuckets(Generic[K]):
         self._max_sources = max_sources
         self._buckets: dict[K, TokenBucket] = {}
 
-    def of(self, source: K) -> TokenBucket:
-        """The bucket of a source."""
-        bucket = self._buckets.pop(source, None) or TokenBucket(self._per_s, self._burst, self._clock)
+    def of(self, source: K, times: int = 1) -> TokenBucket:
+        """The bucket of a source; a new one is so many times as large."""
+        bucket = self._buckets.pop(source, None) or TokenBucket(times * self._per_s, times * self._burst, self._clock)
         if len(self._buckets) >= self._max_sources:
             del self._buckets[next(iter(self._buckets))]
         self._buckets[source] = bucket

@@ -7,6 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from shoal.model.weights.checkpoint import fingerprint
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.protocol.messages import Description
 from shoal.types import ModelSpec
+from tests.records import FINGERPRINT
 
 
 class OneModelSwarm:
@@ -142,6 +144,34 @@ def test_a_checkpoint_is_looked_for_here_and_in_the_models_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))
     assert find_checkpoint(described(tiny_model)).name == tiny_model.name
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["a" * 300, "a/" + "b" * 300, "é" * 200, "shut/x", "x\ny", "-h", "--token x", "a" * 96 + "/" + "b" * 96, "\x00"],
+)
+def test_a_source_that_cannot_be_is_not_looked_for(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Neither a name that no file can have nor a folder that cannot be read keeps a client from what others say."""
+    (tmp_path / "shut").mkdir(0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHOAL_MODELS", str(tiny_model.parent))
+    lie, truth = described(tiny_model, source=source), described(tiny_model)
+    for revision in ("", "0" * 40):
+        lie = msgspec.structs.replace(lie, revision=revision)
+        assert find_described([lie, truth]).name == tiny_model.name
+        with pytest.raises(ModelNotFound):
+            find_described([lie])
+
+
+@pytest.mark.parametrize("source", ["x; rm -rf ~", "--help", "$(id)", "x\nerror: ", "a b", "`id`"])
+def test_no_command_is_made_of_a_strangers_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """What a user is to type is only what a model can be called."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFound) as caught:
+        find_checkpoint(Description("tiny", FINGERPRINT, source))
+    assert "hf download" not in str(caught.value)
 
 
 def test_of_what_servers_describe_only_the_checkpoint_counts(

@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
+from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import ChannelClosed, CorruptFrame, GrantExceeded, ProtocolError, WrongRows
 from shoal.links.row_receiver import MAX_REPEATED_ROWS, MAX_STALE_ROWS, RowReceiver
 from shoal.protocol.frames import encode_frame
-from shoal.protocol.messages import Ping, ReceivedUpTo, Refusal, ResumeFrom, RowsFrame, encode_message
+from shoal.protocol.messages import Message, Ping, ReceivedUpTo, Refusal, ResumeFrom, RowsFrame, encode_message
 from shoal.protocol.row_stream import Receiver
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.token_bucket import TokenBucket
 from tests.unit.transport.pipe import Pipe, turns
 
 
@@ -176,6 +178,30 @@ async def test_detaching_ends_the_link(reading: Reading) -> None:
         await reading.serving
     assert reading.pipe.ended
     reading.receiver.resume()  # harmless
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [(RowsFrame(0, 0, 1, 0), b"row")],
+        [(RowsFrame(0, 5, 1, 0), b"row")],
+        [(ResumeFrom(0, 1), b"")],
+        [(RowsFrame(epoch, 0, 1, epoch - 1), b"row") for epoch in range(1, 6)],
+    ],
+    ids=["known rows", "rows behind a gap", "starts", "rows of ever later epochs"],
+)
+async def test_words_that_bring_nothing_are_counted(reading: Reading, words: list[tuple[Message, bytes]]) -> None:
+    """Too many are not read at once; rows that follow are no idle words."""
+    reading.rows(0)
+    frames = reading.receiver._frames
+    assert frames is not None
+    frames.idle_words = TokenBucket(1e-3, 2, SYSTEM_CLOCK)
+    for position in range(1, 9):
+        reading.rows(position)
+    assert reading.pipe.asked == []
+    for message, payload in (words * 5)[:3]:
+        reading.pipe.arrive(message, payload)
+    assert reading.pipe.asked == ["pause"]
 
 
 @pytest.mark.parametrize(("epoch", "most"), [(1, MAX_REPEATED_ROWS + 2 * 8), (0, MAX_STALE_ROWS)])

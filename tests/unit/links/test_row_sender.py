@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import ChannelClosed, ProtocolError, SessionLost
 from shoal.links.row_sender import RowSender
 from shoal.protocol.frames import FrameDecoder
@@ -213,3 +214,19 @@ async def test_detaching_ends_the_link() -> None:
         await serving
     writing.append()
     assert writing.positions == []
+
+
+async def test_questions_without_end_are_read_later() -> None:
+    """A receiver that asks again and again is sent no more than it is listened to."""
+    writing = Writing()
+    writing.journal.append(RowChunk(0, 1, b"row", 0))
+    serving = writing.serve()
+    await turns()
+    frames = writing.sender._frames
+    assert frames is not None
+    frames.idle_words = TokenBucket(1e-3, 2, SYSTEM_CLOCK)
+    before = len(messages(writing.pipe))
+    for _ in range(9):
+        writing.pipe.arrive(NOTHING)
+    assert messages(writing.pipe)[before:] == [ResumeFrom(0, 0), RowsFrame(0, 0, 1, 0)] * 3
+    serving.cancel()

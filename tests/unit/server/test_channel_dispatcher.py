@@ -24,11 +24,12 @@ from shoal.protocol.messages import (
     encode_message,
 )
 from shoal.server import channel_dispatcher
+from shoal.server.accounts import Accounts
 from shoal.server.answers import Answers
-from shoal.server.channel_dispatcher import LOADING_RETRY_S, MAX_FIRST_HEADER_BYTES, ChannelDispatcher
+from shoal.server.channel_dispatcher import IDLE_WORDS, LOADING_RETRY_S, MAX_FIRST_HEADER_BYTES, ChannelDispatcher
 from shoal.swarm.directory.directory import Directory
 from shoal.transport.frame_channel import FrameChannel
-from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
+from shoal.transport.memory_transport import MemoryChannel, MemoryNetwork, MemoryTransport
 from shoal.types import PeerId
 from tests.unit.swarm.directory.test_records import NOW, FixedClock
 from tests.unit.transport.pipe import turns
@@ -161,3 +162,23 @@ async def test_what_no_message_carries_is_not_waited_for(world: World) -> None:
     channel._channel.write(encode_frame(bytes(MAX_FIRST_HEADER_BYTES + 1))[:100])
     with pytest.raises(ProtocolError, match="a header of"):
         await channel.expect(Status)
+
+
+async def test_an_accounts_idle_words_are_counted_together() -> None:
+    """However many channels and keys it has; an account that the owner has raised has as many times more."""
+    raised = PeerId("ef" * 32)
+    dispatcher = ChannelDispatcher(ME, Directory(FixedClock()), FixedClock(), Accounts({raised: 4}))
+    served: list[FrameChannel] = []
+
+    async def keep(frames: FrameChannel, request: Message, payload: bytes) -> None:
+        served.append(frames)
+
+    dispatcher.answers.serve(EXCHANGE, keep)
+    for peer in (OTHER, PeerId("12" * 32), raised):
+        near, far = MemoryChannel.pair(peer, ME)
+        await FrameChannel(near).send(RecordDigest())
+        await dispatcher.handle(far)
+    one, other, more = (frames.idle_words for frames in served)
+    assert one is other
+    assert sum(one.try_take() for _ in range(5000)) == IDLE_WORDS
+    assert sum(more.try_take() for _ in range(5000)) == 4 * IDLE_WORDS

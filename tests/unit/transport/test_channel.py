@@ -102,6 +102,25 @@ async def test_close_flushes_to_a_slow_reader(net: Net) -> None:
     await closing
 
 
+@pytest.mark.parametrize("net", ["tls", "iroh"], indirect=True)
+async def test_close_does_not_wait_for_a_trickle(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes a little now and then holds nobody up: after a while the channel is dropped."""
+    for module in ("tls_channel", "iroh_channel"):
+        monkeypatch.setattr(f"shoal.transport.{module}.CLOSE_MOST_S", 0.5)
+    near, far, _ = await connected(net)
+    near._channel.write(bytes(32 * MB))  # more than the kernel takes
+
+    async def trickle() -> None:
+        while await far.receive():
+            await asyncio.sleep(0.05)
+
+    reading = asyncio.ensure_future(trickle())
+    async with asyncio.timeout(5.0):
+        await near.close()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+
 async def send_and_close(channel: ByteStream, data: bytes) -> None:
     """Send one message and close behind it."""
     await channel.send(data)

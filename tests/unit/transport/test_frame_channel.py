@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from shoal.clock import SYSTEM_CLOCK
 from shoal.errors import ChannelClosed, CorruptFrame, GrantExceeded, ProtocolError, ServerFull
 from shoal.protocol.frames import encode_frame
 from shoal.protocol.messages import (
@@ -22,6 +23,7 @@ from shoal.protocol.messages import (
 from shoal.protocol.refusals import refusal
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.inbox import PAUSE_BYTES
+from shoal.transport.token_bucket import TokenBucket
 from tests.support.any_message import ANY
 from tests.unit.transport.pipe import Pipe, turns
 
@@ -85,6 +87,51 @@ async def test_a_pause_holds_the_next_messages() -> None:
     await turns()
     assert delivery.got == [Ping(1), Ping(2), Ping(3)]
     delivery.serving.cancel()
+
+
+class Idle:
+    """A channel whose messages bring nothing new; of `words` at once the rest is read later, some a second."""
+
+    def __init__(self, per_s: float, words: int, until: Message) -> None:
+        self.pipe = Pipe()
+        self.frames = FrameChannel(self.pipe, idle_words=TokenBucket(per_s, words, SYSTEM_CLOCK))
+        self.got: list[Message] = []
+        self.all = asyncio.Event()
+        self._until = until
+        self.serving = asyncio.ensure_future(self.frames.deliver_to(ANY, self._take))
+
+    def _take(self, message: Message, payload: bytes) -> None:
+        self.got.append(message)
+        self.frames.was_idle()
+        if message == self._until:
+            self.all.set()
+
+
+async def test_idle_words_are_read_later() -> None:
+    """After as many as are listened to at once the channel is not read; none of them is lost, and the order stays."""
+    idle = Idle(1000.0, 2, until=Ping(5))
+    await turns()
+    said = [Ping(number) for number in range(6)]
+    idle.pipe.inbox.put(bytes_of(*said))
+    assert (idle.got, idle.pipe.asked) == (said[:3], ["pause"])
+    await idle.all.wait()
+    assert idle.got == said
+    idle.serving.cancel()
+
+
+async def test_who_has_said_too_much_is_not_read_for_another_reason() -> None:
+    """A sink that has room again does not end the wait, and one that is full is not read after it."""
+    idle = Idle(1e-3, 1, until=Ping(5))
+    await turns()
+    idle.pipe.inbox.put(bytes_of(*map(Ping, range(3))))
+    assert idle.got == [Ping(0), Ping(1)]
+    idle.frames.pause_reading()
+    idle.frames.resume_reading()
+    await turns()
+    assert (idle.got, idle.pipe.asked) == ([Ping(0), Ping(1)], ["pause"])
+    idle.frames.abort()
+    assert idle.frames._held is None
+    idle.serving.cancel()
 
 
 async def test_a_message_that_comes_within_a_delivery_waits_its_turn() -> None:

@@ -18,6 +18,11 @@ PUBLIC = "tls://203.0.113.1:4433"
         "tls://[::ffff:127.0.0.1]:22",
         "tls://[64:ff9b::7f00:1]:22",
         "tls://[2002:7f00:1::]:22",
+        "tls://[64:ff9b:1::7f00:1]:22",
+        "tls://[64:ff9b:1:2:3:4:7f00:1]:22",
+        "tls://[::127.0.0.1]:22",
+        "tls://[::ffff:0:127.0.0.1]:22",
+        "tls://[::ffff:0:a9fe:a9fe]:80",
         "tls://169.254.169.254:80",
         "tls://[fe80::1]:80",
         "tls://0.0.0.0:22",
@@ -61,7 +66,9 @@ def test_nowhere_is_nobodys_place(address: str) -> None:
 
 
 def test_another_host_of_a_relays_domain_is_no_relay() -> None:
-    """Two labels are anybody's neighbourhood; another port is another service."""
+    """Two labels are anybody's neighbourhood; another port is another service; numbers have no domain."""
     own = ["iroh://https://relay.example.org/"]
     assert dialled_for_others(["iroh://https://victim.example.org/"], own) == ()
     assert dialled_for_others(["iroh://https://relay.example.org:22/"], own) == ()
+    assert dialled_for_others(["iroh://https://127.0.0.1/"], ["iroh://https://10.0.0.1/"]) == ()
+    assert dialled_for_others(["iroh://https://10.0.0.1/"], ["iroh://https://10.0.0.1/"]) != ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,22 @@ def test_no_minute_gives_more_than_the_burst_and_a_minute(pauses: list[float], p
             granted.append(clock.monotonic())
     for at in granted:
         assert sum(at <= then < at + MINUTE_S for then in granted) <= 2 * per_minute
+
+
+async def test_a_debt_says_when_it_is_paid() -> None:
+    """More than there is may be taken without waiting: what comes next waits longer."""
+    clock = VirtualClock()
+    bucket = TokenBucket(10.0, 2, clock)
+    assert [bucket.owe() for _ in range(4)] == pytest.approx([0.0, 0.0, 0.1, 0.2])
+    await clock.advance(0.3)
+    assert bucket.owe() == 0.0
+
+
+def test_a_source_may_have_several_times_as_much() -> None:
+    """As it was when its bucket was made."""
+    buckets: TokenBuckets[str] = TokenBuckets(1.0, 2, VirtualClock(), 10)
+    assert [buckets.of("one").try_take() for _ in range(3)] == [True, True, False]
+    assert [buckets.of("twice", 2).try_take() for _ in range(5)] == [True, True, True, True, False]
 
 
 async def test_takers_wait_in_the_order_of_their_calls() -> None:

@@ -55,6 +55,7 @@ OPENING_S = 4.5
 """How long it may take to open a session, the dial included: room in its cache is given out between two steps."""
 
 KEPT_NEWS = 16
+"""Links of whose state a hop's last word is known."""
 
 MAX_EPOCHS_AHEAD = 1 << 20
 """Rewinds that a process may have made after it wrote its file: a hop that tells of more is not believed."""
@@ -346,7 +347,8 @@ class HopClient:
 
     async def _listen(self, stream: StreamCheck) -> None:
         while True:
-            message, _ = await self._present().receive(SESSION)
+            channel = self._present()
+            message, _ = await channel.receive(SESSION)
             if isinstance(message, Pong):
                 stream.progress(message)
                 if not self.heartbeat.on_pong(message):
@@ -362,6 +364,7 @@ class HopClient:
                 raise refused(message, self.peer)
             else:
                 raise ProtocolError(f"{self.name} sent {type(message).__name__} on a control channel")
+            await channel.idle_words.take(1)
 
     def _answer(self, key: tuple[str, int], message: Message) -> None:
         answer = self._answers.get(key)
@@ -374,7 +377,10 @@ class HopClient:
             return
         before = self._links.get(news.generation)
         if before is None or before[0].state != news.state:
+            self._links.pop(news.generation, None)
             self._links[news.generation] = (news, self.clock.monotonic())
+            if len(self._links) > KEPT_NEWS:  # of links that nobody has ordered
+                del self._links[next(iter(self._links))]
             self._on_change()
 
     async def _beat(self) -> None:

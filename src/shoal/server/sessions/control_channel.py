@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 from shoal.errors import NetworkError, ProtocolError
 from shoal.protocol.messages import (
     SESSION,
@@ -26,7 +28,10 @@ from shoal.transport.frame_channel import FrameChannel
 
 
 class ControlChannel:
-    """Carries the client's orders for one session, and this hop's news back."""
+    """Carries the client's orders for one session, and this hop's news back.
+
+    Use with `with`: the client counts as connected from the beginning, also while it has no answer yet, until it is left.
+    """
 
     def __init__(self, frames: FrameChannel, session: HopSession, identity: Identity, redirector: Redirector) -> None:
         self._frames = frames
@@ -35,6 +40,14 @@ class ControlChannel:
         self._redirector = redirector
         self._clock = redirector.clock
         self._news = session.attend(frames)
+
+    def __enter__(self) -> ControlChannel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.unattend(self._frames)
 
     def _accept(self, grant: LinkGrant) -> bytes:
         session = self._session
@@ -84,6 +97,7 @@ class ControlChannel:
                 await self._frames.send(self._session.pong(message.id, received_at))
             else:
                 await self._order(message)
+            await self._frames.idle_words.take(1)
 
     async def _order(self, message: Message) -> None:
         session = self._session

@@ -17,10 +17,15 @@ from shoal.server.sessions.hop_session import HopSession, OutgoingLink
 from shoal.swarm.directory.records import verify_acceptance, verify_record
 from shoal.swarm.identity import Identity
 from shoal.tasks import OwnedTasks
+from shoal.transport.channel import Channel
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.reach import dialled_for_others
 from shoal.types import PeerId
+
+FAILED_DIAL_S = 1.75
+"""How long a dial for a client takes that fails, whatever the cause: a port that is shut, or is no node's, fails at once, and
+one that is not there when the dial's time is over (DIAL_DEADLINE_S). A client could tell them apart."""
 
 log = logging.getLogger("shoal.server.links")
 
@@ -97,6 +102,15 @@ class Redirector:
             raise RecordError(f"{message.link.peer[:8]} did not agree to be fed by this hop")
         return _Target(PeerId(record.peer), record.addresses, acceptance.session)
 
+    async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> Channel:
+        """As the dialler does; a dial that fails takes as long as any other."""
+        began = self.clock.monotonic()
+        try:
+            return await self._dialler.dial(peer, addresses)
+        except ShoalError:
+            await self.clock.sleep(max(0.0, began + FAILED_DIAL_S - self.clock.monotonic()))
+            raise
+
     async def _keep_up(self, session: HopSession, outgoing: OutgoingLink, target: _Target, source: str) -> None:
         """Dial the target and send to it until the link is cut. A target that refuses is the client's to replace."""
 
@@ -105,7 +119,7 @@ class Redirector:
             if not addresses:
                 raise DialError(f"{target.peer[:8]} has no address that this server dials for others")
             self._dials.begin(session.owner or PeerId(""), source)
-            channel = FrameChannel(await self._dialler.dial(target.peer, addresses))
+            channel = FrameChannel(await self._dial(target.peer, addresses))
             self._dials.answered(source)
             await channel.send(Attach("send", target.session, 0, outgoing.grant.token, outgoing.grant.generation))
             return channel

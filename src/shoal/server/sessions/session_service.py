@@ -192,12 +192,12 @@ class SessionService:
         session = self._sessions.find(message.session, message.secret, message.incarnation, frames.peer)
         if session.terms.span != message.span:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
-        control = ControlChannel(frames, session, self._identity, self._redirector)
-        self._settled(frames)
         first = message.span.start - self._holding.span.start
         weights = self._holding.weights[first : first + len(message.span)]
-        await control.opened(message.upstream, self._holding.numerics, weights)
-        await self._control(control, session)
+        with ControlChannel(frames, session, self._identity, self._redirector) as control:
+            self._settled(frames)
+            await control.opened(message.upstream, self._holding.numerics, weights)
+            await self._control(control, session)
 
     def _terms(self, message: Open) -> SessionGrant:
         held = self._holding
@@ -243,12 +243,12 @@ class SessionService:
     async def _attach(self, frames: FrameChannel, message: Attach, _: bytes) -> None:
         if message.role == "control":
             session = self._sessions.find(message.session, message.token, message.incarnation, frames.peer)
-            control = ControlChannel(frames, session, self._identity, self._redirector)
-            self._settled(frames)
-            base = session.log.sender.least(message.epoch)
-            position = session.receiver.position
-            await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
-            await self._control(control, session)
+            with ControlChannel(frames, session, self._identity, self._redirector) as control:
+                self._settled(frames)
+                base = session.log.sender.least(message.epoch)
+                position = session.receiver.position
+                await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
+                await self._control(control, session)
         elif message.role == "send":
             session = self._linked(message)
             if session.upstream is None or not session.admits(session.upstream, frames.peer, message):

@@ -57,7 +57,7 @@ def hop_graph(
 def _per_block(rates: Sequence[float], lengths: Floats) -> Floats:
     """Rows/s through one block, from those through a whole span; what is not measured is taken for the median."""
     rows = np.array([rate if math.isfinite(rate) and rate > 0 else 0.0 for rate in rates]) * lengths
-    rows = np.clip(rows, 0, 1e12)
+    rows = np.where(rows > 0, np.clip(rows, 1 / MAX_BLOCK_S, 1e12), 0.0)
     known = rows[rows > 0]
     return np.where(rows > 0, rows, float(np.median(known)) if len(known) else DEFAULT_BLOCK_ROWS_PER_S)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import pytest
 
-from shoal.client.session.hop_client import MAX_BREAKS, ORDER_S, TICK_S, HopClient, SessionCredentials
+from shoal.client.session.hop_client import KEPT_NEWS, MAX_BREAKS, ORDER_S, TICK_S, HopClient, SessionCredentials
 from shoal.errors import DialError, NetworkError, ProtocolError, RecordError, ServerFull, SessionFenced, WrongRows
 from shoal.protocol.messages import (
     Admit,
@@ -36,6 +36,7 @@ from shoal.swarm.identity import Identity
 from shoal.transport.channel import Channel
 from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.memory_transport import MemoryChannel
+from shoal.transport.token_bucket import TokenBucket
 from shoal.types import Hop, PeerId, Span
 from tests.records import FINGERPRINT, signed_record
 from tests.support.any_message import ANY
@@ -357,3 +358,14 @@ async def test_a_file_s_hop_of_an_epoch_that_cannot_be() -> None:
     await bench.say(Attached(1 << 47, 0))
     assert await taking is None
     assert isinstance(bench.client.lost, WrongRows)
+
+
+async def test_news_without_end_is_heard_later() -> None:
+    """A hop that talks all the time does not keep its client busy; what it said last of links is kept, and no more."""
+    async with running() as bench:
+        channel = bench.client._channel
+        assert channel is not None
+        channel.idle_words = TokenBucket(1.0, 100, bench.clock)
+        await bench.say(*(LinkState(number, "up") for number in range(200)))
+        kept = [number for number in range(200) if bench.client.news_of(number) is not None]
+        assert kept == list(range(101 - KEPT_NEWS, 101))

@@ -29,6 +29,7 @@ from shoal.server.sessions.control_channel import ControlChannel
 from shoal.server.sessions.hop_session import FIRST_ROWS_S
 from shoal.swarm.directory.records import ACCEPTANCE_LIFETIME_S, verify_acceptance
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.token_bucket import TokenBucket
 from tests.unit.links.test_row_sender import messages
 from tests.unit.server.sessions.test_hop_session import CLIENT, NEXT, ROW
 from tests.unit.server.sessions.test_redirector import ME, Ordered
@@ -171,3 +172,16 @@ async def test_what_a_control_channel_does_not_carry(controlled: Controlled) -> 
     with pytest.raises(ProtocolError, match="does not carry Pong"):
         await controlled.serving
     assert not controlled.session.attended
+
+
+async def test_orders_without_end_are_read_later(controlled: Controlled) -> None:
+    """Beyond what is listened to at once an order waits for its time, and all are obeyed in the end."""
+    clock = controlled.hop.clock
+    controlled.frames.idle_words = TokenBucket(1.0, 3, clock)
+    for number in range(6):
+        await controlled.say(Ping(number))
+    assert len(controlled.heard) == 4
+    for _ in range(3):
+        await clock.advance(1.0)
+        await turns()
+    assert [pong.id for pong in controlled.heard if isinstance(pong, Pong)] == list(range(6))

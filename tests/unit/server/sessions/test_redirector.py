@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from shoal.errors import DialError, RecordError
+from shoal.errors import DialError, IdentityError, RecordError, ShoalError
 from shoal.protocol.messages import Attach, LinkGrant, LinkState, ReceivedUpTo, Redirect
 from shoal.server.sessions.dial_limits import FAILED_AT_ONCE
-from shoal.server.sessions.redirector import Redirector
+from shoal.server.sessions.redirector import FAILED_DIAL_S, Redirector
 from shoal.swarm.directory.records import Acceptance, sign_acceptance
 from shoal.swarm.identity import Identity
 from shoal.transport.channel import Channel
@@ -34,7 +34,7 @@ class Dials(Dialler):
     def __init__(self) -> None:
         super().__init__([])
         self.pipes: list[Pipe] = []
-        self.error: DialError | None = None
+        self.error: ShoalError | None = None
         self.count = 0
         self.tried: list[object] = []
 
@@ -137,7 +137,7 @@ async def test_the_client_itself_is_not_dialled(ordered: Ordered) -> None:
 
 
 async def test_dials_that_are_not_answered_are_limited(ordered: Ordered) -> None:
-    """However many links a client orders; it learns of this server's limit, and of no cause: that would be a scan's answer."""
+    """However many links a client orders; it learns of this server's limit at once."""
     ordered.dials.error = DialError("127.0.0.1:22 does not answer: connection refused")
     told: list[str] = []
     for generation in range(1, FAILED_AT_ONCE + 20):
@@ -146,10 +146,21 @@ async def test_dials_that_are_not_answered_are_limited(ordered: Ordered) -> None
             await asyncio.sleep(0)
         told += [state.detail for state in ordered.told() if state.state == "down"]
     assert ordered.dials.count == FAILED_AT_ONCE
-    assert set(told[:FAILED_AT_ONCE]) == {""}
-    assert all("dials" in detail for detail in told[FAILED_AT_ONCE:])
+    assert len(told) == 19
+    assert all("dials" in detail for detail in told)
     await ordered.hop.clock.advance(3.0)
     assert ordered.dials.count > FAILED_AT_ONCE
+
+
+@pytest.mark.parametrize("error", [DialError("127.0.0.1:22 does not answer: connection refused"), IdentityError("no")])
+async def test_a_dial_that_fails_tells_no_cause(ordered: Ordered, error: ShoalError) -> None:
+    """Neither in words nor by the time that it took: both would be a scan's answer."""
+    ordered.dials.error = error
+    ordered.redirector.redirect(ordered.session, ordered.order())
+    await ordered.hop.clock.advance(FAILED_DIAL_S - 0.01)
+    assert [state.state for state in ordered.told()] == ["ready"]
+    await ordered.hop.clock.advance(0.02)
+    assert [(state.state, state.detail) for state in ordered.told()] == [("down", "")]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import pytest
 
 from shoal.engine.compute_stats import ComputeStats
 from shoal.errors import (
+    ChannelClosed,
     FingerprintMismatch,
     GrantExceeded,
     IdentityError,
+    RecordError,
     ServerFull,
     SessionFenced,
     SessionLost,
@@ -234,6 +236,21 @@ async def test_opening_again_takes_the_session_up(serving: Serving) -> None:
         with pytest.raises(error):
             await serving.begin(opening(**changes))
     assert not second.ended
+
+
+async def test_who_is_refused_again_is_not_there(serving: Serving) -> None:
+    """A second request that fails late, or whose channel breaks, leaves no client behind that keeps its session's place."""
+    first = await serving.begin(opening(upstream=LinkGrant(2, CLIENT, b"t" * 16)))
+    with pytest.raises(RecordError):
+        await serving.begin(opening())  # an older link
+    assert first.ended
+    assert not serving.session.attended
+    for request in (opening(upstream=LinkGrant(3, CLIENT, b"t" * 16)), Attach("control", SESSION, 1, SECRET)):
+        pipe = Peer()
+        pipe.abort()
+        with pytest.raises(ChannelClosed):
+            await serving.service.answers.begin(FrameChannel(pipe), request, b"")
+        assert not serving.session.attended
 
 
 async def test_a_server_that_leaves_takes_no_new_sessions(serving: Serving) -> None:

@@ -35,6 +35,15 @@ def test_free_cache_is_for_a_whole_span(num_tokens: int, blocks: int) -> None:
     assert most_blocks(server(A, 0, 4), num_tokens) == blocks
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-308, 1e-12, 1e15])
+@pytest.mark.parametrize("queued_rows", [0, 1, 1 << 48])
+def test_a_servers_word_overflows_nothing(rate: float, queued_rows: int) -> None:
+    """Rates within their bounds may be of any size: costs stay within theirs, without a warning on anybody's terminal."""
+    graph = graph_of(server(A, 0, 4, decode_rows_per_s=rate, prefill_rows_per_s=rate, queued_rows=queued_rows))
+    assert (graph.block <= MAX_BLOCK_S * SECOND).all()
+    assert (graph.enter <= MAX_BLOCK_S * SECOND).all()
+
+
 def test_rates_are_of_whole_spans() -> None:
     """100 rows/s through four blocks are 400 through one; who has told none counts as the median of the others."""
     graph = graph_of(
