@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from shoal.engine.compute_stats import ComputeStats
 from shoal.errors import (
+    ChannelClosed,
     FingerprintMismatch,
     GrantExceeded,
     IdentityError,
@@ -65,9 +67,12 @@ class PagedCompute(Compute):
         self.stats = ComputeStats()
         self.queued_rows = 0
         self.failing: dict[str, Any] = {}
+        self.rests = asyncio.Event()
+        self.rests.set()
 
     async def open(self, session: str, client: str, span: Span, max_tokens: int, **options: Any) -> None:
-        """ComputeThread."""
+        """ComputeThread: between two steps."""
+        await self.rests.wait()
         self.pages.open(session, span, max_tokens)
         self.failing[session] = options["on_failure"]
 
@@ -234,6 +239,52 @@ async def test_opening_again_takes_the_session_up(serving: Serving) -> None:
         with pytest.raises(error):
             await serving.begin(opening(**changes))
     assert not second.ended
+
+
+async def test_a_client_that_goes_away_while_its_session_opens(serving: Serving) -> None:
+    """It was told of no session, so that none is kept for it; one that closes it before that is heard."""
+    for goes in (Peer.abort, lambda client: client.arrive(Close())):
+        serving.compute.rests.clear()
+        client = await serving.begin(opening())
+        assert client.heard == []
+        goes(client)
+        serving.compute.rests.set()
+        await turns()
+        assert (len(serving.table), serving.table.pages.granted) == (0, 0)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_a_client_that_goes_away_before_its_first_rows(serving: Serving, attached: bool) -> None:
+    """Its session ends with the channel, however that was begun; nothing is there to come back for."""
+    client = await serving.begin(opening())
+    if attached:
+        first, client = client, await serving.begin(Attach("control", SESSION, 1, SECRET))
+        assert first.ended
+        assert len(serving.table) == 1
+    client.abort()
+    await turns()
+    assert (len(serving.table), serving.table.pages.granted) == (0, 0)
+
+
+async def test_a_client_that_goes_away_after_its_first_rows(serving: Serving) -> None:
+    """The session lives on for its lease."""
+    client = await serving.begin(opening())
+    serving.session.take(RowsFrame(0, 0, 1, 0), ROW, 0)
+    client.abort()
+    await turns()
+    assert not serving.session.attended
+    assert isinstance((await serving.begin(Attach("control", SESSION, 1, SECRET))).heard[0], Attached)
+
+
+async def test_a_client_that_goes_away_while_it_comes_back(serving: Serving) -> None:
+    """Nobody attends to a session whose channel broke before it was answered."""
+    await serving.begin(opening())
+    serving.session.take(RowsFrame(0, 0, 1, 0), ROW, 0)
+    gone = Peer()
+    gone.abort()
+    with contextlib.suppress(ChannelClosed):
+        await serving.service.answers.begin(FrameChannel(gone), Attach("control", SESSION, 1, SECRET), b"")
+    assert not serving.session.attended
 
 
 async def test_a_server_that_leaves_takes_no_new_sessions(serving: Serving) -> None:
