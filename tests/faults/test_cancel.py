@@ -169,3 +169,11 @@ async def test_ctrl_c_is_a_keyboard_interrupt(
             code, out, err = await ended(reader)
     assert code == 0, err
     assert len(json.loads(out)) == 8
+
+
+async def test_ctrl_c_breaks_no_import() -> None:
+    """The first use imports what is heavy; Ctrl-C meanwhile is a KeyboardInterrupt, after which everything works."""
+    async with running("tests.faults.interrupted_import") as program:
+        code, out, err = await ended(program)
+    assert (code, out.split()) == (0, ["KeyboardInterrupt", "2"]), err
+    assert err == ""
