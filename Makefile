@@ -52,7 +52,8 @@ gemma: install
 
 # Long; SHOAL_CHAOS_SEED=n replays a run.
 chaos: install
-	SHOAL_CHAOS_RUNS=$${SHOAL_CHAOS_RUNS:-110} $(BIN)/python -m pytest tests/chaos
+	SHOAL_CHAOS_RUNS=$${SHOAL_CHAOS_RUNS:-110} SHOAL_RESTART_ROUNDS=$${SHOAL_RESTART_ROUNDS:-3} \
+		$(BIN)/python -m pytest tests/chaos
 
 # Each lie of a hop in every place of a route; `make test` tells each once.
 .PHONY: attacks

@@ -15,8 +15,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, churn, opening, moves, "
-            "placement, discovery, kv, prefix or start."
+            help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, restarts, "
+            "interrupts, churn, opening, moves, placement, discovery, kv, prefix or start."
         ),
     ],
     tokens: Annotated[
@@ -25,13 +25,15 @@ def bench(
     runs: Annotated[
         int | None,
         typer.Option(
-            help="Runs of heal (200) or moves (100), rounds of churn or opening (5), pairs of engine, decode or batch (5), "
-            "prompts of prefix (5), starts (10).",
+            help="Runs of heal (200) or moves (100), rounds of restarts (3), churn or opening (5), moments of interrupts "
+            "(100), pairs of engine, decode or batch (5), prompts of prefix (5), starts (10).",
             min=1,
             max=10_000,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn, opening and moves.", min=0)] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Of what chance decides in heal, interrupts, churn, opening and moves.", min=0)
+    ] = 1,
     write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
     model: Annotated[
         Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)

@@ -57,6 +57,18 @@ def _attacks(size: Size) -> dict[str, Any]:
     return run()
 
 
+def _restarts(size: Size) -> dict[str, Any]:
+    from bench.restarts import run
+
+    return run(size.runs or 3, size.seed)
+
+
+def _interrupts(size: Size) -> dict[str, Any]:
+    from bench.interrupts import run
+
+    return run(size.runs or 100, size.seed)
+
+
 def _families(size: Size) -> dict[str, Any]:
     from bench.families import run
 
@@ -133,6 +145,8 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "longcontext": _longcontext,
     "heal": _fail_over,
     "attacks": _attacks,
+    "restarts": _restarts,
+    "interrupts": _interrupts,
     "churn": _churn,
     "opening": _opening,
     "moves": _moves,

@@ -7,6 +7,8 @@ imports neither torch nor anything else: the names are loaded when they are firs
 from __future__ import annotations
 
 import importlib
+import threading
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,6 +110,9 @@ _HOMES = {
     "shoal.types": ("Hop", "ModelSpec", "Span"),
 }
 
+_LOADED: dict[str, ModuleType] = {}
+"""Modules of these that are there as a whole: what another thread imports stands in sys.modules from its beginning."""
+
 __all__ = [
     "AsyncChatSession",
     "AsyncClient",
@@ -176,7 +181,32 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
     home = next(home for home, names in _HOMES.items() if name in names)
-    return getattr(importlib.import_module(home), name)
+    if home not in _LOADED:
+        _LOADED[home] = _imported(home)
+    return getattr(_LOADED[home], name)
+
+
+def _imported(home: str) -> ModuleType:
+    """A module, imported where no Ctrl-C comes: half-imported, torch and numpy fail in ways of their own, or end the process.
+
+    The main thread, which alone gets it, waits meanwhile. After a KeyboardInterrupt the import goes on to its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(home)
+    found: list[ModuleType | BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(importlib.import_module(home))
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work, name="shoal-import")
+    thread.start()
+    thread.join()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
 
 
 def __dir__() -> list[str]:

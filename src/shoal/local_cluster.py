@@ -20,9 +20,12 @@ MEMORY = "2GB"
 
 
 class LocalServer:
-    """One `shoal serve` process. Its standard input is a pipe: when this process dies, however, the server leaves."""
+    """One `shoal serve` process. Its standard input is a pipe: when this process dies, however, the server leaves.
 
-    def __init__(self, model: str, *options: str, env: dict[str, str] | None = None) -> None:
+    `temporary`: with a fresh key and a free port; otherwise it has those that it had last.
+    """
+
+    def __init__(self, model: str, *options: str, env: dict[str, str] | None = None, temporary: bool = True) -> None:
         command = [
             sys.executable,
             "-m",
@@ -31,7 +34,7 @@ class LocalServer:
             model,
             "--json",
             "--watch-stdin",
-            "--temporary",
+            *(["--temporary"] if temporary else []),
             *options,
         ]
         self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
-"""Two threads and two tasks of a fresh process that open a model for the first time, all at the same moment.
+"""Users of a fresh process who open a model for the first time, all at the same moment: KIND MODEL TICKET.
 
-Prints as JSON what each got: the tokens of a reply, or its error.
+`threads`: three of blocking code. `tasks`: three in one event loop. `notebook`: blocking code in a cell, beneath which an event
+loop runs. `both`: two threads and two tasks. Prints as JSON what each got: the tokens of a reply, or its error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import shoal
 
-USERS = 4
+USERS = {"threads": 3, "tasks": 3, "notebook": 1, "both": 4}
 PACKAGE = "transformers"
 """What is imported late, because it takes long."""
 
@@ -32,7 +33,8 @@ class Meeting(importlib.abc.MetaPathFinder):
     Where something lets only one of them ask at a time, they are not waited for longer than MEETING_S.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, users: int) -> None:
+        self._users = users
         self._asking: set[int] = set()
         self._held = False
         self._import = builtins.__import__
@@ -49,14 +51,13 @@ class Meeting(importlib.abc.MetaPathFinder):
         if name.startswith(f"{PACKAGE}.") and not self._held:
             self._held = True
             until = time.monotonic() + MEETING_S
-            while len(self._asking) < USERS and time.monotonic() < until:
+            while len(self._asking) < self._users and time.monotonic() < until:
                 time.sleep(0.01)
             time.sleep(LATER_S)  # now they wait for this import
 
 
-def in_a_thread(model: str, ticket: str, barrier: threading.Barrier) -> list[int] | str:
+def blocking(model: str, ticket: str) -> list[int] | str:
     """A user of blocking code."""
-    barrier.wait()
     try:
         with shoal.connect(model, peers=[ticket], transport="tls") as remote:
             return list(remote.generate("the sea", max_tokens=4, ignore_eos=True).token_ids)
@@ -64,31 +65,46 @@ def in_a_thread(model: str, ticket: str, barrier: threading.Barrier) -> list[int
         return f"{type(error).__name__}: {error}"
 
 
-async def in_tasks(model: str, ticket: str, barrier: threading.Barrier) -> list[list[int] | str]:
-    """Two users in one event loop."""
-    await asyncio.to_thread(barrier.wait)
-    from shoal.client.remote_model import open_model
-
-    async def use() -> list[int] | str:
-        try:
-            async with shoal.AsyncClient([ticket], only="tls") as client, await open_model(client, model) as remote:
-                async with client.session(remote.spec, max_tokens=16) as session:
-                    rows = await session.step(await remote.embed(remote.tokenizer.encode("the sea")))
-                return [int((await remote.logits(rows))[-1].argmax())]
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-
-    return list(await asyncio.gather(use(), use()))
+async def task(model: str, ticket: str) -> list[int] | str:
+    """A user of asyncio code."""
+    try:
+        async with await shoal.connect_async(model, peers=[ticket], transport="tls") as remote:
+            return list((await remote.generate("the sea", max_tokens=4, ignore_eos=True)).token_ids)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
-def main(model: str, ticket: str) -> None:
+async def cell(model: str, ticket: str) -> list[int] | str:
+    """A cell of a notebook: its loop runs, and waits for blocking code in it."""
+    return blocking(model, ticket)
+
+
+async def tasks(count: int, model: str, ticket: str) -> list[list[int] | str]:
+    """So many in one event loop."""
+    return list(await asyncio.gather(*(task(model, ticket) for _ in range(count))))
+
+
+def main(kind: str, model: str, ticket: str) -> None:
     """Let them all begin at once."""
-    Meeting()
-    barrier = threading.Barrier(3)
-    with ThreadPoolExecutor(2) as threads:
-        users = [threads.submit(in_a_thread, model, ticket, barrier) for _ in range(2)]
-        answers = asyncio.run(in_tasks(model, ticket, barrier))
-        print(json.dumps([*(user.result() for user in users), *answers]))
+    threads, in_tasks = {"threads": (3, 0), "tasks": (0, 3), "notebook": (0, 0), "both": (2, 2)}[kind]
+    Meeting(USERS[kind])
+    barrier = threading.Barrier(max(1, threads + bool(in_tasks)))
+
+    def user() -> list[int] | str:
+        barrier.wait()
+        return blocking(model, ticket)
+
+    async def crowd() -> list[list[int] | str]:
+        await asyncio.to_thread(barrier.wait)
+        return await tasks(in_tasks, model, ticket)
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        users = [pool.submit(user) for _ in range(threads)]
+        answers = asyncio.run(crowd()) if in_tasks else []
+        answers += [one.result() for one in users]
+    if kind == "notebook":
+        answers.append(asyncio.run(cell(model, ticket)))
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sys
 import threading
 import time
 from asyncio.subprocess import Process
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.interrupts import run
 from shoal.protocol.messages import Message, Opened, RowsFrame
 from shoal.server.server import Server
 from shoal.types import Span
@@ -30,6 +32,7 @@ INTERRUPTED = 130
 REACTS_S = 2.0
 """How long Ctrl-C may take: 0.3 s, and the end of a process. A machine on which the start takes longer has as long for this."""
 
+MOMENTS, SEED = 1, 3
 MOMENT_S = 0.3
 TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
 
@@ -169,3 +172,20 @@ async def test_ctrl_c_is_a_keyboard_interrupt(
             code, out, err = await ended(reader)
     assert code == 0, err
     assert len(json.loads(out)) == 8
+
+
+async def test_ctrl_c_breaks_no_import() -> None:
+    """The first use imports what is heavy; Ctrl-C meanwhile is a KeyboardInterrupt, after which everything works."""
+    async with running("tests.faults.interrupted_import") as program:
+        code, out, err = await ended(program)
+    assert (code, out.split()) == (0, ["KeyboardInterrupt", "2"]), err
+    assert err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a terminal of its own")
+@pytest.mark.timeout(300)
+async def test_ctrl_c_at_any_moment() -> None:
+    """A moment each of `generate`, `chat` and a stream in Python; `python -m bench interrupts` makes a hundred."""
+    found = await asyncio.to_thread(run, MOMENTS, SEED)
+    assert found["unclean"] == []
+    assert found["left_behind"] == 0

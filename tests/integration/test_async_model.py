@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -35,6 +36,23 @@ async def test_a_cancelled_reply_ends_at_every_hop(swarm_of: SwarmMaker) -> None
                 await replying
             await idle(swarm)
             assert (await model.generate(PROMPT, **GREEDY)).usage.completion_tokens == 24
+
+
+async def test_a_reply_that_is_cancelled_while_it_opens(swarm_of: SwarmMaker) -> None:
+    """A server that is held up meanwhile keeps no session for it."""
+    async with swarm_of(ALL) as swarm:
+        worker, gate = swarm.servers[0].worker, threading.Event()
+        async with await shoal.connect_async(peers=[swarm.ticket], transport="tls") as model:
+            held = asyncio.ensure_future(worker.between_steps(lambda: gate.wait(10.0)))
+            replying = asyncio.create_task(model.generate(PROMPT, **LONG))
+            await until(lambda: swarm.servers[0].sessions.shares.num_accounts == 1)  # it is counted, and not there yet
+            replying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await replying
+            gate.set()
+            await held
+            await until(lambda: swarm.servers[0].sessions.shares.num_accounts == 0, timeout_s=2.0)
+            assert len(swarm.servers[0].sessions) == 0
 
 
 async def test_closing_a_model_ends_what_is_open(swarm_of: SwarmMaker) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import shoal
+from shoal.model.weights.chat_template import Message
+from shoal.model.weights.tokenizer import Tokenizer
 from shoal.types import Span
 from tests.integration.test_sync import ALL, blocking, connected, idle
 from tests.swarms import SwarmMaker
@@ -73,4 +77,56 @@ async def test_two_turns_at_once_follow_one_another(swarm_of: SwarmMaker, talkat
                     await anext(stale)
             with pytest.raises(shoal.UsageError, match="conversation is closed"):
                 talk.stream("five")
+        await idle(swarm)
+
+
+async def test_others_go_on_while_a_prompt_is_put_into_its_template(
+    swarm_of: SwarmMaker, talkative: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template is a program that takes its time: other replies of the same client, and of its loop, get on meanwhile."""
+    went_on = threading.Event()
+    encode_chat = Tokenizer.encode_chat
+
+    def slowly(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        assert went_on.wait(20.0), "nothing went on meanwhile"
+        return encode_chat(tokenizer, messages)
+
+    async with swarm_of(ALL) as swarm:
+        async with await shoal.connect_async(str(talkative), peers=[swarm.ticket], transport="tls") as model:
+            async with await model.chat() as talk, model.stream("the sea", max_tokens=64, ignore_eos=True) as other:
+                await anext(other)
+                monkeypatch.setattr(Tokenizer, "encode_chat", slowly)
+                for turn in (lambda: talk.say("hello", **TURN), lambda: model.generate("hello", raw=False, **TURN)):
+                    went_on.clear()
+                    asked = asyncio.create_task(turn())
+                    for _ in range(8):
+                        await anext(other)
+                        assert not asked.done()
+                    went_on.set()
+                    assert len((await asked).token_ids) == 8
+
+
+async def test_a_reply_that_is_left_while_its_prompt_is_put_into_the_template(
+    swarm_of: SwarmMaker, talkative: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends at once, and the model closes at once; the template's thread ends by itself."""
+    begun, ends = threading.Event(), threading.Event()
+
+    def slowly(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+        begun.set()
+        ends.wait(20.0)
+        return [1]
+
+    monkeypatch.setattr(Tokenizer, "encode_chat", slowly)
+    async with swarm_of(ALL) as swarm:
+        async with await shoal.connect_async(str(talkative), peers=[swarm.ticket], transport="tls") as model:
+            stream = model.stream("hello", raw=False)
+            assert stream.prompt_ids == ()
+            reading = asyncio.create_task(anext(stream))
+            await asyncio.to_thread(begun.wait, 20.0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        assert not ends.is_set()
+        ends.set()
         await idle(swarm)

@@ -56,19 +56,21 @@ class AsyncModel:
         """Stream the continuation of a text or of token ids, or (`raw=False`) the answer to a text.
 
         The keywords are the fields of `ReplyOptions`, `SamplingParams`, `SessionOptions` and `RouteOptions`. Raises
-        UsageError for a prompt or an option that makes no sense. Reading raises what a session raises, and
-        SessionFenced when another process goes on with a saved reply.
+        UsageError for a prompt or an option that makes no sense. Reading raises what a session raises, UsageError where the
+        chat template refuses the prompt, and SessionFenced when another process goes on with a saved reply.
         """
         self._check_open()
         asked, params, session = reply_options(options, self._options)
         place = None if asked.save is None else place_for_reply(asked.save)
         ids = prompt_tokens(self.remote.tokenizer, prompt, asked.raw, self.remote.config.vocab_size)
         reply = GrowingReply(ids, params)
-        room = self._with_room(session, len(reply.prompt_ids) + params.max_tokens)
-        if place is not None:
-            room = msgspec.structs.replace(room, keep_s=asked.keep_s)
 
         async def opening() -> tuple[Session, list[int]]:
+            if not reply.prompt_ids:
+                reply.ask(await self.remote.encode_chat([{"role": "user", "content": str(prompt)}]))
+            room = self._with_room(session, len(reply.prompt_ids) + params.max_tokens)
+            if place is not None:
+                room = msgspec.structs.replace(room, keep_s=asked.keep_s)
             return await self.remote.client.open_session(self.remote.spec, room, asked.wait_s), []
 
         return self._stream(reply, place, opening)

@@ -57,7 +57,7 @@ class AsyncChatSession:
         if self._closed:
             raise UsageError("the conversation is closed")
         asked: tuple[Message, ...] = (*self._messages, {"role": "user", "content": said_text(text)})
-        reply = GrowingReply(self._model.tokenizer.encode_chat(asked), SamplingParams.of(sampling))
+        reply = GrowingReply(None, SamplingParams.of(sampling))
         return AsyncCompletionStream(reply, self._turn(reply, asked), self._opened)
 
     async def _turn(self, reply: GrowingReply, asked: tuple[Message, ...]) -> AsyncGenerator[str, None]:
@@ -65,6 +65,7 @@ class AsyncChatSession:
             await other.aclose()
         if asked[:-1] != self._messages:
             raise UsageError("the conversation has gone on since this turn was asked for")
+        reply.ask(await self._model.encode_chat(asked))
         try:
             with self._model.client.activity.doing(partial(reply_waits, reply)):
                 async with aclosing(self._decoder.generate(reply)) as pieces:

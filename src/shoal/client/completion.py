@@ -89,7 +89,7 @@ class GrowingReply:
 
     def __init__(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: Sequence[int] | None,
         params: SamplingParams,
         token_ids: Sequence[int] = (),
         seed: int | None = None,
@@ -97,13 +97,13 @@ class GrowingReply:
     ) -> None:
         """A seed is drawn unless it is given here or in `params`; a `finish_reason` is that of a saved reply that has ended.
 
-        Raises UsageError for an empty prompt.
+        A prompt whose tokens are not known yet (None) is `ask`ed later. Raises UsageError for an empty one.
         """
-        if not prompt_ids:
-            raise UsageError("the prompt has no tokens")
         given = params.seed if seed is None else seed
         self.params = params
-        self.prompt_ids = list(prompt_ids)
+        self.prompt_ids: list[int] = []
+        if prompt_ids is not None:
+            self.ask(prompt_ids)
         self.token_ids = list(token_ids)
         self.seed = secrets.randbits(SEED_BITS) if given is None else given
         self.text = ""
@@ -115,6 +115,12 @@ class GrowingReply:
         self.prefill_tokens = 0
         self.traces: list[StepTrace] = []
         self.exact = True
+
+    def ask(self, prompt_ids: Sequence[int]) -> None:
+        """These are the prompt's tokens. Raises UsageError for none."""
+        if not prompt_ids:
+            raise UsageError("the prompt has no tokens")
+        self.prompt_ids = list(prompt_ids)
 
     def begin(self, session: Session | None, text: str) -> None:
         """The text of the tokens that are there already, and the session that computes the others, if any are to come."""
@@ -168,7 +174,7 @@ class CompletionFields:
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """The prompt's tokens."""
+        """The prompt's tokens; none before a prompt has been put into the chat template, which reading begins with."""
         return tuple(self._reply.prompt_ids)
 
     @property

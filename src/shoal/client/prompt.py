@@ -15,14 +15,15 @@ from shoal.options import check_text
 PROMPT_FORM = "a prompt is a text, or with raw=True a sequence of token ids"
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: Any, raw: bool, vocab_size: int) -> list[int]:
-    """Token ids of a text (without `raw`: in the chat template), or of ids: a sequence, an array [n] or [1, n] or a tensor.
+def prompt_tokens(tokenizer: Tokenizer, prompt: Any, raw: bool, vocab_size: int) -> list[int] | None:
+    """Token ids of a text, or of ids: a sequence, an array [n] or [1, n] or a tensor.
 
+    None for a text (without `raw`) that goes into the chat template, which takes its time: see `RemoteModel.encode_chat`.
     Raises UsageError for anything else, and for ids that the model does not have.
     """
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
-        return tokenizer.encode(prompt) if raw else tokenizer.encode_chat([{"role": "user", "content": prompt}])
+        return tokenizer.encode(prompt) if raw else None
     token_ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if isinstance(token_ids, bytes | bytearray | dict) or not isinstance(token_ids, Iterable):
         raise UsageError(f"{PROMPT_FORM}, not {kind_of(prompt)}")

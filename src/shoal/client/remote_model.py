@@ -26,6 +26,7 @@ from shoal.model.nn.block import EmbeddingAndHead, ModelConfig
 from shoal.model.nn.sampling import sample
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import WeightFormat, load_ends, weight_format
+from shoal.model.weights.chat_template import Message
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint, model_spec
 from shoal.model.weights.hub import open_hub
 from shoal.model.weights.model_source import demo_model_path, open_checkpoint
@@ -37,6 +38,9 @@ MODELS_VARIABLE = "SHOAL_MODELS"
 """A directory in which local checkpoints are looked for by the names that servers tell."""
 
 HEADS = ("float32", "bfloat16", "int8")
+
+TEMPLATES_AT_ONCE = 4
+"""Chat templates that are computed at the same time, each in a process of its own; others wait."""
 
 EMBED_AT_ONCE = 16
 """So many embedding rows are looked up where they are asked for: that takes microseconds, another thread's turn 0.1 ms."""
@@ -56,7 +60,8 @@ T = TypeVar("T")
 
 
 class RemoteModel:
-    """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread.
+    """Embedding, head and tokenizer here; blocks in the swarm. Made by `open_model`; arithmetic runs in one thread, chat
+    templates in a few.
 
     `source`: what the user called it; empty for the one that the swarm serves.
     """
@@ -77,6 +82,7 @@ class RemoteModel:
         self.tokenizer = tokenizer
         self._ends = ends
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shoal-head")
+        self._templates = ThreadPoolExecutor(TEMPLATES_AT_ONCE, thread_name_prefix="shoal-template")
         # The thread's first work, while the session is opened and the prompt is read; logits wait behind it.
         self._proof = self._thread.submit(prove_ends, ends, config.block)
         self._computing = 0
@@ -88,6 +94,16 @@ class RemoteModel:
     def _is_free(self) -> bool:
         """Whether arithmetic may run in the event loop: torch would keep a set of threads for every thread that calls it."""
         return self._computing == 0 and self._proof.done() and isinstance(self._ends.head, NativeLinear)
+
+    async def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation in the chat template, up to where the assistant speaks.
+
+        The template is a program of its own, for which a thread waits: others of this client go on. Raises UsageError when
+        the model has none, or it refuses the conversation.
+        """
+        loop = asyncio.get_running_loop()
+        with self.client.activity.doing("putting the prompt into the chat template"):
+            return await loop.run_in_executor(self._templates, self.tokenizer.encode_chat, messages)
 
     async def embed(self, token_ids: list[int]) -> torch.Tensor:
         """Token ids [n] → rows [n, hidden]."""
@@ -131,6 +147,7 @@ class RemoteModel:
     async def close(self) -> None:
         """Close the client too. Closing twice is harmless."""
         self._thread.shutdown(wait=False)
+        self._templates.shutdown(wait=False, cancel_futures=True)
         await self.client.close()
 
     async def __aenter__(self) -> RemoteModel:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from asyncio.sslproto import SSLProtocol
 
 import pytest
 
 from shoal.errors import ChannelClosed
 from shoal.transport.channel import SEND_BUFFER_BYTES
-from shoal.transport.tls_channel import TlsChannel
+from shoal.transport.tls_certificate import client_context
+from shoal.transport.tls_channel import READ_BYTES, TlsChannel, TlsLayer
 from shoal.types import PeerId
 from tests.unit.transport.nodes import Net, echo
 
@@ -23,6 +25,27 @@ async def test_protocol_and_socket() -> None:
         assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
         raw = channel._tls.get_extra_info("socket")
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_connections_share_one_buffer() -> None:
+    """asyncio reads into it because fields of its own are set: a Python that keeps them elsewhere is to be seen here.
+
+    It would still work, with 256 KiB more for each connection, which no budget counts (`TlsLayer`).
+    """
+    shared = bytearray(READ_BYTES)
+    layer = TlsLayer(asyncio.Protocol(), client_context(), False, shared)
+    plain = SSLProtocol(asyncio.get_running_loop(), asyncio.Protocol(), client_context(), None, server_hostname="shoal")
+    own = set(vars(plain))
+    assert {"_ssl_buffer", "_ssl_buffer_view", "_app_transport"} <= own, "asyncio has renamed what TlsLayer sets"
+    assert set(vars(layer)) - own == {"secured", "max_size"}, "TlsLayer sets what asyncio does not know"
+    for wanted in (-1, 1, READ_BYTES, 1 << 20):
+        given = layer.get_buffer(wanted)
+        assert isinstance(given, memoryview)
+        assert given.obj is shared, "asyncio has taken a buffer of its own"
+        assert len(given) == READ_BYTES
+    for one in (layer, plain):
+        one._app_transport.close()
+    layer.secured.cancel()
 
 
 class Raw:

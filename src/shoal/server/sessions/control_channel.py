@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+import asyncio
 
 from shoal.errors import NetworkError, ProtocolError
 from shoal.protocol.messages import (
@@ -10,7 +10,9 @@ from shoal.protocol.messages import (
     Admit,
     Admitted,
     Close,
+    Leaving,
     LinkGrant,
+    LinkState,
     Message,
     Numerics,
     Opened,
@@ -28,10 +30,7 @@ from shoal.transport.frame_channel import FrameChannel
 
 
 class ControlChannel:
-    """Carries the client's orders for one session, and this hop's news back.
-
-    Use with `with`: the client counts as connected from the beginning, also while it has no answer yet, until it is left.
-    """
+    """Carries the client's orders for one session, and this hop's news back."""
 
     def __init__(self, frames: FrameChannel, session: HopSession, identity: Identity, redirector: Redirector) -> None:
         self._frames = frames
@@ -39,15 +38,6 @@ class ControlChannel:
         self._identity = identity
         self._redirector = redirector
         self._clock = redirector.clock
-        self._news = session.attend(frames)
-
-    def __enter__(self) -> ControlChannel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session.unattend(self._frames)
 
     def _accept(self, grant: LinkGrant) -> bytes:
         session = self._session
@@ -56,28 +46,29 @@ class ControlChannel:
         acceptance = Acceptance(session.terms.session, self._identity.peer, grant.peer, grant.generation, expires_at)
         return sign_acceptance(acceptance, self._identity)
 
-    async def opened(self, upstream: LinkGrant, numerics: Numerics, weights: tuple[str, ...]) -> None:
-        """Tell the client what it was granted."""
+    def opened(self, upstream: LinkGrant, numerics: Numerics, weights: tuple[str, ...]) -> Opened:
+        """What the client is told that it was granted; `upstream` may feed this hop from now on."""
         session, terms = self._session, self._session.terms
-        await self._frames.send(
-            Opened(
-                terms.max_tokens,
-                terms.lease_s,
-                session.receiver.epoch,
-                session.receiver.position,
-                terms.journal_tokens,
-                numerics,
-                self._accept(upstream),
-                weights,
-            )
+        return Opened(
+            terms.max_tokens,
+            terms.lease_s,
+            session.receiver.epoch,
+            session.receiver.position,
+            terms.journal_tokens,
+            numerics,
+            self._accept(upstream),
+            weights,
         )
 
-    async def serve(self) -> bool:
-        """Obey until the channel ends; returns whether the client closed the session."""
+    async def serve(self, *first: Message) -> bool:
+        """Say what comes first, and obey until the channel ends; returns whether the client closed the session."""
         session = self._session
+        news = session.attend(self._frames)
         session.renew()
         try:
-            ended, closed = await first_done(self._obey(), self._report(), session.closed.wait())
+            for message in first:
+                await self._frames.send(message)
+            ended, closed = await first_done(self._obey(), self._report(news), session.closed.wait())
             if session.failure is not None:
                 await self._frames.send(refusal(as_shoal_error(session.failure)))
             return ended == 0 and closed
@@ -113,6 +104,6 @@ class ControlChannel:
         else:
             raise ProtocolError(f"a control channel does not carry {type(message).__name__}")
 
-    async def _report(self) -> None:
+    async def _report(self, news: asyncio.Queue[LinkState | Leaving]) -> None:
         while True:
-            await self._frames.send(await self._news.get())
+            await self._frames.send(await news.get())

@@ -150,6 +150,11 @@ class HopSession:
         """Whether the client's control channel is up."""
         return self._news is not None
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the client is gone before any rows have come: there is nothing to come back for."""
+        return not self.attended and not self._has_had_rows
+
     def attend(self, control: FrameChannel) -> asyncio.Queue[LinkState | Leaving]:
         """The client's control channel, which ends an older one or a fenced incarnation's; returns the news for it."""
         if self._control is not None:

@@ -31,8 +31,10 @@ from shoal.protocol.messages import (
     Description,
     GetStatus,
     Leaving,
+    Message,
     Numerics,
     Open,
+    Opened,
     ReceivedUpTo,
     RowCodec,
     Status,
@@ -192,12 +194,11 @@ class SessionService:
         session = self._sessions.find(message.session, message.secret, message.incarnation, frames.peer)
         if session.terms.span != message.span:
             raise SpanError(f"session {session.key[:8]} was opened for blocks {session.terms.span}")
+        control = ControlChannel(frames, session, self._identity, self._redirector)
+        self._settled(frames)
         first = message.span.start - self._holding.span.start
         weights = self._holding.weights[first : first + len(message.span)]
-        with ControlChannel(frames, session, self._identity, self._redirector) as control:
-            self._settled(frames)
-            await control.opened(message.upstream, self._holding.numerics, weights)
-            await self._control(control, session)
+        await self._control(control, session, control.opened(message.upstream, self._holding.numerics, weights))
 
     def _terms(self, message: Open) -> SessionGrant:
         held = self._holding
@@ -234,21 +235,26 @@ class SessionService:
         session.fail(error)
         self._redirector.spawn(self._sessions.close(session))
 
-    async def _control(self, control: ControlChannel, session: HopSession) -> None:
+    async def _control(self, control: ControlChannel, session: HopSession, answer: Opened | Attached) -> None:
+        first: list[Message] = [answer]
         if self.leaving_at is not None:
-            session.report(Leaving(max(0.0, self.leaving_at - self._clock.monotonic())))
-        if await control.serve():
-            await self._sessions.close(session)
+            first.append(Leaving(max(0.0, self.leaving_at - self._clock.monotonic())))
+        closed = False
+        try:
+            closed = await control.serve(*first)
+        finally:
+            if closed or session.abandoned:
+                await self._sessions.close(session)
 
     async def _attach(self, frames: FrameChannel, message: Attach, _: bytes) -> None:
         if message.role == "control":
             session = self._sessions.find(message.session, message.token, message.incarnation, frames.peer)
-            with ControlChannel(frames, session, self._identity, self._redirector) as control:
-                self._settled(frames)
-                base = session.log.sender.least(message.epoch)
-                position = session.receiver.position
-                await frames.send(Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base))
-                await self._control(control, session)
+            control = ControlChannel(frames, session, self._identity, self._redirector)
+            self._settled(frames)
+            base = session.log.sender.least(message.epoch)
+            position = session.receiver.position
+            attached = Attached(session.receiver.epoch, position, MAX_POSITION if base is None else base)
+            await self._control(control, session, attached)
         elif message.role == "send":
             session = self._linked(message)
             if session.upstream is None or not session.admits(session.upstream, frames.peer, message):

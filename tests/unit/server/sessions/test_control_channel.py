@@ -117,12 +117,18 @@ async def test_who_may_feed_it_is_signed_for(controlled: Controlled) -> None:
 
 
 async def test_what_was_granted(controlled: Controlled) -> None:
-    """Told once, with the acceptance of who feeds it."""
-    await controlled.control.opened(GRANT, Numerics("torch", "p", "float32"), ("w",))
-    opened = controlled.heard[-1]
+    """Told first of all, with the acceptance of who feeds it."""
+    opened = controlled.control.opened(GRANT, Numerics("torch", "p", "float32"), ("w",))
+    pipe = Pipe()
+    control = ControlChannel(FrameChannel(pipe), controlled.session, ME, controlled.redirector)
+    serving = asyncio.ensure_future(control.serve(opened))
+    await turns()
+    assert list(messages(pipe)) == [opened]
     assert isinstance(opened, Opened)
     assert (opened.max_tokens, opened.lease_s, opened.weights) == (50, 30.0, ("w",))
     assert verify_acceptance(opened.acceptance, controlled.hop.clock.wall()).generation == 1
+    controlled.session.close()
+    await serving
 
 
 async def test_output_goes_where_the_client_says(controlled: Controlled) -> None:

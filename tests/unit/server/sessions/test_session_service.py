@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -67,9 +68,12 @@ class PagedCompute(Compute):
         self.stats = ComputeStats()
         self.queued_rows = 0
         self.failing: dict[str, Any] = {}
+        self.rests = asyncio.Event()
+        self.rests.set()
 
     async def open(self, session: str, client: str, span: Span, max_tokens: int, **options: Any) -> None:
-        """ComputeThread."""
+        """ComputeThread: between two steps."""
+        await self.rests.wait()
         self.pages.open(session, span, max_tokens)
         self.failing[session] = options["on_failure"]
 
@@ -238,19 +242,55 @@ async def test_opening_again_takes_the_session_up(serving: Serving) -> None:
     assert not second.ended
 
 
-async def test_who_is_refused_again_is_not_there(serving: Serving) -> None:
-    """A second request that fails late, or whose channel breaks, leaves no client behind that keeps its session's place."""
+async def test_who_is_refused_again_changes_nothing(serving: Serving) -> None:
+    """A second request that is refused leaves the client that is there; one whose channel breaks leaves nobody behind."""
     first = await serving.begin(opening(upstream=LinkGrant(2, CLIENT, b"t" * 16)))
+    serving.session.take(RowsFrame(0, 0, 1, 0), ROW, 0)
     with pytest.raises(RecordError):
         await serving.begin(opening())  # an older link
-    assert first.ended
-    assert not serving.session.attended
+    assert not first.ended
+    assert serving.session.attended
     for request in (opening(upstream=LinkGrant(3, CLIENT, b"t" * 16)), Attach("control", SESSION, 1, SECRET)):
         pipe = Peer()
         pipe.abort()
-        with pytest.raises(ChannelClosed):
+        with contextlib.suppress(ChannelClosed):
             await serving.service.answers.begin(FrameChannel(pipe), request, b"")
         assert not serving.session.attended
+
+
+async def test_a_client_that_goes_away_while_its_session_opens(serving: Serving) -> None:
+    """It was told of no session, so that none is kept for it; one that closes it before that is heard."""
+    for goes in (Peer.abort, lambda client: client.arrive(Close())):
+        serving.compute.rests.clear()
+        client = await serving.begin(opening())
+        assert client.heard == []
+        goes(client)
+        serving.compute.rests.set()
+        await turns()
+        assert (len(serving.table), serving.table.pages.granted) == (0, 0)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_a_client_that_goes_away_before_its_first_rows(serving: Serving, attached: bool) -> None:
+    """Its session ends with the channel, however that was begun; nothing is there to come back for."""
+    client = await serving.begin(opening())
+    if attached:
+        first, client = client, await serving.begin(Attach("control", SESSION, 1, SECRET))
+        assert first.ended
+        assert len(serving.table) == 1
+    client.abort()
+    await turns()
+    assert (len(serving.table), serving.table.pages.granted) == (0, 0)
+
+
+async def test_a_client_that_goes_away_after_its_first_rows(serving: Serving) -> None:
+    """The session lives on for its lease."""
+    client = await serving.begin(opening())
+    serving.session.take(RowsFrame(0, 0, 1, 0), ROW, 0)
+    client.abort()
+    await turns()
+    assert not serving.session.attended
+    assert isinstance((await serving.begin(Attach("control", SESSION, 1, SECRET))).heard[0], Attached)
 
 
 async def test_a_server_that_leaves_takes_no_new_sessions(serving: Serving) -> None:
