@@ -109,6 +109,7 @@ class TlsChannel(InboxChannel, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
+        self._tls = None  # with OpenSSL's memory: the channel itself may be garbage that nobody collects for a long time
         self._inbox.end(ChannelClosed(f"the connection broke: {exc}") if exc is not None else None)
         self._writable.set()
         if not self._lost.done():

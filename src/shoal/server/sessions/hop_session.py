@@ -271,6 +271,7 @@ class HopSession:
         self.row_receiver.detach()
         for follows in list(self.outgoing):
             self.cut_outgoing(follows)
+        self.log.journal.clear()  # the session itself may be garbage that nobody collects for a long time
 
 
 class SessionTable:
