@@ -17,7 +17,7 @@ class TokenBucket:
         self._per_s = per_s
         self._burst = burst
         self._clock = clock
-        self._used = 0.0  # as of `_at`; more than the burst is a debt of `take`
+        self._used = 0.0  # as of `_at`; more than the burst is a debt
         self._at = clock.monotonic()
 
     def try_take(self, tokens: float = 1.0) -> bool:
@@ -33,10 +33,21 @@ class TokenBucket:
         self._refill()
         self._used = max(0.0, self._used - tokens)
 
+    @property
+    def used(self) -> float:
+        """Tokens that were taken and are not back yet."""
+        self._refill()
+        return self._used
+
     def wait_s(self, tokens: float = 1.0) -> float:
         """Seconds until `try_take` may succeed; 0 if it would now."""
         self._refill()
         return max(0.0, self._used + tokens - self._burst) / self._per_s
+
+    def spend(self, tokens: float) -> None:
+        """Take tokens, whether they are there or not."""
+        self._refill()
+        self._used += tokens
 
     async def take(self, tokens: float) -> None:
         """Take tokens, more than `burst` if need be, and wait until they were there; in the order of the calls."""
@@ -68,6 +79,11 @@ class TokenBuckets(Generic[K]):
             del self._buckets[next(iter(self._buckets))]
         self._buckets[source] = bucket
         return bucket
+
+    def used(self, source: K) -> float:
+        """Tokens that this source has taken and that are not back yet."""
+        bucket = self._buckets.get(source)
+        return 0.0 if bucket is None else bucket.used
 
     def try_take(self, source: K) -> bool:
         """Whether this source had a token, which is taken then."""

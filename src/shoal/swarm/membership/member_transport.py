@@ -37,13 +37,14 @@ from shoal.transport.channel import (
     Transport,
 )
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.slots import Slots
 from shoal.types import PeerId
 
 GREETING_TIMEOUT_S = 3.0
 """How long an accepted channel may take to show a certificate; honest ones come with it."""
 
 MAX_UNGREETED = 128
-"""Channels that have shown nothing yet; one more drops the oldest, since members are through in no time."""
+"""Channels that have shown nothing yet; one more drops an old one of the busiest source. Members are through in no time."""
 
 MAX_GREETING_BYTES = 4096
 """The largest header before a peer is known to be a member; there is no payload."""
@@ -158,7 +159,7 @@ class MemberTransport(ForwardingTransport):
         self._state = state
         self._redeemer = redeemer
         self.refused = 0
-        self._ungreeted: dict[int, Channel] = {}
+        self._ungreeted: Slots[FrameChannel] = Slots(MAX_UNGREETED)
         self._channels: weakref.WeakSet[MemberChannel] = weakref.WeakSet()
         state.on_change.append(self.sweep)
 
@@ -197,10 +198,10 @@ class MemberTransport(ForwardingTransport):
 
     async def _admit(self, channel: Channel) -> MemberChannel | None:
         """A channel whose dialler is a member, or None when it was answered otherwise."""
-        if len(self._ungreeted) >= MAX_UNGREETED:
-            self._ungreeted.pop(next(iter(self._ungreeted))).abort()
-        self._ungreeted[id(channel)] = channel
         frames = _greeting(channel)
+        dropped = self._ungreeted.enter(frames, frames.source)
+        if dropped is not None:
+            dropped.abort()
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 return await self._answer(frames, channel)
@@ -211,7 +212,7 @@ class MemberTransport(ForwardingTransport):
             self.refused += 1
             await _refuse(frames)
         finally:
-            self._ungreeted.pop(id(channel), None)
+            self._ungreeted.leave(frames)
         return None
 
     async def _answer(self, frames: FrameChannel, channel: Channel) -> MemberChannel | None:
