@@ -16,7 +16,7 @@ def bench(
         str,
         typer.Argument(
             help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, restarts, "
-            "interrupts, churn, opening, moves, placement, discovery, kv, prefix or start."
+            "interrupts, churn, opening, moves, placement, discovery, kv, prefix, start or soak."
         ),
     ],
     tokens: Annotated[
@@ -32,12 +32,14 @@ def bench(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of what chance decides in heal, interrupts, churn, opening and moves.", min=0)
+        int, typer.Option(help="Of what chance decides in heal, interrupts, churn, opening, moves and soak.", min=0)
     ] = 1,
     write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
     model: Annotated[
         Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)
     ] = None,
+    calls: Annotated[int, typer.Option(help="Calls of soak.", min=1, max=1_000_000)] = 2000,
+    threads: Annotated[int, typer.Option(help="Threads from which soak calls.", min=1, max=256)] = 6,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -47,7 +49,7 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
     waits_for(f"measuring {name}")
-    result = BENCHES[name](Size(tokens, runs, seed, write, model))
+    result = BENCHES[name](Size(tokens, runs, seed, write, model, calls, threads))
     if as_json:
         print_json(result)
         return

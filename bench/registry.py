@@ -11,7 +11,7 @@ class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
     `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
-    None.
+    None. `calls` and `threads` are soak's.
     """
 
     tokens: int = 256
@@ -19,6 +19,8 @@ class Size(NamedTuple):
     seed: int = 1
     write: Path | None = None
     model: Path | None = None
+    calls: int = 2000
+    threads: int = 6
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -135,6 +137,12 @@ def _start(size: Size) -> dict[str, Any]:
     return run(size.runs or 10)
 
 
+def _soak(size: Size) -> dict[str, Any]:
+    from bench.soak import run
+
+    return run(size.calls, size.threads, size.seed)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "engine": _engine,
     "steps": _steps,
@@ -155,4 +163,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "kv": _kv,
     "prefix": _prefix,
     "start": _start,
+    "soak": _soak,
 }

@@ -77,6 +77,8 @@ async def test_two_turns_at_once_follow_one_another(swarm_of: SwarmMaker, talkat
                     await anext(stale)
             with pytest.raises(shoal.UsageError, match="conversation is closed"):
                 talk.stream("five")
+            async with await model.chat() as other:
+                assert model._chats == [other]  # the one that has ended is forgotten
         await idle(swarm)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from shoal.cli.output import AsJson, Invite, SwarmName, interruptible, print_jso
 from shoal.cli.terminal import say, say_table, styled, waits_for
 from shoal.cli.which_swarm import chosen_swarm
 from shoal.client.client_options import ConnectOptions
+from shoal.protocol.messages import AccountLoad
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.types import Span, missing_spans
 
@@ -61,6 +62,15 @@ class LoadView(msgspec.Struct, frozen=True):
     your_tokens: int
     share_sessions: float
     share_tokens: int
+    journal_bytes: int
+    max_journal_bytes: int
+    dials: int
+    max_dials: int
+    your_queued_rows: int
+    your_journal_bytes: int
+    your_dials: int
+    share_dials: int
+    greediest: tuple[AccountLoad, ...]
 
 
 class ServerView(msgspec.Struct, frozen=True):
@@ -171,7 +181,8 @@ def _show(model: ModelView) -> None:
         if server.state == "silent":
             say(f"{server.name or server.peer[:8]} was heard {_duration(server.heard_s)} ago: {server.problem}")
         if server.load is not None and server.load.clients > 1:
-            say(f"{server.name or server.peer[:8]}: {_share(server.load)}")
+            for line in _shares(server.load):
+                say(f"{server.name or server.peer[:8]}: {line}")
     if model.missing:
         say(styled(f"missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}", "red"))
     else:
@@ -207,10 +218,13 @@ def _short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def _share(load: LoadView) -> str:
-    """How clients share a server: what this one has, and what an equal share is."""
+def _shares(load: LoadView) -> Iterator[str]:
+    """How clients share a server: what this one has and what an equal share is; what the greediest one has."""
     has = f"yours has {load.your_sessions} of {load.sessions} sessions"
-    return f"{load.clients} clients; {has}, an equal share is {load.share_sessions:.1f} of {load.max_sessions}"
+    yield f"{load.clients} clients; {has}, an equal share is {load.share_sessions:.1f} of {load.max_sessions}"
+    for most in load.greediest[:1]:
+        cache, queued = _short(most.tokens), _short(most.queued_rows)
+        yield f"the greediest has {most.sessions} sessions, {cache} tokens, {queued} rows queued"
 
 
 def _duration(seconds: float) -> str:

@@ -127,8 +127,9 @@ class AsyncModel:
         begun = first_messages(system, messages)
         asked = session_options(options or self._options, *split(session, SessionOptions, RouteOptions))
         opened = await self.remote.client.open_session(self.remote.spec, self._with_room(asked, max_tokens), wait_s)
-        self._chats.append(AsyncChatSession(self.remote, opened, begun))
-        return self._chats[-1]
+        talk = AsyncChatSession(self.remote, opened, begun)
+        self._chats = [*(other for other in self._chats if not other.closed), talk]
+        return talk
 
     def _check_open(self) -> None:
         if self._closed:

@@ -40,6 +40,11 @@ class AsyncChatSession:
         """What was said, by whom."""
         return self._messages
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._closed
+
     async def begin(self, messages: Sequence[Message] = ()) -> None:
         """Go on from other messages, such as those of an earlier conversation; what they share is not computed again."""
         begun = first_messages(None, messages)

@@ -42,23 +42,26 @@ class SessionDecoder:
         if reply.text:
             yield reply.text
         self._keep()
-        hidden = await self._prefill(reply)
-        while not reply.finish_reason:
-            started_at = time.perf_counter()
-            position = len(reply.prompt_ids) + len(reply.token_ids)
-            history = reply.prompt_ids + reply.token_ids
-            token = await self._model.choose(hidden, reply.params, reply.seed, position, history, id(self))
-            reason = "stop" if token in ends else "stop string" if token in stops else ""
-            piece = "" if reason else stream.push(token)
-            reason = reason or self._limit(reply, stream)
-            if reason:
-                piece += stream.finish()
-            reply.grow(token, piece, reason, self.session.exact, time.perf_counter() - started_at)
-            self._keep()
-            if piece:
-                yield piece
-            if not reply.finish_reason:
-                hidden = await self._decode(reply, token)
+        try:
+            hidden = await self._prefill(reply)
+            while not reply.finish_reason:
+                started_at = time.perf_counter()
+                position = len(reply.prompt_ids) + len(reply.token_ids)
+                history = reply.prompt_ids + reply.token_ids
+                token = await self._model.choose(hidden, reply.params, reply.seed, position, history, id(self))
+                reason = "stop" if token in ends else "stop string" if token in stops else ""
+                piece = "" if reason else stream.push(token)
+                reason = reason or self._limit(reply, stream)
+                if reason:
+                    piece += stream.finish()
+                reply.grow(token, piece, reason, self.session.exact, time.perf_counter() - started_at)
+                self._keep()
+                if piece:
+                    yield piece
+                if not reply.finish_reason:
+                    hidden = await self._decode(reply, token)
+        finally:
+            self._model.forget(id(self))
 
     async def _prefill(self, reply: GrowingReply) -> Tensor:
         prompt = reply.prompt_ids + reply.token_ids

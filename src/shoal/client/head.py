@@ -63,6 +63,10 @@ class BatchedHead:
         self._start()
         return await answer
 
+    def forget(self, whose: Hashable) -> None:
+        """This generation comes no more."""
+        self._delay.forget(whose)
+
     def _start(self) -> None:
         """Begin a batch, unless one is under way or others are due in a moment."""
         self._waiting = [wish for wish in self._waiting if not wish.answer.done()]
@@ -103,7 +107,8 @@ class BatchedHead:
 
     def _settle(self, batch: Sequence[_Wish], results: Sequence[int | BaseException], began_at: float) -> None:
         now = self._clock.monotonic()
-        self._delay.left([wish.whose for wish in batch if wish.whose is not None], now - began_at, now)
+        waited_for = [wish.whose for wish in batch if wish.whose is not None and not wish.answer.done()]
+        self._delay.left(waited_for, now - began_at, now)
         for wish, result in zip(batch, results, strict=True):
             if wish.answer.done():
                 continue  # whoever asked has gone

@@ -20,6 +20,7 @@ from shoal.client.head import BatchedHead
 from shoal.engine.backends import choose_linears
 from shoal.engine.proof import prove_ends
 from shoal.errors import FingerprintMismatch, ModelNotFound, ShoalError, UsageError
+from shoal.memory import trim_memory
 from shoal.model.families import model_config
 from shoal.model.kernels.native_linear import NativeLinear
 from shoal.model.nn.block import EmbeddingAndHead, ModelConfig
@@ -85,6 +86,7 @@ class RemoteModel:
         self._templates = ThreadPoolExecutor(TEMPLATES_AT_ONCE, thread_name_prefix="shoal-template")
         # The thread's first work, while the session is opened and the prompt is read; logits wait behind it.
         self._proof = self._thread.submit(prove_ends, ends, config.block)
+        self._thread.submit(trim_memory)  # of what it took to load
         self._computing = 0
         self.head = BatchedHead(self._logits, self._thread, free=self._is_free)
 
@@ -124,6 +126,10 @@ class RemoteModel:
         return await self.head.choose(
             hidden_states[-1:], lambda logits: sample(logits, params, seed, position, history), whose
         )
+
+    def forget(self, whose: Hashable) -> None:
+        """This reply asks for no more tokens."""
+        self.head.forget(whose)
 
     async def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Rows [n, hidden] → logits [n, vocab] in fp32."""

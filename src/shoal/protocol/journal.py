@@ -65,6 +65,11 @@ class Journal:
         """Rows that the next hop has not been sent."""
         return 0 if self._standing_by or not self.sender.cursors else self.sender.cursors[0].unsent
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the rows that are kept."""
+        return self.row_bytes * (self.sender.end - self._chunks[0].position) if self._chunks else 0
+
     def append(self, chunk: RowChunk) -> None:
         """Keep a chunk, which must follow the last one."""
         if chunk.position != self.sender.end:
@@ -82,6 +87,11 @@ class Journal:
             last = self._chunks[-1]
             self._chunks[-1] = last.ending_at(min(position, last.position + last.num_rows), self.row_bytes)
         self.sender.rewind(epoch, position)
+
+    def clear(self) -> None:
+        """Keep no rows any more: the party has ended."""
+        self._chunks.clear()
+        self.sender.evict(self.sender.end)
 
     def next_frame(self, cursor: Cursor, elide: bool = False) -> tuple[RowsFrame, bytes] | None:
         """The next rows to send on a link, if any; `elide` leaves out the bytes of rows that the client does not need."""

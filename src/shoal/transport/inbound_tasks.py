@@ -30,6 +30,11 @@ class InboundTasks:
         """Whether one more has to be turned away."""
         return len(self._tasks) >= MAX_INBOUND
 
+    @property
+    def crowded(self) -> bool:
+        """Whether many callers are not proven yet."""
+        return len(self._unproven) >= MAX_PENDING_HANDSHAKES // 4
+
     def start(self, work: Coroutine[Any, Any, None]) -> BackgroundTask:
         """Run `work` in a task of its own."""
         task = BackgroundTask("serving a channel", work, log, self._finished)

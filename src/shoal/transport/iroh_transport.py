@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shoal.errors import DialError, IdentityError, ProtocolError, ShoalError, UsageError
 from shoal.transport.address import host_port, join_host_port, local_hosts, source_network
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, ChannelHandler
+from shoal.transport.handshake_turns import HandshakeTurns
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.iroh_channel import IrohChannel
 from shoal.transport.iroh_native import contained, failure_text, load_iroh
@@ -37,6 +38,9 @@ PUBLIC_RELAY = "public"
 RELAY_TIMEOUT_S = 5.0
 """How long `listen` waits until a relay knows this node."""
 
+HANDSHAKE_S = 0.002
+"""What a handshake costs, which iroh computes in threads of its own."""
+
 REUSE_TIMEOUT_S = 0.5
 """How long a connection that exists may take to answer before a dial makes a new one: its peer may have restarted."""
 
@@ -45,7 +49,8 @@ class IrohTransport:
     """iroh for one node. `bind` is IP:PORT, where the UDP socket lives; port 0 takes a free one.
 
     A node that dials beyond its own machine has to bind to an address that leads there, such as 0.0.0.0. Creating one
-    loads the iroh package; raises UsageError when that fails. `relay` is a relay's URL, PUBLIC_RELAY, or None for none.
+    loads the iroh package; raises UsageError when that fails. `relay` is a relay's URL, PUBLIC_RELAY, or None for none. What
+    comes in waits for its turn in `turns`, which a node's transports share.
     """
 
     name = "iroh"
@@ -56,8 +61,10 @@ class IrohTransport:
         bind: str = "127.0.0.1:0",
         advertise: tuple[str, ...] = (),
         relay: str | None = None,
+        turns: HandshakeTurns | None = None,
     ) -> None:
         self._iroh = load_iroh()
+        self._turns = turns or HandshakeTurns()
         self._relay = relay
         self._key = key
         self._bind = host_port(bind)
@@ -129,16 +136,29 @@ class IrohTransport:
         while (incoming := await endpoint.accept_next()) is not None:
             if self._tasks.full:
                 await incoming.refuse()
+            elif self._tasks.crowded and not await contained(self._answers, incoming):
+                pass
             else:
-                self._tasks.start_unproven(
-                    contained(self._welcome, incoming, handler), source_network(await _host(incoming))
-                )
+                host = await _host(incoming)
+                self._tasks.start_unproven(contained(self._welcome, incoming, host, handler), source_network(host))
 
-    async def _welcome(self, incoming: Any, handler: ChannelHandler) -> None:
-        """Finish the handshake of one connection, then serve its streams while it lasts."""
+    async def _answers(self, incoming: Any) -> bool:
+        """Whether the address that a connection seems to come from has answered. If not, it is asked to (RFC 9000, 8.1.2).
+
+        Anybody can write any address on a packet, and turns are taken by address.
+        """
+        with suppress(self._iroh.IrohError):
+            if await incoming.remote_addr_validated():
+                return True
+            await incoming.retry()
+        return False
+
+    async def _welcome(self, incoming: Any, host: str, handler: ChannelHandler) -> None:
+        """Do the handshake of one connection when it is its turn, then serve its streams while it lasts."""
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                host = await _host(incoming)
+                turn = await self._turns.turn(source_network(host))
+                turn.spent(HANDSHAKE_S)
                 connection = await (await incoming.accept()).connect()
         except (self._iroh.IrohError, TimeoutError):
             return

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shoal.errors import UsageError
 from shoal.transport.address import host_port, join_host_port
 from shoal.transport.channel import ChannelHandler, Transport
+from shoal.transport.handshake_turns import HandshakeTurns
 from shoal.transport.tls_transport import TlsTransport
 
 TRANSPORTS = ("tls", "iroh")
@@ -31,12 +32,14 @@ def make_transports(
     """
     check_transport(only)
     transports: list[Transport] = []
+    turns = HandshakeTurns()
     if only != "iroh":
-        transports.append(TlsTransport(key, listen=listen))
+        transports.append(TlsTransport(key, listen=listen, turns=turns))
     if only != "tls":
         from shoal.transport.iroh_transport import IrohTransport
 
-        transports.append(IrohTransport(key, bind=join_host_port(host_port(listen)[0], 0), relay=relay))
+        bind = join_host_port(host_port(listen)[0], 0)
+        transports.append(IrohTransport(key, bind=bind, relay=relay, turns=turns))
     return tuple(transports)
 
 

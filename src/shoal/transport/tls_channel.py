@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from shoal.errors import ChannelClosed
 from shoal.transport.channel import CLOSE_MOST_S, CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S, SEND_BUFFER_BYTES
@@ -30,9 +32,15 @@ class TlsLayer(SSLProtocol):
     max_size = 0  # while it is made: it allocates a buffer of this size
 
     def __init__(
-        self, channel: asyncio.Protocol, context: ssl.SSLContext, server_side: bool, buffer: bytearray
+        self,
+        channel: asyncio.Protocol,
+        context: ssl.SSLContext,
+        server_side: bool,
+        buffer: bytearray,
+        turn: AbstractContextManager[None],
     ) -> None:
         loop = asyncio.get_running_loop()
+        self._turn = turn
         self.secured: asyncio.Future[None] = loop.create_future()
         name = None if server_side else "shoal"  # asyncio wants one; nobody looks at it
         super().__init__(
@@ -49,10 +57,18 @@ class TlsLayer(SSLProtocol):
         self._ssl_buffer = buffer
         self._ssl_buffer_view = memoryview(buffer)
 
-    async def start(self, raw: asyncio.Transport) -> asyncio.Transport | None:
-        """The transport above a paused connection after the handshake, None if that is gone. Raises OSError."""
+    def _do_handshake(self) -> None:
+        with self._turn:
+            super()._do_handshake()  # type: ignore[misc]  # asyncio's own, which its types do not tell
+
+    async def start(self, raw: asyncio.Transport, received: bytes = b"") -> asyncio.Transport | None:
+        """The transport above a paused connection after the handshake, None if that is gone. Raises OSError.
+
+        `received` are the first bytes, if they were read before.
+        """
         loop = asyncio.get_running_loop()
         raw.set_protocol(self)
+        self._incoming.write(received)  # type: ignore[attr-defined]  # likewise
         steps = loop.call_soon(self.connection_made, raw), loop.call_soon(raw.resume_reading)
         try:
             await self.secured
@@ -82,9 +98,19 @@ class TlsChannel(InboxChannel, asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
-    async def secure(self, context: ssl.SSLContext, server_side: bool) -> None:
-        """Do the TLS handshake. Raises OSError when it fails."""
-        self._tls = await TlsLayer(self, context, server_side, self._buffer).start(self._raw)
+    async def secure(
+        self,
+        context: ssl.SSLContext,
+        server_side: bool,
+        turn: AbstractContextManager[None] | None = None,
+        received: bytes = b"",
+    ) -> None:
+        """Do the TLS handshake, whose steps `turn` surrounds if it is given. Raises OSError when it fails.
+
+        `received` are the connection's first bytes, if they were read before.
+        """
+        layer = TlsLayer(self, context, server_side, self._buffer, turn or contextlib.nullcontext())
+        self._tls = await layer.start(self._raw, received)
         if self._tls is None:
             raise ConnectionResetError("the connection ended during the handshake")
         self._tls.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
@@ -109,6 +135,9 @@ class TlsChannel(InboxChannel, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
+        self._tls = (
+            None  # with OpenSSL's memory: the channel itself may be garbage that nobody collects for a long time
+        )
         self._inbox.end(ChannelClosed(f"the connection broke: {exc}") if exc is not None else None)
         self._writable.set()
         if not self._lost.done():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import socket
 import ssl
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from cryptography.exceptions import InvalidSignature
@@ -17,6 +20,7 @@ from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
 from shoal.transport.address import host_port, join_host_port, local_hosts, source_network
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, MAX_PENDING_HANDSHAKES, ChannelHandler
+from shoal.transport.handshake_turns import HandshakeTurns
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.node_key import node_peer
 from shoal.transport.tls_certificate import certified_peer, client_context, server_context
@@ -42,22 +46,43 @@ class _Plain(asyncio.Protocol):
         self._connected(raw)
 
 
+HELLO_BYTES = 4096
+"""What is read of a stranger before its turn has come: a client's first flight fits, and honest ones send it at once."""
+
+HANDSHAKE_RECORD = 22
+"""The first byte of a TLS connection (RFC 8446, 5.1)."""
+
 ACCEPTING_ROUNDS = 5
 """Turns of the event loop in which a connection that was made just before the end is turned away and closed."""
 
+NO_ACCEPT_S = 0.5
+"""How long no connections are taken when one could not be, as when this process has no more file descriptors."""
+
+log = logging.getLogger("shoal.transport")
+
 
 class TlsTransport:
-    """TCP with TLS 1.3 for one node. `listen` is HOST:PORT; port 0 takes a free one."""
+    """TCP with TLS 1.3 for one node. `listen` is HOST:PORT; port 0 takes a free one.
+
+    What comes in waits for its turn in `turns`, which a node's transports share.
+    """
 
     name = "tls"
 
-    def __init__(self, key: Ed25519PrivateKey, listen: str = "127.0.0.1:0", advertise: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        key: Ed25519PrivateKey,
+        listen: str = "127.0.0.1:0",
+        advertise: tuple[str, ...] = (),
+        turns: HandshakeTurns | None = None,
+    ) -> None:
         self._key = key
         self._me = key.public_key().public_bytes_raw()
         self._listen = host_port(listen)
         self._advertise = advertise
         self._dialling_context = client_context()
-        self._server: asyncio.Server | None = None
+        self._turns = turns or HandshakeTurns()
+        self._listening: socket.socket | None = None
         self._channels: set[TlsChannel] = set()
         self._plain: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._tasks = InboundTasks()
@@ -69,58 +94,70 @@ class TlsTransport:
         """Transport: bind and accept."""
         host, port = self._listen
         context = server_context(self._key)
-
-        def accepted(raw: asyncio.Transport) -> None:
-            self._plain.add(raw)
-            if self._tasks.full or self._closed:
-                raw.abort()
-                return
-            where = source_network(str((raw.get_extra_info("peername") or ("",))[0]))
-            task = self._tasks.start_unproven(self._serve(raw, context, handler), where)
-            task.task.add_done_callback(lambda _: raw.abort())  # cancelled before it began, it would not close anything
-
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: _Plain(accepted), host, port, backlog=MAX_PENDING_HANDSHAKES
-            )
+            self._listening = listening = await _bound(host, port)
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot listen on {join_host_port(host, port)}: {_reason(error)}") from error
-        numeric, bound = self._server.sockets[0].getsockname()[:2]  # a record names no hosts but numbers
+        numeric, bound = listening.getsockname()[:2]  # a record names no hosts but numbers
         self.addresses = self._advertise or tuple(f"tls://{name}:{bound}" for name in local_hosts(numeric))
+        self._tasks.start(self._accept(listening, context, handler))
 
-    async def _serve(self, raw: asyncio.Transport, context: ssl.SSLContext, handler: ChannelHandler) -> None:
-        channel = self._channel(raw)
+    async def _accept(self, listening: socket.socket, context: ssl.SSLContext, handler: ChannelHandler) -> None:
+        """Take connections one by one: between two of them the event loop has a turn for everybody else."""
+        while not self._closed:
+            try:
+                connection, (host, *_) = await asyncio.get_running_loop().sock_accept(listening)
+            except OSError as error:
+                log.warning("no connections are taken for a moment: %s", error)
+                await asyncio.sleep(NO_ACCEPT_S)
+                continue
+            if self._tasks.full or self._closed:
+                connection.close()
+            else:
+                source = source_network(str(host))
+                task = self._tasks.start_unproven(self._serve(connection, source, context, handler), source)
+                task.task.add_done_callback(partial(_close, connection))
+            await asyncio.sleep(0)
+
+    async def _serve(
+        self, connection: socket.socket, source: str, context: ssl.SSLContext, handler: ChannelHandler
+    ) -> None:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                await channel.secure(context, server_side=True)
-                channel.proven(await self._prove(channel))
+                channel = await self._welcome(connection, source, context)
         except (OSError, EOFError, ChannelClosed, IdentityError, TimeoutError):
             return  # strangers get no explanation
+        self._tasks.proven()
+        await serve(channel, handler)
+
+    async def _welcome(self, connection: socket.socket, source: str, context: ssl.SSLContext) -> TlsChannel:
+        """The handshake of one connection, when it is its turn. Nothing is spent on who says nothing, or speaks no TLS."""
+        loop = asyncio.get_running_loop()
+        hello = await loop.sock_recv(connection, HELLO_BYTES)
+        if not hello or hello[0] != HANDSHAKE_RECORD:
+            raise IdentityError("the dialler speaks no TLS")
+        turn = await self._turns.turn(source)
+        raw, _ = await loop.connect_accepted_socket(lambda: _Plain(self._plain.add), connection)
+        with turn:
+            channel = self._channel(raw)
+        try:
+            await channel.secure(context, server_side=True, turn=turn, received=hello)
+            nonce = os.urandom(NONCE_BYTES)
+            stream = ByteStream(channel, PROOF_BYTES)
+            await stream.send(nonce)
+            proof = await stream.receive_exactly(PROOF_BYTES)
+            stream.release()
+            with turn:
+                channel.proven(_proven(nonce, self._me, proof))
         finally:
             if not channel.peer:
                 channel.abort()
-        self._tasks.proven()
-        await serve(channel, handler)
+        return channel
 
     def _channel(self, raw: asyncio.Transport) -> TlsChannel:
         channel = TlsChannel(raw, self._channels.discard, self._buffer)
         self._channels.add(channel)
         return channel
-
-    async def _prove(self, channel: TlsChannel) -> PeerId:
-        """Ask the dialler for a signature over a fresh nonce; raises IdentityError."""
-        nonce = os.urandom(NONCE_BYTES)
-        stream = ByteStream(channel, PROOF_BYTES)
-        await stream.send(nonce)
-        proof = await stream.receive_exactly(PROOF_BYTES)
-        stream.release()
-        key, signature = proof[:PEER_ID_BYTES], proof[PEER_ID_BYTES:]
-        peer = node_peer(key)
-        try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signature, statement(nonce, self._me, key))
-        except (InvalidSignature, ValueError) as error:
-            raise IdentityError("the dialler does not have the key that it claims") from error
-        return peer
 
     async def dial(self, peer: PeerId, address: str) -> TlsChannel:
         """Transport: connect, check the server's key, prove this side's."""
@@ -164,10 +201,12 @@ class TlsTransport:
     async def close(self) -> None:
         """Transport: stop accepting, end every channel."""
         self._closed = True
-        server, self._server = self._server, None
-        if server is not None:
-            await _stop(server)
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            await _stop(listening)
         await self._tasks.close()
+        if listening is not None:
+            listening.close()
         channels = list(self._channels)
         for channel in channels:
             channel.abort()
@@ -184,18 +223,37 @@ def statement(nonce: bytes, acceptor: bytes, dialler: bytes) -> bytes:
     return _LABEL + nonce + acceptor + dialler
 
 
-async def _stop(server: asyncio.Server) -> None:
-    """Close a server after those whom it has accepted have become connections, which are then turned away.
+def _close(connection: socket.socket, task: asyncio.Task[object]) -> None:
+    """After a task: one that was cancelled before it began has not closed anything."""
+    connection.close()
 
-    asyncio up to Python 3.11 loses the socket of one that was accepted, but is no connection yet when its server closes.
-    """
-    loop = asyncio.get_running_loop()
-    for listening in server.sockets:
-        with contextlib.suppress(NotImplementedError):  # not on Windows' loop
-            loop.remove_reader(listening.fileno())
+
+def _proven(nonce: bytes, acceptor: bytes, proof: bytes) -> PeerId:
+    """The node that has signed a fresh nonce; raises IdentityError."""
+    key, signature = proof[:PEER_ID_BYTES], proof[PEER_ID_BYTES:]
+    peer = node_peer(key)
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, statement(nonce, acceptor, key))
+    except (InvalidSignature, ValueError) as error:
+        raise IdentityError("the dialler does not have the key that it claims") from error
+    return peer
+
+
+async def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket; raises OSError, or ValueError for a name that cannot be one."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    listening = socket.create_server(address, family=family, backlog=MAX_PENDING_HANDSHAKES)
+    listening.setblocking(False)
+    return listening
+
+
+async def _stop(listening: socket.socket) -> None:
+    """Take no more connections. Those that were taken in this very moment reach their task, which closes them."""
+    with contextlib.suppress(NotImplementedError):  # not on Windows' loop
+        asyncio.get_running_loop().remove_reader(listening.fileno())
     for _ in range(ACCEPTING_ROUNDS):
         await asyncio.sleep(0)
-    server.close()
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ class TokenBucket:
         self._per_s = per_s
         self._burst = burst
         self._clock = clock
-        self._used = 0.0  # as of `_at`; more than the burst is a debt of `owe`
+        self._used = 0.0  # as of `_at`; more than the burst is a debt
         self._at = clock.monotonic()
 
     def try_take(self, tokens: float = 1.0) -> bool:
@@ -32,6 +32,12 @@ class TokenBucket:
         """What was taken was not used."""
         self._refill()
         self._used = max(0.0, self._used - tokens)
+
+    @property
+    def used(self) -> float:
+        """Tokens that were taken and are not back yet."""
+        self._refill()
+        return self._used
 
     def wait_s(self, tokens: float = 1.0) -> float:
         """Seconds until `try_take` may succeed; 0 if it would now."""
@@ -73,6 +79,11 @@ class TokenBuckets(Generic[K]):
             del self._buckets[next(iter(self._buckets))]
         self._buckets[source] = bucket
         return bucket
+
+    def used(self, source: K) -> float:
+        """Tokens that this source has taken and that are not back yet."""
+        bucket = self._buckets.get(source)
+        return 0.0 if bucket is None else bucket.used
 
     def try_take(self, source: K) -> bool:
         """Whether this source had a token, which is taken then."""

@@ -12,7 +12,7 @@ import pytest
 from shoal.cli.status import LoadView, _duration, _short, _show, model_views
 from shoal.cli.terminal import console
 from shoal.client.client import ServerStatus
-from shoal.protocol.messages import Status
+from shoal.protocol.messages import AccountLoad, Status
 from shoal.swarm.directory.records import ServerRecord
 from shoal.types import ModelSpec, PeerId
 from tests.unit.swarm.routing.test_route_planner import server
@@ -91,11 +91,15 @@ def test_what_people_see(said: io.StringIO) -> None:
 
 def test_a_server_that_clients_share(said: io.StringIO) -> None:
     """Said where there are several: what one's own has, and what it may have."""
-    shared = msgspec.structs.replace(LOAD, sessions=5, max_sessions=64, clients=3, your_sessions=2, share_sessions=21.3)
+    most = AccountLoad(sessions=3, tokens=30_000, queued_rows=12, journal_bytes=4096)
+    shared = msgspec.structs.replace(
+        LOAD, sessions=5, max_sessions=64, clients=3, your_sessions=2, share_sessions=21.3, greediest=(most,)
+    )
     [view] = model_views([ServerStatus(held("a", 0, 8, name="near"), shared), ServerStatus(held("b", 0, 8), LOAD)])
     _show(view)
     lines = said.getvalue().splitlines()
     assert "near: 3 clients; yours has 2 of 5 sessions, an equal share is 21.3 of 64" in lines
+    assert "near: the greediest has 3 sessions, 30k tokens, 12 rows queued" in lines
     assert len([line for line in lines if "clients" in line]) == 1
 
 

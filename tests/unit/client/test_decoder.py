@@ -35,6 +35,9 @@ class CountingModel:
         """Rows that are token ids."""
         return torch.tensor(token_ids, dtype=torch.float32).unsqueeze(1)
 
+    def forget(self, whose: object) -> None:
+        """No reply is remembered."""
+
     async def choose(self, rows: torch.Tensor, params: SamplingParams, seed: int, *_: object) -> int:
         """The next number; after `last_token` the end."""
         self.seeds.add(seed)

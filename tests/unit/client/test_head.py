@@ -141,3 +141,24 @@ async def test_one_reply_alone_is_computed_in_the_loop() -> None:
         await choose("a", float("nan"))
     assert await choose("a") == 5
     assert threads[-1] is True
+
+
+async def test_nothing_is_remembered_of_replies_that_have_ended() -> None:
+    """Nor of one that was left while its token was computed."""
+    gate = threading.Event()
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        gate.wait(10)
+        return rows
+
+    head = BatchedHead(logits, ThreadPoolExecutor(1))
+    ended, left = (asyncio.ensure_future(head.choose(torch.zeros(1, 1), lambda _: 1, whose)) for whose in "ab")
+    await asyncio.sleep(0.01)
+    left.cancel()
+    head.forget("b")
+    gate.set()
+    assert await ended == 1
+    head.forget("a")
+    await asyncio.sleep(0.05)
+    assert not head._delay._away
+    assert not head._delay._usual

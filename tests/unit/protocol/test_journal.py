@@ -91,3 +91,14 @@ def test_a_journal_that_stands_by_keeps_to_its_budget() -> None:
     link(made).on_have(ReceivedUpTo(0, 9))
     link(made).answer()
     assert sent(made) == [(9, 3, b"abc")]
+
+
+def test_a_party_that_has_ended_keeps_nothing() -> None:
+    """No row is there to be sent any more, whatever a link asks for."""
+    made = journal(100, 3, 4)
+    assert made.size_bytes == 7
+    made.clear()
+    assert made.size_bytes == 0
+    link(made).on_have(ReceivedUpTo(0, 2))
+    link(made).answer()
+    assert sent(made) == []

@@ -105,3 +105,15 @@ async def test_a_full_buffer_holds_the_sender_up() -> None:
         channel.abort()
         with pytest.raises(ChannelClosed, match="while it was sending"):
             await waiting
+
+
+async def test_what_has_ended_holds_no_memory_of_openssl() -> None:
+    """Whatever still holds the channel, which refuses to write and can be closed again."""
+    async with Net("tls") as net:
+        channel = (await net.node().dial(await net.server(echo))).channel
+        assert isinstance(channel, TlsChannel)
+        await channel.close()
+        assert channel._tls is None
+        with pytest.raises(ChannelClosed):
+            channel.write(b"late")
+        await channel.close()

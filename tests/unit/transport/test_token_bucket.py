@@ -27,6 +27,24 @@ async def test_tokens_come_back_evenly() -> None:
     assert sum(bucket.try_take() for _ in range(100)) == 60
 
 
+async def test_what_is_spent_may_be_more_than_there_is() -> None:
+    """The debt is waited for like any other use."""
+    clock = VirtualClock()
+    bucket = TokenBucket(10.0, 5, clock)
+    bucket.owe(25)
+    assert (bucket.used, bucket.wait_s(0)) == (25.0, 2.0)
+    await clock.advance(2.0)
+    assert (bucket.used, bucket.wait_s(0)) == (5.0, 0.0)
+
+
+def test_asking_for_a_source_remembers_nothing() -> None:
+    """Else asking would have others forgotten."""
+    buckets: TokenBuckets[str] = TokenBuckets(1.0, 5, VirtualClock(), max_sources=2)
+    assert buckets.try_take("a")
+    assert buckets.try_take("b")
+    assert [buckets.used(source) for source in "cab"] == [0.0, 1.0, 1.0]
+
+
 class SteppedClock(VirtualClock):
     """Moves without an event loop."""
 

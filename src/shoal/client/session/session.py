@@ -248,6 +248,8 @@ class Session:
         """End the session at every hop; `end` False leaves it there for as long as servers keep it. Twice is harmless."""
         self._closed = True
         await self.supervisor.close(end)
+        self._log.journal.clear()  # the session itself may be garbage that nobody collects for a long time
+        self._outputs.begin()
 
     async def __aenter__(self) -> Session:
         return self

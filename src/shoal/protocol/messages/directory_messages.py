@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, get_args
 
+import msgspec
 from msgspec import Meta
 
 from shoal.protocol.messages.field_types import (
     MAX_BATCH_BYTES,
     MAX_CONFIG_BYTES,
     MAX_DIGEST_BYTES,
+    MAX_GREEDIEST,
     MAX_WANT,
     Counter,
     Elapsed,
@@ -68,6 +70,15 @@ class GetStatus(Message, frozen=True, tag="get_status"):
     """Asks for the server's load."""
 
 
+class AccountLoad(msgspec.Struct, frozen=True):
+    """What one account has of a server: sessions, tokens of its cache, rows that wait, bytes kept in journals."""
+
+    sessions: Counter
+    tokens: Counter
+    queued_rows: Counter
+    journal_bytes: Counter
+
+
 class Status(Message, frozen=True, tag="status"):
     """A server's load now; rates are rows per second through its whole span, 0 when not yet measured.
 
@@ -75,7 +86,8 @@ class Status(Message, frozen=True, tag="status"):
     `rows_computed` were computed, `sessions_opened` and `moves` to other blocks were made.
 
     `clients` share it now, and since it took its blocks `displaced` sessions have made room. Who asks has `your_sessions` and
-    `your_tokens`; an equal share would be `share_sessions` and `share_tokens`.
+    `your_tokens`; an equal share would be `share_sessions` and `share_tokens`. `greediest` are the accounts that have most,
+    without their names. `dials` were made for clients of late, and count until time has given them back.
     """
 
     sessions: Counter
@@ -98,6 +110,15 @@ class Status(Message, frozen=True, tag="status"):
     your_tokens: Counter = 0
     share_sessions: Rate = 0.0
     share_tokens: Counter = 0
+    journal_bytes: Counter = 0
+    max_journal_bytes: Counter = 0
+    dials: Counter = 0
+    max_dials: Counter = 0
+    your_queued_rows: Counter = 0
+    your_journal_bytes: Counter = 0
+    your_dials: Counter = 0
+    share_dials: Counter = 0
+    greediest: Annotated[tuple[AccountLoad, ...], Meta(max_length=MAX_GREEDIEST)] = ()
 
 
 STATUS = Question(GetStatus, Status, per_span=True)

@@ -32,6 +32,8 @@ MAX_ACCEPTANCE_BYTES = 1024
 MAX_REVOCATIONS_BYTES = 400_000
 MAX_WANT = 4096
 """Node ids that one exchange of records may ask for."""
+MAX_GREEDIEST = 3
+"""Accounts of a server that its status tells of."""
 MAX_DIGEST_CHARS = 32
 """The digest of one block's weights, in hexadecimal digits."""
 

@@ -21,6 +21,7 @@ from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import page_bytes, read_dtype
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.kv.prefix import PrefixCache, output_page_bytes
+from shoal.memory import trim_memory
 from shoal.model.families import family, model_config
 from shoal.model.nn.block import ModelConfig
 from shoal.model.nn.rope import cache_positions
@@ -120,6 +121,7 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         backlog_rows=budget.backlog_rows,
         frame_rows=budget.frame_rows,
     )
+    trim_memory()
     return LoadedBlocks(runner, span_info, form.bits_per_weight)
 
 

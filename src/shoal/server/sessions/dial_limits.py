@@ -18,6 +18,9 @@ SOURCE_CLIENTS = 4
 SERVER_SOURCES = 4
 """As many sources' worth of dials for all of them."""
 
+SOURCE_DIALS = SOURCE_CLIENTS * DIALS_AT_ONCE
+MAX_DIALS = SERVER_SOURCES * SOURCE_DIALS
+
 FAILED_AT_ONCE, FAILED_PER_S = 60, 2
 """Of these, dials that are not answered, for one source, and SERVER_SOURCES times as many for all."""
 
@@ -59,6 +62,15 @@ class DialLimits:
                 raise TooManyDials(f"more than {what}" if what[0].isdigit() else f"too many {what}", bucket.wait_s())
         for bucket in limits.values():
             bucket.try_take()
+
+    @property
+    def made(self) -> int:
+        """Dials for all clients that count, of MAX_DIALS."""
+        return round(self._server.used)
+
+    def made_for(self, source: str) -> int:
+        """Those for the clients of this source, of SOURCE_DIALS."""
+        return round(self._sources.used(source))
 
     def answered(self, source: str) -> None:
         """A dial that was counted for a client of this source has been answered by the node that was dialled."""

@@ -85,6 +85,18 @@ class OutgoingLink(NamedTuple):
         self.link.cut()
 
 
+class SessionsLoad(NamedTuple):
+    """What sessions have: how many there are, their pages, rows that wait, bytes kept for sending."""
+
+    sessions: int
+    pages: int
+    queued_rows: int
+    journal_bytes: int
+
+
+NO_LOAD = SessionsLoad(0, 0, 0, 0)
+
+
 class HopSession:
     """A session's stream at this hop: the sink of the rows that come in, and the log of those that go out.
 
@@ -240,10 +252,20 @@ class HopSession:
         self.log.rewind(self.receiver.epoch, position)
 
     @property
+    def load(self) -> SessionsLoad:
+        """What it has of the server."""
+        pages = len(self.terms.span) * pages_for(self.terms.max_tokens)
+        return SessionsLoad(1, pages, self._waiting_rows, self.log.journal.size_bytes)
+
+    @property
+    def _waiting_rows(self) -> int:
+        """Rows that have come and were not computed yet."""
+        return self.receiver.position - self.log.sender.end
+
+    @property
     def full(self) -> bool:
         """RowSink: too many rows are waiting to be computed or sent."""
-        waiting = self.receiver.position - self.log.sender.end
-        return waiting + self.log.journal.unsent > self.terms.backlog_rows
+        return self._waiting_rows + self.log.journal.unsent > self.terms.backlog_rows
 
     def take(self, rows: RowsFrame, payload: bytes, skip: int) -> None:
         """RowSink: hand new rows to the compute thread."""
@@ -276,6 +298,7 @@ class HopSession:
         self.row_receiver.detach()
         for follows in list(self.outgoing):
             self.cut_outgoing(follows)
+        self.log.journal.clear()  # the session itself may be garbage that nobody collects for a long time
 
 
 class SessionTable:
@@ -303,6 +326,14 @@ class SessionTable:
 
     def __iter__(self) -> Iterator[HopSession]:
         return iter(list(self._sessions.values()))
+
+    def loads(self) -> dict[str, SessionsLoad]:
+        """What the sessions of each account have."""
+        loads: dict[str, SessionsLoad] = {}
+        for one in self:
+            account, own = self.shares.account_of(one.terms.session), one.load
+            loads[account] = SessionsLoad(*map(sum, zip(loads.get(account, NO_LOAD), own, strict=True)))
+        return loads
 
     def get(self, session: bytes) -> HopSession | None:
         """The session of this id, if there is one."""

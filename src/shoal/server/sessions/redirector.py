@@ -59,7 +59,7 @@ class Redirector:
         self._tasks = OwnedTasks()
         self._own = own
         self._ahead_s = ahead_s
-        self._dials = DialLimits(clock)
+        self.dials = DialLimits(clock)
 
     async def __aenter__(self) -> Redirector:
         await self._tasks.__aenter__()
@@ -118,9 +118,9 @@ class Redirector:
             addresses = dialled_for_others(target.addresses, self._own())
             if not addresses:
                 raise DialError(f"{target.peer[:8]} has no address that this server dials for others")
-            self._dials.begin(session.owner or PeerId(""), source)
+            self.dials.begin(session.owner or PeerId(""), source)
             channel = FrameChannel(await self._dial(target.peer, addresses))
-            self._dials.answered(source)
+            self.dials.answered(source)
             await channel.send(Attach("send", target.session, 0, outgoing.grant.token, outgoing.grant.generation))
             return channel
 

@@ -18,13 +18,16 @@ from shoal.errors import (
     UnsupportedModel,
 )
 from shoal.kv.pages import PAGE_TOKENS
+from shoal.protocol import row_codec
 from shoal.protocol.messages import (
     ATTACH,
     DESCRIBE,
+    MAX_GREEDIEST,
     MAX_POSITION,
     MAX_ROWS,
     OPEN,
     STATUS,
+    AccountLoad,
     Attach,
     Attached,
     Describe,
@@ -43,7 +46,15 @@ from shoal.server.accounts import Accounts
 from shoal.server.answers import Answers
 from shoal.server.ledger import Ledger
 from shoal.server.sessions.control_channel import ControlChannel
-from shoal.server.sessions.hop_session import MAX_BACKLOG_ROWS, HopSession, SessionGrant, SessionTable
+from shoal.server.sessions.dial_limits import MAX_DIALS, SOURCE_DIALS
+from shoal.server.sessions.hop_session import (
+    MAX_BACKLOG_ROWS,
+    NO_LOAD,
+    HopSession,
+    SessionGrant,
+    SessionsLoad,
+    SessionTable,
+)
 from shoal.server.sessions.redirector import Redirector
 from shoal.swarm.identity import Identity
 from shoal.transport.frame_channel import FrameChannel
@@ -139,40 +150,60 @@ class SessionService:
 
     async def _status(self, frames: FrameChannel, request: GetStatus, _: bytes) -> None:
         """The load, and what whoever asks has and may have."""
-        shares, status = self._sessions.shares, self.status()
-        use = shares.use(self._accounts.of(frames.peer, frames.network))
-        per_page = PAGE_TOKENS / len(self._holding.span)
+        account = self._accounts.of(frames.peer, frames.network)
+        equal = self._sessions.shares.use(account).equal
+        has = self._account_load(self._sessions.loads().get(account.name, NO_LOAD))
         await frames.send(
             msgspec.structs.replace(
-                status,
-                your_sessions=int(use.has.sessions),
-                your_tokens=int(use.has.pages * per_page),
-                share_sessions=use.equal.sessions,
-                share_tokens=int(use.equal.pages * per_page),
+                self.status(),
+                your_sessions=has.sessions,
+                your_tokens=has.tokens,
+                your_queued_rows=has.queued_rows,
+                your_journal_bytes=has.journal_bytes,
+                your_dials=self._redirector.dials.made_for(frames.source),
+                share_sessions=equal.sessions,
+                share_tokens=self._tokens(equal.pages),
+                share_dials=SOURCE_DIALS,
             )
         )
+
+    def _tokens(self, pages: float) -> int:
+        """Pages as tokens through the whole span."""
+        return int(pages * PAGE_TOKENS / len(self._holding.span))
+
+    def _account_load(self, load: SessionsLoad) -> AccountLoad:
+        return AccountLoad(load.sessions, self._tokens(load.pages), load.queued_rows, load.journal_bytes)
 
     def status(self) -> Status:
         """This server's load now."""
         stats, pages, totals = self._compute.stats, self._sessions.pages, self._ledger.totals
-        tokens_per_page = PAGE_TOKENS / len(self._holding.span)
+        held, shares, dials = self._holding, self._sessions.shares, self._redirector.dials
+        loads = self._sessions.loads()
+        row_bytes = row_codec.row_bytes("fp32", held.model.hidden_size)
         return Status(
             sessions=len(self._sessions),
             max_sessions=self._sessions.max_sessions,
             queued_rows=self._compute.queued_rows,
-            free_tokens=int((pages.capacity - pages.granted) * tokens_per_page),
-            total_tokens=int(pages.capacity * tokens_per_page),
+            free_tokens=self._tokens(pages.capacity - pages.granted),
+            total_tokens=self._tokens(pages.capacity),
             decode_rows_per_s=stats.decode_rows_per_s,
             prefill_rows_per_s=stats.prefill_rows_per_s,
             uptime_s=self._ledger.uptime_s,
             max_batch_sessions=stats.max_batch_sessions,
-            exact=self._holding.numerics.exact,
+            exact=held.numerics.exact,
             prefix_rows=totals.found_rows + stats.found_rows,
             rows_computed=totals.rows + stats.rows,
             sessions_opened=totals.sessions,
             moves=totals.moves,
-            clients=self._sessions.shares.num_accounts,
-            displaced=self._sessions.shares.displaced,
+            clients=shares.num_accounts,
+            displaced=shares.displaced,
+            journal_bytes=sum(load.journal_bytes for load in loads.values()),
+            max_journal_bytes=held.journal_tokens * row_bytes * self._sessions.max_sessions,
+            dials=dials.made,
+            max_dials=MAX_DIALS,
+            greediest=tuple(
+                self._account_load(loads.get(account, NO_LOAD)) for account in shares.greediest(MAX_GREEDIEST)
+            ),
         )
 
     def _describe(self, message: Describe, peer: PeerId) -> tuple[Description, bytes]:

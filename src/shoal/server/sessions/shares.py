@@ -107,6 +107,20 @@ class Shares:
         """Accounts that have sessions."""
         return len({held.account.name for held in self._held.values()})
 
+    def account_of(self, session: bytes) -> str:
+        """Whom a session is counted for; empty for one that is not counted."""
+        held = self._held.get(session)
+        return "" if held is None else held.account.name
+
+    def greediest(self, count: int) -> list[str]:
+        """The accounts that have most, of sessions or of the cache, as times of an equal share."""
+        sessions, pages = (max(whole, _ROUNDING) for whole in self.capacity)
+        has: dict[Account, Amount] = {}
+        for held in self._held.values():
+            has[held.account] = _sum(has.get(held.account, Amount(0, 0)), Amount(1, held.pages))
+        times = {one.name: max(its.sessions / sessions, its.pages / pages) / one.weight for one, its in has.items()}
+        return sorted(times, key=lambda name: -times[name])[:count]
+
     def use(self, account: Account) -> AccountUse:
         """What an account has, and its equal share among those that have sessions and itself."""
         part = self._parts(account)[account.name]

@@ -44,7 +44,7 @@ GREETING_TIMEOUT_S = 3.0
 """How long an accepted channel may take to show a certificate; honest ones come with it."""
 
 MAX_UNGREETED = 128
-"""Channels that have shown nothing yet; one more drops an old one of the busiest source: members are through in no time."""
+"""Channels that have shown nothing yet; one more drops an old one of the busiest source. Members are through in no time."""
 
 MAX_GREETING_BYTES = 4096
 """The largest header before a peer is known to be a member; there is no payload."""
@@ -199,7 +199,7 @@ class MemberTransport(ForwardingTransport):
     async def _admit(self, channel: Channel) -> MemberChannel | None:
         """A channel whose dialler is a member, or None when it was answered otherwise."""
         frames = _greeting(channel)
-        dropped = self._ungreeted.enter(frames, frames.network)
+        dropped = self._ungreeted.enter(frames, frames.source)
         if dropped is not None:
             dropped.abort()
         try:

@@ -73,3 +73,14 @@ def test_a_refused_dial_uses_nothing() -> None:
     for _ in range(DIALS_AT_ONCE):
         limits.begin(key(2), SOURCE)
         limits.answered(SOURCE)
+
+
+async def test_dials_are_told() -> None:
+    """Those that count now, of all clients and of one address."""
+    clock = VirtualClock()
+    limits = DialLimits(clock)
+    for number in range(30):
+        limits.begin(key(number), SOURCE if number < 20 else "198.51.100.1")
+    assert (limits.made, limits.made_for(SOURCE), limits.made_for("203.0.113.1")) == (30, 20, 0)
+    await clock.advance(60.0)
+    assert (limits.made, limits.made_for(SOURCE)) == (0, 0)

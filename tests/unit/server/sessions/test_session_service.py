@@ -46,6 +46,7 @@ from shoal.protocol.messages import (
     Status,
 )
 from shoal.server.ledger import Ledger
+from shoal.server.sessions.dial_limits import MAX_DIALS, SOURCE_DIALS
 from shoal.server.sessions.hop_session import FIRST_ROWS_S, MADE_ROOM, HopSession, SessionTable
 from shoal.server.sessions.session_service import MAX_LEASE_S, RETRY_ELSEWHERE_S, SessionService
 from shoal.transport.frame_channel import FrameChannel
@@ -213,6 +214,9 @@ async def test_a_client_with_less_gets_room(serving: Serving) -> None:
     assert isinstance(asked, Status)
     assert (asked.clients, asked.displaced, asked.your_sessions, asked.share_sessions) == (2, 1, 1, 1.5)
     assert asked.your_tokens == PAGE_TOKENS
+    assert [load.sessions for load in asked.greediest] == [2, 1]
+    assert (asked.dials, asked.your_dials, asked.max_dials, asked.share_dials) == (0, 0, MAX_DIALS, SOURCE_DIALS)
+    assert asked.max_journal_bytes > 0
 
 
 async def test_a_session_that_is_being_opened(serving: Serving) -> None:

@@ -155,3 +155,14 @@ def test_never_more_than_there_is(asked: list[tuple[int, PeerId, int, bool]], se
             shares.computes(session)
         assert len(held) <= sessions
         assert sum(held.values()) <= 100
+
+
+def test_the_greediest() -> None:
+    """Those with most come first, of sessions or of pages, as times of what they may have."""
+    world = World(sessions=10)
+    raised = Account("gateway", 10)
+    for account, pages in ((A, 1), (A, 1), (B, 60), (C, 1), *[(raised, 1)] * 4):
+        world.open(account, pages)
+    assert world.shares.greediest(3) == [B.name, A.name, C.name]
+    assert world.shares.account_of(bytes([3])) == B.name
+    assert world.shares.account_of(b"none") == ""
