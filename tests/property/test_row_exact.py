@@ -85,7 +85,7 @@ CONFIGS: dict[str, tuple[str, BlockConfig] | tuple[str, BlockConfig, StoredTenso
             sinks=True,
             window=20,
             mlp_limit=1.0,
-            moe=MoeConfig(6, 3, 33, "softmax_of_chosen", router_bias=True),
+            moe=MoeConfig(6, 3, 33, "softmax_of_chosen"),
         ),
         BIASED,
     ),

@@ -57,25 +57,10 @@ _ALL = (
 )
 FAMILIES: dict[str, Family] = {one.model_type: one for one in _ALL}
 
-_LACKS = {
-    "is_encoder_decoder": "an encoder beside the decoder",
-    "vision_config": "images",
-    "audio_config": "sound",
-    "state_size": "state-space blocks",
-    "ssm_cfg": "state-space blocks",
-    "mamba_d_state": "state-space blocks",
-    "mamba_num_heads": "state-space blocks",
-    "linear_num_key_heads": "linear attention",
-    "layers_block_type": "blocks of several architectures",
-    "num_experts": "its way of choosing experts",
-    "num_local_experts": "its way of choosing experts",
-    "n_routed_experts": "its way of choosing experts",
-}
 
-
-def family(model_type: str) -> Family:
+def family(model_type: object) -> Family:
     """The family of a `model_type`; raises UnsupportedModel naming those there are."""
-    found = FAMILIES.get(model_type)
+    found = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if found is None:
         raise UnsupportedModel(f"models of type {model_type!r} are not supported (these are: {', '.join(FAMILIES)})")
     return found
@@ -86,13 +71,7 @@ def model_config(hf_config: Config) -> ModelConfig:
 
     Raises UnsupportedModel for a type or option that is not known, CheckpointError for numbers that cannot be.
     """
-    model_type = hf_config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise UnsupportedModel(
-            f"models of type {model_type!r} are not supported: what is missing is {_missing(hf_config)}. "
-            f"These types are: {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[model_type].model_config(hf_config)
+    return family(hf_config.get("model_type")).model_config(hf_config)
 
 
 def gguf_family(file: GgufContents) -> tuple[Family, GgufMapping]:
@@ -109,9 +88,3 @@ def gguf_family(file: GgufContents) -> tuple[Family, GgufMapping]:
 def gguf_architectures() -> tuple[str, ...]:
     """The names of GGUF's architectures that are read."""
     return tuple(dict.fromkeys(one.gguf.architecture for one in FAMILIES.values() if one.gguf is not None))
-
-
-def _missing(hf_config: Config) -> str:
-    """What an unknown type asks for, as far as its configuration tells."""
-    known = dict.fromkeys(what for key, what in _LACKS.items() if hf_config.get(key))
-    return " and ".join(known) or "a mapping of its configuration and tensor names (docs/adding-a-family.md)"

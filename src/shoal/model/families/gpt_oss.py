@@ -38,7 +38,6 @@ def config(hf: Config) -> ModelConfig:
         experts_per_token=integer(hf, "num_experts_per_tok", most=num_experts),
         intermediate_size=integer(hf, "intermediate_size"),
         scores="softmax_of_chosen",
-        router_bias=True,
     )
     full = standard.block_config(
         hf,

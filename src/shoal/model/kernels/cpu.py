@@ -82,9 +82,12 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         from shoal_kernels import LIBRARY
-
+    except ImportError:
+        return None
+    try:
         found = ctypes.CDLL(str(LIBRARY))
-    except (ImportError, OSError):
+    except OSError as error:
+        _LOGGER.warning("the shoal-kernels that are installed cannot be loaded: it computes in plain torch (%s)", error)
         return None
     if (abi := found.shoal_abi()) != ABI:
         _LOGGER.warning(

@@ -30,7 +30,6 @@ class MoeConfig(msgspec.Struct, frozen=True):
     scale: float = 1.0
     """What the scores are multiplied by at the end."""
 
-    router_bias: bool = False
     correction: bool = False
     """Whether a bias per expert is added for choosing only (DeepSeek V3)."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +35,25 @@ def test_another_interface_is_left_alone_and_told(
     with caplog.at_level(logging.WARNING, "shoal"):
         assert cpu.library.__wrapped__() is None
     assert f"have interface {cpu.ABI - 1}, this Shoal needs {cpu.ABI}" in caplog.text
+
+
+def test_a_library_that_cannot_be_loaded_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """What is installed and broken is no choice of the user; what is not installed is."""
+    broken = types.ModuleType("shoal_kernels")
+    broken.LIBRARY = tmp_path / "libshoal.so"  # type: ignore[attr-defined]
+    broken.LIBRARY.write_bytes(b"no library")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shoal_kernels", broken)
+    monkeypatch.delenv(cpu.VARIABLE, raising=False)
+    with caplog.at_level(logging.WARNING, "shoal"):
+        assert cpu.library.__wrapped__() is None
+    assert "cannot be loaded" in caplog.text
+    assert "libshoal.so" in caplog.text
+    caplog.clear()
+    monkeypatch.setitem(sys.modules, "shoal_kernels", None)
+    assert cpu.library.__wrapped__() is None
+    assert not caplog.text
 
 
 def test_without_kernels_there_are_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
