@@ -12,6 +12,7 @@ from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.fp8 import fp8_block, fp8_tensors
 from shoal.model.weights.mxfp4 import is_mxfp4, mxfp4_tensors
 from shoal.model.weights.packed_checkpoint import PackedCheckpoint
+from shoal.model.weights.quantized_layers import METHODS, method_of, with_quantized_layers
 
 MAX_CONFIG_BYTES = 1 << 20
 _PLAIN_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
@@ -29,9 +30,12 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
         return PackedCheckpoint(checkpoint, mxfp4_tensors(checkpoint))
     if block is not None:
         return PackedCheckpoint(checkpoint, fp8_tensors(checkpoint, block))
-    method = given.get("quant_method") if isinstance(given, Mapping) else given
+    if (method := method_of(checkpoint.config)) is not None:
+        return with_quantized_layers(checkpoint, method)
+    kind = given.get("quant_method") if isinstance(given, Mapping) else given
     raise UnsupportedModel(
-        f"{checkpoint.source}: weights quantized by {method!r} are not read (mxfp4 is, and fp8 e4m3 with weight_block_size)"
+        f"{checkpoint.source}: weights quantized by {kind!r} are not read "
+        f"({', '.join(METHODS)} and mxfp4 are, and fp8 e4m3 with weight_block_size)"
     )
 
 

@@ -1,7 +1,8 @@
-"""A GGUF file's tensors under their own names, dequantized to fp32 by the `gguf` package."""
+"""A GGUF file's tensors under their own names, as fp32; types that `ggml` does not know by the `gguf` package."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UnsupportedModel
+from shoal.model.quant import ggml
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_header import GgufHeader, GgufTensor, read_header, tensor_bytes
@@ -82,10 +84,12 @@ class GgufFile:
             shape, length = shape[1:], length // shape[0]
             start += index * length
         raw = np.frombuffer(self._homes[name].read(start, length), dtype=np.uint8)
+        kind = self._types[tensor.type_id].name
+        if kind in ggml.KINDS:
+            return ggml.read(raw, kind, math.prod(shape[:-1]), shape[-1]).dequantized().view(shape)
         try:
             numbers = dequantize(raw.reshape(*shape[:-1], -1), self._types[tensor.type_id])
         except NotImplementedError as error:
-            kind = self._types[tensor.type_id].name
             raise UnsupportedModel(f"{self.source.name}: the gguf package cannot dequantize {kind} ({name})") from error
         return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.float32)).view(shape)
 

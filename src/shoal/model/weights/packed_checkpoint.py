@@ -24,10 +24,13 @@ def stored_as_is(name: str, info: TensorInfo) -> PackedTensor:
 
 
 class PackedCheckpoint(Checkpoint):
-    """A checkpoint over another one; `tensors` are those that it offers, by name."""
+    """A checkpoint over another one; `tensors` are those that it offers, by name. `config`: where it differs."""
 
-    def __init__(self, inner: Checkpoint, tensors: Mapping[str, PackedTensor]) -> None:
+    def __init__(
+        self, inner: Checkpoint, tensors: Mapping[str, PackedTensor], config: Mapping[str, object] | None = None
+    ) -> None:
         self._inner = inner
+        self._config = inner.config if config is None else config
         self._packed = tensors
         self._infos = {name: one.info for name, one in tensors.items()}
 
@@ -45,7 +48,7 @@ class PackedCheckpoint(Checkpoint):
 
     @property
     def config(self) -> Mapping[str, object]:
-        return self._inner.config
+        return self._config
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

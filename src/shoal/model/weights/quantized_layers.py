@@ -1,0 +1,113 @@
+"""Checkpoints whose linear layers are quantized one by one: EXL2, GPTQ, AWQ and compressed-tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from shoal.errors import CheckpointError, UnsupportedModel
+from shoal.model.families import family, model_config
+from shoal.model.quant import awq, compressed_tensors, exl2, gptq
+from shoal.model.quant.packed_matrix import PackedMatrix
+from shoal.model.quant.stored_tensors import Stored
+from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.packed_checkpoint import PackedCheckpoint, PackedTensor, stored_as_is
+
+HEAD = "lm_head"
+TIED = "tie_word_embeddings"
+
+
+class Method(NamedTuple):
+    """How layers are stored: X.weight as X.`parts`, of which the first one is always there."""
+
+    name: str
+    parts: tuple[str, ...]
+    read: Callable[[Stored, str, int], PackedMatrix]
+
+
+def method_of(config: Mapping[str, Any]) -> Method | None:
+    """The method that a checkpoint's configuration names, if it is one of these; raises UnsupportedModel for a variant of
+    it that is not read."""
+    given = config.get("quantization_config")
+    kind = given.get("quant_method") if isinstance(given, Mapping) else None
+    return METHODS[kind](given) if isinstance(given, Mapping) and kind in METHODS else None
+
+
+def with_quantized_layers(checkpoint: Checkpoint, method: Method) -> Checkpoint:
+    """The checkpoint with these layers as matrices in floats. Raises CheckpointError for layers that the configuration
+    does not have, or has in another shape."""
+    layers = sorted(name.removesuffix(f".{method.parts[0]}") for name in checkpoint.tensors if _is_first(name, method))
+    config = dict(checkpoint.config)
+    if HEAD in layers:
+        config[TIED] = False  # the head is a matrix of its own in such a file, whatever the model it was made from has
+    shapes = _shapes(config)
+    parts = {f"{layer}.{part}" for layer in layers for part in method.parts}
+    tensors = {name: stored_as_is(name, info) for name, info in checkpoint.tensors.items() if name not in parts}
+    for layer in layers:
+        name = f"{layer}.weight"
+        if name not in shapes:
+            raise CheckpointError(f"{checkpoint.source}: {layer} is quantized; the configuration has no such matrix")
+        tensors[name] = _packed(checkpoint, layer, shapes[name], method)
+    return PackedCheckpoint(checkpoint, tensors, config)
+
+
+def _is_first(name: str, method: Method) -> bool:
+    return name.endswith(f".{method.parts[0]}")
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that the model has."""
+    described = model_config(config)
+    its = family(described.model_type)
+    wanted = [one for index in range(described.num_blocks) for one in its.block_tensors(described, index).values()]
+    return {one.name: one.shape for one in (*wanted, *its.end_tensors(described).values())}
+
+
+def _packed(checkpoint: Checkpoint, layer: str, shape: tuple[int, ...], method: Method) -> PackedTensor:
+    names = tuple(f"{layer}.{part}" for part in method.parts if f"{layer}.{part}" in checkpoint.tensors)
+
+    def restore(parts: Sequence[Tensor]) -> Tensor:
+        try:
+            matrix = method.read(dict(zip(names, parts, strict=True)), layer, shape[0])
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint.source}: {error}") from error
+        if matrix.shape != shape:
+            raise CheckpointError(
+                f"{checkpoint.source}: {layer} is a matrix of {list(matrix.shape)}; the configuration asks for {list(shape)}"
+            )
+        return matrix.dequantized()
+
+    return PackedTensor(TensorInfo(method.name, shape), names, restore)
+
+
+def _exl2(config: Mapping[str, Any]) -> Method:
+    return Method("EXL2", exl2.PARTS, exl2.read)
+
+
+def _gptq(config: Mapping[str, Any]) -> Method:
+    form = gptq.gptq_form(config)
+    return Method("GPTQ", gptq.PARTS, lambda tensors, key, outputs: gptq.read(tensors, key, form))
+
+
+def _awq(config: Mapping[str, Any]) -> Method:
+    version, bits = config.get("version", "gemm"), config.get("bits", awq.BITS)
+    if version != "gemm" or bits != awq.BITS:
+        raise UnsupportedModel(f"AWQ weights of version {version!r} with {bits!r} bits are not read: gemm with 4 is")
+    return Method("AWQ", awq.PARTS, lambda tensors, key, outputs: awq.read(tensors, key))
+
+
+def _compressed(config: Mapping[str, Any]) -> Method:
+    form, parts = compressed_tensors.packed_form(config), compressed_tensors.PARTS
+    return Method(
+        "compressed-tensors", parts, lambda tensors, key, outputs: compressed_tensors.read(tensors, key, form)
+    )
+
+
+METHODS: Mapping[Any, Callable[[Mapping[str, Any]], Method]] = {
+    "exl2": _exl2,
+    "gptq": _gptq,
+    "awq": _awq,
+    "compressed-tensors": _compressed,
+}
