@@ -33,7 +33,7 @@ def integers(tensors: Stored, name: str, dtype: type[np.generic], dimensions: in
 def floats(tensors: Stored, name: str, shape: Sequence[int], dtypes: Sequence[torch.dtype] = FLOATS) -> Tensor:
     """A tensor of finite floats; raises CheckpointError unless it has this shape and one of these dtypes."""
     given = _given(tensors, name)
-    tensor = given if isinstance(given, Tensor) else torch.from_numpy(np.ascontiguousarray(given))
+    tensor = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
     if tensor.dtype not in dtypes or tuple(tensor.shape) != tuple(shape):
         raise CheckpointError(f"{name} is {tensor.dtype} of {list(tensor.shape)}, not floats of {list(shape)}")
     if not bool(torch.isfinite(tensor).all()):

@@ -30,7 +30,7 @@ def unpacked(checkpoint: Checkpoint) -> Checkpoint:
         return PackedCheckpoint(checkpoint, mxfp4_tensors(checkpoint))
     if block is not None:
         return PackedCheckpoint(checkpoint, fp8_tensors(checkpoint, block))
-    if (method := method_of(checkpoint.config)) is not None:
+    if (method := method_of(checkpoint)) is not None:
         return with_quantized_layers(checkpoint, method)
     kind = given.get("quant_method") if isinstance(given, Mapping) else given
     raise UnsupportedModel(

@@ -27,12 +27,17 @@ class Method(NamedTuple):
     read: Callable[[Stored, str, int], PackedMatrix]
 
 
-def method_of(config: Mapping[str, Any]) -> Method | None:
+def method_of(checkpoint: Checkpoint) -> Method | None:
     """The method that a checkpoint's configuration names, if it is one of these; raises UnsupportedModel for a variant of
     it that is not read."""
-    given = config.get("quantization_config")
+    given = checkpoint.config.get("quantization_config")
     kind = given.get("quant_method") if isinstance(given, Mapping) else None
-    return METHODS[kind](given) if isinstance(given, Mapping) and kind in METHODS else None
+    if not isinstance(given, Mapping) or not isinstance(kind, str) or kind not in METHODS:
+        return None
+    try:
+        return METHODS[kind](given)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{checkpoint.source}: {error}") from error
 
 
 def with_quantized_layers(checkpoint: Checkpoint, method: Method) -> Checkpoint:
@@ -105,7 +110,7 @@ def _compressed(config: Mapping[str, Any]) -> Method:
     )
 
 
-METHODS: Mapping[Any, Callable[[Mapping[str, Any]], Method]] = {
+METHODS: Mapping[str, Callable[[Mapping[str, Any]], Method]] = {
     "exl2": _exl2,
     "gptq": _gptq,
     "awq": _awq,

@@ -46,12 +46,14 @@ def test_an_index_that_leads_elsewhere_is_refused(name: object) -> None:
 
 
 def test_packed_weights_are_told_by_the_configuration() -> None:
-    """Plain ones are left alone; two ways of packing are read, others are named."""
+    """Plain ones are left alone; some ways of packing are read, others are named."""
     plain = MemoryCheckpoint({"a": torch.zeros(2)})
     assert unpacked(plain) is plain
     fp8 = {"quant_method": "fp8", "weight_block_size": [2, 2]}
     for known in ({"quant_method": "mxfp4"}, fp8):
         assert isinstance(unpacked(MemoryCheckpoint({}, quantization_config=known)), PackedCheckpoint)
-    for other in ({"quant_method": "gptq"}, {"quant_method": "fp8"}, "awq", {}):
+    for other in ({"quant_method": "bitsandbytes"}, {"quant_method": "fp8"}, {"quant_method": ["awq"]}, "awq", {}):
         with pytest.raises(UnsupportedModel, match="memory: weights quantized by"):
             unpacked(MemoryCheckpoint({}, quantization_config=other))
+    with pytest.raises(UnsupportedModel, match="memory: GPTQ weights of None bits"):
+        unpacked(MemoryCheckpoint({}, quantization_config={"quant_method": "gptq"}))
