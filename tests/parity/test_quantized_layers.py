@@ -18,7 +18,7 @@ from shoal.model.families import model_config
 from shoal.model.weights.block_loading import block_digests, load_blocks, load_ends
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.types import Span
-from tests.support.certify import load, logits
+from tests.support.certify import Loaded, load, logits
 from tests.support.quantized_files import Layer, awq_layer, compressed_layer, exl2_layer, gptq_layer
 from tests.support.tiny_models import tiny_llama
 
@@ -100,15 +100,20 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
     return Pair(tmp_path, request.param, tied=True)
 
 
+def loaded_like(plain: Loaded, packed: Path) -> Loaded:
+    """A checkpoint of the same sizes, which transformers does not have to know."""
+    checkpoint = open_checkpoint(str(packed))
+    config = model_config(checkpoint.config)
+    blocks, ends = load_blocks(checkpoint, config, Span(0, 3)), load_ends(checkpoint, config)
+    return plain._replace(config=config, blocks=blocks, ends=ends)
+
+
 def test_blocks_and_ends_are_those_of_the_numbers(pair: Pair) -> None:
     """Digests are equal, and logits are, the head's of EXL2 too, which is tied in the configuration and not in the file."""
-    plain, checkpoint = load(pair.plain), open_checkpoint(str(pair.packed))
-    config = model_config(checkpoint.config)
-    blocks = load_blocks(checkpoint, config, Span(0, 3))
-    assert block_digests(blocks) == block_digests(plain.blocks)
-    packed = plain._replace(blocks=blocks, ends=load_ends(checkpoint, config))
+    plain, packed = load(pair.plain), loaded_like(load(pair.plain), pair.packed)
+    assert block_digests(packed.blocks) == block_digests(plain.blocks)
     assert torch.equal(logits(packed), logits(plain))
-    assert config.tied_head == plain.config.tied_head
+    assert packed.config.tied_head == plain.config.tied_head
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
@@ -177,19 +182,20 @@ def test_variants_that_are_not_read(tmp_path: Path, method: str, change: dict[st
 def test_exl2_lies_in_files_of_its_own_names(tmp_path: Path) -> None:
     """`output…safetensors`, in parts too; an index that was copied from the source names files that are not there."""
     pair = Pair(tmp_path, "exl2", tied=False)
-    expected = logits(load(pair.plain))
+    plain = load(pair.plain)
+    expected = logits(plain)
     (pair.packed / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"model.norm.weight": "model-00001-of-00009.safetensors"}})
     )
     tensors = load_file(pair.packed / "model.safetensors")
     (pair.packed / "model.safetensors").rename(pair.packed / "output.safetensors")
-    assert torch.equal(logits(load(pair.packed)), expected)
+    assert torch.equal(logits(loaded_like(plain, pair.packed)), expected)
     (pair.packed / "output.safetensors").unlink()
     names = sorted(tensors)
     for number, some in enumerate((names[:20], names[20:]), 1):
         part = {name: tensors[name] for name in some}
         save_file(part, pair.packed / f"output-0000{number}-of-00002.safetensors")
-    assert torch.equal(logits(load(pair.packed)), expected)
+    assert torch.equal(logits(loaded_like(plain, pair.packed)), expected)
     (pair.packed / "output-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="half a download"):
         open_checkpoint(str(pair.packed))

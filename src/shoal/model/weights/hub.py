@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shoal.errors import CheckpointError, ModelNotFound, NetworkError, UsageError
+from shoal.errors import CheckpointError, ModelNotFound, NetworkError, UnsupportedModel, UsageError
 from shoal.files import replace_file
 from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
 from shoal.model.weights.model_files import INDEX, SINGLE, chosen_weights, is_index, weight_files
+from shoal.model.weights.quantized_layers import is_exl2
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 HEADER_CONNECTIONS = 8
@@ -36,6 +37,8 @@ def open_hub(repo: str, revision: str | None = None, cached_only: bool = False) 
         raise ModelNotFound(f"{repo} has no config.json {where}")
     commit = config_path.parent.name  # huggingface-hub's cache is snapshots/COMMIT/FILE
     config = parse_config(config_path.read_bytes(), f"{repo}/config.json")
+    if is_exl2(config):
+        raise UnsupportedModel(f"{repo} is in EXL2, which is read from a directory: hf download {repo} --local-dir DIR")
     chosen = chosen_weights(repo, config)
     places = None
     if chosen is None or is_index(chosen):

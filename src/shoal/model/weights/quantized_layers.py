@@ -27,6 +27,12 @@ class Method(NamedTuple):
     read: Callable[[Stored, str, int], PackedMatrix]
 
 
+def is_exl2(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that a checkpoint is in EXL2, whose files have names of their own."""
+    given = config.get("quantization_config")
+    return isinstance(given, Mapping) and given.get("quant_method") == "exl2"
+
+
 def method_of(checkpoint: Checkpoint) -> Method | None:
     """The method that a checkpoint's configuration names, if it is one of these; raises UnsupportedModel for a variant of
     it that is not read."""

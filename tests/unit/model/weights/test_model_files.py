@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from shoal.errors import CheckpointError, ModelNotFound
 from shoal.model.weights.checkpoint import fingerprint
-from shoal.model.weights.model_files import MAX_PARTS, Part, part_of, weight_files
+from shoal.model.weights.model_files import MAX_PARTS, Part, exl2_files, part_of, weight_files
 from shoal.model.weights.model_source import open_checkpoint
 from tests.support.family_cases import CASES, save_checkpoint
 from tests.support.gguf_files import write_gguf
@@ -232,3 +232,15 @@ def test_parts_that_do_not_belong_together(parts: list[Path]) -> None:
     write_gguf(parts[0].parent / "model", parts[0])
     with pytest.raises(CheckpointError, match="says that it is part 1 of 1, not part 1 of 3"):
         open_checkpoint(str(parts[0]))
+
+
+def test_files_of_exl2() -> None:
+    """They have a name of their own; parts are all needed. Files as transformers has them are taken too."""
+    parts = ["output-00001-of-00002.safetensors", "output-00002-of-00002.safetensors"]
+    assert exl2_files("x", ["output.safetensors", "model.safetensors"]) == ["output.safetensors"]
+    assert exl2_files("x", [*parts, "vision.safetensors"]) == parts
+    assert exl2_files("x", ["model.safetensors"]) == ["model.safetensors"]
+    with pytest.raises(CheckpointError, match="half a download"):
+        exl2_files("x", parts[:1])
+    with pytest.raises(ModelNotFound):
+        exl2_files("x", [])
