@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Literal
 
-from shoal.cli.output import json_line
+from shoal.cli.json_text import json_line
 from shoal.cli.terminal import console, say, waiting
 from shoal.errors import UsageError
 

@@ -12,10 +12,10 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import msgspec
 import typer
 
-from shoal.cli.terminal import HIDDEN, ReaderGone, say, styled, waiting, waits_for, write
+from shoal.cli.json_text import json_line
+from shoal.cli.terminal import ReaderGone, say, styled, waiting, waits_for, write
 from shoal.errors import ServerFull, ShoalError, UsageError
 from shoal.model.kernels.strict import strict_mode_environment
 
@@ -48,25 +48,6 @@ def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | Non
 def print_json(value: Any) -> None:
     """One JSON document, on a line of its own; fields at their defaults are not left out."""
     write(json_line(value) + "\n")
-
-
-def json_line(value: Any) -> str:
-    """JSON in which nothing stands as it is that a terminal would obey; it means the same to a program."""
-    text = msgspec.json.encode(whole(value)).decode()
-    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def whole(value: Any) -> Any:
-    """Structs as they are encoded, but with every field."""
-    if isinstance(value, msgspec.Struct):
-        config = value.__struct_config__
-        fields = {name: whole(field) for name, field in msgspec.structs.asdict(value).items()}
-        if config.array_like:
-            return list(fields.values())
-        return fields if config.tag is None else {config.tag_field: config.tag, **fields}
-    if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list | tuple | frozenset) else value
 
 
 def report(error: ShoalError) -> None:

@@ -70,6 +70,8 @@ def as_before() -> Iterator[None]:
     """Root logger and warnings are put back afterwards."""
     root, shown = logging.getLogger(), warnings.showwarning
     before = root.handlers[:]
+    logging.captureWarnings(False)  # as another test may have left it, which warnings do not know any more
+    warnings.showwarning = shown
     yield
     root.handlers[:] = before
     logging.captureWarnings(False)
