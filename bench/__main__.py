@@ -16,7 +16,7 @@ def bench(
         str,
         typer.Argument(
             help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, churn, opening, moves, "
-            "placement, discovery, kv, prefix or start."
+            "placement, discovery, kv, prefix, start or first-day."
         ),
     ],
     tokens: Annotated[
@@ -32,7 +32,10 @@ def bench(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what chance decides in heal, churn, opening and moves.", min=0)] = 1,
-    write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Where families or first-day writes its page: docs/families.md, docs/guides/first-day.md."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)
     ] = None,

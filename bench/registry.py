@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
-    `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
-    None.
+    `write` is the page of docs that a bench writes, if it has one (families, first-day); `model` the GGUF file that engine
+    measures, SmolLM2-135M if None.
     """
 
     tokens: int = 256
@@ -123,6 +123,12 @@ def _start(size: Size) -> dict[str, Any]:
     return run(size.runs or 10)
 
 
+def _first_day(size: Size) -> dict[str, Any]:
+    from bench.first_day import run
+
+    return run(size.write)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "engine": _engine,
     "steps": _steps,
@@ -141,4 +147,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "kv": _kv,
     "prefix": _prefix,
     "start": _start,
+    "first-day": _first_day,
 }
