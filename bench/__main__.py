@@ -16,7 +16,7 @@ def bench(
         str,
         typer.Argument(
             help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, restarts, "
-            "interrupts, churn, opening, moves, placement, discovery, kv, prefix, start or soak."
+            "interrupts, churn, opening, moves, placement, discovery, kv, prefix, start, soak or first-day."
         ),
     ],
     tokens: Annotated[
@@ -34,7 +34,10 @@ def bench(
     seed: Annotated[
         int, typer.Option(help="Of what chance decides in heal, interrupts, churn, opening, moves and soak.", min=0)
     ] = 1,
-    write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Where families or first-day writes its page: docs/families.md, docs/guides/first-day.md."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)
     ] = None,

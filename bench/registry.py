@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
-    `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
-    None. `calls` and `threads` are soak's.
+    `write` is the page of docs that a bench writes, if it has one (families, first-day); `model` the GGUF file that engine
+    measures, SmolLM2-135M if None. `calls` and `threads` are soak's.
     """
 
     tokens: int = 256
@@ -143,6 +143,12 @@ def _soak(size: Size) -> dict[str, Any]:
     return run(size.calls, size.threads, size.seed)
 
 
+def _first_day(size: Size) -> dict[str, Any]:
+    from bench.first_day import run
+
+    return run(size.write)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "engine": _engine,
     "steps": _steps,
@@ -164,4 +170,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "prefix": _prefix,
     "start": _start,
     "soak": _soak,
+    "first-day": _first_day,
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from shoal.cli.json_text import json_line
+from shoal.cli.log_lines import show_warnings
 from shoal.cli.terminal import ReaderGone, say, styled, waiting, waits_for, write
 from shoal.errors import ServerFull, ShoalError, UsageError
 from shoal.model.kernels.strict import strict_mode_environment
@@ -85,8 +86,6 @@ def run_command(command: Callable[[], object], since: float | None = None) -> No
     Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
     shell gives to what SIGINT and SIGPIPE have ended.
     """
-    from shoal.cli.logs import show_warnings
-
     strict_mode_environment()
     _open_what_is_closed()
     _take_any_text()
