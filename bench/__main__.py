@@ -43,6 +43,7 @@ def bench(
     ] = None,
     calls: Annotated[int, typer.Option(help="Calls of soak.", min=1, max=1_000_000)] = 2000,
     threads: Annotated[int, typer.Option(help="Threads from which soak calls.", min=1, max=256)] = 6,
+    only: Annotated[str | None, typer.Option(help="Those of attacks whose names have this in them.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -52,7 +53,7 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
     waits_for(f"measuring {name}")
-    result = BENCHES[name](Size(tokens, runs, seed, write, model, calls, threads))
+    result = BENCHES[name](Size(tokens, runs, seed, write, model, calls, threads, only))
     if as_json:
         print_json(result)
         return

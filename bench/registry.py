@@ -11,7 +11,7 @@ class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
     `write` is the page of docs that a bench writes, if it has one (families, first-day); `model` the GGUF file that engine
-    measures, SmolLM2-135M if None. `calls` and `threads` are soak's.
+    measures, SmolLM2-135M if None. `calls` and `threads` are soak's, `only` says which attacks.
     """
 
     tokens: int = 256
@@ -21,6 +21,7 @@ class Size(NamedTuple):
     model: Path | None = None
     calls: int = 2000
     threads: int = 6
+    only: str | None = None
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _fail_over(size: Size) -> dict[str, Any]:
 def _attacks(size: Size) -> dict[str, Any]:
     from bench.attacks import run
 
-    return run()
+    return run(size.only)
 
 
 def _restarts(size: Size) -> dict[str, Any]:
