@@ -36,6 +36,9 @@ def bench(
     model: Annotated[
         Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)
     ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="The `model_type` that families measures.", show_default="every family")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -45,7 +48,7 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
     waits_for(f"measuring {name}")
-    result = BENCHES[name](Size(tokens, runs, seed, write, model))
+    result = BENCHES[name](Size(tokens, runs, seed, write, model, family))
     if as_json:
         print_json(result)
         return

@@ -11,7 +11,7 @@ class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
     `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
-    None.
+    None; `family` the only one that families measures, all of them if None.
     """
 
     tokens: int = 256
@@ -19,6 +19,7 @@ class Size(NamedTuple):
     seed: int = 1
     write: Path | None = None
     model: Path | None = None
+    family: str | None = None
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _attacks(size: Size) -> dict[str, Any]:
 def _families(size: Size) -> dict[str, Any]:
     from bench.families import run
 
-    return run(size.write)
+    return run(size.write, size.family)
 
 
 def _churn(size: Size) -> dict[str, Any]:
