@@ -28,6 +28,7 @@ from shoal.model.weights.model_source import open_checkpoint
 from shoal.protocol.messages import RowCodec
 from shoal.protocol.rows import Rows
 from shoal.types import Span
+from tests.foreign.cases import FOREIGN, path_of, save_original
 from tests.support.family_cases import Case
 from tests.support.gguf_files import write_gguf
 from tests.support.hollow_cases import VISIBLE, HollowCase, changes, check_tokens, moved, rolled
@@ -248,6 +249,23 @@ def gguf_error(loaded: Loaded) -> float:
         return float((logits(from_gguf(loaded, path)) - logits(loaded)).abs().max())
 
 
+def foreign_error(model_type: str) -> float | None:
+    """The largest difference of logits between files that llama.cpp wrote of a family and transformers; None without a file.
+
+    Infinite where a number of any tensor is another one than in the checkpoint.
+    """
+    largest = None
+    for case in (case for case in FOREIGN if case.model_type == model_type):
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = load(save_original(case, folder), case.granted)
+            original, file = open_checkpoint(folder), open_checkpoint(str(path_of(case)))
+            same = all(torch.equal(file.read(name), original.read(name)) for name in file.tensors)
+            expected = reference_logits(loaded, prompt(loaded.config.vocab_size))
+            by = float((logits(from_gguf(loaded, path_of(case))) - expected).abs().max()) if same else math.inf
+            largest = max(by, largest or 0.0)
+    return largest
+
+
 def quantized_divergence(loaded: Loaded, bits: int) -> float:
     """What blocks whose matrices are rounded to nearest cost against fp32, in nats, the mean over rows."""
     span = Span(0, loaded.config.num_blocks)
@@ -287,6 +305,11 @@ class Property(NamedTuple):
     measure: Callable[[Loaded, Case], float | None]
 
 
+def _once(case: Case, measure: Callable[[str], float | None]) -> float | None:
+    """What is measured of a family and not of its variants."""
+    return None if case.name else measure(case.model_type)
+
+
 PROPERTIES: tuple[Property, ...] = (
     Property("telling", "any mistake shows", 0, lambda loaded, case: check_case(loaded)),
     Property("logits", "logits within 1e-4", 1e-4, lambda loaded, case: logit_error(loaded)),
@@ -295,6 +318,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("rows", "row-exact", 0, lambda loaded, case: float(not rows_exact(loaded))),
     Property("kernels", "on compiled kernels", 1e-4, lambda loaded, case: kernels_error(loaded)),
     Property("gguf", "from GGUF", 2e-5, lambda loaded, case: gguf_error(loaded) if case.gguf else None),
+    Property("foreign", "from llama.cpp's own files", 1e-4, lambda loaded, case: _once(case, foreign_error)),
     Property("8 bits", "weights in 8 bits", EIGHT_BITS_LIMIT, lambda loaded, case: quantized_divergence(loaded, 8)),
     Property("4 bits", "weights in 4 bits", FOUR_BITS_LIMIT, lambda loaded, case: quantized_divergence(loaded, 4)),
     Property("bf16", "rows as bf16", CODEC_LIMIT, lambda loaded, case: codec_divergence(loaded, "bf16")),
