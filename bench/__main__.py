@@ -44,6 +44,9 @@ def bench(
     calls: Annotated[int, typer.Option(help="Calls of soak.", min=1, max=1_000_000)] = 2000,
     threads: Annotated[int, typer.Option(help="Threads from which soak calls.", min=1, max=256)] = 6,
     only: Annotated[str | None, typer.Option(help="Those of attacks whose names have this in them.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="The `model_type` that families measures.", show_default="every family")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -53,7 +56,7 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
     waits_for(f"measuring {name}")
-    result = BENCHES[name](Size(tokens, runs, seed, write, model, calls, threads, only))
+    result = BENCHES[name](Size(tokens, runs, seed, write, model, family, calls, threads, only))
     if as_json:
         print_json(result)
         return

@@ -11,7 +11,8 @@ class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
     `write` is the page of docs that a bench writes, if it has one (families, first-day); `model` the GGUF file that engine
-    measures, SmolLM2-135M if None. `calls` and `threads` are soak's, `only` says which attacks.
+    measures, SmolLM2-135M if None; `family` the only one that families measures, all of them if None. `calls` and `threads`
+    are soak's, `only` says which attacks.
     """
 
     tokens: int = 256
@@ -19,6 +20,7 @@ class Size(NamedTuple):
     seed: int = 1
     write: Path | None = None
     model: Path | None = None
+    family: str | None = None
     calls: int = 2000
     threads: int = 6
     only: str | None = None
@@ -75,7 +77,7 @@ def _interrupts(size: Size) -> dict[str, Any]:
 def _families(size: Size) -> dict[str, Any]:
     from bench.families import run
 
-    return run(size.write)
+    return run(size.write, size.family)
 
 
 def _churn(size: Size) -> dict[str, Any]:
