@@ -260,6 +260,20 @@ class Slow(Idle):
         return _with(pong, position=self.rows, step_s=86_400.0)
 
 
+class Wavering(Deaf):
+    """It says that it has the rows, and that it has none of them, in turn."""
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=self.rows if pong.id % 2 else 0, computed=0)
+
+
+class Recomputing(Idle):
+    """It has computed some more at every heartbeat, and begins again when it has all."""
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=self.rows, computed=pong.id % self.rows, steps=pong.id)
+
+
 class Ahead(Deaf):
     """It says that it has computed more than it was sent."""
 
@@ -393,6 +407,8 @@ LIES: dict[str, Callable[[], Lie]] = {
     "idle": Idle,
     "idle, counting steps": Busy,
     "idle, in a step that takes a day": Slow,
+    "having rows and not": Wavering,
+    "computing from the beginning again": Recomputing,
     "ahead of the stream": Ahead,
     "in a later epoch": Elsewhere,
     "without a word of what it has": Wordless,
