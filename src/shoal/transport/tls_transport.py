@@ -17,10 +17,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
+from shoal.tasks import first_done
 from shoal.transport.address import host_port, join_host_port, local_hosts, source_network
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, MAX_PENDING_HANDSHAKES, ChannelHandler
-from shoal.transport.handshake_turns import HandshakeTurn, HandshakeTurns
+from shoal.transport.handshake_turns import HandshakeTurns
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.node_key import node_peer
 from shoal.transport.tls_certificate import certified_peer, client_context, server_context
@@ -54,6 +55,9 @@ HANDSHAKE_RECORD = 22
 
 ACCEPTING_ROUNDS = 5
 """Turns of the event loop in which a connection that was made just before the end is turned away and closed."""
+
+GONE_POLL_S = 0.2
+"""How often a connection that waits for its turn is looked at: what a loop can wait for is read, and TLS needs it."""
 
 NO_ACCEPT_S = 0.5
 """How long no connections are taken when one could not be, as when this process has no more file descriptors."""
@@ -130,37 +134,20 @@ class TlsTransport:
         self._tasks.proven()
         await serve(channel, handler)
 
-    async def _turn(self, connection: socket.socket, source: str) -> tuple[HandshakeTurn, bytes]:
-        """Wait for a turn; returns what has come meanwhile too. Raises ConnectionResetError for a dialler that has gone.
-
-        Else those that hang up would keep the places of those that wait.
-        """
-        turn = asyncio.ensure_future(self._turns.turn(source))
-        heard = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(connection, HELLO_BYTES))
-        try:
-            await asyncio.wait([turn, heard], return_when=asyncio.FIRST_COMPLETED)
-            if heard.done() and not heard.result():
-                raise ConnectionResetError("the dialler has gone")
-            granted = await turn
-            await asyncio.sleep(0)  # what is read in this very moment reaches its task
-            return granted, heard.result() if heard.done() else b""
-        finally:
-            turn.cancel()
-            heard.cancel()
-            await asyncio.wait([turn, heard])
-
     async def _welcome(self, connection: socket.socket, source: str, context: ssl.SSLContext) -> TlsChannel:
         """The handshake of one connection, when it is its turn. Nothing is spent on who says nothing, or speaks no TLS."""
         loop = asyncio.get_running_loop()
         hello = await loop.sock_recv(connection, HELLO_BYTES)
         if not hello or hello[0] != HANDSHAKE_RECORD:
             raise IdentityError("the dialler speaks no TLS")
-        turn, more = await self._turn(connection, source)
+        gone, turn = await first_done(self._turns.turn(source), _gone(connection))
+        if gone:  # else those that hang up would keep the places of those that wait
+            raise ConnectionResetError("the dialler has gone")
         raw, _ = await loop.connect_accepted_socket(lambda: _Plain(self._plain.add), connection)
         with turn:
             channel = self._channel(raw)
         try:
-            await channel.secure(context, server_side=True, turn=turn, received=hello + more)
+            await channel.secure(context, server_side=True, turn=turn, received=hello)
             nonce = os.urandom(NONCE_BYTES)
             stream = ByteStream(channel, PROOF_BYTES)
             await stream.send(nonce)
@@ -256,6 +243,15 @@ def _proven(nonce: bytes, acceptor: bytes, proof: bytes) -> PeerId:
     except (InvalidSignature, ValueError) as error:
         raise IdentityError("the dialler does not have the key that it claims") from error
     return peer
+
+
+async def _gone(connection: socket.socket) -> None:
+    """Wait until the other end has hung up, without reading what it says. Raises OSError when the connection breaks."""
+    while True:
+        await asyncio.sleep(GONE_POLL_S)
+        with contextlib.suppress(BlockingIOError):
+            if not connection.recv(1, socket.MSG_PEEK):
+                return
 
 
 async def _bound(host: str, port: int) -> socket.socket:
