@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
 
-import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.app import make_app
@@ -28,7 +28,7 @@ def test_every_command_has_help() -> None:
         assert name in shown
 
 
-def test_warnings_are_said_like_other_messages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_said_like_other_messages(said: io.StringIO) -> None:
     """On a line of their own, whatever the status line shows."""
     logger = logging.getLogger("shoal")
     before = list(logger.handlers), logger.level, logger.propagate
@@ -36,6 +36,6 @@ def test_warnings_are_said_like_other_messages(capsys: pytest.CaptureFixture[str
         make_app()
         logging.getLogger("shoal.model").warning("a device is of no use")
         logging.getLogger("shoal.model").info("nobody asked")
-        assert capsys.readouterr().err.splitlines()[-1].endswith("warning: a device is of no use")
+        assert said.getvalue().splitlines()[-1].endswith("warning: a device is of no use")
     finally:
         logger.handlers[:], logger.level, logger.propagate = before
