@@ -17,6 +17,14 @@ def make_app() -> typer.Typer:
     return app.make_app()
 
 
+def run() -> None:
+    """The command that the arguments name. No warning is written over its status line; `serve` says what it logs."""
+    from shoal.cli.logs import set_up_logging
+
+    set_up_logging("warning", "text")
+    make_app()()
+
+
 def main() -> None:
     """Entry point. Until a command has something to tidy up (`interruptible`), Ctrl-C ends it at once.
 
@@ -28,7 +36,7 @@ def main() -> None:
 
     end_at_once_on_interrupt()
     try:
-        run_command(lambda: make_app()())
+        run_command(run)
     finally:
         end_at_once_on_interrupt()  # what is left are threads that nobody waits for
 
