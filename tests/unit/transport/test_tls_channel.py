@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from asyncio.sslproto import SSLProtocol
 
@@ -33,11 +34,11 @@ async def test_connections_share_one_buffer() -> None:
     It would still work, with 256 KiB more for each connection, which no budget counts (`TlsLayer`).
     """
     shared = bytearray(READ_BYTES)
-    layer = TlsLayer(asyncio.Protocol(), client_context(), False, shared)
+    layer = TlsLayer(asyncio.Protocol(), client_context(), False, shared, contextlib.nullcontext())
     plain = SSLProtocol(asyncio.get_running_loop(), asyncio.Protocol(), client_context(), None, server_hostname="shoal")
     own = set(vars(plain))
     assert {"_ssl_buffer", "_ssl_buffer_view", "_app_transport"} <= own, "asyncio has renamed what TlsLayer sets"
-    assert set(vars(layer)) - own == {"secured", "max_size"}, "TlsLayer sets what asyncio does not know"
+    assert set(vars(layer)) - own == {"secured", "max_size", "_turn"}, "TlsLayer sets what asyncio does not know"
     for wanted in (-1, 1, READ_BYTES, 1 << 20):
         given = layer.get_buffer(wanted)
         assert isinstance(given, memoryview)
