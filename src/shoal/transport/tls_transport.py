@@ -143,6 +143,7 @@ class TlsTransport:
         gone, turn = await first_done(self._turns.turn(source), _gone(connection))
         if gone:  # else those that hang up would keep the places of those that wait
             raise ConnectionResetError("the dialler has gone")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sees no TCP in what it did not bind
         raw, _ = await loop.connect_accepted_socket(lambda: _Plain(self._plain.add), connection)
         with turn:
             channel = self._channel(raw)

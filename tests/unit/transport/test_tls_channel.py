@@ -10,6 +10,7 @@ from asyncio.sslproto import SSLProtocol
 import pytest
 
 from shoal.errors import ChannelClosed
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import SEND_BUFFER_BYTES
 from shoal.transport.tls_certificate import client_context
 from shoal.transport.tls_channel import READ_BYTES, TlsChannel, TlsLayer
@@ -18,14 +19,21 @@ from tests.unit.transport.nodes import Net, echo
 
 
 async def test_protocol_and_socket() -> None:
-    """TLS 1.3, without delay for small frames."""
+    """TLS 1.3, without delay for small frames, at both ends."""
+    accepted = asyncio.get_running_loop().create_future()
+
+    async def accept(stream: ByteStream) -> None:
+        accepted.set_result(stream.channel)
+        await echo(stream)
+
     async with Net("tls") as net:
-        channel = (await net.node().dial(await net.server(echo))).channel
-        assert isinstance(channel, TlsChannel)
-        assert channel._tls is not None
-        assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
-        raw = channel._tls.get_extra_info("socket")
-        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        dialled = (await net.node().dial(await net.server(accept))).channel
+        for channel in (dialled, await accepted):
+            assert isinstance(channel, TlsChannel)
+            assert channel._tls is not None
+            assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
+            raw = channel._tls.get_extra_info("socket")
+            assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_connections_share_one_buffer() -> None:
