@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import resource
 import statistics
 import sys
@@ -104,7 +105,8 @@ async def _record(ticket: str) -> ServerRecord:
 
 
 async def flood(ticket: str, lie: str) -> None:
-    """Lie until the input ends."""
+    """Lie until the input ends, with the processor's time that others leave: a stranger computes on its own machine."""
+    os.nice(19)
     async with HostileClient(ticket, await _record(ticket)) as stranger, telling(stranger, FLOODS[lie]):
         _say({})
         await asyncio.to_thread(sys.stdin.read)

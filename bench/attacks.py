@@ -34,7 +34,9 @@ LIE_S = 5.0
 FLOOD_TIMES = 2.0
 """How many times as long a reply may take beside a flood."""
 
-FLOODED_TOKENS = 128
+FLOODED_TOKENS = 400
+"""As many as the model has room for: opening counts beside them as it does for people."""
+
 FLOODED_REPLIES = 3
 
 OPENS_S = 5.0
