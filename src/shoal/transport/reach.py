@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from shoal.errors import UsageError
-from shoal.transport.address import NodeAddress, node_address
+from shoal.transport.address import NodeAddress, is_ip, node_address
 
 _NOWHERE = ("multicast", "unspecified")
 _PRIVATE = tuple(
@@ -67,14 +67,6 @@ def _inner(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4A
 
 def _operator(relay: NodeAddress) -> str:
     host = relay.host.lower().rstrip(".")
-    family = "" if _is_ip(host) else host.partition(".")[2]  # numbers have no domain
+    family = "" if is_ip(host) else host.partition(".")[2]  # numbers have no domain
     port = f":{relay.port}" if relay.port else ""
     return f"*.{family}{port}" if family.count(".") >= _FAMILY_LABELS - 1 else f"{host}{port}"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
