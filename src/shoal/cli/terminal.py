@@ -124,9 +124,8 @@ def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> No
         for row in cells:
             _say_row(titles, row)
         return
-    paper = (
-        console if console.file.isatty() else Console(file=console.file, width=width)
-    )  # a file is as wide as it takes
+    # A file is as wide as it takes.
+    paper = console if console.file.isatty() else Console(file=console.file, width=width)
     with waiting.printing():
         paper.print(table)
 
