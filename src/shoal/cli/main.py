@@ -18,14 +18,6 @@ def make_app() -> typer.Typer:
     return app.make_app()
 
 
-def run() -> None:
-    """The command that the arguments name. No warning is written over its status line; `serve` says what it logs."""
-    from shoal.cli.logs import set_up_logging
-
-    set_up_logging("warning", "text")
-    make_app()()
-
-
 def main() -> None:
     """Entry point. Until a command has something to tidy up (`interruptible`), Ctrl-C ends it at once.
 
@@ -40,7 +32,7 @@ def main() -> None:
     end_at_once_on_interrupt()
     code = 0
     try:
-        run_command(run, began)
+        run_command(lambda: make_app()(), began)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:  # it came when all was done

@@ -123,12 +123,11 @@ def test_warnings_are_said_like_other_messages() -> None:
     """On a line of their own, whatever the status line shows; what is only informative is not said."""
     program = """
 import logging
-from shoal.cli import main
+from shoal.cli.output import run_command
 def command():
     logging.getLogger("shoal.model").info("all is well")
     logging.getLogger("shoal.model").warning("a device is of no use")
-main.make_app = lambda: command
-main.run()
+run_command(command)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60)
     assert done.stderr.rstrip().endswith("warning: a device is of no use")
