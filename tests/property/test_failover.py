@@ -25,11 +25,13 @@ from shoal.client.session.failover import (
     applied,
     decide,
 )
+from shoal.client.session.heartbeat import Heartbeat
 from shoal.client.session.route_state import HopId, HopState, LinkEnds, LinkStatus, RouteState, ends_of
 from shoal.client.session.selection import Constraints, select
 from shoal.errors import ChannelClosed, DialError, NetworkError, NoRoute, NotHeld, ServerFull, SessionLost, ShoalError
 from shoal.swarm.directory.records import ServerRecord
 from shoal.types import ModelSpec, PeerId, Span
+from tests.support.virtual_clock import VirtualClock
 
 EXAMPLES = int(os.environ.get("SHOAL_FAILOVER_EXAMPLES", "40"))
 pytestmark = pytest.mark.timeout(120 + 4 * EXAMPLES)
@@ -61,9 +63,12 @@ def enough_s(others: int, slow_s: float) -> float:
 MAX_ROUNDS = 60
 """Of deciding and acting at one instant."""
 
-Lie = Literal["", "deaf", "idle", "busy", "mute", "creeping"]
+Lie = Literal["", "deaf", "idle", "busy", "mute", "creeping", "sipping"]
 """It says that it has no rows, or has them and computes none, with or without steps for others, or has computed them and
-sends none, all at once or one after another."""
+sends none, or computes them one after another, or takes them so."""
+
+RESUMED = (0, 400)
+"""Rows that came back before all hops were lost: so many that one after another takes longer than any server may cost."""
 
 
 class Server:
@@ -96,7 +101,7 @@ class World:
 
     def __init__(self, policy: FailoverPolicy) -> None:
         self.policy = policy
-        self.now = 0.0
+        self.clock = VirtualClock()
         self.servers: dict[str, Server] = {}
         self.failed: set[str] = set()
         self.cut: set[tuple[str, str]] = set()
@@ -105,10 +110,16 @@ class World:
         self.computed: dict[HopId, int] = {}
         self.got: dict[HopId, int] = {}
         self.works_since: dict[HopId, float] = {}
+        self.heartbeats: dict[HopId, Heartbeat] = {}
         self.opening: list[tuple[float, int, list[tuple[Server, Span]]]] = []
         self.refreshed_at: float | None = None
         self.hop_ids = itertools.count(1)
         self.rows = 0
+
+    @property
+    def now(self) -> float:
+        """Seconds since the world began."""
+        return self.clock.monotonic()
 
     def add(self, span: Span) -> Server:
         """One more server."""
@@ -120,7 +131,7 @@ class World:
 
     def tick(self) -> None:
         """The network does its part, then the session looks."""
-        self.now += TICK_S
+        self.clock.skip(TICK_S)
         self._answer_openings()
         self._answer_refresh()
         self._flow()
@@ -179,6 +190,7 @@ class World:
             error = ServerFull("full")
         hop_id = next(self.hop_ids)
         self.lives[hop_id], self.computed[hop_id], self.got[hop_id] = server.life, 0, 0
+        self.heartbeats[hop_id] = Heartbeat(self.clock)
         return HopState(
             hop_id,
             server.peer,
@@ -224,17 +236,16 @@ class World:
         if server.frozen:
             silent = self.now - hop.heard_at > SILENCE_S
             return msgspec.structs.replace(hop, lost=NetworkError("silent") if silent else None)
-        before, progress = hop.progress, self._told(hop, server)
-        changed = progress != before
-        worked = progress.computed != before.computed or before.position <= before.computed
+        heartbeat = self.heartbeats[hop.id]
+        heartbeat.hear(self._told(hop, server))
         return msgspec.structs.replace(
             hop,
             leaving=server.leaving,
-            progress=progress,
-            heard_at=self.now,
-            changed_at=self.now if changed else hop.changed_at,
-            stepped_at=self.now if changed or server.lie == "busy" else hop.stepped_at,
-            worked_at=self.now if worked else hop.worked_at,
+            progress=heartbeat.progress,
+            heard_at=heartbeat.heard_at,
+            changed_at=heartbeat.changed_at,
+            stepped_at=heartbeat.stepped_at,
+            worked_at=heartbeat.worked_at,
         )
 
     def _told(self, hop: HopState, server: Server) -> Any:
@@ -243,9 +254,11 @@ class World:
         if server.lie:
             position = 0 if server.lie == "deaf" else self.state.end
             computed = self.state.end if server.lie == "mute" else 0
-        if server.lie == "creeping":
-            computed = min(self.state.end, hop.progress.computed + (round(self.now / TICK_S) % 8 == 0))
-        return msgspec.structs.replace(hop.progress, position=position, computed=computed, step_s=step_s)
+        if server.lie in ("creeping", "sipping"):
+            computed = min(self.state.end, hop.progress.computed + (round(self.now / TICK_S) % 2 == 0))
+            position = computed if server.lie == "sipping" else position
+        steps = hop.progress.steps + (server.lie == "busy")
+        return msgspec.structs.replace(hop.progress, position=position, computed=computed, step_s=step_s, steps=steps)
 
     def _server(self, hop_id: HopId | None) -> Server | None:
         hop = self.state.hop(hop_id)
@@ -451,15 +464,19 @@ LIARS = st.tuples(st.sampled_from(SPANS), st.sampled_from([lie for lie in get_ar
     ),
     redundancy=st.sampled_from([1, 2]),
     slow_s=st.sampled_from([0.0, *SLOW_S]),
+    resumed=st.sampled_from(RESUMED),
 )
-def test_an_honest_route_is_found_beside_liars(servers: list[tuple[Span, Lie]], redundancy: int, slow_s: float) -> None:
+def test_an_honest_route_is_found_beside_liars(
+    servers: list[tuple[Span, Lie]], redundancy: int, slow_s: float, resumed: int
+) -> None:
     """However many servers lie, in whatever way: each costs its time, and rows go through in the end, slow ones too."""
     world = World(FailoverPolicy(redundancy=redundancy, patience_s=20.0))
-    world.state = world.state.step_begun(1, 0.0).replaced(end=1)
+    world.state = world.state.step_begun(1, 0.0).replaced(end=resumed + 1)
+    world.rows = resumed
     for span, lie in servers:
         server = world.add(span)
         server.lie, server.slow_s = lie, slow_s
     world.look()
-    while world.rows < 3 and world.now < enough_s(len(servers) - 2, slow_s):
+    while world.rows < resumed + 3 and world.now < enough_s(len(servers) - 2, slow_s):
         world.tick()
-    assert world.rows >= 3, world.state
+    assert world.rows >= resumed + 3, world.state

@@ -75,14 +75,14 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
     again_s: float = 1.0
     """A link made anew, at which the client sees who keeps rows back: that hop is at fault after so long."""
     busy_s: float = 3.5
-    """A hop has rows and computes none of them for so long, whatever steps it counts: others are asked to follow it ..."""
+    """A hop has rows and computes no frame of them for so long, whatever steps it counts: others are asked to follow it ..."""
     busy_steps: float = 4.0
     """... if that is more than so many usual decoding steps, and take its place when they are ahead."""
     busy_most_s: float = 60.0
     """Where there are no others it is at fault after so long."""
     most_slack: float = 8.0
-    """A server that was dropped has twice the time of `hung_s`, `stalled_s` and `busy_s` when it is asked again, then four
-    times: it may be slow. So many times at most."""
+    """A server that was dropped has twice the time of `hung_s`, `stalled_s`, `busy_s` and `busy_most_s` when it is asked again,
+    then four times: it may be slow. So many times at most."""
     lied_s: float = 600.0
     """A server that was caught is chosen by no session for so long while others cover its blocks."""
     down_s: float = 1.0
@@ -429,7 +429,8 @@ def _stalled(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
             if hop.alive and min(quiet_s, now - hop.stepped_at) > patience_s:
                 error = NetworkError(f"{hop.name} beats but does not compute")
                 return _judged(state, hop, error, now, policy)
-            if hop.alive and now - max(state.step.since, hop.worked_at) > policy.busy_most_s:
+            most_s = policy.busy_most_s * _slack(state, [hop], policy)
+            if hop.alive and now - max(state.step.since, hop.worked_at) > most_s:
                 return _judged(state, hop, _idle(hop, now), now, policy)
             return []
         before = hop
@@ -438,7 +439,7 @@ def _stalled(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
 
 
 def _idle(hop: HopState, now: float) -> NetworkError:
-    return NetworkError(f"{hop.name} has had rows for {now - hop.worked_at:.0f} s and has computed none of them")
+    return NetworkError(f"{hop.name} has had rows for {now - hop.worked_at:.0f} s and has computed few or none of them")
 
 
 def _busy(state: RouteState, hop: HopState, now: float, policy: FailoverPolicy) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from shoal.errors import CapacityError, NoRoute, PeerError, ShoalError
 from shoal.links.link import LinkKey
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import Numerics, Pong
 from shoal.types import PeerId, Span
 
@@ -108,9 +109,9 @@ def ends_of(sender: HopState | None, receiver: HopState | None, follows: bool = 
 class LinkStatus(msgspec.Struct, frozen=True):
     """A link that was ordered. `made`: both ends have obeyed. `said`: the sender's last word of it, at `said_at`.
 
-    `lags_at`: so many rows its receiver has, and its sender has had more since `lags_since`; None: it lacks none. `suspect`:
-    where the client is an end, or carries the link, it sees for itself who keeps rows back now, and has seen nothing else
-    since `suspect_since`.
+    `lags_at`: so many rows its receiver has, or less than a frame of rows more, and its sender has had more since `lags_since`;
+    None: it lacks none. `suspect`: where the client is an end, or carries the link, it sees for itself who keeps rows back
+    now, and has seen nothing else since `suspect_since`.
     """
 
     ends: LinkEnds
@@ -383,7 +384,9 @@ class RouteState(msgspec.Struct, frozen=True):
             has = -1
         if not link.made or there <= has:
             return link if link.lags_at is None else msgspec.structs.replace(link, lags_at=None)
-        return link if link.lags_at == has else msgspec.structs.replace(link, lags_at=has, lags_since=now)
+        if link.lags_at is not None and link.lags_at <= has < link.lags_at + FRAME_ROWS:
+            return link  # fewer may only seem to come through
+        return msgspec.structs.replace(link, lags_at=has, lags_since=now)
 
     def dropped(
         self, hop_id: HopId, error: ShoalError, avoid_until: float, now: float, lied: bool = False

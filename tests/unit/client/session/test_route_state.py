@@ -7,6 +7,7 @@ import pytest
 
 from shoal.client.session.route_state import Arithmetic, FailoverEvent, LinkEnds, RouteState, Search, Stage
 from shoal.errors import DialError, NoRoute, ServerFull
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import Numerics, Pong
 from shoal.types import Span
 from tests.unit.client.session.routes import (
@@ -148,14 +149,22 @@ def test_a_stage_is_ready_with_live_hops_only() -> None:
 
 
 def test_since_when_a_receiver_lacks_rows() -> None:
-    """Whatever its sender says meanwhile: only a row that it has got begins the count anew."""
-    state = changed(route(end=9), ONE, progress=Pong(0, 0.0, 0.0, position=9, computed=4))
-    for now, computed, has, since in ((1.0, 4, 0, 1.0), (2.0, 5, 0, 1.0), (3.0, 9, 2, 3.0), (4.0, 9, 2, 3.0)):
-        state = changed(state, ONE, progress=Pong(0, 0.0, 0.0, position=9, computed=computed))
+    """Whatever its sender says meanwhile: only a frame of rows that it has got begins the count anew."""
+    frame, end = FRAME_ROWS, 2 * FRAME_ROWS
+    state = route(end=end)
+    looks = (
+        (1.0, 4, 0, 1.0),
+        (2.0, 5, 1, 1.0),
+        (3.0, end, frame - 1, 1.0),
+        (4.0, end, frame, 4.0),
+        (5.0, end, frame, 4.0),
+    )
+    for now, computed, has, since in looks:
+        state = changed(state, ONE, progress=Pong(0, 0.0, 0.0, position=end, computed=computed))
         state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=has, computed=0)).lagging(now)
         (link,) = (link for link in state.links if link.ends == LinkEnds(ONE, TWO))
-        assert (link.lags_at, link.lags_since) == (has, since)
-    state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=9, computed=9)).lagging(5.0)
+        assert (link.lags_at, link.lags_since) == (has // frame * frame, since)
+    state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=end, computed=9)).lagging(6.0)
     lags = {link.ends: link.lags_at for link in state.links}
     assert lags == {LinkEnds(None, ONE): None, LinkEnds(ONE, TWO): None, LinkEnds(TWO, None): 0}
     assert all(link.lags_at is None for link in state.replaced(received=9).lagging(6.0).links)
