@@ -16,7 +16,7 @@ def bench(
         str,
         typer.Argument(
             help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, restarts, "
-            "interrupts, churn, opening, moves, placement, discovery, kv, prefix, start or soak."
+            "interrupts, churn, opening, moves, placement, discovery, kv, prefix, start, soak or first-day."
         ),
     ],
     tokens: Annotated[
@@ -34,12 +34,19 @@ def bench(
     seed: Annotated[
         int, typer.Option(help="Of what chance decides in heal, interrupts, churn, opening, moves and soak.", min=0)
     ] = 1,
-    write: Annotated[Path | None, typer.Option(help="Where families writes its page: docs/families.md.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Where families or first-day writes its page: docs/families.md, docs/guides/first-day.md."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The GGUF file that engine measures.", show_default="SmolLM2-135M", exists=True)
     ] = None,
     calls: Annotated[int, typer.Option(help="Calls of soak.", min=1, max=1_000_000)] = 2000,
     threads: Annotated[int, typer.Option(help="Threads from which soak calls.", min=1, max=256)] = 6,
+    only: Annotated[str | None, typer.Option(help="Those of attacks whose names have this in them.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="The `model_type` that families measures.", show_default="every family")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one claim against a peer or a limit, in this run and on this machine."""
@@ -49,7 +56,7 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
     waits_for(f"measuring {name}")
-    result = BENCHES[name](Size(tokens, runs, seed, write, model, calls, threads))
+    result = BENCHES[name](Size(tokens, runs, seed, write, model, family, calls, threads, only))
     if as_json:
         print_json(result)
         return

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 class Size(NamedTuple):
     """How much to measure: tokens to decode, runs to make (None: as each bench likes), the seed of what chance decides.
 
-    `write` is the page of docs that a bench writes, if it has one; `model` the GGUF file that engine measures, SmolLM2-135M if
-    None. `calls` and `threads` are soak's.
+    `write` is the page of docs that a bench writes, if it has one (families, first-day); `model` the GGUF file that engine
+    measures, SmolLM2-135M if None; `family` the only one that families measures, all of them if None. `calls` and `threads`
+    are soak's, `only` says which attacks.
     """
 
     tokens: int = 256
@@ -19,8 +20,10 @@ class Size(NamedTuple):
     seed: int = 1
     write: Path | None = None
     model: Path | None = None
+    family: str | None = None
     calls: int = 2000
     threads: int = 6
+    only: str | None = None
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def _fail_over(size: Size) -> dict[str, Any]:
 def _attacks(size: Size) -> dict[str, Any]:
     from bench.attacks import run
 
-    return run()
+    return run(size.only)
 
 
 def _restarts(size: Size) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _interrupts(size: Size) -> dict[str, Any]:
 def _families(size: Size) -> dict[str, Any]:
     from bench.families import run
 
-    return run(size.write)
+    return run(size.write, size.family)
 
 
 def _churn(size: Size) -> dict[str, Any]:
@@ -143,6 +146,12 @@ def _soak(size: Size) -> dict[str, Any]:
     return run(size.calls, size.threads, size.seed)
 
 
+def _first_day(size: Size) -> dict[str, Any]:
+    from bench.first_day import run
+
+    return run(size.write)
+
+
 BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "engine": _engine,
     "steps": _steps,
@@ -164,4 +173,5 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "prefix": _prefix,
     "start": _start,
     "soak": _soak,
+    "first-day": _first_day,
 }

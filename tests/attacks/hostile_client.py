@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -15,6 +18,7 @@ from shoal.errors import ShoalError
 from shoal.protocol.frames import MAGIC, encode_frame
 from shoal.protocol.messages import (
     Attach,
+    Close,
     Describe,
     LinkGrant,
     Message,
@@ -32,13 +36,18 @@ from shoal.protocol.messages import (
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
+from shoal.transport.address import host_port
 from shoal.transport.frame_channel import FrameChannel
+from shoal.transport.tls_certificate import client_context
 from shoal.transport.tls_transport import TlsTransport, _Plain
 from shoal.types import PeerId
 from tests.support.any_message import ANY
 
 AT_ONCE = 20
 """Dials that one client makes at a time."""
+
+CROWD = 500
+"""Addresses of a flood from everywhere."""
 
 
 class LoopbackTransport(TlsTransport):
@@ -90,6 +99,28 @@ class HostileClient:
         """A proven channel; raises DialError."""
         (address, *_) = self._ticket.addresses
         return FrameChannel(await self._transport.dial(PeerId(self._ticket.peer), address))
+
+    async def shake_hands(self, host: str = "") -> None:
+        """Prove a fresh key from some address, and hang up. Raises what `dial` raises."""
+        transport = LoopbackTransport(Identity.generate(), host or self._host)
+        try:
+            (await transport.dial(PeerId(self._ticket.peer), self._ticket.addresses[0])).abort()
+        finally:
+            await transport.close()
+
+    async def connect(self, said: bytes, host: str = "") -> socket.socket:
+        """A bare TCP connection on which something was said; raises OSError."""
+        (address, *_) = self._ticket.addresses
+        loop, connection = asyncio.get_running_loop(), socket.socket()
+        try:
+            connection.setblocking(False)
+            connection.bind((host or self._host, 0))
+            await loop.sock_connect(connection, host_port(address, "tls"))
+            await loop.sock_sendall(connection, said)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def many(self, count: int, work: Callable[[], Awaitable[None]]) -> None:
         """The same so many times, some at once; what the server refuses is counted."""
@@ -152,6 +183,14 @@ class HostileSession:
         link = await self._client.dial()
         await link.send(Attach("receive", self._session, 0, token, 1))
         return link
+
+    async def outputs(self, out: FrameChannel, count: int) -> int:
+        """Wait for so many rows on the link out of it; returns how many there were."""
+        got = 0
+        while got < count:
+            message, _ = await out.receive(ANY)
+            got += message.count if isinstance(message, RowsFrame) else 0
+        return got
 
     def rows(self, count: int) -> bytes:
         """The bytes of so many rows."""
@@ -348,6 +387,99 @@ IDLE_TALK: dict[str, Lie] = {
     )
 }
 
+
+async def _flood(one: Callable[[int], Awaitable[None]]) -> None:
+    """The same without end, some at once; its number tells each apart."""
+    numbers = itertools.count()
+
+    async def keep_on() -> None:
+        while True:
+            with contextlib.suppress(ShoalError, OSError, TimeoutError):
+                async with asyncio.timeout(10):
+                    await one(next(numbers))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(keep_on() for _ in range(AT_ONCE)))
+
+
+def crowd_host(number: int, crowd: int = CROWD) -> str:
+    """One of many addresses of the loopback network, that of honest clients left out."""
+    return f"127.0.{2 + number % crowd // 250}.{1 + number % crowd % 250}"
+
+
+async def shake_hands(client: HostileClient) -> None:
+    """Connections with a key each and nothing to say, without end."""
+
+    async def one(number: int) -> None:
+        await client.shake_hands()
+
+    await _flood(one)
+
+
+async def shake_hands_from_everywhere(client: HostileClient) -> None:
+    """The same from many addresses."""
+
+    async def one(number: int) -> None:
+        await client.shake_hands(crowd_host(number))
+
+    await _flood(one)
+
+
+def client_hello() -> bytes:
+    """What a client says first."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client_context().wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+async def say_hello(client: HostileClient) -> None:
+    """The first message of a handshake from many addresses, without end: it costs nothing to say."""
+    hello = client_hello()
+
+    async def one(number: int) -> None:
+        connection = await client.connect(hello, crowd_host(number))
+        await asyncio.sleep(0.05)
+        connection.close()
+
+    await _flood(one)
+
+
+async def talk_junk(client: HostileClient) -> None:
+    """Connections that speak no TLS, from many addresses, without end."""
+
+    async def one(number: int) -> None:
+        (await client.connect(os.urandom(512), crowd_host(number))).close()
+
+    await _flood(one)
+
+
+async def come_and_go(client: HostileClient) -> None:
+    """Connections on which nothing is said, which end at once, without end."""
+
+    async def one(number: int) -> None:
+        (await client.connect(b"", crowd_host(number))).close()
+
+    await _flood(one)
+
+
+async def fill_journals(client: HostileClient) -> None:
+    """Sessions as long as they may be, whose outputs nobody reads."""
+    kept: list[object] = []
+
+    async def one() -> None:
+        client.fresh_key()
+        session = await client.open(max_tokens=512)
+        link, out = await session.link(), await session.output()
+        await out.send(ReceivedUpTo(0, 0))
+        out.pause_reading()
+        kept.append((session, link, out))
+        for position in range(0, 512, 64):
+            await link.send(RowsFrame(0, position, 64, 0), session.rows(64))
+
+    await client.many(100, one)
+
+
 LIES: dict[str, Lie] = {
     lie.__name__: lie
     for lie in (
@@ -359,8 +491,18 @@ LIES: dict[str, Lie] = {
         promise_rows,
         say_nothing,
         ask_and_not_read,
+        shake_hands,
+        shake_hands_from_everywhere,
+        say_hello,
+        talk_junk,
+        come_and_go,
+        fill_journals,
     )
 } | IDLE_TALK
+
+
+STORMS = ("shake_hands", "shake_hands_from_everywhere", "say_hello", "talk_junk", "come_and_go")
+"""Those without end: told in a process of their own, or the honest client beside them has no time either."""
 
 
 @contextlib.asynccontextmanager
@@ -392,5 +534,25 @@ async def ask_greedily(client: HostileClient, keys: int = 4, rows: int = 8) -> N
                 link.abort()
                 out.abort()
             await asyncio.sleep(0.2)
+
+    await asyncio.gather(*(one() for _ in range(keys)))
+
+
+async def compute_greedily(client: HostileClient, keys: int, rows: int, had: list[int]) -> None:
+    """Asks for sessions with as many keys, and has each compute without pause, so many rows at once; `had` counts what came."""
+
+    async def one() -> None:
+        client.fresh_key()
+        while True:
+            try:
+                session = await client.open(max_tokens=256)
+                async with session.control, await session.link() as link, await session.output() as out:
+                    await out.send(ReceivedUpTo(0, 0))
+                    for position in range(0, 256, rows):
+                        await link.send(RowsFrame(0, position, rows, 0), session.rows(rows))
+                        had[0] += await session.outputs(out, rows)
+                    await session.control.send(Close())
+            except (ShoalError, TimeoutError):
+                await asyncio.sleep(2.0)
 
     await asyncio.gather(*(one() for _ in range(keys)))

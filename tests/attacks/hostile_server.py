@@ -16,6 +16,7 @@ import msgspec
 
 from shoal.errors import ChannelClosed, SessionFenced, ShoalError
 from shoal.protocol.frames import MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import (
     Admitted,
     Close,
@@ -160,11 +161,11 @@ class Miscounted(Lie):
 
 
 class Unasked(Lie):
-    """Rows beyond those that it was sent."""
+    """Rows beyond the whole stream, in one frame with those that it was sent: fewer, or later, may have been asked for."""
 
     def outputs(self, rows: RowsFrame, payload: bytes, channel: LyingChannel) -> Iterator[Sent]:
-        yield rows, payload
-        yield _with(rows, position=rows.position + rows.count, after=rows.epoch), payload
+        row_bytes = len(payload) // (rows.count - rows.elided)
+        yield _with(rows, count=rows.count + FRAME_ROWS), payload + FRAME_ROWS * payload[-row_bytes:]
 
 
 class LaterEpoch(Lie):
@@ -258,6 +259,28 @@ class Slow(Idle):
 
     def pong(self, pong: Pong) -> Pong:
         return _with(pong, position=self.rows, step_s=86_400.0)
+
+
+class Wavering(Deaf):
+    """It says that it has the rows, and that it has none of them, in turn."""
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=self.rows if pong.id % 2 else 0, computed=0)
+
+
+class Sipping(Deaf):
+    """It takes one row more at every heartbeat, as it says, and computes it."""
+
+    def pong(self, pong: Pong) -> Pong:
+        taken = min(self.rows, pong.id)
+        return _with(pong, position=taken, computed=taken)
+
+
+class Recomputing(Idle):
+    """It has computed some more at every heartbeat, and begins again when it has all."""
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=self.rows, computed=pong.id % self.rows, steps=pong.id)
 
 
 class Ahead(Deaf):
@@ -393,6 +416,9 @@ LIES: dict[str, Callable[[], Lie]] = {
     "idle": Idle,
     "idle, counting steps": Busy,
     "idle, in a step that takes a day": Slow,
+    "having rows and not": Wavering,
+    "taking row after row": Sipping,
+    "computing from the beginning again": Recomputing,
     "ahead of the stream": Ahead,
     "in a later epoch": Elsewhere,
     "without a word of what it has": Wordless,

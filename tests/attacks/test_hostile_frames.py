@@ -249,8 +249,8 @@ async def test_several_openings_of_one_session(swarm: Swarm) -> None:
         assert kinds.count("busy") == 7
         async with await dial(client, server) as again:
             assert isinstance(await ask_open(again, server), Opened)  # its answer may be asked for again
-        async with await dial(client, server) as thief:
-            refused = await ask_open(thief, server, secret=b"x" * 16)
+            async with await dial(client, server) as thief:
+                refused = await ask_open(thief, server, secret=b"x" * 16)
             assert isinstance(refused, Refusal)
             assert refused.code == "session"
         for channel in channels:

@@ -48,4 +48,7 @@ def stream(model: str, ticket: str, tokens: str) -> None:
 
 
 if __name__ == "__main__":
-    {"command": command, "stream": stream}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "command":
+        command(*sys.argv[2:])
+    else:
+        stream(*sys.argv[2:])

@@ -14,13 +14,16 @@ from tests.support.family_cases import save_checkpoint as save
 from tests.support.gguf_files import architecture_of, write_gguf
 
 GEMMA = {"query_pre_attn_scalar": 256, "head_dim": 256, "sliding_window": 40}
+FALCON = next(case for case in CASES if case.model_type == "falcon")
 READ = [
-    *(case for case in CASES if case.model_type in ("llama", "qwen2", "bloom", "falcon") and not case.name),
+    *(case for case in CASES if case.model_type in ("llama", "qwen2", "bloom") and not case.name),
+    FALCON._replace(fields={**FALCON.fields, "layer_norm_epsilon": 1e-5}),
     Case("phi3", "no window", {"sliding_window": None, "tie_word_embeddings": False}),
     Case("gemma2", "wide heads", {**GEMMA, "layer_types": WINDOWED}),
     Case("gemma3_text", "wide heads", {**GEMMA, "layer_types": ["sliding_attention"] * 3}),
 ]
-"""What transformers reads whole: not the width of Qwen 3's heads, the inner width of experts, Phi 3's window, say."""
+"""What transformers reads whole: not the width of Qwen 3's heads, the inner width of experts, Phi 3's window, say, and of
+Falcon not the epsilon."""
 
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case.model_type)

@@ -6,10 +6,12 @@ The world below stands for the supervisor and the network: it carries actions ou
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any, Literal, get_args
 
 import msgspec
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -23,11 +25,16 @@ from shoal.client.session.failover import (
     applied,
     decide,
 )
+from shoal.client.session.heartbeat import Heartbeat
 from shoal.client.session.route_state import HopId, HopState, LinkEnds, LinkStatus, RouteState, ends_of
 from shoal.client.session.selection import Constraints, select
 from shoal.errors import ChannelClosed, DialError, NetworkError, NoRoute, NotHeld, ServerFull, SessionLost, ShoalError
 from shoal.swarm.directory.records import ServerRecord
 from shoal.types import ModelSpec, PeerId, Span
+from tests.support.virtual_clock import VirtualClock
+
+EXAMPLES = int(os.environ.get("SHOAL_FAILOVER_EXAMPLES", "40"))
+pytestmark = pytest.mark.timeout(120 + 4 * EXAMPLES)
 
 BLOCKS = Span(0, 4)
 MODEL = ModelSpec("tiny", "f0" * 16, 4, 48)
@@ -35,20 +42,33 @@ SPANS = tuple(Span(start, stop) for start in range(4) for stop in range(start + 
 TICK_S = 0.125
 SILENCE_S = 1.25
 ORDER_S = 3.0
-ENOUGH_S = 300.0
-"""In which a route must be whole and carry rows again, however many servers lie."""
+SLOW_S = (0.0, 5.0)
+"""How long an honest server may take for a step: longer than one that hangs is given the first time."""
+
+SETTLES_S = 60.0
+"""What else has happened before is over after so long."""
+
+LIAR_S = 10.0
+"""What a server may cost at most that lies about its progress: honest ones are found after so long for each other server."""
+
+SLOW_LIAR_S = 120.0
+"""The same where the honest ones are slow themselves, so that they look like liars at first."""
+
+
+def enough_s(others: int, slow_s: float) -> float:
+    """In which a route must carry rows, beside so many servers that lie from the beginning."""
+    return LIAR_S * others + 1.0 if not slow_s else SLOW_LIAR_S * (others + 1)
+
 
 MAX_ROUNDS = 60
 """Of deciding and acting at one instant."""
 
-Lie = Literal["", "deaf", "idle", "busy", "mute", "creeping"]
+Lie = Literal["", "deaf", "idle", "busy", "mute", "creeping", "sipping"]
 """It says that it has no rows, or has them and computes none, with or without steps for others, or has computed them and
-sends none, all at once or one after another."""
+sends none, or computes them one after another, or takes them so."""
 
-
-ALONE = ("busy", "creeping")
-"""Lies that one server tells at a time, and no other lies beside it. Of several such liars beside mute ones the session may
-take one after the other for more than ENOUGH_S: it forgets them after some seconds each."""
+RESUMED = (0, 400)
+"""Rows that came back before all hops were lost: so many that one after another takes longer than any server may cost."""
 
 
 class Server:
@@ -60,6 +80,7 @@ class Server:
         self.record_span = span
         self.alive, self.frozen, self.full, self.leaving = True, False, False, False
         self.lie: Lie = ""
+        self.slow_s = 0.0
         self.life = 0
 
     @property
@@ -80,28 +101,37 @@ class World:
 
     def __init__(self, policy: FailoverPolicy) -> None:
         self.policy = policy
-        self.now = 0.0
+        self.clock = VirtualClock()
         self.servers: dict[str, Server] = {}
         self.failed: set[str] = set()
         self.cut: set[tuple[str, str]] = set()
         self.state = RouteState(BLOCKS, opened=True)
         self.lives: dict[HopId, int] = {}
         self.computed: dict[HopId, int] = {}
+        self.got: dict[HopId, int] = {}
+        self.works_since: dict[HopId, float] = {}
+        self.heartbeats: dict[HopId, Heartbeat] = {}
         self.opening: list[tuple[float, int, list[tuple[Server, Span]]]] = []
         self.refreshed_at: float | None = None
         self.hop_ids = itertools.count(1)
         self.rows = 0
 
-    def add(self, span: Span) -> None:
+    @property
+    def now(self) -> float:
+        """Seconds since the world began."""
+        return self.clock.monotonic()
+
+    def add(self, span: Span) -> Server:
         """One more server."""
         server = Server(len(self.servers) + 1, span)
         self.servers[server.peer] = server
+        return server
 
     # Time passes
 
     def tick(self) -> None:
         """The network does its part, then the session looks."""
-        self.now += TICK_S
+        self.clock.skip(TICK_S)
         self._answer_openings()
         self._answer_refresh()
         self._flow()
@@ -139,7 +169,7 @@ class World:
         try:
             hops = select(records, {}, Constraints(action.span, action.without, action.broken, action.numerics))
         except NoRoute as error:
-            self.state = self.state.not_opened(opening_id, error)
+            self.state = self.state.not_opened(opening_id, error, self.now)
             return
         assert not {hop.peer for hop in hops} & action.without
         self.opening.append((self.now + TICK_S, opening_id, [(self.servers[hop.peer], hop.span) for hop in hops]))
@@ -159,7 +189,8 @@ class World:
         elif server.full or server.leaving:
             error = ServerFull("full")
         hop_id = next(self.hop_ids)
-        self.lives[hop_id], self.computed[hop_id] = server.life, 0
+        self.lives[hop_id], self.computed[hop_id], self.got[hop_id] = server.life, 0, 0
+        self.heartbeats[hop_id] = Heartbeat(self.clock)
         return HopState(
             hop_id,
             server.peer,
@@ -205,27 +236,29 @@ class World:
         if server.frozen:
             silent = self.now - hop.heard_at > SILENCE_S
             return msgspec.structs.replace(hop, lost=NetworkError("silent") if silent else None)
-        before, progress = hop.progress, self._told(hop, server)
-        changed = progress != before
-        worked = progress.computed != before.computed or before.position <= before.computed
+        heartbeat = self.heartbeats[hop.id]
+        heartbeat.hear(self._told(hop, server))
         return msgspec.structs.replace(
             hop,
             leaving=server.leaving,
-            progress=progress,
-            heard_at=self.now,
-            changed_at=self.now if changed else hop.changed_at,
-            stepped_at=self.now if changed or server.lie == "busy" else hop.stepped_at,
-            worked_at=self.now if worked else hop.worked_at,
+            progress=heartbeat.progress,
+            heard_at=heartbeat.heard_at,
+            changed_at=heartbeat.changed_at,
+            stepped_at=heartbeat.stepped_at,
+            worked_at=heartbeat.worked_at,
         )
 
     def _told(self, hop: HopState, server: Server) -> Any:
-        position = computed = self.computed[hop.id]
+        position, computed = self.got[hop.id], self.computed[hop.id]
+        step_s = server.slow_s if computed else 0.0
         if server.lie:
             position = 0 if server.lie == "deaf" else self.state.end
             computed = self.state.end if server.lie == "mute" else 0
-        if server.lie == "creeping":
-            computed = min(self.state.end, hop.progress.computed + (round(self.now / TICK_S) % 8 == 0))
-        return msgspec.structs.replace(hop.progress, position=position, computed=computed)
+        if server.lie in ("creeping", "sipping"):
+            computed = min(self.state.end, hop.progress.computed + (round(self.now / TICK_S) % 2 == 0))
+            position = computed if server.lie == "sipping" else position
+        steps = hop.progress.steps + (server.lie == "busy")
+        return msgspec.structs.replace(hop.progress, position=position, computed=computed, step_s=step_s, steps=steps)
 
     def _server(self, hop_id: HopId | None) -> Server | None:
         hop = self.state.hop(hop_id)
@@ -268,13 +301,14 @@ class World:
         available = self.state.end
         before: HopState | None = None
         for stage in self.state.stages:
-            for hop in stage.standbys[:1]:
-                self._pass(ends_of(before, hop, True), hop, available)
+            there, leads = available, before
+            for hop in stage.standbys:
+                there, leads = self._pass(ends_of(leads, hop, hop is stage.standbys[0]), hop, there), hop
             available = self._pass(ends_of(before, stage.primary), stage.primary, available)
             before = stage.primary
         if self.state.stages and available >= self.state.end and self._carries(ends_of(before, None)):
             self.rows += 1
-            state = self.state.progressed().replaced(end=self.state.end + 1)
+            state = self.state.progressed(self.now, self.policy.proven_s).replaced(end=self.state.end + 1)
             self.state = state.step_ended(True, self.now).step_begun(1, self.now)
 
     def _pass(self, ends: LinkEnds, hop: HopState, available: int) -> int:
@@ -282,7 +316,12 @@ class World:
         server = self.servers[hop.peer]
         honest = server.answers and not server.lie and server.life == self.lives[hop.id] and hop.lost is None
         if honest and self._carries(ends):
-            self.computed[hop.id] = max(self.computed[hop.id], available)
+            self.got[hop.id] = max(self.got[hop.id], available)
+            if self.got[hop.id] > self.computed[hop.id]:
+                since = self.works_since.setdefault(hop.id, self.now)
+                if self.now - since >= server.slow_s:
+                    self.computed[hop.id] = self.got[hop.id]
+                    del self.works_since[hop.id]
         return self.computed[hop.id] if honest else 0
 
     def _carries(self, ends: LinkEnds) -> bool:
@@ -295,9 +334,11 @@ class FailoverMachine(RuleBasedStateMachine):
     @initialize(
         spans=st.lists(st.sampled_from(SPANS), min_size=1, max_size=6),
         redundancy=st.sampled_from([1, 2]),
+        last_slow_s=st.sampled_from(SLOW_S),
     )
-    def start(self, spans: list[Span], redundancy: int) -> None:
-        """A few servers, which cover the model or do not."""
+    def start(self, spans: list[Span], redundancy: int, last_slow_s: float) -> None:
+        """A few servers, which cover the model or do not. Those that come last and are honest take so long for a step."""
+        self.last_slow_s = last_slow_s
         self.world = World(FailoverPolicy(redundancy=redundancy, patience_s=20.0))
         self.world.state = self.world.state.step_begun(1, 0.0).replaced(end=1)
         for span in spans:
@@ -326,11 +367,12 @@ class FailoverMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 9), lie=st.sampled_from(get_args(Lie)))
     def lie(self, number: int, lie: Lie) -> None:
         """A server lies about its progress from now on, or no more."""
-        liar, others = self.one(number), self.world.servers.values()
-        if lie in ALONE or any(one.lie in ALONE for one in others):
-            for one in others:
-                one.lie = ""
-        liar.lie = lie
+        self.one(number).lie = lie
+
+    @rule(number=st.integers(0, 9), slow_s=st.sampled_from(SLOW_S))
+    def slow(self, number: int, slow_s: float) -> None:
+        """A server takes so long for a step from now on."""
+        self.one(number).slow_s = slow_s
 
     @rule(number=st.integers(0, 9), span=st.sampled_from(SPANS))
     def move(self, number: int, span: Span) -> None:
@@ -383,10 +425,11 @@ class FailoverMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        slowest_s = max(self.last_slow_s, *(server.slow_s for server in world.servers.values()))
+        until = world.now + SETTLES_S + enough_s(len(world.servers), slowest_s)
         for span in (Span(0, 2), Span(2, 4)):
-            world.add(span)
+            world.add(span).slow_s = self.last_slow_s
         rows = world.rows
-        until = world.now + ENOUGH_S
         while world.now < until and not (world.rows >= rows + 3 and world.state.whole):
             world.tick()
         assert world.state.whole, world.state
@@ -398,6 +441,7 @@ class FailoverMachine(RuleBasedStateMachine):
         world = self.world
         for server in world.servers.values():
             server.alive, server.frozen, server.leaving, server.lie = True, False, False, ""
+            server.slow_s = 0.0
         for _ in range(400):
             world.tick()
         assert world.state.whole
@@ -408,4 +452,31 @@ class FailoverMachine(RuleBasedStateMachine):
 
 
 TestFailover = FailoverMachine.TestCase
-TestFailover.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestFailover.settings = settings(max_examples=EXAMPLES, stateful_step_count=20, deadline=None)
+
+LIARS = st.tuples(st.sampled_from(SPANS), st.sampled_from([lie for lie in get_args(Lie) if lie]))
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    servers=st.lists(LIARS, min_size=1, max_size=10).flatmap(
+        lambda liars: st.permutations([*liars, (Span(0, 2), ""), (Span(2, 4), "")])
+    ),
+    redundancy=st.sampled_from([1, 2]),
+    slow_s=st.sampled_from([0.0, *SLOW_S]),
+    resumed=st.sampled_from(RESUMED),
+)
+def test_an_honest_route_is_found_beside_liars(
+    servers: list[tuple[Span, Lie]], redundancy: int, slow_s: float, resumed: int
+) -> None:
+    """However many servers lie, in whatever way: each costs its time, and rows go through in the end, slow ones too."""
+    world = World(FailoverPolicy(redundancy=redundancy, patience_s=20.0))
+    world.state = world.state.step_begun(1, 0.0).replaced(end=resumed + 1)
+    world.rows = resumed
+    for span, lie in servers:
+        server = world.add(span)
+        server.lie, server.slow_s = lie, slow_s
+    world.look()
+    while world.rows < resumed + 3 and world.now < enough_s(len(servers) - 2, slow_s):
+        world.tick()
+    assert world.rows >= resumed + 3, world.state

@@ -15,9 +15,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 def make_app() -> typer.Typer:
     """All commands; each lives in a module of its own and imports what is heavy when it runs."""
     from shoal.cli import chat, demo, drain, generate, join, resume, serve, status, swarm
-    from shoal.cli.logs import set_up_logging
 
-    set_up_logging("warning", "text")  # so that no warning is written over the status line; `serve` says what it wants
     app = typer.Typer(
         name="shoal",
         help="Run language models that no single machine can hold, on a swarm of peers.",

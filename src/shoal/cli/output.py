@@ -12,10 +12,11 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import msgspec
 import typer
 
-from shoal.cli.terminal import HIDDEN, ReaderGone, say, styled, waiting, waits_for, write
+from shoal.cli.json_text import json_line
+from shoal.cli.log_lines import show_warnings
+from shoal.cli.terminal import ReaderGone, say, styled, waiting, waits_for, write
 from shoal.errors import ServerFull, ShoalError, UsageError
 from shoal.model.kernels.strict import strict_mode_environment
 
@@ -48,25 +49,6 @@ def private(swarm: str, invite: str, delegation: str = "") -> PrivateSwarm | Non
 def print_json(value: Any) -> None:
     """One JSON document, on a line of its own; fields at their defaults are not left out."""
     write(json_line(value) + "\n")
-
-
-def json_line(value: Any) -> str:
-    """JSON in which nothing stands as it is that a terminal would obey; it means the same to a program."""
-    text = msgspec.json.encode(whole(value)).decode()
-    return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def whole(value: Any) -> Any:
-    """Structs as they are encoded, but with every field."""
-    if isinstance(value, msgspec.Struct):
-        config = value.__struct_config__
-        fields = {name: whole(field) for name, field in msgspec.structs.asdict(value).items()}
-        if config.array_like:
-            return list(fields.values())
-        return fields if config.tag is None else {config.tag_field: config.tag, **fields}
-    if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list | tuple | frozenset) else value
 
 
 def report(error: ShoalError) -> None:
@@ -104,8 +86,6 @@ def run_command(command: Callable[[], object], since: float | None = None) -> No
     Ends the process with code 1 after an error, 130 after Ctrl-C, 141 when nobody reads its output any more: codes that a
     shell gives to what SIGINT and SIGPIPE have ended.
     """
-    from shoal.cli.logs import show_warnings
-
     strict_mode_environment()
     _open_what_is_closed()
     _take_any_text()

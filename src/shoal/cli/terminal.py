@@ -124,8 +124,10 @@ def say_table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> No
         for row in cells:
             _say_row(titles, row)
         return
+    # A file is as wide as it takes.
+    paper = console if console.file.isatty() else Console(file=console.file, width=width)
     with waiting.printing():
-        console.print(table, width=max(width, console.width), crop=False)
+        paper.print(table)
 
 
 def _say_row(titles: Sequence[str], row: Sequence[Text]) -> None:

@@ -34,7 +34,7 @@ from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.member import CLIENT_EXCHANGE_S, Member
 from shoal.swarm.membership.storage import PrivateSwarm
 from shoal.swarm.routing.hop_costs import RoundTrips
-from shoal.tasks import BackgroundTask, keep_running
+from shoal.tasks import BackgroundTask, OwnedTasks, keep_running
 from shoal.transport.channel import Transport
 from shoal.transport.dialler import Dialler
 from shoal.transport.frame_channel import FrameChannel
@@ -53,7 +53,8 @@ ASKED_AT_ONCE = 8
 """Members that are asked for news where none answers that a ticket names: the first one may be a stranger that tells lies."""
 
 LOOKED_AT_S = 1.5
-"""How long a server may take to tell its load, the dial included; all are asked at once."""
+"""How long a server may take to tell its load, the dial included; all are asked at once. Also how long a member may take whose
+records are not needed: another one has answered, or its clock is in doubt."""
 
 MAX_CAUSES, MAX_CAUSE_CHARS = 2, 200
 """Of an error that has a cause for each member."""
@@ -202,12 +203,12 @@ class AsyncClient:
     async def _exchange(self) -> None:
         """Exchange records with every ticket's member, or if none answers with any member known or discovered."""
         contacts = [(PeerId(ticket.peer), ticket.addresses) for ticket in self._tickets]
-        errors = await asyncio.gather(*(self._ask(*contact) for contact in contacts))
+        errors = await self._ask_until_answered(contacts)
         if any(error is None for error in errors):
             await self._ask_doubtful()
             return
         for some in self._opened.probe.batches([signed.record for signed in self.directory.ranked()], ASKED_AT_ONCE):
-            found = await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
+            found = await self._ask_until_answered([(PeerId(one.peer), one.addresses) for one in some])
             if any(error is None for error in found):
                 return
         if await self._opened.finder.find():
@@ -215,14 +216,30 @@ class AsyncClient:
         problems = _told([error for error in errors if error is not None], self._opened.finder.problems)
         raise NetworkError(f"no member of the swarm answered: {problems}")
 
+    async def _ask_until_answered(self, contacts: Sequence[tuple[PeerId, Sequence[str]]]) -> list[ShoalError | None]:
+        """Exchange with all of these; what went wrong with each. When one has answered, the others have LOOKED_AT_S more."""
+        async with OwnedTasks() as tasks:
+            asks = [tasks.start(self._ask(*contact)) for contact in contacts]
+            for ask in asyncio.as_completed(asks):
+                if await ask is None:
+                    await asyncio.wait(asks, timeout=LOOKED_AT_S)
+                    break
+            late = NetworkError(f"no answer within {LOOKED_AT_S:g} s of another's")
+            return [ask.result() if ask.done() else late for ask in asks]
+
     async def _ask_doubtful(self) -> None:
-        """Exchange with a few whose records were dropped for their times: they can say what their clocks show."""
+        """Exchange with a few whose records were dropped for their times: they can say what their clocks show.
+
+        They are strangers, and not waited for beyond LOOKED_AT_S.
+        """
         doubtful = [signed.record for signed in self.directory.doubtful]
         some = [one for one in doubtful if self._doubted[one.peer] < DOUBTED_TIMES][-ASKED_AT_ONCE:]
         if len(self._doubted) > MAX_DOUBTED:
             self._doubted.clear()
         self._doubted.update(one.peer for one in some)
-        await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOKED_AT_S):
+                await asyncio.gather(*(self._ask(PeerId(one.peer), one.addresses) for one in some))
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -19,11 +19,14 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: Any, raw: bool, vocab_size: int)
     """Token ids of a text, or of ids: a sequence, an array [n] or [1, n] or a tensor.
 
     None for a text (without `raw`) that goes into the chat template, which takes its time: see `RemoteModel.encode_chat`.
-    Raises UsageError for anything else, and for ids that the model does not have.
+    Raises UsageError for anything else, for ids that the model does not have, and where it has no chat template.
     """
     if isinstance(prompt, str):
         check_text("the prompt", prompt)
-        return tokenizer.encode(prompt) if raw else None
+        if raw:
+            return tokenizer.encode(prompt)
+        tokenizer.chat_template()
+        return None
     token_ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if isinstance(token_ids, bytes | bytearray | dict) or not isinstance(token_ids, Iterable):
         raise UsageError(f"{PROMPT_FORM}, not {kind_of(prompt)}")

@@ -134,7 +134,7 @@ class Gossip:
             if named and (not some or self._random.random() < TICKET_CHANCE):
                 ticket = self._random.choice(named)
                 await self._exchange(PeerId(ticket.peer), self._addresses(ticket))
-            elif (doubtful := self._doubtful()) and self._random.random() < DOUBT_CHANCE:
+            elif self._random.random() < DOUBT_CHANCE and (doubtful := self._doubtful()):
                 unsure = self._random.choice(doubtful)  # it can say what its clock shows, or that it is there again
                 await self._exchange(PeerId(unsure.peer), unsure.addresses)
             elif some:

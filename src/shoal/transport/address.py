@@ -103,11 +103,16 @@ def node_address(text: str) -> NodeAddress:
 
 
 def _is_numeric(address: NodeAddress) -> bool:
+    return is_ip(address.host) and address.port > 0
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address, and no name."""
     try:
-        ipaddress.ip_address(address.host)
+        ipaddress.ip_address(host)
     except ValueError:
         return False
-    return address.port > 0
+    return True
 
 
 def source_network(host: str) -> str:

@@ -10,7 +10,7 @@ from shoal.transport.token_bucket import TokenBucket
 
 T = TypeVar("T", bound=Hashable)
 
-HANDSHAKE_SHARE = 0.1
+HANDSHAKE_SHARE = 0.2
 """The part of its time that an event loop gives to handshakes, for as long as more of them come than that."""
 
 HANDSHAKE_BURST_S = 0.2

@@ -10,10 +10,13 @@ import ipaddress
 from collections.abc import Iterable
 
 from shoal.errors import UsageError
-from shoal.transport.address import NodeAddress, node_address
+from shoal.transport.address import NodeAddress, is_ip, node_address
 
 _NOWHERE = ("multicast", "unspecified")
-_NEAR = ("loopback", "link-local")
+_PRIVATE = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
+)
+"""Networks of their owners (RFC 1918, RFC 6598, RFC 4193)."""
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 """IPv6 addresses that a gateway, or a stack, may turn into the IPv4 address in their last 32 bits."""
 
@@ -24,15 +27,15 @@ _FAMILY_LABELS = 3
 def dialled_for_others(addresses: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:
     """The addresses that a server dials for others whose own addresses are `own`.
 
-    Addresses that lead nowhere in particular are never dialled. Loopback and link-local ones are dialled by a server that is
-    itself there. Relays are dialled by a server that uses that relay, or another one of the same operator.
+    Addresses that lead nowhere in particular are never dialled. Loopback, link-local and private ones are dialled by a server
+    that itself has such an address. Relays are dialled by a server that uses that relay, or another one of the same operator.
     """
     places = {place for address in own if (place := _place(address)) not in _NOWHERE}
     return tuple(address for address in addresses if (place := _place(address)) in places or place == "anywhere")
 
 
 def _place(address: str) -> str:
-    """What kind of place an address leads to: "anywhere", one of _NEAR or _NOWHERE, or a relay's operator."""
+    """What kind of place an address leads to: "anywhere", near, one of _NOWHERE, or a relay's operator."""
     try:
         parsed = node_address(address)
     except UsageError:
@@ -48,6 +51,7 @@ def _place(address: str) -> str:
         "unspecified": ip.is_unspecified or ip in ipaddress.ip_network("0.0.0.0/8"),
         "loopback": ip.is_loopback,
         "link-local": ip.is_link_local,
+        "private": any(ip in network for network in _PRIVATE),
     }
     return next((kind for kind, holds in kinds.items() if holds), "anywhere")
 
@@ -63,14 +67,6 @@ def _inner(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4A
 
 def _operator(relay: NodeAddress) -> str:
     host = relay.host.lower().rstrip(".")
-    family = "" if _is_ip(host) else host.partition(".")[2]  # numbers have no domain
+    family = "" if is_ip(host) else host.partition(".")[2]  # numbers have no domain
     port = f":{relay.port}" if relay.port else ""
     return f"*.{family}{port}" if family.count(".") >= _FAMILY_LABELS - 1 else f"{host}{port}"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shoal.errors import ChannelClosed, DialError, IdentityError, UsageError
+from shoal.tasks import first_done
 from shoal.transport.address import host_port, join_host_port, local_hosts, source_network
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, MAX_PENDING_HANDSHAKES, ChannelHandler
@@ -54,6 +55,9 @@ HANDSHAKE_RECORD = 22
 
 ACCEPTING_ROUNDS = 5
 """Turns of the event loop in which a connection that was made just before the end is turned away and closed."""
+
+GONE_POLL_S = 0.2
+"""How often a connection that waits for its turn is looked at: what a loop can wait for is read, and TLS needs it."""
 
 NO_ACCEPT_S = 0.5
 """How long no connections are taken when one could not be, as when this process has no more file descriptors."""
@@ -136,7 +140,10 @@ class TlsTransport:
         hello = await loop.sock_recv(connection, HELLO_BYTES)
         if not hello or hello[0] != HANDSHAKE_RECORD:
             raise IdentityError("the dialler speaks no TLS")
-        turn = await self._turns.turn(source)
+        gone, turn = await first_done(self._turns.turn(source), _gone(connection))
+        if gone:  # else those that hang up would keep the places of those that wait
+            raise ConnectionResetError("the dialler has gone")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sees no TCP in what it did not bind
         raw, _ = await loop.connect_accepted_socket(lambda: _Plain(self._plain.add), connection)
         with turn:
             channel = self._channel(raw)
@@ -237,6 +244,15 @@ def _proven(nonce: bytes, acceptor: bytes, proof: bytes) -> PeerId:
     except (InvalidSignature, ValueError) as error:
         raise IdentityError("the dialler does not have the key that it claims") from error
     return peer
+
+
+async def _gone(connection: socket.socket) -> None:
+    """Wait until the other end has hung up, without reading what it says. Raises OSError when the connection breaks."""
+    while True:
+        await asyncio.sleep(GONE_POLL_S)
+        with contextlib.suppress(BlockingIOError):
+            if not connection.recv(1, socket.MSG_PEEK):
+                return
 
 
 async def _bound(host: str, port: int) -> socket.socket:

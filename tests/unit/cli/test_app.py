@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
-import pytest
 from typer.testing import CliRunner
 
 from shoal.cli.app import make_app
@@ -26,16 +23,3 @@ def test_every_command_has_help() -> None:
         "--install-completion",
     ):
         assert name in shown
-
-
-def test_warnings_are_said_like_other_messages(capsys: pytest.CaptureFixture[str]) -> None:
-    """On a line of their own, whatever the status line shows."""
-    logger = logging.getLogger("shoal")
-    before = list(logger.handlers), logger.level, logger.propagate
-    try:
-        make_app()
-        logging.getLogger("shoal.model").warning("a device is of no use")
-        logging.getLogger("shoal.model").info("nobody asked")
-        assert capsys.readouterr().err.splitlines()[-1].endswith("warning: a device is of no use")
-    finally:
-        logger.handlers[:], logger.level, logger.propagate = before

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -63,34 +62,6 @@ def test_a_line_makes_room_for_itself(
     logs.set_up_logging("info", form)
     logging.getLogger("shoal.server").info("joined")
     assert rooms == [True]
-
-
-@pytest.fixture
-def as_before() -> Iterator[None]:
-    """Root logger and warnings are put back afterwards."""
-    root, shown = logging.getLogger(), warnings.showwarning
-    before = root.handlers[:]
-    yield
-    root.handlers[:] = before
-    logging.captureWarnings(False)
-    warnings.showwarning = shown
-
-
-@pytest.mark.filterwarnings("always")
-@pytest.mark.usefixtures("as_before")
-def test_what_libraries_have_to_say(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a command without a log of its own: their warnings, and Python's, as lines that make room for themselves."""
-    monkeypatch.setattr(logging.getLogger("shoal"), "propagate", True)
-    for _ in range(2):
-        logs.show_warnings()
-    logging.getLogger("shoal.engine").warning("it computes in plain torch")
-    logging.getLogger("asyncio").error("a task was lost")
-    logging.getLogger("asyncio").info("hidden")
-    warnings.warn("this will be gone", FutureWarning, stacklevel=1)
-    lines = written.getvalue().splitlines()
-    assert lines[:2] == ["warning: it computes in plain torch", "error: a task was lost"]
-    assert "FutureWarning: this will be gone" in lines[2]
-    assert "hidden" not in written.getvalue()
 
 
 def test_an_unknown_level_is_refused(written: io.StringIO) -> None:

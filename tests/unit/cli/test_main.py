@@ -117,3 +117,18 @@ def test_an_empty_prompt_contacts_nobody(prompt: str) -> None:
             timeout=60,
         )
         assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "error: the prompt is empty")
+
+
+def test_warnings_are_said_like_other_messages() -> None:
+    """On a line of their own, whatever the status line shows; what is only informative is not said."""
+    program = """
+import logging
+from shoal.cli.output import run_command
+def command():
+    logging.getLogger("shoal.model").info("all is well")
+    logging.getLogger("shoal.model").warning("a device is of no use")
+run_command(command)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, timeout=60)
+    assert done.stderr.rstrip().endswith("warning: a device is of no use")
+    assert len(done.stderr.splitlines()) == 1

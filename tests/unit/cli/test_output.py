@@ -9,32 +9,10 @@ import msgspec
 import pytest
 import typer
 
-from shoal.cli.output import print_json, run_command, whole
+from shoal.cli.output import print_json, run_command
 from shoal.cli.terminal import write
 from shoal.errors import NetworkError, UsageError
 from shoal.protocol.messages import Status
-from shoal.types import Span
-
-
-class Inner(msgspec.Struct, omit_defaults=True):
-    """Fields that are left out on the wire."""
-
-    count: int = 0
-    span: Span = Span(0, 1)
-
-
-class Outer(msgspec.Struct, omit_defaults=True, tag="outer"):
-    """The same, with a name."""
-
-    inner: Inner
-    many: tuple[Inner, ...] = ()
-
-
-def test_fields_at_their_defaults_are_there() -> None:
-    """However deep; spans stay pairs, names stay."""
-    inner = {"count": 0, "span": [0, 1]}
-    assert whole(Outer(Inner())) == {"type": "outer", "inner": inner, "many": []}
-    assert whole([{"one": Inner()}, None, "x", 1.5]) == [{"one": inner}, None, "x", 1.5]
 
 
 def test_a_server_s_load_has_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import shoal.cli
-from shoal.cli.output import json_line, report
+from shoal.cli.output import report
 from shoal.cli.terminal import ReplyText, console, escaped, say, say_table, styled, write
 from shoal.errors import NetworkError
 
@@ -143,12 +143,6 @@ def test_a_table_is_never_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> No
             assert lines == ["server blocks tokens", "first   10:20   610k", "second             x"]
         else:
             assert lines == ["first · blocks", "  10:20 · tokens", "  610k", "second · tokens x"]
-
-
-def test_json_is_the_same_to_a_program() -> None:
-    """What a terminal would obey stands escaped in it."""
-    line = json_line({"name": "\x9b2J\u202e", "text": "ü\n"})
-    assert ascii(line) == ascii('{"name":"\\u009b2J\\u202e","text":"ü\\n"}')
 
 
 def test_nothing_else_prints() -> None:

@@ -13,7 +13,7 @@ from shoal.client.chat_session import first_messages
 from shoal.client.prompt import prompt_tokens, rows_tensor, said_text
 from shoal.errors import UsageError
 
-TOKENIZER: Any = SimpleNamespace(encode=lambda text: [len(text)])
+TOKENIZER: Any = SimpleNamespace(encode=lambda text: [len(text)], chat_template=lambda: "")
 IDS = [3, 1, 2]
 VOCABULARY = 100
 

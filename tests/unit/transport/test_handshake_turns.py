@@ -8,6 +8,7 @@ import itertools
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from shoal.transport.address import host_port
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import Transport
 from shoal.transport.handshake_queue import HANDSHAKE_BURST_S
@@ -15,8 +16,9 @@ from shoal.transport.handshake_turns import HandshakeTurns
 from shoal.transport.inbound_tasks import InboundTasks
 from shoal.transport.iroh_transport import IrohTransport
 from shoal.transport.tls_transport import TlsTransport
+from tests.attacks.hostile_client import client_hello
 from tests.support.virtual_clock import VirtualClock
-from tests.unit.transport.nodes import Net, Node, echo, read_exactly
+from tests.unit.transport.nodes import Net, Node, echo, read_exactly, until
 
 
 async def test_one_in_each_turn_of_the_loop() -> None:
@@ -85,6 +87,20 @@ async def test_who_is_through_is_served_while_others_wait(transport: type[Transp
         await channel.send(b"now")
         assert await read_exactly(channel, 3) == b"now"
         await server.transport.close()
+
+
+async def test_who_hangs_up_keeps_no_place() -> None:
+    """A connection that has said hello and gone waits for no turn."""
+    turns, key = HandshakeTurns(VirtualClock()), Ed25519PrivateKey.generate()
+    server = TlsTransport(key, turns=turns)
+    await server.listen(lambda channel: echo(ByteStream(channel)))
+    (await turns.turn("a flood")).spent(HANDSHAKE_BURST_S + 100.0)
+    _, writer = await asyncio.open_connection(*host_port(server.addresses[0], "tls"))
+    writer.write(client_hello())
+    await until(lambda: turns._queue)
+    writer.transport.abort()
+    await until(lambda: not turns._queue and not len(server._tasks._unproven))
+    await server.close()
 
 
 async def test_a_forged_address_takes_nobodys_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from asyncio.sslproto import SSLProtocol
 
 import pytest
 
 from shoal.errors import ChannelClosed
+from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import SEND_BUFFER_BYTES
 from shoal.transport.tls_certificate import client_context
 from shoal.transport.tls_channel import READ_BYTES, TlsChannel, TlsLayer
@@ -17,14 +19,21 @@ from tests.unit.transport.nodes import Net, echo
 
 
 async def test_protocol_and_socket() -> None:
-    """TLS 1.3, without delay for small frames."""
+    """TLS 1.3, without delay for small frames, at both ends."""
+    accepted = asyncio.get_running_loop().create_future()
+
+    async def accept(stream: ByteStream) -> None:
+        accepted.set_result(stream.channel)
+        await echo(stream)
+
     async with Net("tls") as net:
-        channel = (await net.node().dial(await net.server(echo))).channel
-        assert isinstance(channel, TlsChannel)
-        assert channel._tls is not None
-        assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
-        raw = channel._tls.get_extra_info("socket")
-        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        dialled = (await net.node().dial(await net.server(accept))).channel
+        for channel in (dialled, await accepted):
+            assert isinstance(channel, TlsChannel)
+            assert channel._tls is not None
+            assert channel._tls.get_extra_info("ssl_object").version() == "TLSv1.3"
+            raw = channel._tls.get_extra_info("socket")
+            assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_connections_share_one_buffer() -> None:
@@ -33,11 +42,11 @@ async def test_connections_share_one_buffer() -> None:
     It would still work, with 256 KiB more for each connection, which no budget counts (`TlsLayer`).
     """
     shared = bytearray(READ_BYTES)
-    layer = TlsLayer(asyncio.Protocol(), client_context(), False, shared)
+    layer = TlsLayer(asyncio.Protocol(), client_context(), False, shared, contextlib.nullcontext())
     plain = SSLProtocol(asyncio.get_running_loop(), asyncio.Protocol(), client_context(), None, server_hostname="shoal")
     own = set(vars(plain))
     assert {"_ssl_buffer", "_ssl_buffer_view", "_app_transport"} <= own, "asyncio has renamed what TlsLayer sets"
-    assert set(vars(layer)) - own == {"secured", "max_size"}, "TlsLayer sets what asyncio does not know"
+    assert set(vars(layer)) - own == {"secured", "max_size", "_turn"}, "TlsLayer sets what asyncio does not know"
     for wanted in (-1, 1, READ_BYTES, 1 << 20):
         given = layer.get_buffer(wanted)
         assert isinstance(given, memoryview)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -25,6 +25,8 @@ from shoal.client.session.route_state import (
 )
 from shoal.errors import (
     CapacityError,
+    ChannelClosed,
+    DialError,
     GrantExceeded,
     NetworkError,
     NoRoute,
@@ -39,6 +41,9 @@ from shoal.types import PeerId, Span
 
 HELD_BACK_ROWS = 1024
 """Half of what a hop keeps waiting before it takes no more."""
+
+MAX_DOUBLINGS = 16
+"""Beyond every bound of what is doubled."""
 
 MAX_FAULTS = 8
 """Servers whose faults an error names."""
@@ -70,13 +75,14 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
     again_s: float = 1.0
     """A link made anew, at which the client sees who keeps rows back: that hop is at fault after so long."""
     busy_s: float = 3.5
-    """A hop has rows and computes none of them for so long, whatever steps it counts: others are asked to follow it ..."""
+    """A hop has rows and computes no frame of them for so long, whatever steps it counts: others are asked to follow it ..."""
     busy_steps: float = 4.0
     """... if that is more than so many usual decoding steps, and take its place when they are ahead."""
     busy_most_s: float = 60.0
     """Where there are no others it is at fault after so long."""
-    max_blames: int = 2
-    """A server that was at fault so often without a row in between is not asked again in this step."""
+    most_slack: float = 8.0
+    """A server that was dropped has twice the time of `hung_s`, `stalled_s`, `busy_s` and `busy_most_s` when it is asked again,
+    then four times: it may be slow. So many times at most."""
     lied_s: float = 600.0
     """A server that was caught is chosen by no session for so long while others cover its blocks."""
     down_s: float = 1.0
@@ -92,7 +98,13 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
     caught_up_rows: int = 8
     """A follower so few rows behind takes over from a hop that is leaving."""
     avoid_s: float = 10.0
-    """A server where a hop was lost is not chosen for so long while others cover its blocks."""
+    """A server where a hop was lost is not chosen for so long while others cover its blocks, ..."""
+    judged_s: float = 320.0
+    """... for so long one that made the session wait, ..."""
+    avoid_most_s: float = 640.0
+    """... each twice as long each time and no longer than this, ..."""
+    proven_s: float = 60.0
+    """... until rows have gone through a hop there for so long."""
     retry_s: float = 0.5
     """Between two looks for servers while some blocks have none."""
     leaving_retry_s: float = 0.5
@@ -215,11 +227,12 @@ def applied(state: RouteState, action: Action, now: float) -> RouteState:
             return state.probed(hop_id, now)
         case Refresh():
             search = msgspec.structs.replace(state.search, asked=True, asking=True, retry_at=None)
-            return state.replaced(search=search)
+            return state.replaced(search=search, refreshed_at=now)
         case Wait(until=until, missing=missing, deadline=deadline):
             search = msgspec.structs.replace(state.search, retry_at=until, deadline=deadline)
+            search = msgspec.structs.replace(search, lenience=state.more_lenient(search.lenience, now))
             event = state.failover and msgspec.structs.replace(state.failover, missing=missing)
-            return state.replaced(search=search, failover=event, avoided={})  # perhaps they were not so bad
+            return state.replaced(search=search, failover=event)
         case GiveUp(error=error):
             return state.replaced(given_up=error, failover=None, search=Search())
 
@@ -297,7 +310,29 @@ def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, polic
         )  # it holds other blocks than its record says: its next one tells
     again = now - state.lost_at.get(hop.peer, -policy.avoid_s) < policy.avoid_s
     avoided = hop.refused or unreachable or again or isinstance(error, ProtocolError)
-    return Drop(hop.id, error, policy.avoid_s if avoided else 0.0, unreachable)
+    return Drop(hop.id, error, _avoid_s(state, hop, error, policy) if avoided else 0.0, unreachable)
+
+
+def _judged(state: RouteState, hop: HopState, error: ShoalError, now: float, policy: FailoverPolicy) -> list[Action]:
+    """A hop at fault is dropped, and with it all that its server has in this session: they would be found one by one."""
+    others = (one for one in state.hops if one.peer == hop.peer and one.id != hop.id and not one.dropped)
+    return [_drop(state, one, error, now, policy) for one in (hop, *others)]
+
+
+def _avoid_s(state: RouteState, hop: HopState, error: ShoalError, policy: FailoverPolicy) -> float:
+    """How long a server is avoided now: longer than all others may take that make the session wait, and longer each time."""
+    waited = isinstance(error, NetworkError) and not isinstance(error, ChannelClosed | DialError)
+    return min((policy.judged_s if waited else policy.avoid_s) * _doubled(state, hop), policy.avoid_most_s)
+
+
+def _slack(state: RouteState, hops: Sequence[HopState], policy: FailoverPolicy) -> float:
+    """How many times the usual patience hops are given: one that is only slow gets through in the end."""
+    return min(policy.most_slack, max((_doubled(state, hop) for hop in hops), default=1.0))
+
+
+def _doubled(state: RouteState, hop: HopState) -> float:
+    """2 for each time that a hop's server was dropped."""
+    return 2.0 ** min(MAX_DOUBLINGS, state.drops.get(hop.peer, 0))
 
 
 def _stand_in(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
@@ -390,11 +425,13 @@ def _stalled(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
             if progress.position <= progress.computed:
                 return _cut_off(state, before, hop, quiet_s, now, policy)
             usual_s = min(policy.hung_steps * progress.step_s, policy.busy_most_s)
-            if hop.alive and min(quiet_s, now - hop.stepped_at) > max(policy.hung_s, usual_s):
+            patience_s = max(policy.hung_s * _slack(state, [hop], policy), usual_s)
+            if hop.alive and min(quiet_s, now - hop.stepped_at) > patience_s:
                 error = NetworkError(f"{hop.name} beats but does not compute")
-                return [_drop(state, hop, error, now, policy)]
-            if hop.alive and now - max(state.step.since, hop.worked_at) > policy.busy_most_s:
-                return [_drop(state, hop, _idle(hop, now), now, policy)]
+                return _judged(state, hop, error, now, policy)
+            most_s = policy.busy_most_s * _slack(state, [hop], policy)
+            if hop.alive and now - max(state.step.since, hop.worked_at) > most_s:
+                return _judged(state, hop, _idle(hop, now), now, policy)
             return []
         before = hop
     quiet_s = now - max(state.step.since, before.changed_at) if before is not None else 0.0
@@ -402,7 +439,7 @@ def _stalled(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
 
 
 def _idle(hop: HopState, now: float) -> NetworkError:
-    return NetworkError(f"{hop.name} has had rows for {now - hop.worked_at:.0f} s and has computed none of them")
+    return NetworkError(f"{hop.name} has had rows for {now - hop.worked_at:.0f} s and has computed few or none of them")
 
 
 def _busy(state: RouteState, hop: HopState, now: float, policy: FailoverPolicy) -> bool:
@@ -410,7 +447,20 @@ def _busy(state: RouteState, hop: HopState, now: float, policy: FailoverPolicy) 
     progress = hop.progress
     if not state.step.active or not hop.alive or not state.behind(hop) or progress.position <= progress.computed:
         return False
-    return now - hop.worked_at > max(policy.busy_s, policy.busy_steps * state.step.expected_s)
+    usual_s = max(policy.busy_s, policy.busy_steps * state.step.expected_s)
+    return now - hop.worked_at > usual_s * _slack(state, [hop], policy)
+
+
+def _useless(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
+    """Who follows a hop in doubt and has rows is in doubt as well: one that computes none makes room for another."""
+    for stage in state.stages:
+        if not stage.ready or not _busy(state, stage.primary, now, policy):
+            continue
+        for hop in stage.standbys:
+            if _busy(state, hop, now, policy):
+                error = _idle(hop, now)
+                return [Drop(hop.id, error, _avoid_s(state, hop, error, policy))]
+    return []
 
 
 def _overtaken(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
@@ -421,19 +471,22 @@ def _overtaken(state: RouteState, now: float, policy: FailoverPolicy) -> list[Ac
             continue
         follower = stage.standbys[-1].progress
         if (follower.epoch, follower.computed) > (hop.progress.epoch, hop.progress.computed):
-            return [_drop(state, hop, _idle(hop, now), now, policy)]
+            return _judged(state, hop, _idle(hop, now), now, policy)
     return []
 
 
 def _lagging(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """Rows that a hop says it has, and that the next one does not get, whatever else the two of them say meanwhile."""
+    """Rows that a hop says it has, and that the next one does not get, whatever else the two of them say meanwhile.
+
+    The same for one that follows: while it gets none it helps nobody.
+    """
     if not state.step.active:
         return []
-    for before, hop in itertools.pairwise((None, *state.primaries, None)):
-        link = _link(state, ends_of(before, hop))
+    for ends in state.wanted_links():
+        before, hop, link = state.hop(ends.sender), state.hop(ends.receiver), _link(state, ends)
         has_work = hop is not None and hop.progress.position > hop.progress.computed
         if link is not None and link.lags_at is not None and not has_work:
-            actions = _cut_off(state, before, hop, now - max(state.step.since, link.lags_since), now, policy)
+            actions = _cut_off(state, before, hop, now - max(state.step.since, link.lags_since), now, policy, link)
             if actions:
                 return actions
     return []
@@ -450,35 +503,36 @@ def _cut_off(
     quiet_s: float,
     now: float,
     policy: FailoverPolicy,
+    link: LinkStatus | None = None,
 ) -> list[Action]:
     """A link that brings nothing is made anew, through the client; a hop of which that is true again and again is at fault.
 
     At its own link, and at one that it carries, the client need not make it again: it sees who is at fault.
     """
-    link = _link(state, ends_of(sender, receiver))
+    link = link or _link(state, ends_of(sender, receiver))
     hops = [hop for hop in (sender, receiver) if hop is not None]
     if link is None or not all(hop.alive for hop in hops) or _held_back(state, receiver):
         return []
-    frame_s = _frame_s(state, sender, receiver, policy)
+    frame_s, slack = _frame_s(state, sender, receiver, policy), _slack(state, hops, policy)
     suspect = state.hop(link.suspect)
     if suspect is not None and link.ends in state.remade:
         seen_s = now - max(state.step.since, link.suspect_since, link.lags_since)
-        if seen_s > max(policy.again_s, frame_s):
-            return [_drop(state, suspect, _silent(suspect), now, policy)]
+        if seen_s > max(policy.again_s, frame_s) * slack:
+            return _judged(state, suspect, _silent(suspect), now, policy)
         return []
-    if quiet_s <= max(policy.stalled_s, frame_s):
+    if quiet_s <= max(policy.stalled_s, frame_s) * slack:
         return []
     blamed = receiver if receiver is not None and receiver.retries >= policy.max_retries else None
     if sender is not None and sender.retries >= policy.max_retries * (1 if receiver is None else 2):
         blamed = sender
     if blamed is not None:
-        return [_drop(state, blamed, _silent(blamed), now, policy)]
+        return _judged(state, blamed, _silent(blamed), now, policy)
     return [Disconnect(link.ends, reaches=False, stalled=True)]
 
 
 def _held_back(state: RouteState, hop: HopState | None) -> bool:
     """Whether a hop takes no more rows since the one after it takes none: its own are waiting."""
-    if hop is None:
+    if hop is None or hop not in state.primaries:
         return False
     after = next((two for one, two in itertools.pairwise(state.primaries) if one is hop), None)
     has = state.received if after is None else after.progress.position
@@ -521,7 +575,7 @@ def _replace(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
         return []
     if search.missing is None:
         leaving = frozenset(hop.peer for hop in state.hops if hop.leaving)
-        return [_open(state, run, leaving, now, policy) for run in runs]
+        return [_open(state, run, leaving, now, policy, search.lenience) for run in runs]
     if not search.asked:
         return [Refresh()]
     if search.retry_at is not None:
@@ -529,9 +583,12 @@ def _replace(state: RouteState, now: float, policy: FailoverPolicy) -> list[Acti
     return [_wait(state, search.missing, now, policy)]
 
 
-def _open(state: RouteState, span: Span, taken: frozenset[str], now: float, policy: FailoverPolicy) -> OpenSpan:
-    avoided = frozenset(peer for peer, until in state.avoided.items() if until > now)
-    hopeless = frozenset(peer for peer, blames in state.blames.items() if blames >= policy.max_blames)
+def _open(
+    state: RouteState, span: Span, taken: frozenset[str], now: float, policy: FailoverPolicy, lenience: int
+) -> OpenSpan:
+    avoided = state.avoided_now(now, lenience)
+    over = state.search.deadline is not None and now >= state.search.deadline
+    hopeless = state.blamed if over else frozenset()
     return OpenSpan(
         span, False, taken | avoided | state.liars | hopeless, state.unreachable, state.arithmetic.key(span)
     )
@@ -588,18 +645,25 @@ def _standbys(state: RouteState, now: float, policy: FailoverPolicy) -> list[Act
     stages = [stage for stage in state.stages if _wants_standby(state, stage, now, policy)]
     if not stages:
         return []
-    taken = frozenset(hop.peer for hop in state.hops)
     followed = {one.span for one in state.openings if one.follow}
-    return [
-        msgspec.structs.replace(
-            _open(state, stage.span, taken, now, policy),
-            follow=True,
-            look_again_at=now + _interval_s(stage, policy),
-            in_doubt=policy.redundancy == 1 and not stage.primary.leaving,
-        )
-        for stage in stages
-        if not stage.standbys and stage.span not in followed and now >= stage.look_again_at
+    due = [
+        stage for stage in stages if not stage.standbys and stage.span not in followed and now >= stage.look_again_at
     ]
+    old = now - state.refreshed_at >= policy.standby_retry_s
+    news: list[Action] = [Refresh()] if old and any(stage.unfound for stage in due) else []
+    return [*news, *(_follow(state, stage, now, policy) for stage in due)]
+
+
+def _follow(state: RouteState, stage: Stage, now: float, policy: FailoverPolicy) -> OpenSpan:
+    """Others than the servers of the route, or, of a hop in doubt, than its own: they are to compute, not to be spared."""
+    in_doubt = not stage.primary.leaving and (policy.redundancy == 1 or _busy(state, stage.primary, now, policy))
+    taken = [stage.primary, *(hop for hop in state.hops if hop.leaving)] if in_doubt else state.hops
+    return msgspec.structs.replace(
+        _open(state, stage.span, frozenset(hop.peer for hop in taken), now, policy, stage.lenience),
+        follow=True,
+        look_again_at=now + _interval_s(stage, policy),
+        in_doubt=in_doubt,
+    )
 
 
 def _wants_standby(state: RouteState, stage: Stage, now: float, policy: FailoverPolicy) -> bool:
@@ -626,7 +690,7 @@ Rule = Callable[[RouteState, float, FailoverPolicy], list[Action]]
 
 def _judge(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
     """Hops are judged once the route has been whole."""
-    judges: tuple[Rule, ...] = (_gone, _down, _leaving, _overtaken, _late, _stalled, _lagging, _direct_again)
+    judges: tuple[Rule, ...] = (_gone, _down, _leaving, _overtaken, _useless, _late, _stalled, _lagging, _direct_again)
     return _first(judges, state, now, policy) if state.opened else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shoal.clock import Clock
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import Ping, Pong
 
 PING_ACTIVE_S = 0.25
@@ -20,8 +21,8 @@ class Heartbeat:
     """One hop's. `progress` is what it said last, `heard_at` when; times are monotonic seconds.
 
     `changed_at`: when it last told of other rows. `stepped_at`: the same, or of another step, which may have been for others.
-    `worked_at`: when it last told of rows that it had computed, or of the first that it had still to compute. `answers`: how
-    many pings it has answered.
+    `worked_at`: when it last told of a frame of rows more that it had computed, or of all that it had, or of the first that it
+    had still to compute: one row after another is no work. `answers`: how many pings it has answered.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -31,6 +32,7 @@ class Heartbeat:
         self.round_trip_s = float("inf")
         self.clock_offset_s = 0.0
         self.answers = 0
+        self._worked_from = 0
         self._active = False
         self._excused: Pong | None = None
         self._pings: dict[int, tuple[float, float]] = {}
@@ -110,9 +112,10 @@ class Heartbeat:
             self.changed_at = self.stepped_at = self.heard_at
         if before.steps != message.steps:
             self.stepped_at = self.heard_at
-        had_work = before.position > before.computed
-        if (before.epoch, before.computed) != (message.epoch, message.computed) or not had_work:
-            self.worked_at = self.heard_at
+        had_work = before.epoch == message.epoch and before.position > before.computed
+        frame_more = message.computed >= min(self._worked_from + FRAME_ROWS, message.position)
+        if not had_work or frame_more:
+            self.worked_at, self._worked_from = self.heard_at, message.computed
 
 
 def _rows(pong: Pong) -> tuple[int, int, int]:

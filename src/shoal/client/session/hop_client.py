@@ -316,9 +316,9 @@ class HopClient:
 
     async def run(self, sender: Sender) -> None:
         """Ping and listen until the hop is lost or closed. A connection that broke is dialled again, once."""
-        breaks, answers = 0, self.heartbeat.answers
+        breaks, answers, stream = 0, self.heartbeat.answers, StreamCheck(sender)
         while True:
-            await self._talk(StreamCheck(sender))
+            await self._talk(stream)
             if self._closed or self.lost is not None:
                 return
             breaks = breaks + 1 if self.heartbeat.answers == answers else 0

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from shoal.errors import NoRoute, PeerError, ShoalError
+from shoal.errors import CapacityError, NoRoute, PeerError, ShoalError
 from shoal.links.link import LinkKey
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import Numerics, Pong
 from shoal.types import PeerId, Span
 
@@ -22,6 +23,9 @@ HopId = int
 
 WEIGHT = 0.2
 """Of a new step in the usual length of a decoding step."""
+
+NO_LENIENCE = -1
+"""No server that is avoided is asked."""
 
 DECODE_ROWS = 8
 """A step of at most so many rows is a decoding step."""
@@ -32,7 +36,8 @@ class HopState(msgspec.Struct, frozen=True):
 
     `joined`: it obeyed when it was placed. `refused`: it was asked to open the session, and its error is the answer.
     `lost`: why it is of no use any more; `dropped`: that has been acted on. `heard_at`: when it last said anything;
-    `changed_at`, `stepped_at`, `worked_at`: see `Heartbeat`. `retries`: links of it that were made anew while the rows behind
+    `changed_at`, `stepped_at`, `worked_at`: see `Heartbeat`. `delivers_since`: when the first rows came back that had gone
+    through it. `retries`: links of it that were made anew while the rows behind
     them stayed at `retried_at`.
     """
 
@@ -50,6 +55,7 @@ class HopState(msgspec.Struct, frozen=True):
     changed_at: float = 0.0
     stepped_at: float = 0.0
     worked_at: float = 0.0
+    delivers_since: float = math.inf
     probed_at: float = -math.inf
     retries: int = 0
     retried_at: int = -1
@@ -68,7 +74,8 @@ class HopState(msgspec.Struct, frozen=True):
 class Stage(msgspec.Struct, frozen=True):
     """A place in the route: the hop that holds it, and hops that cover it together and stand by.
 
-    `in_doubt`: they stand by only until it is clear that the hop computes.
+    `in_doubt`: they stand by only until it is clear that the hop computes. `lenience`: see `Search`. `unfound`: the last look
+    for such hops found none.
     """
 
     span: Span
@@ -76,6 +83,8 @@ class Stage(msgspec.Struct, frozen=True):
     standbys: tuple[HopState, ...] = ()
     look_again_at: float = 0.0
     in_doubt: bool = False
+    lenience: int = NO_LENIENCE
+    unfound: bool = False
 
     @property
     def ready(self) -> bool:
@@ -100,9 +109,9 @@ def ends_of(sender: HopState | None, receiver: HopState | None, follows: bool = 
 class LinkStatus(msgspec.Struct, frozen=True):
     """A link that was ordered. `made`: both ends have obeyed. `said`: the sender's last word of it, at `said_at`.
 
-    `lags_at`: so many rows its receiver has, and its sender has had more since `lags_since`; None: it lacks none. `suspect`:
-    where the client is an end, or carries the link, it sees for itself who keeps rows back now, and has seen nothing else
-    since `suspect_since`.
+    `lags_at`: so many rows its receiver has, or less than a frame of rows more, and its sender has had more since `lags_since`;
+    None: it lacks none. `suspect`: where the client is an end, or carries the link, it sees for itself who keeps rows back
+    now, and has seen nothing else since `suspect_since`.
     """
 
     ends: LinkEnds
@@ -144,7 +153,8 @@ class Step(msgspec.Struct, frozen=True):
 class Search(msgspec.Struct, frozen=True):
     """The search for servers of blocks that have none. `missing`: what the last look lacked; `refusal`: what a server said.
 
-    `asked`: the swarm was asked for news once. The search ends at `deadline`; the next look is at `retry_at`.
+    `asked`: the swarm was asked for news once. The search ends at `deadline`; the next look is at `retry_at`. `lenience`:
+    servers that were dropped at most so often are asked although they are avoided.
     """
 
     missing: NoRoute | None = None
@@ -153,6 +163,7 @@ class Search(msgspec.Struct, frozen=True):
     asking: bool = False
     deadline: float | None = None
     retry_at: float | None = None
+    lenience: int = NO_LENIENCE
 
 
 class FailoverEvent(msgspec.Struct, frozen=True):
@@ -199,13 +210,15 @@ class Arithmetic(msgspec.Struct, frozen=True):
 class RouteState(msgspec.Struct, frozen=True):
     """A session's route. `stages` cover `span` in order, or there are none yet; a lost primary stays until it is replaced.
 
-    `strays`: hops that came to nothing and are not dropped yet. `epoch`, `end`: the client's stream. `avoided`: servers not to
-    choose, until when; `lost_at`: when hops were lost there. `unreachable`: pairs of servers of which the first does not reach
-    the second. `replacements`: stages replaced since a row came. `opened`: the route was whole once. `failover`: the repair
-    under way; `given_up`: why there is none. `received`: rows that have come back to the client. `liars`: servers that were
+    `strays`: hops that came to nothing and are not dropped yet. `epoch`, `end`: the client's stream. `avoided`: servers
+    not to choose, until when; `drops`: how often hops were dropped there, unless one has proven itself since;
+    `lost_at`: when hops were lost there. `unreachable`: pairs of servers of which the first does not reach the second.
+    `replacements`: stages replaced since a row came. `opened`: the route was whole once. `failover`: the repair under
+    way; `given_up`: why there is none. `received`: rows that have come back to the client. `liars`: servers that were
     caught, which are not forgiven. `suspicions`: how often a hop behind a server had what that one may have made wrong.
-    `faults`: what servers did in this step, by their names; `blames`: how often they were at fault since a row came;
-    `remade`: links made anew in this step. `private`: no other process can have taken the session up.
+    `faults`: what servers did in this step, by their names; `blamed`: servers that were at fault since a row came;
+    `remade`: links made anew in this step. `private`: no other process can have taken the session up. `carried`:
+    whether rows could go through at the last look. `refreshed_at`: when the swarm was asked for news last.
     """
 
     span: Span
@@ -218,6 +231,7 @@ class RouteState(msgspec.Struct, frozen=True):
     end: int = 0
     search: Search = Search()
     avoided: Mapping[str, float] = {}
+    drops: Mapping[str, int] = {}
     lost_at: Mapping[str, float] = {}
     unreachable: frozenset[tuple[str, str]] = frozenset()
     arithmetic: Arithmetic = Arithmetic()
@@ -231,9 +245,11 @@ class RouteState(msgspec.Struct, frozen=True):
     liars: frozenset[str] = frozenset()
     suspicions: Mapping[str, int] = {}
     faults: Mapping[str, str] = {}
-    blames: Mapping[str, int] = {}
+    blamed: frozenset[str] = frozenset()
     remade: frozenset[LinkEnds] = frozenset()
     private: bool = False
+    carried: bool = False
+    refreshed_at: float = -math.inf
 
     # What follows from it
 
@@ -291,10 +307,19 @@ class RouteState(msgspec.Struct, frozen=True):
     @property
     def whole(self) -> bool:
         """Whether live hops cover the span, and every link that should be is made."""
+        return self._joined(self.wanted_links())
+
+    @property
+    def carries(self) -> bool:
+        """The same, leaving aside hops that stand by."""
+        route = {hop.id for hop in self.primaries} | {None}
+        return self._joined([ends for ends in self.wanted_links() if not ends.follows and route.issuperset(ends[:2])])
+
+    def _joined(self, links: Iterable[LinkEnds]) -> bool:
         if not self.stages or not all(hop.alive for hop in self.primaries):
             return False
         made = {link.ends for link in self.links if link.made}
-        return made.issuperset(self.wanted_links())
+        return made.issuperset(links)
 
     # What becomes of it
 
@@ -315,14 +340,17 @@ class RouteState(msgspec.Struct, frozen=True):
         return self.replaced(stages=stages, strays=tuple(hops.get(hop.id, hop) for hop in self.strays))
 
     def noted(self, now: float) -> RouteState:
-        """A repair begins when the route is not whole, and ends when it is."""
+        """A repair begins when the route is not whole, and ends when it is. Nothing took too long until rows can go through."""
+        if self.carries != self.carried:
+            return (self if self.carried else self.explained(now)).replaced(carried=not self.carried).noted(now)
         if self.failover is None and self.given_up is None and not self.whole:
             reasons = "; ".join(f"{hop.name}: {hop.lost}" for hop in self.primaries if hop.lost is not None)
             return self.replaced(failover=FailoverEvent(reasons or "joining", now))
         if self.failover is not None and self.whole:
             event = msgspec.structs.replace(self.failover, ended_at=now)
-            state = self.replaced(failover=None, failovers=(*self.failovers, event), search=Search(), opened=True)
-            return state.explained(now)
+            # A step that gets no rows through whole routes either is not waited for any longer than one without a route.
+            search = Search(deadline=self.search.deadline if self.step.active else None)
+            return self.replaced(failover=None, failovers=(*self.failovers, event), search=search, opened=True)
         return self
 
     def explained(self, now: float) -> RouteState:
@@ -331,7 +359,8 @@ class RouteState(msgspec.Struct, frozen=True):
 
     def step_begun(self, rows: int, now: float) -> RouteState:
         """A step is under way."""
-        return self.replaced(step=Step(True, rows, now, self.step.expected_s), remade=frozenset())
+        search = msgspec.structs.replace(self.search, deadline=None)
+        return self.replaced(step=Step(True, rows, now, self.step.expected_s), remade=frozenset(), search=search)
 
     def step_ended(self, done: bool, now: float) -> RouteState:
         """It is over; `done`: with its rows. Decoding steps tell what is usual."""
@@ -355,7 +384,9 @@ class RouteState(msgspec.Struct, frozen=True):
             has = -1
         if not link.made or there <= has:
             return link if link.lags_at is None else msgspec.structs.replace(link, lags_at=None)
-        return link if link.lags_at == has else msgspec.structs.replace(link, lags_at=has, lags_since=now)
+        if link.lags_at is not None and link.lags_at <= has < link.lags_at + FRAME_ROWS:
+            return link  # fewer may only seem to come through
+        return msgspec.structs.replace(link, lags_at=has, lags_since=now)
 
     def dropped(
         self, hop_id: HopId, error: ShoalError, avoid_until: float, now: float, lied: bool = False
@@ -367,10 +398,9 @@ class RouteState(msgspec.Struct, frozen=True):
         gone = msgspec.structs.replace(hop, lost=hop.lost or error, dropped=True)
         at_fault = hop.lost is None or isinstance(error, PeerError)
         blamed = at_fault and not hop.refused and avoid_until > now
-        stages = tuple(
-            msgspec.structs.replace(stage, standbys=() if hop in stage.standbys else stage.standbys)
-            for stage in self.stages
-        )
+        passes = hop.refused and isinstance(error, CapacityError)
+        counts = avoid_until > now and not passes and self.avoided.get(hop.peer) != avoid_until  # once for all its hops
+        stages = tuple(_without_standby(stage, hop) for stage in self.stages)
         return self.replaced(
             stages=stages,
             strays=tuple(one for one in self.strays if one.id != hop_id),
@@ -378,8 +408,16 @@ class RouteState(msgspec.Struct, frozen=True):
             lost_at=self.lost_at if hop.refused else {**self.lost_at, hop.peer: now},
             liars=self.liars | {hop.peer} if lied else self.liars,
             faults={**self.faults, hop.name: str(error)},
-            blames={**self.blames, hop.peer: self.blames.get(hop.peer, 0) + 1} if blamed else self.blames,
-        ).with_hops({hop_id: gone})
+            blamed=self.blamed | {hop.peer} if blamed else self.blamed,
+            drops={**self.drops, hop.peer: self.drops.get(hop.peer, 0) + 1} if counts else self.drops,
+            search=msgspec.structs.replace(self.search, lenience=NO_LENIENCE),  # others first, who may have come since
+        ).with_hops({**(self._neighbours_excused(hop_id) if blamed else {}), hop_id: gone})
+
+    def _neighbours_excused(self, hop_id: HopId) -> dict[HopId, HopState]:
+        """Hops that were linked to one at fault: that no rows came over those links was not their doing."""
+        ends = {end for link in self.links for end in link.ends[:2] if hop_id in link.ends[:2]}
+        hops = (self.hop(end) for end in ends)
+        return {hop.id: msgspec.structs.replace(hop, retries=0) for hop in hops if hop is not None}
 
     def probed(self, hop_id: HopId, now: float) -> RouteState:
         """A hop is asked how far it is."""
@@ -437,11 +475,27 @@ class RouteState(msgspec.Struct, frozen=True):
             replacements=self.replacements + replaces,
         )
 
-    def not_opened(self, opening_id: int, error: NoRoute) -> RouteState:
+    def not_opened(self, opening_id: int, error: NoRoute, now: float) -> RouteState:
         """Too few servers are known for an opening."""
         (one,) = (one for one in self.openings if one.id == opening_id)
         state = self._without(one)
-        return state if one.follow else state.replaced(search=msgspec.structs.replace(self.search, missing=error))
+        if one.follow:
+            stage = next((stage for stage in state.stages if stage.span == one.span), None)
+            # A server that was at fault is a successor in need, and no spare: it would take over unseen.
+            needed = stage is not None and (stage.in_doubt or stage.primary.leaving)
+            lenience = state.more_lenient(stage.lenience, now) if stage is not None and needed else NO_LENIENCE
+            return state.with_stage(one.span, lenience=lenience, unfound=True)
+        return state.replaced(search=msgspec.structs.replace(self.search, missing=error))
+
+    def avoided_now(self, now: float, lenience: int = NO_LENIENCE) -> frozenset[str]:
+        """Servers not to choose: those that were dropped more often than `lenience`, as long as they are avoided."""
+        return frozenset(
+            peer for peer, until in self.avoided.items() if until > now and self.drops.get(peer, 0) > lenience
+        )
+
+    def more_lenient(self, lenience: int, now: float) -> int:
+        """So that those are asked that were dropped least often, of all that are avoided: perhaps they were not so bad."""
+        return min((self.drops.get(peer, 0) for peer in self.avoided_now(now, lenience)), default=lenience)
 
     def was_opened(self, opening_id: int, hops: Sequence[HopState]) -> RouteState:
         """Servers have answered: `hops` cover the opening's span; those that refused are lost."""
@@ -456,7 +510,7 @@ class RouteState(msgspec.Struct, frozen=True):
         stage = next((stage for stage in self.stages if stage.span == opening.span), None)
         fits = stage is not None and not stage.standbys and stage.primary.alive
         if fits and all(hop.alive for hop in hops):
-            return self.with_stage(opening.span, standbys=hops)
+            return self.with_stage(opening.span, standbys=hops, lenience=NO_LENIENCE, unfound=False)
         return self.replaced(strays=(*self.strays, *(hop for hop in hops if not hop.alive)))
 
     def _filled(self, opening: Opening, hops: tuple[HopState, ...]) -> RouteState:
@@ -483,8 +537,31 @@ class RouteState(msgspec.Struct, frozen=True):
 
     def retry(self) -> RouteState:
         """Begin anew after giving up."""
-        return self.replaced(given_up=None, search=Search(), replacements=0, blames={})
+        return self.replaced(given_up=None, search=Search(), replacements=0, blamed=frozenset())
 
-    def progressed(self) -> RouteState:
-        """Rows came back to the client."""
-        return self.replaced(replacements=0, blames={})
+    @property
+    def in_trouble(self) -> bool:
+        """Whether it means something that rows come back."""
+        trouble = self.replacements or self.blamed or self.search.deadline is not None
+        return bool(trouble or (self.drops and any(hop.peer in self.drops for hop in self.primaries)))
+
+    def progressed(self, now: float, proven_s: float) -> RouteState:
+        """Rows came back to the client. What a server did is forgotten when they have gone through it for `proven_s`."""
+        hops = {
+            hop.id: msgspec.structs.replace(hop, delivers_since=min(hop.delivers_since, now)) for hop in self.primaries
+        }
+        proven = {hop.peer for hop in hops.values() if now - hop.delivers_since >= proven_s}
+        return self.with_hops(hops).replaced(
+            replacements=0,
+            blamed=frozenset(),
+            search=msgspec.structs.replace(self.search, deadline=None),
+            drops={peer: times for peer, times in self.drops.items() if peer not in proven},
+        )
+
+
+def _without_standby(stage: Stage, hop: HopState) -> Stage:
+    """A stage without one that stands by. All go that stand by with it; others are asked at once where there is doubt."""
+    stage = msgspec.structs.replace(stage, lenience=NO_LENIENCE)
+    if hop not in stage.standbys:
+        return stage
+    return msgspec.structs.replace(stage, standbys=(), look_again_at=0.0 if stage.in_doubt else stage.look_again_at)

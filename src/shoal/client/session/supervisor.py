@@ -162,8 +162,8 @@ class RouteSupervisor:
 
     def progressed(self) -> None:
         """Rows came through."""
-        if self._state.replacements or self._state.blames:
-            self._state = self._state.progressed()
+        if self._state.in_trouble:
+            self._state = self._state.progressed(self._clock.monotonic(), self._policy.proven_s)
 
     def stir(self) -> None:
         """Something has changed; look."""
@@ -323,7 +323,7 @@ class RouteSupervisor:
             hops = select(*self._planner.candidates(self.terms.model), constraints)
             clients = [self.client(hop, self._planner.record(hop.peer)) for hop in hops]
         except NoRoute as error:
-            return state.not_opened(opening_id, error)
+            return state.not_opened(opening_id, error, self._clock.monotonic())
         self._spawn(self._open(opening_id, clients, action.follow))
         return state
 

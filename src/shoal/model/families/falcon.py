@@ -80,12 +80,15 @@ def end_tensors(config: ModelConfig) -> TensorMap:
 
 
 def gguf_fields(fields: GgufFields) -> dict[str, Any]:
-    """From GGUF's metadata; which tensors there are tells the layouts apart."""
+    """From GGUF's metadata; which tensors there are tells the layouts apart, and several key heads that queries share."""
     config = gguf_config(fields)
-    kv_heads = config["num_key_value_heads"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    two_norms = "blk.0.attn_norm_2.weight" in fields.file
+    shared = isinstance(heads, int) and isinstance(kv_heads, int) and 1 < kv_heads < heads
     return {
         **config,
-        "new_decoder_architecture": "blk.0.attn_norm_2.weight" in fields.file,
+        "new_decoder_architecture": two_norms or shared,
+        "num_ln_in_parallel_attn": 2 if two_norms else 1,
         "num_kv_heads": kv_heads,
         "multi_query": kv_heads == 1,
         "ffn_hidden_size": config["intermediate_size"],

@@ -63,10 +63,11 @@ class Tokenizer:
         Raises UsageError when the model has no template, or its template refuses the conversation.
         """
         if self._template is None:
-            self._template = ChatTemplate(self._default_template(), self._data.special_tokens)
+            self._template = ChatTemplate(self.chat_template(), self._data.special_tokens)
         return self._tokenizer.encode(self._template.render(messages), add_special_tokens=False).ids
 
-    def _default_template(self) -> str:
+    def chat_template(self) -> str:
+        """The template that conversations are written in; raises UsageError when the model has none."""
         templates = self._data.chat_templates
         if not templates:
             raise UsageError("this model has no chat template: use --raw (or generate from plain text)")

@@ -7,7 +7,6 @@ the addresses. Whatever the network says is a hint: who answers at an address mu
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from shoal.errors import NetworkError, UsageError
 from shoal.swarm.directory.records import MAX_ADDRESSES
 from shoal.swarm.discovery.discovery import Contact, Presence
 from shoal.tasks import OwnedTasks
-from shoal.transport.address import host_port, node_address
+from shoal.transport.address import host_port, is_ip, node_address
 from shoal.types import PeerId
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def service_info(presence: Presence) -> ServiceInfo:
         port=targets[0][1] if targets else 0,
         properties=properties,
         server=f"{label}.local.",
-        parsed_addresses=sorted({host for host, _ in targets if _is_ip(host)}),
+        parsed_addresses=sorted({host for host, _ in targets if is_ip(host)}),
     )
 
 
@@ -212,12 +211,4 @@ def _is_address(text: str) -> bool:
         address = node_address(text)
     except UsageError:
         return False
-    return _is_ip(address.host) and address.port > 0 and not address.relay
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return is_ip(address.host) and address.port > 0 and not address.relay

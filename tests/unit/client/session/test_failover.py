@@ -138,9 +138,10 @@ class Case(NamedTuple):
     policy: FailoverPolicy = POLICY
 
 
-def drop(hop: int, error: ShoalError, avoid_for: float = 10.0, unreachable: bool = True) -> Drop:
-    """A Drop, of a server that is out of reach unless something else is said."""
-    return Drop(hop, error, avoid_for, unreachable)
+def drop(hop: int, error: ShoalError, avoid_for: float | None = None, unreachable: bool = True) -> Drop:
+    """A Drop, of a server that is out of reach unless something else is said: avoided for longer if it was waited for."""
+    usual_s = 320.0 if type(error) is NetworkError else 10.0
+    return Drop(hop, error, usual_s if avoid_for is None else avoid_for, unreachable)
 
 
 def open_first(without: frozenset[str] = frozenset(), **fields: Any) -> OpenSpan:
@@ -149,8 +150,8 @@ def open_first(without: frozenset[str] = frozenset(), **fields: Any) -> OpenSpan
 
 
 def follow_first(look_again_at: float) -> OpenSpan:
-    """Others are asked to follow the first hop, since it may only seem to be busy."""
-    return OpenSpan(FIRST, True, PEERS - {peer_of(STANDBY)}, look_again_at=look_again_at, in_doubt=True)
+    """Others than its own server are asked to follow the first hop, since it may only seem to be busy."""
+    return OpenSpan(FIRST, True, frozenset({peer_of(ONE)}), look_again_at=look_again_at, in_doubt=True)
 
 
 def busy(worked_at: float = 0.0, **fields: Any) -> RouteState:
@@ -320,11 +321,34 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "a hop that has just computed is not followed": lambda: Case(busy(worked_at=1.0), 4.4, []),
     "a hop is overtaken by its follower": lambda: Case(
-        overtaken(1), 3.6, [drop(ONE, NetworkError("hop 1 has had rows for 4 s and has computed none of them"))]
+        overtaken(1), 3.6, [drop(ONE, NetworkError("hop 1 has had rows for 4 s and has computed few or none of them"))]
     ),
-    "a follower that is behind too overtakes nobody": lambda: Case(overtaken(0), 3.6, []),
+    "a follower that is behind too overtakes nobody": lambda: Case(
+        changed(overtaken(0), STANDBY, worked_at=1.0), 3.6, []
+    ),
+    "a follower that has rows and computes none either is let go": lambda: Case(
+        reported(asked(overtaken(0)), STANDBY, 1, 0),
+        3.6,
+        [drop(STANDBY, NetworkError("hop 3 has had rows for 4 s and has computed few or none of them"), unreachable=False)],
+    ),
+    "it has twice the time if it was dropped before": lambda: Case(
+        reported(asked(overtaken(0)), STANDBY, 1, 0).replaced(drops={peer_of(STANDBY): 1}), 6.9, []
+    ),
+    "a follower that gets no rows": lambda: Case(
+        said(reported(overtaken(0), STANDBY, 0, 0), LinkEnds(None, STANDBY, True), "", lags_at=0),
+        3.6,
+        [Disconnect(LinkEnds(None, STANDBY, True), reaches=False, stalled=True)],
+    ),
+    "one that takes none from the client either is let go": lambda: Case(
+        said(
+            reported(overtaken(0), STANDBY, 0, 0).replaced(remade=frozenset({LinkEnds(None, STANDBY, True)})),
+            LinkEnds(None, STANDBY, True), "", lags_at=0, suspect=STANDBY,
+        ),
+        3.6,
+        [drop(STANDBY, NetworkError("hop 3 answers, but no rows come over any link of it"))],
+    ),
     "a hop that no other can follow is at fault in the end": lambda: Case(
-        busy(), 60.1, [drop(ONE, NetworkError("hop 1 has had rows for 60 s and has computed none of them"))]
+        busy(), 60.1, [drop(ONE, NetworkError("hop 1 has had rows for 60 s and has computed few or none of them"))]
     ),
     "however long its steps are, as it says": lambda: Case(
         reported(stepping(route()), ONE, 1, 0, step_s=86400.0),
@@ -389,8 +413,37 @@ CASES: dict[str, Callable[[], Case]] = {
     "that a later process has a session which none can have": lambda: Case(
         lost(SessionFenced("taken")).replaced(private=True), 0.0, [Drop(ONE, SessionFenced("taken"), 600.0, lied=True)]
     ),
-    "who was at fault twice is not asked again": lambda: Case(
-        dropped(blames={"x": 2, "y": 1}), 0.0, [open_first(frozenset({"x"}))]
+    "who was at fault is asked again while there is patience": lambda: Case(
+        dropped(blamed=frozenset({"x"}), search=Search(deadline=61.0)), 60.9, [open_first()]
+    ),
+    "and not after that": lambda: Case(
+        dropped(blamed=frozenset({"x"}), search=Search(deadline=61.0)), 61.0, [open_first(frozenset({"x"}))]
+    ),
+    "a server is avoided for twice as long each time": lambda: Case(
+        lost(GONE).replaced(drops={peer_of(ONE): 3}), 0.0, [drop(ONE, GONE, 80.0)]
+    ),
+    "and not for ever": lambda: Case(
+        lost(GONE).replaced(drops={peer_of(ONE): 5000}), 0.0, [drop(ONE, GONE, 640.0)]
+    ),
+    "a hop of a server that was dropped has twice the time": lambda: Case(
+        changed(reported(stepping(route(drops={peer_of(ONE): 1})), ONE, 1, 0), ONE, worked_at=5.0), 5.9, []
+    ),
+    "and then it hangs too": lambda: Case(
+        reported(stepping(route(drops={peer_of(ONE): 1})), ONE, 1, 0),
+        6.1,
+        [drop(ONE, NetworkError("hop 1 beats but does not compute"), 640.0)],
+    ),
+    "up to eight times": lambda: Case(
+        reported(stepping(route(drops={peer_of(ONE): 9})), ONE, 1, 0),
+        24.1,
+        [drop(ONE, NetworkError("hop 1 beats but does not compute"), 640.0)],
+    ),
+    "so has a link of it": lambda: Case(
+        changed(
+            reported(stepping(route(drops={peer_of(TWO): 1})), ONE, 1, 1), TWO, retries=0, retried_at=0
+        ),
+        5.9,
+        [],
     ),
     "who was caught is not asked again": lambda: Case(
         dropped(liars=frozenset({"x"})), 0.0, [open_first(frozenset({"x"}))]
@@ -595,10 +648,45 @@ def applied_all(state: RouteState, now: float) -> RouteState:
 
 
 def test_waiting_forgives() -> None:
-    """Servers that were avoided may be asked after a wait: perhaps they were not so bad."""
-    state = applied(searching(asked=True).replaced(avoided={"x": 100.0}), Wait(1.5, "blocks", 61.0), 1.0)
-    assert state.avoided == {}
+    """Servers that were avoided may be asked after a wait, those first that were dropped least often; in this search only."""
+    known = searching(asked=True).replaced(
+        avoided={"w": 0.5, "x": 100.0, "y": 50.0, "z": 40.0}, drops={"x": 1, "y": 3, "z": 3}
+    )
+    state = applied(known, Wait(1.5, "blocks", 61.0), 1.0)
+    assert state.avoided_now(1.0, state.search.lenience) == {"y", "z"}
     assert (state.search.retry_at, state.search.deadline) == (1.5, 61.0)
+    again = applied(state, Wait(2.5, "blocks", 61.0), 2.0)
+    assert again.avoided_now(2.0, again.search.lenience) == frozenset()
+    assert again.avoided_now(2.0) == {"x", "y", "z"}
+    (action,) = decide(again.replaced(search=msgspec.structs.replace(again.search, missing=None)), 2.5, POLICY)
+    assert shown(action) == shown(open_first())
+
+
+def test_a_server_at_fault_is_at_fault_at_all_its_hops() -> None:
+    """They are dropped together, and that counts once."""
+    state = changed(reported(stepping(route()), ONE, 1, 0), TWO, peer=peer_of(ONE))
+    error = NetworkError("hop 1 beats but does not compute")
+    actions = decide(state, 3.1, POLICY)
+    assert list(map(shown, actions)) == [shown(drop(ONE, error)), shown(drop(TWO, error))]
+    for action in actions:
+        state = applied(state, action, 3.1)
+    assert state.drops == {peer_of(ONE): 1}
+
+
+def test_who_was_linked_to_a_hop_at_fault_is_excused() -> None:
+    """That no rows came over those links says nothing of it any more."""
+    state = applied(stuck_between(1, 1), drop(ONE, SILENT_ONE), 3.1)
+    hop = state.hop(TWO)
+    assert hop is not None
+    assert hop.retries == 0
+
+
+def test_news_are_asked_for_where_none_can_follow() -> None:
+    """Servers that did not answer a while ago may be back; not all the time."""
+    state = busy().replaced(stages=(msgspec.structs.replace(busy().stages[0], unfound=True), busy().stages[1]))
+    assert list(map(shown, decide(state, 3.6, POLICY))) == [shown(Refresh()), shown(follow_first(8.6))]
+    assert applied(state, Refresh(), 3.6).refreshed_at == 3.6
+    assert list(map(shown, decide(state.replaced(refreshed_at=0.0), 3.6, POLICY))) == [shown(follow_first(8.6))]
 
 
 def test_one_of_several_standbys_is_lost() -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from shoal.client.session.heartbeat import EXCUSED_S, PING_ACTIVE_S, PING_IDLE_S, SILENCE_S, Heartbeat
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import Pong
 from tests.support.virtual_clock import VirtualClock
 
@@ -92,6 +93,18 @@ async def test_steps_for_others_are_no_progress() -> None:
     await clock.advance(1.0)
     heartbeat.hear(Pong(0, 0.0, 0.0, position=6, computed=5, steps=3))
     assert heartbeat.worked_at == 5.0
+
+
+async def test_rows_one_after_another_are_no_work() -> None:
+    """A frame of them is, and so are the last ones; the first that come are something to work on."""
+    clock = VirtualClock()
+    heartbeat = Heartbeat(clock)
+    end = 2 * FRAME_ROWS - 1
+    told = [(1, 1.0), (2, 1.0), (FRAME_ROWS, 1.0), (FRAME_ROWS + 1, 4.0), (FRAME_ROWS + 2, 4.0), (end, 6.0)]
+    for computed, worked_at in told:
+        await clock.advance(1.0)
+        heartbeat.hear(Pong(0, 0.0, 0.0, position=end, computed=computed))
+        assert heartbeat.worked_at == worked_at
 
 
 async def test_a_new_connection_excuses_a_hop_once() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from shoal.client.session.route_state import Arithmetic, FailoverEvent, LinkEnds, RouteState, Search, Stage
 from shoal.errors import DialError, NoRoute, ServerFull
+from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import Numerics, Pong
 from shoal.types import Span
 from tests.unit.client.session.routes import (
@@ -87,8 +88,8 @@ def test_who_would_not_stand_by() -> None:
 def test_servers_that_are_not_there() -> None:
     """A search begins, unless they were to stand by only."""
     error = NoRoute("none")
-    assert RouteState(ALL).opening(ALL, False, 0.0).not_opened(0, error).search == Search(missing=error)
-    assert route().opening(FIRST, True, 0.0).not_opened(0, error).search == Search()
+    assert RouteState(ALL).opening(ALL, False, 0.0).not_opened(0, error, 0.0).search == Search(missing=error)
+    assert route().opening(FIRST, True, 0.0).not_opened(0, error, 0.0).search == Search()
 
 
 def test_links_that_should_be() -> None:
@@ -148,14 +149,22 @@ def test_a_stage_is_ready_with_live_hops_only() -> None:
 
 
 def test_since_when_a_receiver_lacks_rows() -> None:
-    """Whatever its sender says meanwhile: only a row that it has got begins the count anew."""
-    state = changed(route(end=9), ONE, progress=Pong(0, 0.0, 0.0, position=9, computed=4))
-    for now, computed, has, since in ((1.0, 4, 0, 1.0), (2.0, 5, 0, 1.0), (3.0, 9, 2, 3.0), (4.0, 9, 2, 3.0)):
-        state = changed(state, ONE, progress=Pong(0, 0.0, 0.0, position=9, computed=computed))
+    """Whatever its sender says meanwhile: only a frame of rows that it has got begins the count anew."""
+    frame, end = FRAME_ROWS, 2 * FRAME_ROWS
+    state = route(end=end)
+    looks = (
+        (1.0, 4, 0, 1.0),
+        (2.0, 5, 1, 1.0),
+        (3.0, end, frame - 1, 1.0),
+        (4.0, end, frame, 4.0),
+        (5.0, end, frame, 4.0),
+    )
+    for now, computed, has, since in looks:
+        state = changed(state, ONE, progress=Pong(0, 0.0, 0.0, position=end, computed=computed))
         state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=has, computed=0)).lagging(now)
         (link,) = (link for link in state.links if link.ends == LinkEnds(ONE, TWO))
-        assert (link.lags_at, link.lags_since) == (has, since)
-    state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=9, computed=9)).lagging(5.0)
+        assert (link.lags_at, link.lags_since) == (has // frame * frame, since)
+    state = changed(state, TWO, progress=Pong(0, 0.0, 0.0, position=end, computed=9)).lagging(6.0)
     lags = {link.ends: link.lags_at for link in state.links}
     assert lags == {LinkEnds(None, ONE): None, LinkEnds(ONE, TWO): None, LinkEnds(TWO, None): 0}
     assert all(link.lags_at is None for link in state.replaced(received=9).lagging(6.0).links)
@@ -167,3 +176,79 @@ def test_refusals_replace_nothing() -> None:
     state = RouteState(FIRST).opening(FIRST, False, 0.0).was_opened(0, [refused])
     assert state.opening(FIRST, False, 1.0).replacements == 0
     assert changed(route(), ONE, lost=GONE, dropped=True).opening(FIRST, False, 1.0).replacements == 1
+
+
+def test_what_is_counted_against_a_server() -> None:
+    """Faults and silence, each time that it was avoided for them; no refusal that passes, and nothing that has an excuse.
+
+    What is found at several hops of it at the same moment counts once.
+    """
+    state = route()
+    for error, refused, avoid_until, drops in (
+        (GONE, False, 10.0, 1),
+        (GONE, True, 20.0, 2),
+        (GONE, False, 20.0, 2),
+        (ServerFull("full"), True, 30.0, 2),
+        (GONE, False, 0.0, 2),
+    ):
+        state = changed(state.replaced(stages=route().stages), ONE, lost=error, refused=refused)
+        state = state.dropped(ONE, error, avoid_until, 0.0)
+        assert state.drops == {hop_at(ONE, FIRST).peer: drops}
+
+
+def test_what_a_server_did_is_forgotten() -> None:
+    """When rows have gone through its hop for a while; hops that only stand by have shown nothing."""
+    one, standby, gone = (hop_at(number, FIRST).peer for number in (ONE, STANDBY, 9))
+    state = followed(route()).replaced(
+        drops={one: 2, standby: 1, gone: 1}, blamed=frozenset({one}), search=Search(deadline=5.0)
+    )
+    assert state.in_trouble
+    state = state.progressed(100.0, 60.0)
+    assert (state.drops, state.blamed, state.search) == ({one: 2, standby: 1, gone: 1}, frozenset(), Search())
+    assert state.in_trouble
+    assert state.progressed(159.0, 60.0).drops == state.drops
+    state = state.progressed(160.0, 60.0)
+    assert state.drops == {standby: 1, gone: 1}
+    assert not state.in_trouble
+
+
+def test_a_follower_that_is_not_to_be_had() -> None:
+    """Those that are avoided may be asked the next time, the least bad ones first, until one has come; none as a mere spare."""
+    state = route(avoided={"x": 50.0, "y": 50.0}, drops={"x": 1, "y": 2}).opening(FIRST, True, 0.0)
+    spare = state.not_opened(0, NoRoute("none"), 1.0).stages[0]
+    assert (spare.lenience, spare.unfound) == (-1, True)
+    leaving = changed(state, ONE, leaving=True).not_opened(0, NoRoute("none"), 1.0).stages[0]
+    assert (leaving.lenience, leaving.unfound) == (1, True)
+    state = state.with_stage(FIRST, in_doubt=True).not_opened(0, NoRoute("none"), 1.0)
+    assert (state.stages[0].lenience, state.stages[0].unfound) == (1, True)
+    state = state.opening(FIRST, True, 2.0).was_opened(1, [hop_at(STANDBY, FIRST)])
+    assert (state.stages[0].lenience, state.stages[0].unfound) == (-1, False)
+
+
+def test_a_follower_that_joins_explains_nothing() -> None:
+    """What took long until then has had no reason; a route that could not carry rows is one."""
+    state = route().replaced(links=route().links[:2]).noted(1.0)
+    assert not state.carried
+    state = joined(state).noted(2.0)
+    assert (state.carried, state.step.since) == (True, 2.0)
+    state = state.with_stage(FIRST, standbys=(hop_at(STANDBY, FIRST),)).noted(3.0)
+    assert (state.whole, state.carries, state.failover) == (False, True, FailoverEvent("joining", 3.0))
+    state = joined(state).noted(4.0)
+    assert (state.whole, state.step.since) == (True, 2.0)
+
+
+def test_who_follows_in_doubt_makes_room_at_once() -> None:
+    """Others are asked without a pause, where only one was asked for because of the doubt."""
+    for in_doubt, look_again_at in ((True, 0.0), (False, 9.0)):
+        state = followed(route()).with_stage(FIRST, look_again_at=9.0, in_doubt=in_doubt)
+        assert state.dropped(STANDBY, GONE, 10.0, 1.0).stages[0].look_again_at == look_again_at
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_step_waits_no_longer_for_rows_than_for_servers(active: bool) -> None:
+    """Its search for servers goes on through routes that are whole and carry nothing; between steps each has its own time."""
+    state = changed(route(), ONE, lost=GONE, dropped=True).noted(5.0).replaced(search=Search(deadline=61.0))
+    state = state.replaced(step=msgspec.structs.replace(state.step, active=active))
+    state = joined(state.opening(FIRST, False, 5.0).was_opened(0, [hop_at(9, FIRST)])).noted(6.0)
+    assert state.search == Search(deadline=61.0 if active else None)
+    assert state.step_begun(1, 7.0).search == Search()

@@ -57,3 +57,32 @@ def test_what_cannot_be(say: Callable[[StreamCheck], None]) -> None:
         say(stream())
     assert caught.value.relayed
     assert caught.value.ahead
+
+
+def told(epoch: int, position: int, computed: int) -> Pong:
+    """A hop's word with what it has computed."""
+    return Pong(0, 0.0, 0.0, epoch, position, computed)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (told(0, 5, 3), told(0, 4, 3)),
+        (told(0, 5, 3), told(0, 5, 2)),
+        (told(0, 5, 3), told(0, 8, 2)),
+        (told(1, 2, 2), told(0, 8, 8)),
+    ],
+)
+def test_nothing_goes_back_within_an_epoch(before: Pong, after: Pong) -> None:
+    """Whoever says that it has rows, and then that it has not, would be at work for ever."""
+    check = stream()
+    check.progress(before)
+    with pytest.raises(WrongRows, match=r"was at .* before"):
+        check.progress(after)
+
+
+def test_a_rewind_takes_back_what_was_told() -> None:
+    """A later epoch begins wherever it does."""
+    check = stream()
+    for word in (told(0, 5, 3), told(0, 5, 3), told(0, 8, 8), told(1, 2, 2), told(1, 5, 2)):
+        check.progress(word)

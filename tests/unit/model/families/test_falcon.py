@@ -54,10 +54,12 @@ def test_what_cannot_be_certified_is_refused() -> None:
 
 
 def test_tensors_tell_the_layouts_of_gguf_files_apart() -> None:
-    """A second norm and a bias are there or not."""
+    """A second norm and a bias are there or not; several key heads that queries share are of the new one with one norm too."""
     shape = {"attention__head_count": 4, "attention__head_count_kv": 2, "feed_forward_length": 96}
     more = {"blk.0.attn_norm_2.weight": counted(64), "blk.0.attn_qkv.bias": counted(64)}
     fields = gguf_fields(GgufFields(GgufMemory("falcon", more, **shape), "falcon"))
     assert (fields["new_decoder_architecture"], fields["bias"], fields["num_kv_heads"]) == (True, True, 2)
     fields = gguf_fields(GgufFields(GgufMemory("falcon", **{**shape, "attention__head_count_kv": 1}), "falcon"))
     assert (fields["new_decoder_architecture"], fields["bias"], fields["multi_query"]) == (False, False, True)
+    fields = gguf_fields(GgufFields(GgufMemory("falcon", **shape), "falcon"))
+    assert (fields["new_decoder_architecture"], fields["num_ln_in_parallel_attn"]) == (True, 1)
