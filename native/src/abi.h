@@ -10,31 +10,83 @@
 #define SHOAL_API extern "C" __attribute__((visibility("default")))
 #endif
 
-constexpr int32_t kAbi = 4;  // not of a block's fields, which describe themselves
+constexpr int32_t kAbi = 5;  // not of a block's fields, which describe themselves
 constexpr int kPanel = 64;       // output columns that lie together
 constexpr int kPageTokens = 64;  // tokens of one cache page
 
-enum Kind : int32_t { kF32 = 0, kBf16 = 1, kQ4 = 2, kQ8 = 3 };
+enum Kind : int32_t { kF32 = 0, kBf16 = 1, kPacked = 2 };
+enum UnitKind : int32_t { kUnitF16 = 0, kUnitBf16 = 1, kUnitF32 = 2 };
+enum LevelKind : int32_t { kNone = 0, kUnsigned = 1, kSigned = 2, kNibbles = 3 };  // whole numbers beside a group
 enum CacheKind : int32_t { kCacheF32 = 0, kCacheBf16 = 1, kCacheF16 = 2, kCacheInt8 = 3, kCacheInt4 = 4 };
 enum Activation : int32_t { kSilu = 0, kGeluTanh = 1 };
 
-// y = x Wᵀ + b. Columns (outputs) lie in panels of 64, `rows()` input rows one under the other, padded with zeros:
-//   f32   [panel][k][64] float
-//   bf16  [panel][k/2][64] words: row k in the low half, k+1 in the high one
-//   q4    [panel][k/8][64] words: row k+j in bits 4j..4j+3 as two's complement (EXL2's word with its zero taken off)
-//   q8    [panel][k/4][64] words: row k+j in byte j as two's complement
-// Quantized rows come in groups; `scales` is fp16 [panel][group][64].
-struct ShoalLinear {
+// Stored inputs of a packed matrix one after the other, in steps of 32: one width of codes, one size of groups. A weight is
+// (code − zero − the output's zero) · scale − minimum; scale and minimum are a unit, or a unit times a whole number.
+struct ShoalSection {
+    const float* units;  // [groups / unit_groups] that all outputs share; null: the stream has them
+    const float* table;  // the numbers that the 16 codes of 4 bits stand for, with `zero` 0; null: themselves
+    int32_t bits, steps;
+    int32_t group;        // stored inputs: 16, or a multiple of 32; the last group may have less
+    int32_t unit_groups;  // groups that share a unit
+    int32_t unit_kind;    // UnitKind
+    int32_t step_kind;    // LevelKind of the whole number of a scale, and of a minimum
+    int32_t squared;      // the scale is fp16((whole number + 1)² · unit)
+    int32_t minima;       // whether there are minima, whose units and whole numbers follow those of the scales
+    int32_t zero_kind;    // LevelKind of the output's zero
+    int32_t zero;
+
+    int groups() const { return (32 * steps + group - 1) / group; }
+    // Bytes of a panel of 64 outputs: for each group its units (where they change), whole numbers, zeros and codes; groups
+    // of 16 lie in pairs, whose codes follow both.
+    int64_t bytes() const {
+        const int64_t level = step_kind == kNone ? 0 : step_kind == kNibbles ? kPanel / 2 : kPanel;
+        const int64_t zeros = zero_kind == kNone ? 0 : zero_kind == kNibbles ? kPanel / 2 : kPanel;
+        const int64_t both = minima ? 2 : 1, unit = units ? 0 : unit_kind == kUnitF32 ? 4 * kPanel : 2 * kPanel;
+        const int64_t changes = (groups() + unit_groups - 1) / unit_groups;
+        return changes * unit * both + groups() * (level * both + zeros) + int64_t{steps} * bits * kPanel * 4;
+    }
+};
+
+// A matrix [n][k] of a linear layer, with its outputs in panels of 64:
+//   f32     [panel][stored][64] float, inputs in order with zeros up to a multiple of 8
+//   bf16    [panel][stored/2][64] words: input k in the low half, k+1 in the high one
+//   packed  [panel] streams of its sections (docs/concepts/packed-form.md)
+struct ShoalMatrix {
     const void* data;
-    const uint16_t* scales;
-    const float* bias;  // [panels * 64] or null
-    int32_t kind, n, k, group;
-    int32_t int8_rows;  // quantized kinds: round inputs to 8 bits per row and group, and multiply integers
-    int32_t unused;
+    const ShoalSection* sections;  // packed only
+    const int32_t* order;          // [stored]: the input that each stored one is, −1 for a zero; null: in order
+    int64_t panel_bytes;
+    int32_t kind, n, first, stored, num_sections, unused;  // `first`: its first output in the layer
 
     int panels() const { return (n + kPanel - 1) / kPanel; }
-    int rows() const { return (k + 7) / 8 * 8; }
-    int groups() const { return (rows() + group - 1) / group; }
+};
+
+struct ShoalLinear;
+// A panel of a linear layer: in which matrix it lies, and its first output in the layer.
+struct Place {
+    const ShoalMatrix* matrix;
+    int panel, column;
+    bool last;  // whether it is the layer's last panel
+};
+
+// y = x Wᵀ + b. Its matrices lie one under the other.
+struct ShoalLinear {
+    const ShoalMatrix* matrices;
+    const float* bias;  // [n + 64] or null
+    int32_t n, k, num_matrices;
+    int32_t int8_rows;  // of packed ones: round inputs to 8 bits, and multiply integers
+
+    int panels() const {
+        int count = 0;
+        for (int m = 0; m < num_matrices; ++m) count += matrices[m].panels();
+        return count;
+    }
+    Place place(int panel) const {
+        const ShoalMatrix* matrix = matrices;
+        for (; panel >= matrix->panels(); ++matrix) panel -= matrix->panels();
+        return {matrix, panel, matrix->first + panel * kPanel,
+                matrix + 1 == matrices + num_matrices && panel + 1 == matrix->panels()};
+    }
 };
 
 // One block: attention and gated MLP, with what the dense families add. The names are those of Shoal's BlockConfig and of

@@ -9,7 +9,8 @@ namespace shoal {
 constexpr int32_t kMaxThreads = 1024;
 constexpr int32_t kMaxRows = 1 << 20;
 constexpr int32_t kMaxWidth = 1 << 24;   // inputs or outputs of a matrix
-constexpr int32_t kMaxGroup = 1 << 16;   // rows of a matrix that share a scale
+constexpr int32_t kMaxMatrices = 16;     // of a linear layer
+constexpr int32_t kMaxSections = 1 << 12;
 constexpr int32_t kMaxHeadDim = 512;     // attention keeps a key of this size on the stack
 constexpr int32_t kMaxBlocks = 1 << 16;
 constexpr int32_t kMaxPosition = 1 << 30;

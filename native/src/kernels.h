@@ -6,16 +6,31 @@
 
 namespace shoal {
 
+// Rows as one matrix of a linear layer wants them (rows.h).
+struct PreparedRows {
+    const ShoalMatrix* of;  // null: nothing is prepared
+    const float* x;         // [m][ldx] in the stored order of inputs
+    size_t ldx;
+    size_t chunks, blocks, ldc;
+    const float* sums;      // [m][chunks], with floats
+    const int8_t* codes;    // [m][ldc], with integers
+    const float* scales;    // [m][blocks]
+    const int32_t* totals;  // [m][chunks]
+};
+
 struct Kernels {
     int32_t isa;  // 2: AVX2, 5: AVX-512
     float (*read)(const float* data, size_t count);
-    size_t (*panel_scratch)(int m, int group);
+    size_t (*panel_scratch)(int m);
+    size_t (*rows_scratch)(const ShoalMatrix&, bool integers, int m);
     size_t (*attention_scratch)(const ShoalShape&, const ShoalCache&, int rows);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out, int width);
-    void (*linear_item)(const ShoalLinear&, int panel, const float* x, size_t ldx, int m, float* dst, size_t ldd,
-                        int columns, bool add, float* scratch);
-    void (*gated_item)(const ShoalLinear& gate, const ShoalLinear& up, int panel, const float* x, size_t ldx, int m,
-                       float* dst, size_t ldd, int32_t activation, float* scratch);
+    PreparedRows (*prepare_rows)(const ShoalMatrix&, bool integers, int k, const float* x, size_t ldx, int m,
+                                 float* memory);
+    void (*linear_item)(const ShoalLinear&, const Place&, const PreparedRows&, int m, float* dst, size_t ldd, int columns,
+                        bool add, float* scratch);
+    void (*gated_item)(const ShoalLinear& gate, const ShoalLinear& up, int panel, const PreparedRows& gate_rows,
+                       const PreparedRows& up_rows, int m, float* dst, size_t ldd, int32_t activation, float* scratch);
     void (*write_item)(const ShoalShape&, const ShoalBlock&, const ShoalCache&, const ShoalPart&, const int32_t* table,
                        int kv_head, int first, int last, const float* qkv, size_t ld, const ShoalAngles&);
     void (*attention_item)(const ShoalShape&, const ShoalBlock&, const ShoalCache&, const ShoalPart&,

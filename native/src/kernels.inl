@@ -13,15 +13,16 @@ constexpr int kSoon = 2;                           // panels ahead of the presen
 #include "arithmetic.h"
 #include "tile.h"
 #include "panel.h"
-#include "int8.h"
+#include "rows.h"
+#include "packed.h"
 #include "linear.h"
 #include "cache.h"
 #include "attention.h"
 
 namespace shoal {
 const Kernels SHOAL_TABLE = {
-    SHOAL_ISA::W == 16 ? 5 : 2,   SHOAL_ISA::read,       SHOAL_ISA::panel_scratch,
-    SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,   SHOAL_ISA::linear_item,
-    SHOAL_ISA::gated_item,        SHOAL_ISA::write_item, SHOAL_ISA::attention_item,
+    SHOAL_ISA::W == 16 ? 5 : 2,  SHOAL_ISA::read,           SHOAL_ISA::panel_scratch,  SHOAL_ISA::rows_scratch,
+    SHOAL_ISA::attention_scratch, SHOAL_ISA::rms_norm,       SHOAL_ISA::prepare_rows,   SHOAL_ISA::linear_item,
+    SHOAL_ISA::gated_item,        SHOAL_ISA::write_item,     SHOAL_ISA::attention_item,
 };
 }

@@ -3,11 +3,10 @@
 
 namespace shoal::SHOAL_ISA {
 
-// The first word of a panel's input row k.
+// The first word of a panel.
 template <class L>
-inline const uint32_t* panel_words(const ShoalLinear& linear, int panel, int k) {
-    const size_t row = static_cast<size_t>(panel) * (linear.rows() / L::kStep) + k / L::kStep;
-    return static_cast<const uint32_t*>(linear.data) + row * kPanel;
+inline const uint32_t* panel_words(const ShoalMatrix& matrix, int panel) {
+    return static_cast<const uint32_t*>(matrix.data) + static_cast<size_t>(panel) * (matrix.stored / L::kStep) * kPanel;
 }
 
 // out [m][64] = x · the panel's rows k … k + count. Weights become floats in registers, anew for every tile of rows: they
@@ -28,38 +27,17 @@ inline void block_rows(const float* x, size_t ldx, int m, const uint32_t* b, int
 // Asks for the beginning of a panel that some thread will take soon: a stream begins slowly where nothing is on its way
 // yet.
 template <class L>
-inline void announce(const ShoalLinear& linear, int panel) {
-    if (panel >= linear.panels()) return;
-    const char* at = reinterpret_cast<const char*>(panel_words<L>(linear, panel, 0));
+inline void announce(const ShoalMatrix& matrix, int panel) {
+    if (panel >= matrix.panels()) return;
+    const char* at = reinterpret_cast<const char*>(panel_words<L>(matrix, panel));
     for (int byte = 0; byte < kAhead; byte += 64) _mm_prefetch(at + byte, _MM_HINT_T1);
 }
 
-// out [m][64] = x · panel, weights without groups
+// out [m][64] = x · panel, weights as floats
 template <class L>
-inline void plain_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out) {
-    announce<L>(linear, panel + kSoon);
-    block_rows<L>(x, ldx, m, panel_words<L>(linear, panel, 0), linear.rows(), out);
-}
-
-// The same with groups: out = Σ scale[g] · (Σ x · code), the inner sums from zero for each group.
-template <class L>
-inline void grouped_panel(const ShoalLinear& linear, int panel, const float* x, size_t ldx, int m, float* out,
-                          float* inner) {
-    const int rows = linear.rows(), groups = linear.groups();
-    announce<L>(linear, panel + kSoon);
-    for (int g = 0; g < groups; ++g) {
-        const int k = g * linear.group, count = rows - k < linear.group ? rows - k : linear.group;
-        block_rows<L>(x + k, ldx, m, panel_words<L>(linear, panel, k), count, inner);
-        const uint16_t* scales = linear.scales + (static_cast<size_t>(panel) * groups + g) * kPanel;
-        F scale[NV];
-        for (int v = 0; v < NV; ++v) scale[v] = half_to_float(scales + v * W);
-        for (int r = 0; r < m; ++r)
-            for (int v = 0; v < NV; ++v) {
-                float* here = out + static_cast<size_t>(r) * kPanel + v * W;
-                store(here,
-                      fma(scale[v], load(inner + static_cast<size_t>(r) * kPanel + v * W), g ? load(here) : zero()));
-            }
-    }
+inline void plain_panel(const ShoalMatrix& matrix, int panel, const PreparedRows& rows, int m, float* out) {
+    announce<L>(matrix, panel + kSoon);
+    block_rows<L>(rows.x, rows.ldx, m, panel_words<L>(matrix, panel), matrix.stored, out);
 }
 
 }  // namespace shoal::SHOAL_ISA

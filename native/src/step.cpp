@@ -23,10 +23,28 @@ float* take(float*& at, size_t count) {
 
 Runs::Runs(int panels, int threads, bool long_first) {
     // Long runs first, since a long stream of weights is read faster, and single panels at the end, since nobody should
-    // wait.
-    for (int at = 0; at < panels; at += std::max(1, long_first ? (panels - at) / (2 * threads) : 1))
+    // wait. Of many rows each panel is long: runs are as short as makes up for preparing the rows.
+    const int even = std::max(1, panels / (8 * threads));
+    for (int at = 0; at < panels; at += long_first ? std::max(1, (panels - at) / (2 * threads)) : even)
         starts_.push_back(at);
     starts_.push_back(panels);
+}
+
+void run_product(const Kernels& kernels, const ShoalLinear& linear, int first, int last, const float* x, size_t ldx, int m,
+                 float* dst, size_t ldd, int columns, bool add, Scratch& scratch) {
+    const bool integers = linear.int8_rows;
+    size_t most = 0;
+    for (int i = 0; i < linear.num_matrices; ++i)
+        most = std::max(most, kernels.rows_scratch(linear.matrices[i], integers, m));
+    const size_t items = kernels.panel_scratch(m);
+    float* memory = scratch.floats(items + most);
+    PreparedRows rows{};
+    for (int panel = first; panel < last; ++panel) {
+        const Place place = linear.place(panel);
+        if (rows.of != place.matrix)
+            rows = kernels.prepare_rows(*place.matrix, integers, linear.k, x, ldx, m, memory + items);
+        kernels.linear_item(linear, place, rows, m, dst, ldd, columns, add, memory);
+    }
 }
 
 Step::Step(const Kernels& kernels, const StepInput& input, int threads, Scratch& shared)
@@ -124,12 +142,24 @@ void Step::item(int phase, int index, Scratch& scratch) {
             const Runs& runs = runs_[2];
             const int run = index % runs.count(), r = index / runs.count() * row_block_;
             const int m = std::min(in_.n - r, row_block_);
-            float* memory = scratch.floats(kernels_.panel_scratch(m, std::max(b.gate.group, b.up.group)));
-            for (int panel = runs.start(run); panel < runs.start(run + 1); ++panel)
-                kernels_.gated_item(b.gate, b.up, panel, normed_ + r * hidden_ld_, hidden_ld_, m,
-                                    inner_ + r * inner_ld_, inner_ld_, b.activation, memory);
+            gated(runs.start(run), runs.start(run + 1), r, m, scratch);
         }
     }
+}
+
+void Step::gated(int first, int last, int row, int m, Scratch& scratch) {
+    const ShoalBlock& b = block();
+    const ShoalMatrix &gate = *b.gate.matrices, &up = *b.up.matrices;
+    const size_t items = kernels_.panel_scratch(m), of_gate = kernels_.rows_scratch(gate, b.gate.int8_rows, m);
+    float* memory = scratch.floats(items + of_gate + kernels_.rows_scratch(up, b.up.int8_rows, m));
+    const float* x = normed_ + row * hidden_ld_;
+    const PreparedRows gate_rows =
+        kernels_.prepare_rows(gate, b.gate.int8_rows, b.gate.k, x, hidden_ld_, m, memory + items);
+    const PreparedRows up_rows =
+        kernels_.prepare_rows(up, b.up.int8_rows, b.up.k, x, hidden_ld_, m, memory + items + of_gate);
+    for (int panel = first; panel < last; ++panel)
+        kernels_.gated_item(b.gate, b.up, panel, gate_rows, up_rows, m, inner_ + row * inner_ld_, inner_ld_, b.activation,
+                            memory);
 }
 
 void Step::norm_rows(Stage stage, int first, int last) {
@@ -158,9 +188,8 @@ void Step::product(const ShoalLinear& linear, const Runs& runs, int index, const
                    size_t ldd, int columns, bool add, Scratch& scratch) {
     const int run = index % runs.count(), r = index / runs.count() * row_block_;
     const int m = std::min(in_.n - r, row_block_);
-    float* memory = scratch.floats(kernels_.panel_scratch(m, linear.group));
-    for (int panel = runs.start(run); panel < runs.start(run + 1); ++panel)
-        kernels_.linear_item(linear, panel, x + r * ldx, ldx, m, dst + r * ldd, ldd, columns, add, memory);
+    run_product(kernels_, linear, runs.start(run), runs.start(run + 1), x + r * ldx, ldx, m, dst + r * ldd, ldd, columns,
+                add, scratch);
 }
 
 void Step::write(int index) {
@@ -213,10 +242,8 @@ int Product::begin(int phase) {
 void Product::item(int, int index, Scratch& scratch) {
     const int run = index % runs_.count(), r = index / runs_.count() * row_block_;
     const int m = std::min(n_ - r, row_block_);
-    float* memory = scratch.floats(kernels_.panel_scratch(m, linear_.group));
-    for (int panel = runs_.start(run); panel < runs_.start(run + 1); ++panel)
-        kernels_.linear_item(linear_, panel, rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_, static_cast<int>(ldd_),
-                             false, memory);
+    run_product(kernels_, linear_, runs_.start(run), runs_.start(run + 1), rows_ + r * ld_, ld_, m, out_ + r * ldd_, ldd_,
+                static_cast<int>(ldd_), false, scratch);
 }
 
 }  // namespace shoal

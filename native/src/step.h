@@ -33,6 +33,10 @@ private:
     std::vector<int> starts_;
 };
 
+// A linear layer's products for some rows: panels from `first` to `last` into dst [m][ldd], = or +=, never beyond `columns`.
+void run_product(const Kernels& kernels, const ShoalLinear& linear, int first, int last, const float* x, size_t ldx, int m,
+                 float* dst, size_t ldd, int columns, bool add, Scratch& scratch);
+
 class Step final : public Job {
 public:
     Step(const Kernels& kernels, const StepInput& input, int threads, Scratch& shared);
@@ -49,6 +53,7 @@ private:
     void norm_rows(Stage stage, int first, int last);
     void product(const ShoalLinear& linear, const Runs& runs, int index, const float* x, size_t ldx, float* dst,
                  size_t ldd, int columns, bool add, Scratch& scratch);
+    void gated(int first, int last, int row, int m, Scratch& scratch);
     void attend(int index, Scratch& scratch);
     void write(int index);
     const ShoalBlock& block() const { return *in_.blocks[block_]; }

@@ -26,25 +26,6 @@ struct Bf16 {
         return J ? high_half(w) : low_half(w);
     }
 };
-struct Q4 {
-    static constexpr int kStep = 8;
-    using Word = I;
-    static Word word(const uint32_t* p) { return words(p); }
-    template <int J>
-    static F get(Word w) {
-        return nibble<J>(w);
-    }
-};
-struct Q8 {
-    static constexpr int kStep = 4;
-    using Word = I;
-    static Word word(const uint32_t* p) { return words(p); }
-    template <int J>
-    static F get(Word w) {
-        return byte<J>(w);
-    }
-};
-
 template <int R, int N>
 struct Sums {
     F at[R][N];

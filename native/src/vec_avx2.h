@@ -2,11 +2,21 @@
 #pragma once
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace shoal::SHOAL_ISA {
 
 constexpr int W = 8;
 using F = __m256;
 using I = __m256i;
+
+// Sixteen numbers from −128 to 127 as bytes, with 128 added; zeros where there are none.
+inline __m128i bytes_of(const float* numbers) {
+    alignas(16) uint8_t bytes[16] = {};
+    for (int i = 0; numbers && i < 16; ++i) bytes[i] = static_cast<uint8_t>(static_cast<int>(numbers[i]) + 128);
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
+}
+constexpr int32_t kTableZero = 128;
 
 inline F load(const float* p) {
     return _mm256_loadu_ps(p);
@@ -78,14 +88,56 @@ inline F int8_to_float(const int8_t* p) {
 inline I words(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
-template <int J>
-inline F nibble(I w) {  // bits 4J.. as two's complement
-    return _mm256_cvtepi32_ps(_mm256_srai_epi32(J < 7 ? _mm256_slli_epi32(w, 28 - 4 * J) : w, 28));
+inline F uint8_to_float(const uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+// The low halves of W bytes, and the high ones.
+inline void nibbles_to_float(const uint8_t* p, float* low, float* high) {
+    const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+    store(low, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(both, mask))));
+    store(high, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(both, 4), mask))));
+}
+inline F rounded_to_half(F v) {
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+template <int N>
+inline I right(I w) {
+    return _mm256_srli_epi32(w, N);
+}
+template <int N>
+inline I left(I w) {
+    return _mm256_slli_epi32(w, N);
+}
+inline I both(I a, I b) {
+    return _mm256_and_si256(a, b);
+}
+inline I or_masked(I a, I b, I mask) {  // a | (b & mask)
+    return _mm256_or_si256(a, _mm256_and_si256(b, mask));
+}
+inline I minus(I a, I b) {
+    return _mm256_sub_epi32(a, b);
+}
+inline F to_float(I v) {
+    return _mm256_cvtepi32_ps(v);
 }
 template <int J>
-inline F byte(I w) {
-    return _mm256_cvtepi32_ps(_mm256_srai_epi32(J < 3 ? _mm256_slli_epi32(w, 24 - 8 * J) : w, 24));
+inline I byte_of(I w) {
+    return J == 3 ? _mm256_srli_epi32(w, 24) : _mm256_and_si256(right<8 * J>(w), _mm256_set1_epi32(255));
 }
+// Sixteen numbers, by the low four bits of a word: slower here than arithmetic, where that will do.
+constexpr bool kLooksUp = false;
+class LookUp {
+public:
+    explicit LookUp(const float* numbers)
+        : low_(numbers ? load(numbers) : zero()), high_(numbers ? load(numbers + W) : zero()) {}
+    F operator()(I words) const {
+        const F bit = _mm256_castsi256_ps(_mm256_slli_epi32(words, 28));
+        return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low_, words), _mm256_permutevar8x32_ps(high_, words), bit);
+    }
+
+private:
+    F low_, high_;
+};
 inline F low_half(I w) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
 }
@@ -115,25 +167,36 @@ inline I all_words(int32_t x) {
 inline F minus_to_float(I v, int32_t x) {
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_set1_epi32(x)));
 }
-inline I low_codes(I w) {
-    return _mm256_xor_si256(_mm256_and_si256(w, _mm256_set1_epi32(0x0f0f0f0f)), _mm256_set1_epi32(0x08080808));
-}
-inline I high_codes(I w) {
-    return low_codes(_mm256_srli_epi32(w, 4));
-}
-inline I add_products(I sum, I w, I x) {  // w at most 15: pairs fit 16 bits
+inline I add_products(I sum, I w, I x) {  // w at most 127: pairs fit 16 bits
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
 inline I add_wide_products(I sum, I w, I x) {
-    return add_products(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    const I less = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    return add_products(sum, _mm256_abs_epi8(less), _mm256_sign_epi8(x, less));
 }
-constexpr int32_t kWideZero = 0;  // what `add_wide_products` adds to each signed byte of w
+constexpr int32_t kWideZero = 128;  // what `add_wide_products` takes off each byte of w
+// Sixteen whole numbers from −128 to 127 by the low four bits of a byte, with 128 added.
+class Bytes {
+public:
+    explicit Bytes(const float* numbers) : bytes_(_mm256_broadcastsi128_si256(bytes_of(numbers))) {}
+    I operator()(I codes) const { return _mm256_shuffle_epi8(bytes_, codes); }
+
+private:
+    I bytes_;
+};
 inline void store_int8(int8_t* p, F v) {
     const __m256i words = _mm256_cvtps_epi32(v);
     const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(shorts, shorts));
 }
 
+// The sum of 16 floats as a tree of halves: i + 8, i + 4, i + 2, i + 1.
+inline float sum16(const F* v) {
+    const F b = add(v[0], v[1]);
+    const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
 // The sum of 64 floats as a tree of halves: i + 32, i + 16, … i + 1.
 inline float sum64(const F* v) {
     const F low = add(add(v[0], v[4]), add(v[2], v[6])), high = add(add(v[1], v[5]), add(v[3], v[7]));

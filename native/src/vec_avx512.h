@@ -2,11 +2,21 @@
 #pragma once
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace shoal::SHOAL_ISA {
 
 constexpr int W = 16;
 using F = __m512;
 using I = __m512i;
+
+// Sixteen numbers from −128 to 127 as bytes, with 128 added; zeros where there are none.
+inline __m128i bytes_of(const float* numbers) {
+    alignas(16) uint8_t bytes[16] = {};
+    for (int i = 0; numbers && i < 16; ++i) bytes[i] = static_cast<uint8_t>(static_cast<int>(numbers[i]) + 128);
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
+}
+constexpr int32_t kTableZero = 128;
 
 inline F load(const float* p) {
     return _mm512_loadu_ps(p);
@@ -78,15 +88,52 @@ inline F int8_to_float(const int8_t* p) {
 inline I words(const void* p) {
     return _mm512_loadu_si512(p);
 }
-template <int J>
-inline F nibble(I w) {  // bits 4J.. as two's complement: the permutation looks at the low four bits alone
-    const F table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-    return _mm512_permutexvar_ps(J ? _mm512_srli_epi32(w, 4 * J) : w, table);
+inline F uint8_to_float(const uint8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// The low halves of W bytes, and the high ones.
+inline void nibbles_to_float(const uint8_t* p, float* low, float* high) {
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+    store(low, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(both, mask))));
+    store(high, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(both, 4), mask))));
+}
+inline F rounded_to_half(F v) {
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+template <int N>
+inline I right(I w) {
+    return _mm512_srli_epi32(w, N);
+}
+template <int N>
+inline I left(I w) {
+    return _mm512_slli_epi32(w, N);
+}
+inline I both(I a, I b) {
+    return _mm512_and_si512(a, b);
+}
+inline I or_masked(I a, I b, I mask) {  // a | (b & mask)
+    return _mm512_ternarylogic_epi32(a, b, mask, 0xf8);
+}
+inline I minus(I a, I b) {
+    return _mm512_sub_epi32(a, b);
+}
+inline F to_float(I v) {
+    return _mm512_cvtepi32_ps(v);
 }
 template <int J>
-inline F byte(I w) {
-    return _mm512_cvtepi32_ps(_mm512_srai_epi32(J < 3 ? _mm512_slli_epi32(w, 24 - 8 * J) : w, 24));
+inline I byte_of(I w) {
+    return J == 3 ? _mm512_srli_epi32(w, 24) : _mm512_and_si512(right<8 * J>(w), _mm512_set1_epi32(255));
 }
+// Sixteen numbers, by the low four bits of a word: as fast as anything else that makes floats of few bits.
+constexpr bool kLooksUp = true;
+class LookUp {
+public:
+    explicit LookUp(const float* numbers) : numbers_(numbers ? load(numbers) : zero()) {}
+    F operator()(I words) const { return _mm512_permutexvar_ps(words, numbers_); }
+
+private:
+    F numbers_;
+};
 inline F low_half(I w) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
 }
@@ -112,23 +159,33 @@ inline I all_words(int32_t x) {
 inline F minus_to_float(I v, int32_t x) {
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_set1_epi32(x)));
 }
-inline I low_codes(I w) {
-    return _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x0f0f0f0f), _mm512_set1_epi32(0x08080808), 0x6a);
-}
-inline I high_codes(I w) {
-    return low_codes(_mm512_srli_epi32(w, 4));
-}
 inline I add_products(I sum, I w, I x) {
     return _mm512_dpbusd_epi32(sum, w, x);
 }
 inline I add_wide_products(I sum, I w, I x) {
-    return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x);
+    return _mm512_dpbusd_epi32(sum, w, x);
 }
-constexpr int32_t kWideZero = 128;  // what `add_wide_products` adds to each signed byte of w
+constexpr int32_t kWideZero = 0;  // what `add_wide_products` takes off each byte of w
+// Sixteen whole numbers from −128 to 127 by the low four bits of a byte, with 128 added.
+class Bytes {
+public:
+    explicit Bytes(const float* numbers) : bytes_(_mm512_broadcast_i32x4(bytes_of(numbers))) {}
+    I operator()(I codes) const { return _mm512_shuffle_epi8(bytes_, codes); }
+
+private:
+    I bytes_;
+};
 inline void store_int8(int8_t* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
+// The sum of 16 floats as a tree of halves: i + 8, i + 4, i + 2, i + 1.
+inline float sum16(const F* v) {
+    const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps(v[0], 1));
+    const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
 // The sum of 64 floats as a tree of halves: i + 32, i + 16, … i + 1.
 inline float sum64(const F* v) {
     const F a = add(add(v[0], v[2]), add(v[1], v[3]));

@@ -15,7 +15,7 @@ from torch import Tensor
 from shoal.engine.native import NativeBlock, NativeBlocks
 from shoal.engine.native_proof import canned
 from shoal.kv.cache import KVCache
-from shoal.model.kernels.cpu import Context
+from shoal.model.kernels.cpu import Context, linear_struct
 from shoal.model.kernels.native_linear import NativeLinear
 from shoal.model.kernels.panels import pack
 from shoal.protocol.rows import Rows
@@ -31,7 +31,7 @@ def _layer(context: Context, rows: Tensor) -> None:
 
 def _room(context: Context, out: Tensor) -> None:
     """Two rows through a layer, into `out`."""
-    context.linear(pack(torch.ones(WIDTH, WIDTH)), torch.ones(2, WIDTH), out)
+    context.linear(linear_struct(pack(torch.ones(WIDTH, WIDTH))), torch.ones(2, WIDTH), out)
 
 
 def _block(context: Context, rows: Tensor) -> None:

@@ -15,9 +15,10 @@ from shoal.engine.native_proof import canned
 from shoal.kv.cache import KVCache
 from shoal.model.kernels import cpu
 from shoal.model.kernels.panels import pack
-from shoal.model.kernels.quantized import quantize
+from shoal.model.kernels.quantized import Matrix, quantize, weights_of
 from shoal.model.kernels.tiles import padded
 from tests.kernels.natively import needs_kernels
+from tests.support import packed_matrices
 from tests.support.tiny_models import SMOLLM2
 
 pytestmark = needs_kernels
@@ -54,9 +55,15 @@ def at(tensor: Tensor) -> c_void_p:
 def product(kind: str = "f32") -> Call:
     """Rows through a matrix."""
     weight = torch.ones(OUTPUTS, INPUTS)
-    panels = pack(
-        {"f32": weight, "bf16": weight.bfloat16(), "q4": quantize(weight, 4), "q8": quantize(weight, 8)}[kind]
-    )
+    matrix: Matrix = {
+        "f32": lambda: weight,
+        "bf16": lambda: weight.bfloat16(),
+        "codes": lambda: quantize(weight, 4),
+        "minima": lambda: packed_matrices.of_form("minima", OUTPUTS, INPUTS, 2, 16),
+        "table": lambda: packed_matrices.of_form("table", OUTPUTS, INPUTS),
+        "ordered": lambda: packed_matrices.mixed(OUTPUTS, INPUTS),
+    }[kind]()
+    panels = pack(matrix)
     rows, out, norm = torch.ones(ROWS, INPUTS), torch.zeros(ROWS, 128), torch.ones(INPUTS)
     arguments = {
         "matrix": cpu.linear_struct(panels),
@@ -102,8 +109,10 @@ def step(kv_dtype: str = "float32") -> Call:
     return Call("shoal_step", arguments, [cache, block, rows, angles, table])
 
 
+PRODUCTS = ("f32", "bf16", "codes", "minima", "table", "ordered")
+
 CALLS: dict[str, Callable[[], Call]] = {
-    **{f"product {kind}": lambda kind=kind: product(kind) for kind in ("f32", "bf16", "q4", "q8")},
+    **{f"product {kind}": lambda kind=kind: product(kind) for kind in PRODUCTS},
     "reading": reading,
     **{f"step {kind}": lambda kind=kind: step(kind) for kind in CACHE_KINDS},
 }
@@ -148,19 +157,56 @@ def test_floats_lie_where_floats_can(argument: str) -> None:
 
 
 FIELDS: dict[str, tuple[Callable[[Call], Any], dict[str, tuple[int | float | None, ...]]]] = {
-    "product q4": (
+    "layer": (
         lambda call: call.arguments["matrix"],
         {
-            "data": (None, 3),
-            "scales": (None, 3),
+            "matrices": (None, 3),
             "bias": (3,),
-            "kind": (-1, 4),
-            "n": (-1, 0, OUTPUTS + 64, MOST),
-            "k": (-1, 0, MOST),
-            "group": (-1, 0, 1, 12, MOST),
+            "n": (-1, 0, OUTPUTS - 1, OUTPUTS + 64, MOST),
+            "k": (-1, 0, INPUTS + 8, MOST),
+            "num_matrices": (-1, 0, 17, MOST),
+            "int8_rows": (1,),
         },
     ),
-    "product f32": (lambda call: call.arguments["matrix"], {"data": (None,), "int8_rows": (1,), "kind": (2, 3)}),
+    "product f32": (
+        lambda call: call.arguments["matrix"].kept[1][0],
+        {"data": (None, 3), "kind": (-1, 2, 3), "n": (-1, 0, OUTPUTS + 1), "first": (-1, 1), "stored": (0, 40, 56, MOST)},
+    ),
+    "product ordered": (
+        lambda call: call.arguments["matrix"].kept[1][0],
+        {
+            "data": (None, 3),
+            "sections": (None, 3),
+            "order": (2,),
+            "panel_bytes": (-1, 0, 64, 1 << 40),
+            "kind": (-1, 0, 3),
+            "stored": (-32, 0, 32, 1 << 20, MOST),
+            "num_sections": (-1, 0, MOST),
+        },
+    ),
+    "product codes": (
+        lambda call: call.arguments["matrix"].kept[2][0][0],
+        {
+            "units": (2, None),
+            "bits": (-1, 0, 1, 2, 7, 9),
+            "steps": (-1, 0, 1, 3, MOST),
+            "group": (-32, 0, 8, 32, 48, MOST),
+            "unit_groups": (-1, 0),
+            "unit_kind": (-1, 3),
+            "step_kind": (-1, 0, 4),
+            "zero_kind": (-1, 1, 2, 3, 4),
+            "zero": (-1, 256),
+            "minima": (1,),
+        },
+    ),
+    "product minima": (
+        lambda call: call.arguments["matrix"].kept[2][0][0],
+        {"group": (0, 24, 32), "unit_groups": (0, 1), "unit_kind": (2, 3), "minima": (0,), "bits": (3, 4)},
+    ),
+    "product table": (
+        lambda call: call.arguments["matrix"].kept[2][0][0],
+        {"table": (2,), "bits": (5,), "zero": (1,)},
+    ),
     "shape": (
         lambda call: call.arguments["shape"],
         {
@@ -208,7 +254,7 @@ FIELDS: dict[str, tuple[Callable[[Call], Any], dict[str, tuple[int | float | Non
     **{
         f"matrix {name}": (
             lambda call, name=name: getattr(call.keep[1].struct, name),
-            {"data": (None, 3), "n": (0, 64 * 64, MOST), "k": (0, 64 * 64, MOST), "kind": (-1, 4), "bias": (2,)},
+            {"matrices": (None, 3), "n": (0, 64 * 64, MOST), "k": (0, 64 * 64, MOST), "bias": (2,)},
         )
         for name in ("qkv", "output", "gate", "up", "down")
     },
@@ -221,7 +267,7 @@ def test_no_field_may_be_impossible(name: str) -> None:
     struct, fields = FIELDS[name]
     for field, values in fields.items():
         for value in values:
-            call = CALLS[name]() if name in CALLS else step()
+            call = CALLS[name]() if name in CALLS else product() if name == "layer" else step()
             assert call.run() is None
             setattr(struct(call), field, value)
             assert call.run(), (field, value)
@@ -268,8 +314,51 @@ def test_a_refused_call_changes_nothing() -> None:
         assert torch.equal(old, new)
 
 
+def test_orders_are_read_within_the_rows() -> None:
+    """An input that is not there is a zero."""
+    for wrong in (INPUTS, MOST, -MOST):
+        call = product("ordered")
+        matrix = packed_matrices.mixed(OUTPUTS, INPUTS)
+        order = call.arguments["matrix"].kept[0].matrices[0].order
+        lost = int(order[5])
+        order[5] = wrong
+        assert call.run() is None
+        expected = weights_of(matrix)
+        expected[:, lost] = 0.0
+        torch.testing.assert_close(call.keep[2][0, :OUTPUTS], expected.sum(1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_numbers_of_a_table_fit_a_byte() -> None:
+    """Integers are multiplied by them."""
+    for wrong in (128.0, -129.0, float("nan"), float("inf")):
+        call = product("table")
+        call.arguments["matrix"].kept[0].matrices[0].sections[0].table[3] = wrong
+        assert call.run() == "a table is out of bounds"
+
+
+def test_blocks_are_divided_into_the_same_matrices() -> None:
+    """Panels are dealt out once for all blocks of a step; gate and up are one matrix each."""
+    call = step()
+    block = call.keep[1]
+    other = NativeBlock(SMOLLM2, canned(SMOLLM2))
+    halves = pack([torch.ones(65, SMOLLM2.hidden_size), quantize(torch.ones(SMOLLM2.hidden_size - 65, SMOLLM2.hidden_size), 4)])
+    whole = cpu.linear_struct(halves)
+    other.struct.output = whole
+    call.arguments["blocks"], call.arguments["num_blocks"] = cpu.block_pointers([block.struct, other.struct]), c_int32(2)
+    for part in call.arguments["parts"]:
+        part.stride = 0
+    assert call.run() in ("the blocks are not divided into the same matrices", "a part has fewer pages than tokens")
+    call.arguments["blocks"], call.arguments["num_blocks"] = cpu.block_pointers([other.struct]), c_int32(1)
+    sizes = (SMOLLM2.intermediate_size - 64, 64)
+    gate = pack([quantize(torch.ones(size, SMOLLM2.hidden_size), 4) for size in sizes])
+    kept = cpu.linear_struct(gate)
+    other.struct.gate = kept
+    assert call.run() == "gate and up are one matrix each"
+
+
 def test_python_says_what_the_kernels_said() -> None:
     """As an error of whoever called."""
-    panels = pack(torch.ones(OUTPUTS, INPUTS))._replace(kind=7)
+    linear = cpu.linear_struct(pack(torch.ones(OUTPUTS, INPUTS)))
+    linear.kept[1][0].kind = 7
     with pytest.raises(ValueError, match="the compiled kernels refuse the call: there is no such kind of matrix"):
-        cpu.Context(1).linear(panels, torch.ones(1, INPUTS), torch.ones(1, 128))
+        cpu.Context(1).linear(linear, torch.ones(1, INPUTS), torch.ones(1, 128))

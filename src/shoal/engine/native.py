@@ -13,7 +13,6 @@ from torch import Tensor
 from shoal.kv.cache import KVCache
 from shoal.model.kernels import cpu
 from shoal.model.kernels.panels import Panels, pack
-from shoal.model.kernels.quantized import concatenated
 from shoal.model.kernels.tiles import padded
 from shoal.model.nn.block import BlockConfig
 from shoal.model.nn.block_weights import BlockWeights
@@ -70,8 +69,9 @@ class NativeBlock:
         self._panels = dict(_packed(weights, int8_rows))
         self._vectors = dict(_vectors(weights))
         self.struct = cpu.block_struct()()
-        for name, panels in self._panels.items():
-            setattr(self.struct, name, cpu.linear_struct(panels))
+        self._linears = {name: cpu.linear_struct(panels) for name, panels in self._panels.items()}
+        for name, linear in self._linears.items():
+            setattr(self.struct, name, linear)
         for name, vector in self._vectors.items():
             setattr(self.struct, name, cpu.address(vector))
         for name in cpu.block_numbers():
@@ -94,8 +94,8 @@ def _packed(weights: BlockWeights, int8_rows: bool) -> Iterator[tuple[str, Panel
         raise ValueError(f"the compiled kernels have no place for {', '.join(sorted(left))}")
     for name, roles in MATRICES.items():
         biases = [bias for role in roles if (bias := weights.bias(role)) is not None]
-        matrix = concatenated([weights.matrix(role) for role in roles])
-        yield name, pack(matrix, torch.cat(biases) if biases else None, int8_rows)
+        matrices = [weights.matrix(role) for role in roles]
+        yield name, pack(matrices, torch.cat(biases) if biases else None, int8_rows)
 
 
 def _vectors(weights: BlockWeights) -> Iterator[tuple[str, Tensor]]:

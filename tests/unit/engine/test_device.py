@@ -15,7 +15,7 @@ from shoal.errors import CapacityError, UsageError
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES, read_dtype
 from shoal.kv.prefix import PrefixCache
-from shoal.model.kernels.quantized import Quantized
+from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.nn.block import Block, BlockConfig, ModelConfig
 from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.moe import MoeConfig
@@ -139,7 +139,7 @@ def test_codes_do_not_depend_on_the_device(device: str) -> None:
     weights = random_parameters(PLAIN, 1)[0]
     here, there = (moved(weights, WeightFormat(bits=4), each) for each in ("cpu", device))
     matrix = there.matrix("q")
-    assert isinstance(matrix, Quantized)
+    assert isinstance(matrix, PackedMatrix)
     assert matrix.codes.device.type == device
     assert _digest(here) == _digest(there)
 

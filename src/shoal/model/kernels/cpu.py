@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.model.kernels.panels import PANEL, Panels
+from shoal.model.kernels.panel_stream import PanelStreams
+from shoal.model.kernels.panels import PACKED, PANEL, STEP, PanelMatrix, Panels
 
-ABI = 4
+ABI = 5
 _LOGGER = logging.getLogger(__name__)
 
 AVX2, AVX512 = 2, 5
@@ -28,20 +29,38 @@ VARIABLE = "SHOAL_KERNELS"
 """Set to `torch` it leaves the compiled kernels alone; `avx2` keeps them from using more than that."""
 
 
-class LinearStruct(Structure):
-    """A packed matrix."""
+class SectionStruct(Structure):
+    """A section of a packed matrix."""
+
+    _fields_ = [
+        ("units", c_void_p),
+        ("table", c_void_p),
+        *((name, c_int32) for name in ("bits", "steps", "group", "unit_groups", "unit_kind", "step_kind")),
+        *((name, c_int32) for name in ("squared", "minima", "zero_kind", "zero")),
+    ]
+
+
+class MatrixStruct(Structure):
+    """A matrix of a linear layer."""
 
     _fields_ = [
         ("data", c_void_p),
-        ("scales", c_void_p),
-        ("bias", c_void_p),
-        ("kind", c_int32),
-        ("n", c_int32),
-        ("k", c_int32),
-        ("group", c_int32),
-        ("int8_rows", c_int32),
-        ("unused", c_int32),
+        ("sections", c_void_p),
+        ("order", c_void_p),
+        ("panel_bytes", c_int64),
+        *((name, c_int32) for name in ("kind", "n", "first", "stored", "num_sections", "unused")),
     ]
+
+
+class LinearStruct(Structure):
+    """A linear layer. What it points to is kept with the object that `linear_struct` returned."""
+
+    _fields_ = [
+        ("matrices", c_void_p),
+        ("bias", c_void_p),
+        *((name, c_int32) for name in ("n", "k", "num_matrices", "int8_rows")),
+    ]
+    kept: tuple[Any, ...] = ()
 
 
 class ShapeStruct(Structure):
@@ -177,17 +196,43 @@ def address(tensor: Tensor | None) -> int | None:
 
 
 def linear_struct(panels: Panels) -> LinearStruct:
-    """A packed matrix as the kernels take it; valid as long as the panels live."""
-    return LinearStruct(
-        address(panels.data),
-        address(panels.scales),
-        address(panels.bias),
-        panels.kind,
-        panels.out_features,
-        panels.in_features,
-        panels.group,
-        panels.int8_rows,
-    )
+    """A linear layer as the kernels take it; valid as long as the object lives, not a copy of it."""
+    first, sections, structs = 0, [], []
+    for matrix in panels.matrices:
+        of_matrix = _section_structs(matrix)
+        sections.append(of_matrix)
+        structs.append(_matrix_struct(matrix, first, of_matrix))
+        first += matrix.outputs
+    matrices = (MatrixStruct * len(structs))(*structs)
+    sizes = panels.out_features, panels.in_features, len(structs), panels.int8_rows
+    struct = LinearStruct(ctypes.addressof(matrices), address(panels.bias), *sizes)
+    struct.kept = panels, matrices, sections
+    return struct
+
+
+def _section_structs(matrix: PanelMatrix) -> Array[Any] | None:
+    if not isinstance(matrix, PanelStreams):
+        return None
+    structs = [
+        SectionStruct(
+            address(section.units),
+            address(section.table),
+            *(form.bits, form.steps, form.group, form.unit_groups, form.unit_kind, form.step_kind),
+            *(form.squared, form.minima, form.zero_kind, form.zero),
+        )
+        for section in matrix.sections
+        for form in (section.form,)
+    ]
+    return (SectionStruct * len(structs))(*structs)
+
+
+def _matrix_struct(matrix: PanelMatrix, first: int, sections: Array[Any] | None) -> MatrixStruct:
+    if isinstance(matrix, PanelStreams):
+        at = None if sections is None else ctypes.addressof(sections)
+        sizes = PACKED, matrix.outputs, first, matrix.stored, len(matrix.sections), 0
+        return MatrixStruct(address(matrix.data), at, address(matrix.order), matrix.data.shape[1], *sizes)
+    stored = -(-matrix.inputs // STEP) * STEP
+    return MatrixStruct(address(matrix.data), None, None, 0, matrix.kind, matrix.outputs, first, stored, 0, 0)
 
 
 def block_pointers(blocks: Sequence[Structure]) -> Array[Any]:
@@ -236,23 +281,23 @@ class Context:
     def __del__(self) -> None:
         self.close()
 
-    def linear(self, panels: Panels, rows: Tensor, out: Tensor) -> None:
-        """Rows [n, in] → rows Wᵀ + b into `out`, contiguous in fp32, [at least n, at least 64 · panels].
+    def linear(self, linear: LinearStruct, rows: Tensor, out: Tensor) -> None:
+        """Rows [n, in] → rows Wᵀ + b into `out`, contiguous in fp32, [at least n, at least out filled up to panels of 64].
 
         Raises ValueError for other shapes.
         """
         rows = rows.to(torch.float32).contiguous()
-        if rows.ndim != 2 or rows.shape[1] != panels.in_features:
-            raise ValueError(f"rows of shape {list(rows.shape)} are not [n, {panels.in_features}]")
-        room = (rows.shape[0], PANEL * panels.num_panels)
+        if rows.ndim != 2 or rows.shape[1] != linear.k:
+            raise ValueError(f"rows of shape {list(rows.shape)} are not [n, {linear.k}]")
+        room = (rows.shape[0], -(-linear.n // PANEL) * PANEL)
         _check_floats(out, "the room for a product")
         if out.ndim != 2 or out.shape[0] < room[0] or out.shape[1] < room[1]:
             raise ValueError(f"room of shape {list(out.shape)} is less than {list(room)}")
         if not rows.shape[0]:
             return
-        matrix, first_row, room_at = linear_struct(panels), rows.data_ptr(), out.data_ptr()
+        first_row, room_at = rows.data_ptr(), out.data_ptr()
         _check_call(
-            self._library.shoal_linear(self._handle, matrix, None, 0.0, first_row, rows.shape[0], room_at, out.shape[1])
+            self._library.shoal_linear(self._handle, linear, None, 0.0, first_row, rows.shape[0], room_at, out.shape[1])
         )
 
     def read(self, data: Tensor, pieces: int) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shoal.model.kernels.quantized import Matrix, Quantized
+from shoal.model.kernels.quantized import Matrix, together
 from shoal.model.kernels.tiles import padded
+from shoal.model.quant.packed_matrix import PackedMatrix
 
 
 class Linear(Protocol):
@@ -33,8 +34,8 @@ class Linear(Protocol):
         ...
 
 
-MakeLinear = Callable[[Matrix, Tensor | None], Linear]
-"""A linear layer from a weight [out, in] and a bias [out]."""
+MakeLinear = Callable[[Matrix | Sequence[Matrix], Tensor | None], Linear]
+"""A linear layer from a weight [out, in], or several one under the other, and a bias [out]."""
 
 
 class RowLinear(Linear):
@@ -81,39 +82,74 @@ class DeviceLinear(Linear):
         return self._held.size_bytes
 
 
-class QuantizedLinear(Linear):
+class PackedLinear(Linear):
     """Codes become weights in `dtype` at every call: right, small and slow. Below fp32 rows are rounded as well;
     see `DeviceLinear`."""
 
-    def __init__(self, weight: Quantized, bias: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
-        self.out_features, self.in_features = weight.codes.shape
+    def __init__(self, weight: PackedMatrix, bias: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self.out_features, self.in_features = weight.shape
         self._weight = weight
         self._bias = bias
         self._dtype = dtype
 
     def __call__(self, rows: Tensor) -> Tensor:
-        return DeviceLinear(self._weight.dequantized().to(self._dtype), self._bias)(rows)
+        return DeviceLinear(self._weight.weights().to(self._dtype), self._bias)(rows)
 
     def columns(self, outputs: list[int]) -> Tensor:
-        index = torch.tensor(outputs, dtype=torch.long, device=self._weight.codes.device)
-        weight = self._weight
-        return weight._replace(codes=weight.codes[index], scales=weight.scales[index]).dequantized()
+        return self._weight.chosen(torch.tensor(outputs, dtype=torch.long, device=self._weight.codes.device)).weights()
 
     @property
     def size_bytes(self) -> int:
-        parts = (self._weight.codes, self._weight.scales, self._bias)
-        return sum(part.nbytes for part in parts if part is not None)
+        return sum(part.nbytes for part in (*self._weight.parts, *(() if self._bias is None else (self._bias,))))
 
 
-def torch_linear(weight: Matrix, bias: Tensor | None = None) -> Linear:
-    """A linear layer in plain torch."""
-    return QuantizedLinear(weight, bias) if isinstance(weight, Quantized) else RowLinear(weight, bias)
+class StackedLinear(Linear):
+    """Several layers of the same rows, whose outputs follow each other."""
+
+    def __init__(self, layers: Sequence[Linear], bias: Tensor | None = None) -> None:
+        self.out_features, self.in_features = sum(one.out_features for one in layers), layers[0].in_features
+        self._layers = layers
+        self._missing = padded(self.out_features) - self.out_features
+        self._bias = None if bias is None else F.pad(bias.to(torch.float32), (0, self._missing))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        parts = [layer(rows)[:, : layer.out_features] for layer in self._layers]
+        product = F.pad(torch.cat(parts, 1), (0, self._missing))
+        return product if self._bias is None else product + self._bias
+
+    def columns(self, outputs: list[int]) -> Tensor:
+        whole = torch.cat([layer.columns(list(range(layer.out_features))) for layer in self._layers])
+        return whole[torch.tensor(outputs, dtype=torch.long, device=whole.device)]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(layer.size_bytes for layer in self._layers) + (0 if self._bias is None else self._bias.nbytes)
+
+
+def _made(make: Callable[[Matrix, Tensor | None], Linear]) -> MakeLinear:
+    """From what makes a layer of one matrix."""
+
+    def of_all(weights: Matrix | Sequence[Matrix], bias: Tensor | None = None) -> Linear:
+        matrices = together(weights)
+        if len(matrices) == 1:
+            return make(matrices[0], bias)
+        return StackedLinear([make(matrix, None) for matrix in matrices], bias)
+
+    return of_all
+
+
+def _torch_linear(weight: Matrix, bias: Tensor | None = None) -> Linear:
+    return PackedLinear(weight, bias) if isinstance(weight, PackedMatrix) else RowLinear(weight, bias)
+
+
+torch_linear = _made(_torch_linear)
+"""Makes linear layers in plain torch."""
 
 
 def device_linears(dtype: torch.dtype) -> MakeLinear:
     """What makes linear layers for a device: floats are multiplied in their own dtype, codes as weights in `dtype`."""
 
     def make(weight: Matrix, bias: Tensor | None = None) -> Linear:
-        return QuantizedLinear(weight, bias, dtype) if isinstance(weight, Quantized) else DeviceLinear(weight, bias)
+        return PackedLinear(weight, bias, dtype) if isinstance(weight, PackedMatrix) else DeviceLinear(weight, bias)
 
-    return make
+    return _made(make)

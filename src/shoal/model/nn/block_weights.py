@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shoal.model.kernels.linears import Linear, MakeLinear
-from shoal.model.kernels.quantized import Matrix, Quantized, concatenated, filled_up
+from shoal.model.kernels.quantized import Matrix, filled_up, weights_of
 
 
 class BlockWeights(NamedTuple):
@@ -30,8 +30,7 @@ class BlockWeights(NamedTuple):
 
     def floats(self, role: str) -> Tensor:
         """The weight of a layer that is never quantized."""
-        weight = self.matrix(role)
-        return weight.dequantized() if isinstance(weight, Quantized) else weight
+        return weights_of(self.matrix(role))
 
     def bias(self, role: str) -> Tensor | None:
         """The bias of a linear layer, if it has one."""
@@ -49,7 +48,7 @@ class BlockWeights(NamedTuple):
         """Several linear layers of the same rows as one, with at least `each` outputs each."""
         weights = [filled_up(self.matrix(role), out_features=each) for role in roles]
         biases = [torch.nn.functional.pad(bias, (0, max(0, each - bias.shape[0]))) for bias in self._biases(roles)]
-        return make(concatenated(weights), torch.cat(biases) if biases else None)
+        return make(weights, torch.cat(biases) if biases else None)
 
     def _biases(self, roles: tuple[str, ...]) -> list[Tensor]:
         return [bias for role in roles if (bias := self.bias(role)) is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -38,9 +38,18 @@ class Levels(NamedTuple):
         return units.to(torch.float32) * self.steps.to(torch.float32)
 
     @property
-    def size_bytes(self) -> int:
-        """Memory that the parts take as they are here."""
-        return self.units.nbytes + (0 if self.steps is None else self.steps.nbytes)
+    def parts(self) -> tuple[Tensor, ...]:
+        """What it consists of."""
+        return (self.units,) if self.steps is None else (self.units, self.steps)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Levels:
+        """With other parts."""
+        return self._replace(units=change(self.units), steps=None if self.steps is None else change(self.steps))
+
+    def of_outputs(self, change: Callable[[Tensor], Tensor]) -> Levels:
+        """With other outputs; units that all outputs share stay."""
+        shared = self.units.shape[0] == 1
+        return self.each(lambda part: part if shared and part is self.units else change(part))
 
 
 class Section(NamedTuple):
@@ -81,11 +90,29 @@ class Section(NamedTuple):
         return levels.repeat_interleave(self.group, 1)[:, : self.inputs]
 
     @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """What stands beside the codes."""
+        zeros = () if self.zeros is None else (self.zeros,)
+        return (*self.scales.parts, *(() if self.minima is None else self.minima.parts), *zeros)
+
+    @property
     def size_bytes(self) -> int:
         """Memory of what stands beside the codes."""
-        parts = (self.scales, self.minima)
-        return sum(part.size_bytes for part in parts if part is not None) + (
-            0 if self.zeros is None else self.zeros.nbytes
+        return sum(part.nbytes for part in self.parts)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Section:
+        """With other parts."""
+        return self._changed(lambda levels: levels.each(change), change)
+
+    def of_outputs(self, change: Callable[[Tensor], Tensor]) -> Section:
+        """With other outputs; units that all outputs share stay."""
+        return self._changed(lambda levels: levels.of_outputs(change), change)
+
+    def _changed(self, levels: Callable[[Levels], Levels], change: Callable[[Tensor], Tensor]) -> Section:
+        return self._replace(
+            scales=levels(self.scales),
+            zeros=None if self.zeros is None else change(self.zeros),
+            minima=None if self.minima is None else levels(self.minima),
         )
 
 
@@ -120,6 +147,10 @@ class PackedMatrix(NamedTuple):
         else:
             out[:, self.order] = whole.to(self.dtype)
 
+    def weights(self) -> Tensor:
+        """The same in fp32, before the format rounds them at last: what is computed with."""
+        return self._replace(dtype=torch.float32).dequantized()
+
     def _parts(self) -> Iterator[tuple[Section, Tensor]]:
         at = 0
         for section in self.sections:
@@ -128,10 +159,43 @@ class PackedMatrix(NamedTuple):
 
     def outputs(self, first: int, end: int) -> PackedMatrix:
         """Some outputs alone, as a slice takes them."""
-        some = slice(first, end)
+        return self._of_outputs(lambda part: part[first:end])
+
+    def chosen(self, outputs: Tensor) -> PackedMatrix:
+        """Some outputs [n] alone, in this order."""
+        return self._of_outputs(lambda part: part[outputs])
+
+    def _of_outputs(self, change: Callable[[Tensor], Tensor]) -> PackedMatrix:
         return self._replace(
-            codes=self.codes[some], sections=tuple(_of_outputs(section, some) for section in self.sections)
+            codes=change(self.codes), sections=tuple(section.of_outputs(change) for section in self.sections)
         )
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that it consists of."""
+        order = () if self.order is None else (self.order,)
+        return (self.codes, *(part for section in self.sections for part in section.parts), *order)
+
+    def to(self, device: torch.device | str) -> PackedMatrix:
+        """The same on a device."""
+        sections = tuple(section.each(lambda part: part.to(device)) for section in self.sections)
+        order = None if self.order is None else self.order.to(device)
+        return self._replace(codes=self.codes.to(device), sections=sections, order=order)
+
+    def filled_up(self, outputs: int, inputs: int) -> PackedMatrix:
+        """With zeros up to at least so many outputs and inputs."""
+        more, wider = max(0, outputs - self.shape[0]), max(0, inputs - self.shape[1])
+        taller = self if not more else self._of_outputs(lambda part: _below(part, more))
+        if more:
+            zeros = torch.cat([torch.full((more, one.inputs), one.zero, dtype=torch.uint8) for one in self.sections], 1)
+            taller.codes[-more:] = zeros  # whatever their scales
+        if not wider:
+            return taller
+        empty = torch.zeros(taller.shape[0], 1, dtype=self.sections[0].scales.units.dtype)
+        section = Section(wider, WIDTHS[0], wider, Levels(empty))
+        codes = torch.nn.functional.pad(taller.codes, (0, wider))
+        order = None if self.order is None else torch.cat([self.order, torch.arange(wider) + self.shape[1]])
+        return taller._replace(codes=codes, sections=(*taller.sections, section), order=order)
 
     @property
     def bits_per_weight(self) -> float:
@@ -146,13 +210,5 @@ class PackedMatrix(NamedTuple):
 _SLAB_OUTPUTS = 1024
 
 
-def _of_outputs(section: Section, some: slice) -> Section:
-    def levels(level: Levels) -> Levels:
-        units = level.units if level.units.shape[0] == 1 else level.units[some]
-        return level._replace(units=units, steps=None if level.steps is None else level.steps[some])
-
-    return section._replace(
-        scales=levels(section.scales),
-        zeros=None if section.zeros is None else section.zeros[some],
-        minima=None if section.minima is None else levels(section.minima),
-    )
+def _below(part: Tensor, rows: int) -> Tensor:
+    return torch.nn.functional.pad(part, (0, 0, 0, rows))

@@ -12,9 +12,10 @@ from torch import Tensor
 from shoal.errors import CheckpointError, UsageError
 from shoal.model.families import TensorMap, TensorSource, family
 from shoal.model.kernels.linears import MakeLinear, torch_linear
-from shoal.model.kernels.quantized import BITS, GROUP, Matrix, Quantized, quantize
+from shoal.model.kernels.quantized import BITS, GROUP, Matrix, quantize
 from shoal.model.nn.block import Block, BlockConfig, EmbeddingAndHead, ModelConfig, final_norm
 from shoal.model.nn.block_weights import BlockWeights
+from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.types import Span
 
@@ -37,8 +38,7 @@ class WeightFormat(NamedTuple):
         if self.bits is None or role in UNQUANTIZED:
             return tensor.to(self.dtype).to(device)
         # Rounded on the CPU, so that servers with and without a device hold the same.
-        codes = quantize(tensor, self.bits)
-        return codes._replace(codes=codes.codes.to(device), scales=codes.scales.to(device))
+        return quantize(tensor, self.bits).to(device)
 
     @property
     def bits_per_weight(self) -> float:
@@ -180,7 +180,7 @@ def _digest(weights: BlockWeights) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for role, matrix in sorted(weights.matrices.items()):
         digest.update(role.encode())
-        for tensor in (matrix.codes, matrix.scales) if isinstance(matrix, Quantized) else (matrix,):
+        for tensor in matrix.parts if isinstance(matrix, PackedMatrix) else (matrix,):
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
     for role, vector in sorted(weights.vectors.items()):
         digest.update(role.encode())

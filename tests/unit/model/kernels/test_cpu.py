@@ -97,7 +97,7 @@ def test_a_context_closes_twice() -> None:
     """The second time does nothing; a product before that is the matrix's."""
     context, matrix, rows = cpu.Context(2), numbers(1, 64, 40), numbers(2, 5, 40)
     out = torch.empty(5, 64)
-    context.linear(pack(matrix), rows, out)
+    context.linear(cpu.linear_struct(pack(matrix)), rows, out)
     torch.testing.assert_close(out, rows @ matrix.T)
     context.close()
     context.close()
@@ -106,7 +106,7 @@ def test_a_context_closes_twice() -> None:
 @needs_kernels
 def test_sizes_are_checked_before_the_library_sees_them() -> None:
     """Rows of another width, room that is too small, tensors that are not what they should be; no rows are no work."""
-    panels = pack(numbers(1, 70, 40))
+    linear = cpu.linear_struct(pack(numbers(1, 70, 40)))
     with contextlib.closing(cpu.Context(1)) as context:
         for rows, out, message in (
             (numbers(2, 5, 39), torch.empty(5, 128), "not .n, 40."),
@@ -117,8 +117,8 @@ def test_sizes_are_checked_before_the_library_sees_them() -> None:
             (numbers(2, 5, 40), torch.empty(128, 5).T, "not contiguous fp32"),
         ):
             with pytest.raises(ValueError, match=message):
-                context.linear(panels, rows, out)
-        context.linear(panels, numbers(2, 0, 40), torch.empty(0, 128))
+                context.linear(linear, rows, out)
+        context.linear(linear, numbers(2, 0, 40), torch.empty(0, 128))
         with pytest.raises(ValueError, match="pieces"):
             context.read(torch.ones(1024), 0)
     for threads in (0, -1, cpu.MAX_THREADS + 1):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shoal.engine.proof import numbers
-from shoal.model.kernels.linears import DeviceLinear, QuantizedLinear, RowLinear, device_linears
+from shoal.model.kernels.linears import DeviceLinear, PackedLinear, RowLinear, device_linears
 from shoal.model.kernels.quantized import quantize
 
 ROWS, WEIGHT, BIAS = numbers(1, 5, 96), numbers(2, 70, 96), numbers(3, 70)
@@ -41,9 +41,9 @@ def test_in_fp32_it_is_the_same_layer() -> None:
 def test_codes_become_weights_of_a_dtype(device: str, dtype: torch.dtype) -> None:
     """The same as a layer of what they stand for."""
     codes = quantize(WEIGHT, 4)
-    held = codes._replace(codes=codes.codes.to(device), scales=codes.scales.to(device))
+    held = codes.to(device)
     linear = device_linears(dtype)(held, BIAS.to(device))
     weight = codes.dequantized().to(dtype).to(device)
-    assert isinstance(linear, QuantizedLinear)
+    assert isinstance(linear, PackedLinear)
     assert torch.equal(linear(ROWS.to(device)), DeviceLinear(weight, BIAS.to(device))(ROWS.to(device)))
     assert isinstance(device_linears(dtype)(weight, None), DeviceLinear)
