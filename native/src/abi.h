@@ -36,15 +36,16 @@ struct ShoalSection {
     int32_t zero;
 
     int groups() const { return (32 * steps + group - 1) / group; }
-    // Bytes of a panel of 64 outputs: for each group its units (where they change), whole numbers, zeros and codes; groups
-    // of 16 lie in pairs, whose codes follow both.
-    int64_t bytes() const {
+    // Bytes of a panel of 64 outputs: for each group its units (where they change), whole numbers and zeros, all that up to
+    // a multiple of 64, and then the codes.
+    int64_t level_bytes() const {
         const int64_t level = step_kind == kNone ? 0 : step_kind == kNibbles ? kPanel / 2 : kPanel;
         const int64_t zeros = zero_kind == kNone ? 0 : zero_kind == kNibbles ? kPanel / 2 : kPanel;
         const int64_t both = minima ? 2 : 1, unit = units ? 0 : unit_kind == kUnitF32 ? 4 * kPanel : 2 * kPanel;
         const int64_t changes = (groups() + unit_groups - 1) / unit_groups;
-        return changes * unit * both + groups() * (level * both + zeros) + int64_t{steps} * bits * kPanel * 4;
+        return (changes * unit * both + groups() * (level * both + zeros) + 63) / 64 * 64;
     }
+    int64_t bytes() const { return level_bytes() + int64_t{steps} * bits * kPanel * 4; }
 };
 
 // A matrix [n][k] of a linear layer, with its outputs in panels of 64:

@@ -62,23 +62,23 @@ inline F number(const uint32_t* step, I quad, const Numbers& numbers) {
 }
 
 template <int BITS, bool TABLE, int R, int N, int Q, int J>
-[[gnu::always_inline]] inline void add_input(const float* x, size_t ldx, const uint32_t* step, const I (&quad)[N],
+[[gnu::always_inline]] inline void add_input(const float* const (&x)[R], const uint32_t* step, const I (&quad)[N],
                                              const Numbers& numbers, Sums<R, N>& sums) {
     F b[N];
     for (int v = 0; v < N; ++v) b[v] = number<BITS, TABLE, Q, J>(step + v * W, quad[v], numbers);
     for (int r = 0; r < R; ++r) {
-        const F a = all(x[r * ldx + 4 * Q + J]);
+        const F a = all(x[r][4 * Q + J]);
         for (int v = 0; v < N; ++v) sums.at[r][v] = fma(a, b[v], sums.at[r][v]);
     }
 }
 
 template <int BITS, bool TABLE, int R, int N, int Q>
-[[gnu::always_inline]] inline void add_quad(const float* x, size_t ldx, const uint32_t* step, const Numbers& numbers,
+[[gnu::always_inline]] inline void add_quad(const float* const (&x)[R], const uint32_t* step, const Numbers& numbers,
                                             Sums<R, N>& sums) {
     I quad[N];
     for (int v = 0; v < N; ++v) quad[v] = Quads<BITS>::template get<Q>(step + v * W);
-    [&]<int... J>(std::integer_sequence<int, J...>) {
-        (add_input<BITS, TABLE, R, N, Q, J>(x, ldx, step, quad, numbers, sums), ...);
+    [&]<int... J>(std::integer_sequence<int, J...>) SHOAL_INLINE {
+        (add_input<BITS, TABLE, R, N, Q, J>(x, step, quad, numbers, sums), ...);
     }(std::make_integer_sequence<int, 4>{});
 }
 
@@ -95,7 +95,7 @@ template <int FROM, int COUNT>
 struct Part {
     template <class Body>
     [[gnu::always_inline]] static void each(Body body) {
-        [&]<int... Q>(std::integer_sequence<int, Q...>) {
+        [&]<int... Q>(std::integer_sequence<int, Q...>) SHOAL_INLINE {
             (body.template operator()<FROM + Q>(), ...);
         }(std::make_integer_sequence<int, COUNT>{});
     }
@@ -107,11 +107,11 @@ struct GroupLevels {
     float scale[kPanel], offset[kPanel];
 };
 
-// A panel's stream: for each group what its levels need, and its codes. Groups of 16 share a step, whose codes follow both.
+// A section of a panel: what the levels of its groups need, one after the other, and then its codes.
 class Stream {
 public:
-    Stream(const ShoalSection& section, const uint8_t* at) : section_(section), at_(at) {}
-    const uint8_t* at() const { return at_; }
+    Stream(const ShoalSection& section, const uint8_t* at)
+        : section_(section), at_(at), codes_(at + section.level_bytes()) {}
 
     // Reads the levels of the next group. The numbers have `zero` taken off already, but not what an output has of its own.
     void levels(GroupLevels& to) {
@@ -135,9 +135,9 @@ public:
         ++group_;
     }
     const uint32_t* codes(int steps) {
-        const uint32_t* here = reinterpret_cast<const uint32_t*>(at_);
-        at_ += static_cast<size_t>(steps) * section_.bits * kPanel * 4;
-        return here;
+        const uint8_t* here = codes_;
+        codes_ += static_cast<size_t>(steps) * section_.bits * kPanel * 4;
+        return reinterpret_cast<const uint32_t*>(here);
     }
     bool offsets() const { return section_.minima || section_.zero_kind; }
 
@@ -177,17 +177,19 @@ private:
     }
 
     const ShoalSection& section_;
-    const uint8_t* at_;
+    const uint8_t *at_, *codes_;
     int group_ = 0;
     float unit_[kPanel], least_[kPanel];
 };
 
 // Sums of a tile's rows into out [R][64]: + scale · sum − offset · total, where `totals` [R] are the rows' own.
 template <int R, int N>
-inline void add_levels(const Sums<R, N>& sums, const GroupLevels& levels, const float* totals, size_t ldt, bool first,
+[[gnu::always_inline]] inline void add_levels(const Sums<R, N>& sums, const GroupLevels& levels, const float* totals, size_t ldt, bool first,
                        float* out, int at) {
+#pragma GCC unroll 8
     for (int v = 0; v < N; ++v) {
         const F scale = load(levels.scale + at + v * W);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             float* here = out + static_cast<size_t>(r) * kPanel + at + v * W;
             F sum = fma(scale, sums.at[r][v], first ? zero() : load(here));
@@ -205,11 +207,13 @@ inline void float_group(const Numbers& numbers, const GroupLevels& levels, const
         for (int v = 0; v < NV; v += N) {
             Sums<R, N> sums;
             sums.clear();
-            const float* from = x + r * ldx;
+            const float* from[R];  // a pointer for each row: what is added to it is known to the compiler
+            for (int i = 0; i < R; ++i) from[i] = x + (r + i) * ldx;
             const uint32_t* step = codes + v * W;
-            for (int s = 0; s < steps; ++s, from += 32, step += BITS * kPanel) {
-                P::each([&]<int Q>() { add_quad<BITS, TABLE, R, N, Q>(from, ldx, step, numbers, sums); });
+            for (int s = 0; s < steps; ++s, step += BITS * kPanel) {
+                P::each([&]<int Q>() SHOAL_INLINE { add_quad<BITS, TABLE, R, N, Q>(from, step, numbers, sums); });
                 read_ahead<BITS, R>(step, N * W);
+                for (int i = 0; i < R; ++i) from[i] += 32;
             }
             add_levels(sums, levels, totals ? totals + r * ldt : nullptr, ldt, first,
                        out + static_cast<size_t>(r) * kPanel, v * W);
@@ -222,14 +226,14 @@ template <int BITS, bool TABLE>
 constexpr bool kWide = BITS == 8 || TABLE;
 
 template <int BITS, bool TABLE, int R, int N, int Q>
-[[gnu::always_inline]] inline void add_codes(const int8_t* x, size_t ldx, const uint32_t* step, const Bytes& table,
+[[gnu::always_inline]] inline void add_codes(const int8_t* const (&x)[R], const uint32_t* step, const Bytes& table,
                                              I (&sums)[R][N]) {
     for (int v = 0; v < N; ++v) {
         I quad = Quads<BITS>::template get<Q>(step + v * W);
         if constexpr (TABLE) quad = table(quad);
         for (int r = 0; r < R; ++r) {
             int32_t four;
-            std::memcpy(&four, x + r * ldx + 4 * Q, sizeof(four));
+            std::memcpy(&four, x[r] + 4 * Q, sizeof(four));
             sums[r][v] = kWide<BITS, TABLE> ? add_wide_products(sums[r][v], quad, all_words(four))
                                             : add_products(sums[r][v], quad, all_words(four));
         }
@@ -248,11 +252,13 @@ inline void integer_group(const ShoalSection& section, const Bytes& table, const
             I sums[R][N];
             for (int i = 0; i < R; ++i)
                 for (int n = 0; n < N; ++n) sums[i][n] = no_sum();
-            const int8_t* from = x + r * ldx;
+            const int8_t* from[R];
+            for (int i = 0; i < R; ++i) from[i] = x + (r + i) * ldx;
             const uint32_t* step = codes + v * W;
-            for (int s = 0; s < steps; ++s, from += 32, step += BITS * kPanel) {
-                P::each([&]<int Q>() { add_codes<BITS, TABLE, R, N, Q>(from, ldx, step, table, sums); });
+            for (int s = 0; s < steps; ++s, step += BITS * kPanel) {
+                P::each([&]<int Q>() SHOAL_INLINE { add_codes<BITS, TABLE, R, N, Q>(from, step, table, sums); });
                 read_ahead<BITS, R>(step, N * W);
+                for (int i = 0; i < R; ++i) from[i] += 32;
             }
             Sums<R, N> floats;
             float whole[R];
@@ -357,7 +363,7 @@ inline void packed_panel(const ShoalMatrix& matrix, int panel, const PreparedRow
             case 6: go.template operator()<6, false>(); break;
             default: go.template operator()<8, false>();
         }
-        at = stream.at();
+        at += section.bytes();
     }
 }
 

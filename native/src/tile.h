@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <utility>
 
+#define SHOAL_INLINE __attribute__((always_inline))  // of a lambda: sums stay in registers
+
 namespace shoal::SHOAL_ISA {
 
 // What a step of the loop loads for 'columns' of b, and how the rows k, k + 1, … that lie in it become floats.

@@ -18,6 +18,8 @@ Array = npt.NDArray[Any]
 PANEL = 64
 STEP = 32
 """Stored inputs whose codes lie together."""
+LINE = 64
+"""Bytes that a processor's cache has and gets at once: codes begin there."""
 HALF = 16
 """The smallest group: two share a step."""
 
@@ -67,8 +69,7 @@ def _width(kind: int) -> int:
 
 @functools.lru_cache(maxsize=256)
 def places_of(form: StreamForm) -> StreamPlaces:
-    """Where everything lies: a group's units (where they change), whole numbers and zeros, then its codes. Groups of 16 lie
-    in pairs, whose codes follow both."""
+    """Where everything lies: of each group its units (where they change), whole numbers and zeros, then all codes."""
     places, at = StreamPlaces([], [], [], [], [], [], 0), 0
     unit_bytes = PANEL * (4 if form.unit_kind == UNIT_KINDS[torch.float32] else 2)
 
@@ -77,7 +78,6 @@ def places_of(form: StreamForm) -> StreamPlaces:
         where.append(at)
         at += size
 
-    per_group = max(1, form.group // STEP)
     for group in range(form.groups):
         if not form.shared and group % form.unit_groups == 0:
             put(places.units, unit_bytes)
@@ -89,9 +89,9 @@ def places_of(form: StreamForm) -> StreamPlaces:
                 put(places.minimum_steps, _width(form.step_kind))
         if form.zero_kind:
             put(places.zeros, _width(form.zero_kind))
-        if form.group >= STEP or group % 2:
-            for _ in range(min(per_group, form.steps - len(places.codes))):
-                put(places.codes, form.bits * PANEL * 4)
+    at += -at % LINE
+    for _ in range(form.steps):
+        put(places.codes, form.bits * PANEL * 4)
     return places._replace(size=at)
 
 
@@ -139,7 +139,9 @@ def in_streams(matrix: PackedMatrix) -> PanelStreams:
         parts.append(data)
         first += section.inputs
     order = _order(np.concatenate(indices), matrix.order)
-    return PanelStreams(torch.from_numpy(np.concatenate(parts, 1)), tuple(sections), order, *matrix.shape)
+    data = torch.empty(len(parts[0]), sum(part.shape[1] for part in parts), dtype=torch.uint8)  # torch begins at a line
+    np.concatenate(parts, 1, out=data.numpy())
+    return PanelStreams(data, tuple(sections), order, *matrix.shape)
 
 
 def _padded_group(section: Section) -> int:
@@ -294,8 +296,8 @@ def _put(data: Array, where: list[int], numbers: Array, lanes: int = PANEL) -> N
 
 def outputs_of(streams: PanelStreams, outputs: list[int]) -> PackedMatrix:
     """Some outputs' codes and levels, as they were packed."""
-    lanes = np.array(outputs) % PANEL
-    rows = streams.data.numpy()[np.array(outputs) // PANEL]
+    panels, lanes = np.divmod(np.array(outputs, np.int64), PANEL)
+    rows = streams.data.numpy()[panels]
     codes, sections, at = [], [], 0
     for section in streams.sections:
         places = places_of(section.form)

@@ -111,6 +111,8 @@ def unpacked_columns(panels: Panels, outputs: list[int]) -> Tensor:
 
 
 def _columns(matrix: PanelMatrix, outputs: list[int]) -> Tensor:
+    if not outputs:
+        return torch.empty(0, matrix.inputs)
     if isinstance(matrix, PanelStreams):
         return outputs_of(matrix, outputs).weights()
     if len(outputs) == 1:  # a decoded token's embedding is taken by plain slices: several times as fast

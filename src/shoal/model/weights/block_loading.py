@@ -15,6 +15,7 @@ from shoal.model.kernels.linears import MakeLinear, torch_linear
 from shoal.model.kernels.quantized import BITS, GROUP, Matrix, quantize
 from shoal.model.nn.block import Block, BlockConfig, EmbeddingAndHead, ModelConfig, final_norm
 from shoal.model.nn.block_weights import BlockWeights
+from shoal.model.quant.output_changes import outputs_changed
 from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.types import Span
@@ -26,13 +27,23 @@ Progress = Callable[[int, int], None]
 
 
 class WeightFormat(NamedTuple):
-    """What matrices are rounded to: a dtype, or codes of `bits`. Norms, biases and routers stay in fp32."""
+    """What matrices are rounded to: a dtype, or codes of `bits`. Norms, biases and routers stay in fp32.
+
+    `keep`: matrices that are stored as codes stay as they are.
+    """
 
     dtype: torch.dtype = torch.float32
     bits: int | None = None
+    keep: bool = False
 
-    def apply(self, role: str, tensor: Tensor, device: str) -> Matrix:
+    def keeps(self, role: str) -> bool:
+        """Whether codes that are stored are kept for this role."""
+        return self.keep and self.bits is None and not role.startswith("router") and role not in UNQUANTIZED
+
+    def apply(self, role: str, tensor: Matrix, device: str) -> Matrix:
         """A tensor of this role in this form, on a device."""
+        if isinstance(tensor, PackedMatrix):
+            return tensor.to(device)
         if tensor.ndim < 2 or role.startswith("router"):
             return tensor.to(torch.float32).to(device)  # in this order: not every device has fp64
         if self.bits is None or role in UNQUANTIZED:
@@ -56,19 +67,20 @@ AUTO = "auto"
 
 
 def own_dtype(checkpoint: Checkpoint) -> str:
-    """What keeps a checkpoint's matrices as they are: bfloat16 where they are stored so, else float32."""
-    kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2}
+    """What keeps a checkpoint's floats as they are: bfloat16 where all matrices are stored so, else float32."""
+    kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2 and not info.code_bits}
     return "bfloat16" if kinds == {"BF16"} else "float32"
 
 
 def weight_format(dtype: str, bits: int | None = None, checkpoint: Checkpoint | None = None) -> WeightFormat:
     """The form of a `--dtype` ("auto": the checkpoint's own) and a `--quantize`; raises UsageError."""
+    keep = dtype == AUTO and bits is None
     dtype = own_dtype(checkpoint) if dtype == AUTO and checkpoint is not None else dtype
     if dtype not in DTYPES:
         raise UsageError(f"there is no dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if bits is not None and bits not in BITS:
         raise UsageError(f"weights cannot be quantized to {bits} bits: choose one of {', '.join(map(str, BITS))}")
-    return WeightFormat(DTYPES[dtype], bits)
+    return WeightFormat(DTYPES[dtype], bits, keep)
 
 
 def _read(checkpoint: Checkpoint, shapes: TensorMap, form: WeightFormat, device: str = "cpu") -> BlockWeights:
@@ -78,13 +90,22 @@ def _read(checkpoint: Checkpoint, shapes: TensorMap, form: WeightFormat, device:
         roles.setdefault(_checked_name(checkpoint, stored), []).append(role)
     read: dict[str, Matrix] = {}
     for name, parts in roles.items():  # a fused tensor is read once
-        tensor = checkpoint.read(name)
+        tensor = checkpoint.matrix(name) if any(map(form.keeps, parts)) else checkpoint.read(name)
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{checkpoint.source}: tensor {name} holds {tensor.dtype}, not floats")
         for role in parts:
-            take = shapes[role].take
-            read[role] = form.apply(role, tensor if take is None else take(tensor), device)
+            read[role] = form.apply(role, _taken(tensor, shapes[role].take, form.keeps(role)), device)
     return BlockWeights.of(read)
+
+
+def _taken(tensor: Matrix, take: Callable[[Tensor], Tensor] | None, keep: bool) -> Matrix:
+    """What a role takes of a stored tensor; as codes where it is to be kept so and takes outputs alone."""
+    if not isinstance(tensor, PackedMatrix):
+        return tensor if take is None else take(tensor)
+    if keep and (kept := tensor if take is None else outputs_changed(tensor, take)) is not None:
+        return kept
+    floats = tensor.dequantized()
+    return floats if take is None else take(floats)
 
 
 def _checked_name(checkpoint: Checkpoint, stored: TensorSource) -> str:

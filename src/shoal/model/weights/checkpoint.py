@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from torch import Tensor
 
+from shoal.model.kernels.quantized import Matrix
 from shoal.model.nn.block import ModelConfig
 from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, plain
 
@@ -32,10 +33,12 @@ _IGNORED_FIELDS = (
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
-    """A tensor's stored dtype (as its format calls it) and its shape."""
+    """A tensor's stored dtype (as its format calls it) and its shape. `code_bits`: bits of a weight in the file, scales
+    included, of a matrix that is had as codes; 0: as floats alone."""
 
     dtype: str
     shape: tuple[int, ...]
+    code_bits: float = 0.0
 
 
 class Checkpoint(Protocol):
@@ -77,6 +80,10 @@ class Checkpoint(Protocol):
         Raises CheckpointError for a name that is not there or data that cannot be right.
         """
         ...
+
+    def matrix(self, name: str) -> Matrix:
+        """The same, but the codes of a matrix that is stored as such."""
+        return self.read(name)
 
     def sample(self, name: str, size_bytes: int) -> bytes:
         """The first bytes of a tensor as they are stored."""

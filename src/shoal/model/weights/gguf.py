@@ -12,6 +12,9 @@ from torch import Tensor
 from shoal.errors import CheckpointError
 from shoal.model.families import TensorSource, gguf_family, model_config
 from shoal.model.families.gguf_mapping import GgufPiece
+from shoal.model.kernels.quantized import Matrix
+from shoal.model.quant.output_changes import outputs_changed
+from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_file import GgufFile
@@ -57,7 +60,9 @@ class GgufCheckpoint:
                     f"{list(stored.shape)}, which the configuration asks for"
                 )
             self._pieces[stored.name] = found
-            self.tensors[stored.name] = TensorInfo(self._file.info(found.names[0]).dtype, stored.shape)
+            info = self._file.info(found.names[0])
+            bits = info.code_bits if len(found.names) == 1 and len(stored.shape) == 2 else 0.0
+            self.tensors[stored.name] = TensorInfo(info.dtype, stored.shape, bits)
 
     @property
     def bytes_read(self) -> int:
@@ -75,8 +80,22 @@ class GgufCheckpoint:
 
     def read(self, name: str) -> Tensor:
         """Checkpoint: one tensor in fp32, in HF's layout."""
+        matrix = self.matrix(name)
+        return matrix.dequantized() if isinstance(matrix, PackedMatrix) else matrix
+
+    def matrix(self, name: str) -> Matrix:
+        """Checkpoint: the same, but codes where only their outputs lie in another order."""
         found, shape = self._piece(name), self.tensors[name].shape
-        parts = [self._file.read(part, found.expert) for part in found.names]
+        parts = [self._file.matrix(part, found.expert) for part in found.names]
+        restore = found.restore
+        if len(parts) == 1 and isinstance(parts[0], PackedMatrix):
+            kept = parts[0] if restore is None else outputs_changed(parts[0], lambda one: restore([one]))
+            if kept is not None and kept.shape == shape:
+                return kept
+        return self._restored(name, found, [part.dequantized() if isinstance(part, PackedMatrix) else part for part in parts])
+
+    def _restored(self, name: str, found: GgufPiece, parts: list[Tensor]) -> Tensor:
+        shape = self.tensors[name].shape
         try:
             tensor = found.restore(parts) if found.restore is not None else parts[0]
         except (RuntimeError, ValueError) as error:  # a view that the parts' shapes do not allow

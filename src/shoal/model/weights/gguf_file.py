@@ -13,7 +13,9 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from shoal.errors import CheckpointError, UnsupportedModel
+from shoal.model.kernels.quantized import Matrix
 from shoal.model.quant import ggml
+from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_header import GgufHeader, GgufTensor, read_header, tensor_bytes
@@ -70,13 +72,21 @@ class GgufFile:
         if name not in self._tensors:
             raise CheckpointError(f"{self.source.name} has no tensor {name}")
         tensor = self._tensors[name]
-        return TensorInfo(_FLOATS.get(tensor.type_id, self._types[tensor.type_id].name), tensor.shape)
+        kind = _FLOATS.get(tensor.type_id, self._types[tensor.type_id].name)
+        known = ggml.KINDS.get(kind)
+        bits = 0.0 if known is None or len(tensor.shape) < 2 else 8 * known.size_bytes / known.inputs
+        return TensorInfo(kind, tensor.shape, bits)
 
     def read(self, name: str, index: int | None = None) -> Tensor:
         """A tensor in fp32, or one along its slowest dimension, of which only the bytes are read.
 
         Raises CheckpointError for a name that is not there, UnsupportedModel for a type that cannot be dequantized.
         """
+        tensor = self.matrix(name, index)
+        return tensor.dequantized() if isinstance(tensor, PackedMatrix) else tensor
+
+    def matrix(self, name: str, index: int | None = None) -> Matrix:
+        """The same, but the codes of a matrix whose type `ggml` knows."""
         shape = self.info(name).shape
         tensor = self._tensors[name]
         start, length = tensor.offset, tensor_bytes(tensor, self._sizes)
@@ -86,7 +96,8 @@ class GgufFile:
         raw = np.frombuffer(self._homes[name].read(start, length), dtype=np.uint8)
         kind = self._types[tensor.type_id].name
         if kind in ggml.KINDS:
-            return ggml.read(raw, kind, math.prod(shape[:-1]), shape[-1]).dequantized().view(shape)
+            matrix = ggml.read(raw, kind, math.prod(shape[:-1]), shape[-1])
+            return matrix if len(shape) == 2 else matrix.dequantized().view(shape)
         try:
             numbers = dequantize(raw.reshape(*shape[:-1], -1), self._types[tensor.type_id])
         except NotImplementedError as error:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from shoal.model.kernels.quantized import Matrix
+from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
 
 
@@ -15,7 +17,7 @@ class PackedTensor(NamedTuple):
 
     info: TensorInfo
     parts: tuple[str, ...]
-    restore: Callable[[Sequence[Tensor]], Tensor] | None = None
+    restore: Callable[[Sequence[Tensor]], Matrix] | None = None
 
 
 def stored_as_is(name: str, info: TensorInfo) -> PackedTensor:
@@ -59,10 +61,14 @@ class PackedCheckpoint(Checkpoint):
         return self._inner.bytes_read
 
     def read(self, name: str) -> Tensor:
-        """One tensor; those that are packed in fp32."""
+        """One tensor; those that are packed as floats."""
+        matrix = self.matrix(name)
+        return matrix.dequantized() if isinstance(matrix, PackedMatrix) else matrix
+
+    def matrix(self, name: str) -> Matrix:
         packed = self._packed.get(name)
         if packed is None or packed.restore is None:
-            return self._inner.read(name)
+            return self._inner.matrix(name)
         return packed.restore([self._inner.read(part) for part in packed.parts])
 
     def sample(self, name: str, size_bytes: int) -> bytes:

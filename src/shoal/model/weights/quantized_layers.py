@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,7 +81,7 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _packed(checkpoint: Checkpoint, layer: str, shape: tuple[int, ...], method: Method) -> PackedTensor:
     names = tuple(f"{layer}.{part}" for part in method.parts if f"{layer}.{part}" in checkpoint.tensors)
 
-    def restore(parts: Sequence[Tensor]) -> Tensor:
+    def restore(parts: Sequence[Tensor]) -> PackedMatrix:
         try:
             matrix = method.read(dict(zip(names, parts, strict=True)), layer, shape[0])
         except CheckpointError as error:
@@ -88,9 +90,15 @@ def _packed(checkpoint: Checkpoint, layer: str, shape: tuple[int, ...], method: 
             raise CheckpointError(
                 f"{checkpoint.source}: {layer} is a matrix of {list(matrix.shape)}; the configuration asks for {list(shape)}"
             )
-        return matrix.dequantized()
+        return matrix
 
-    return PackedTensor(TensorInfo(method.name, shape), names, restore)
+    return PackedTensor(TensorInfo(method.name, shape, _stored_bits(checkpoint, names) / math.prod(shape)), names, restore)
+
+
+def _stored_bits(checkpoint: Checkpoint, names: Sequence[str]) -> int:
+    """Of some tensors, whose dtypes end with the bits of one number."""
+    infos = (checkpoint.tensors[name] for name in names)
+    return sum(math.prod(info.shape) * int(info.dtype.lstrip(string.ascii_uppercase) or 8) for info in infos)
 
 
 def _exl2(config: Mapping[str, Any]) -> Method:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError
+from shoal.model.kernels.quantized import Matrix
 from shoal.model.weights.byte_source import ByteSource, refuse_pointer
 from shoal.model.weights.checkpoint import TensorInfo
 
@@ -171,6 +172,10 @@ class SafetensorsCheckpoint:
     def read(self, name: str) -> Tensor:
         """Checkpoint: one tensor in its stored dtype."""
         return self._file(name).read(name)
+
+    def matrix(self, name: str) -> Matrix:
+        """Checkpoint: the same."""
+        return self.read(name)
 
     def sample(self, name: str, size_bytes: int) -> bytes:
         """Checkpoint: the first bytes of a tensor as they are stored."""

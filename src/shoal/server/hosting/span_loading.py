@@ -171,7 +171,7 @@ def max_blocks(config: ServeOptions, source: Source) -> int:
     if config.num_blocks is not None:
         return min(config.num_blocks, num_blocks)
     form = weight_format(config.dtype, config.quantize, source.checkpoint)
-    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, form)
+    memory_bytes, each = _memory_bytes(config), block_bytes(source.config, form, source.checkpoint)
     count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
     if count < 1:
         needed = int(each / WEIGHT_SHARE)
@@ -183,16 +183,25 @@ def _memory_bytes(config: ServeOptions) -> int:
     return config.memory_bytes or device_memory_bytes(config.device) or default_memory_bytes()
 
 
-def block_bytes(model: ModelConfig, form: WeightFormat) -> int:
-    """Memory of the largest block's weights."""
+CODES_IN_MEMORY = 1.05
+"""Codes take at most so much of what they take in a file (docs/concepts/packed-form.md)."""
+
+
+def block_bytes(model: ModelConfig, form: WeightFormat, checkpoint: Checkpoint | None = None) -> int:
+    """Memory of the largest block's weights; of codes that are kept as a checkpoint has them, by its own bits."""
+    kept = checkpoint if checkpoint is not None and form.keep else None
     first = {model.block_config(index): index for index in range(model.num_blocks - 1, -1, -1)}
-    return int(max(_elements(model, index) for index in first.values()) * form.bits_per_weight / 8)
+    blocks = first.values() if kept is None else range(model.num_blocks)
+    return int(max(_bits(model, index, form, kept) for index in blocks) / 8)
 
 
-def _elements(model: ModelConfig, index: int) -> int:
-    """Numbers in one block's tensors, fused ones counted once."""
+def _bits(model: ModelConfig, index: int, form: WeightFormat, kept: Checkpoint | None) -> float:
+    """Of one block's tensors, fused ones counted once."""
     stored = family(model.model_type).block_tensors(model, index).values()
-    return sum(math.prod(shape) for shape in {one.name: one.shape for one in stored}.values())
+    shapes = {one.name: one.shape for one in stored}
+    infos = {} if kept is None else kept.tensors
+    own = {name: CODES_IN_MEMORY * infos[name].code_bits if name in infos else 0.0 for name in shapes}
+    return sum(math.prod(shape) * (own[name] or form.bits_per_weight) for name, shape in shapes.items())
 
 
 class _Budget(NamedTuple):

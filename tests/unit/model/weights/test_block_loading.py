@@ -229,7 +229,7 @@ def test_an_unknown_token_is_a_mistake(checkpoint: Memory) -> None:
 
 
 def test_auto_keeps_what_the_checkpoint_has(tmp_path: Path) -> None:
-    """A checkpoint in bf16 is kept in bf16, any other in fp32; a wish comes first, and codes of 5 bits are refused."""
+    """A checkpoint in bf16 is kept in bf16, any other in fp32; a wish comes first, and codes of 7 bits are refused."""
     wide = open_checkpoint(str(tiny_llama(tmp_path / "wide")))
     halved = tmp_path / "halved"
     tiny_llama(halved)
@@ -240,5 +240,5 @@ def test_auto_keeps_what_the_checkpoint_has(tmp_path: Path) -> None:
     assert weight_format("auto", None, narrow).dtype == torch.bfloat16
     assert weight_format("float32", None, narrow).dtype == torch.float32
     assert weight_format("auto", 4, narrow).bits_per_weight == 4.25
-    with pytest.raises(UsageError, match="5 bits"):
-        weight_format("auto", 5, narrow)
+    with pytest.raises(UsageError, match="7 bits"):
+        weight_format("auto", 7, narrow)
