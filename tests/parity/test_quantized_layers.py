@@ -171,6 +171,18 @@ def test_damaged_layers_are_named(pair: Pair) -> None:
                 load_blocks(checkpoint, model_config(checkpoint.config), Span(1, 2))
 
 
+def test_a_layer_larger_than_its_floats_is_not_read(pair: Pair) -> None:
+    """A header may claim any size for a part of a layer: it is refused when the file is opened, whichever part it is."""
+    tensors = load_file(pair.packed / "model.safetensors")
+    config = json.loads((pair.packed / "config.json").read_text())
+    key = "model.layers.1.mlp.up_proj"
+    for part in [name for name in tensors if name.startswith(key)]:
+        large = torch.zeros(1 << 20, dtype=tensors[part].dtype)
+        pair.write(pair.packed, {**tensors, part: large}, config)
+        with pytest.raises(CheckpointError, match=f"{key} takes .* bytes, more than its floats would"):
+            open_checkpoint(str(pair.packed))
+
+
 @pytest.mark.parametrize(
     ("method", "change", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +14,14 @@ from shoal.model.quant import awq, compressed_tensors, exl2, exl3, gptq
 from shoal.model.quant.stored_tensors import Stored
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
 from shoal.model.weights.packed_checkpoint import PackedCheckpoint, PackedTensor, stored_as_is
+from shoal.model.weights.safetensors import DTYPES
 
 HEAD = "lm_head"
 TIED = "tie_word_embeddings"
+
+FLOAT_BYTES = 4
+MOST_FILLED = 128
+"""No method fills inputs or outputs up by so many."""
 
 
 class Matrix(Protocol):
@@ -99,6 +105,10 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _packed(checkpoint: Checkpoint, layer: str, shape: tuple[int, ...], method: Method) -> PackedTensor:
     names = tuple(f"{layer}.{part}" for part in method.parts if f"{layer}.{part}" in checkpoint.tensors)
 
+    stored = sum(_size_bytes(checkpoint.tensors[part]) for part in names)
+    if stored > FLOAT_BYTES * math.prod(size + MOST_FILLED for size in shape):
+        raise CheckpointError(f"{checkpoint.source}: {layer} takes {stored} bytes, more than its floats would")
+
     def restore(parts: Sequence[Tensor]) -> Tensor:
         try:
             matrix = method.read(dict(zip(names, parts, strict=True)), layer, shape)
@@ -111,6 +121,10 @@ def _packed(checkpoint: Checkpoint, layer: str, shape: tuple[int, ...], method: 
             raise CheckpointError(f"{checkpoint.source}: {error}") from error
 
     return PackedTensor(TensorInfo(method.name, shape), names, restore)
+
+
+def _size_bytes(info: TensorInfo) -> int:
+    return DTYPES[info.dtype].itemsize * math.prod(info.shape)
 
 
 def _bias(name: str, stored: TensorInfo, shape: tuple[int, ...], method: Method) -> PackedTensor:
