@@ -19,6 +19,7 @@ from shoal.model.weights.block_loading import block_digests, load_blocks, load_e
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.types import Span
 from tests.support.certify import Loaded, load, logits
+from tests.support.exl3_files import exl3_layer
 from tests.support.quantized_files import Layer, awq_layer, compressed_layer, exl2_layer, gptq_layer
 from tests.support.tiny_models import tiny_llama
 
@@ -36,8 +37,18 @@ def an_exl2_layer(rng: np.random.Generator, key: str, inputs: int, outputs: int)
     return exl2_layer(rng, key, [(5, 32), (3, inputs - 32)], -(-outputs // 32) * 32)
 
 
+def an_exl3_layer(rng: np.random.Generator, key: str, inputs: int, outputs: int) -> Layer:
+    """Bits from layer to layer others; inputs and outputs filled up to 128."""
+    return exl3_layer(rng, key, int(rng.integers(1, 9)), inputs, outputs)
+
+
 METHODS: dict[str, tuple[dict[str, Any], Make]] = {
     "exl2": ({"quant_method": "exl2", "bits": 3.5, "head_bits": 6, "version": "0.3.2"}, an_exl2_layer),
+    "exl3": ({"quant_method": "exl3", "bits": 3.5, "head_bits": 6, "codebook": "mul1"}, an_exl3_layer),
+    "exl3, older": (
+        {"quant_method": "exl3", "version": "0.0.1", "bits": 2.0, "head_bits": 6},
+        lambda rng, key, inputs, outputs: exl3_layer(rng, key, 2, inputs, outputs, "3inst", older=True),
+    ),
     "gptq": (
         {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": False},
         lambda rng, key, inputs, outputs: gptq_layer(rng, key, 4, GROUP, inputs, outputs, ordered=False),
@@ -73,7 +84,7 @@ class Pair:
         tensors = {name: one.to(torch.float16) for name, one in load_file(self.plain / "model.safetensors").items()}
         packed, rng = dict(tensors), np.random.default_rng(7)
         layers = [name for name in tensors if name.endswith("proj.weight")]
-        if method == "exl2":
+        if given["quant_method"] in ("exl2", "exl3"):
             tensors["lm_head.weight"] = torch.empty(VOCAB, SIZES["hidden_size"])
             layers.append("lm_head.weight")
             config["tie_word_embeddings"] = False
@@ -109,7 +120,7 @@ def loaded_like(plain: Loaded, packed: Path) -> Loaded:
 
 
 def test_blocks_and_ends_are_those_of_the_numbers(pair: Pair) -> None:
-    """Digests are equal, and logits are, the head's of EXL2 too, which is tied in the configuration and not in the file."""
+    """Digests are equal, and logits are, the head's too, which in EXL2 and EXL3 is tied in the configuration only."""
     plain, packed = load(pair.plain), loaded_like(load(pair.plain), pair.packed)
     assert block_digests(packed.blocks) == block_digests(plain.blocks)
     assert torch.equal(logits(packed), logits(plain))
@@ -148,7 +159,8 @@ def test_damaged_layers_are_named(pair: Pair) -> None:
     tensors = load_file(pair.packed / "model.safetensors")
     config = json.loads((pair.packed / "config.json").read_text())
     key = "model.layers.1.mlp.up_proj"
-    for part in [name for name in tensors if name.startswith(key)]:
+    flags = (".mul1",)  # one number, without which the layer is another one
+    for part in [name for name in tensors if name.startswith(key) and not name.endswith(flags)]:
         for damaged in (tensors[part][: len(tensors[part]) // 2].clone(), None):
             if damaged is None and part.endswith((".g_idx",)):
                 continue  # it may be left out
@@ -157,6 +169,18 @@ def test_damaged_layers_are_named(pair: Pair) -> None:
             with pytest.raises(ShoalError, match=key):
                 checkpoint = open_checkpoint(str(pair.packed))
                 load_blocks(checkpoint, model_config(checkpoint.config), Span(1, 2))
+
+
+def test_a_layer_larger_than_its_floats_is_not_read(pair: Pair) -> None:
+    """A header may claim any size for a part of a layer: it is refused when the file is opened, whichever part it is."""
+    tensors = load_file(pair.packed / "model.safetensors")
+    config = json.loads((pair.packed / "config.json").read_text())
+    key = "model.layers.1.mlp.up_proj"
+    for part in [name for name in tensors if name.startswith(key)]:
+        large = torch.zeros(1 << 20, dtype=tensors[part].dtype)
+        pair.write(pair.packed, {**tensors, part: large}, config)
+        with pytest.raises(CheckpointError, match=f"{key} takes .* bytes, more than its floats would"):
+            open_checkpoint(str(pair.packed))
 
 
 @pytest.mark.parametrize(

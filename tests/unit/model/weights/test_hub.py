@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,6 +27,7 @@ from shoal.model.weights.hub import fetch_file, open_hub
 from shoal.model.weights.tokenizer import load_tokenizer
 from shoal.model.weights.tokenizer_cache import TokenizerCache
 from shoal.types import Span
+from tests.support.exl3_files import exl3_layer
 from tests.support.tiny_models import tiny_llama, tiny_tokenizer
 
 REPO = "org/tiny"
@@ -477,6 +479,27 @@ def test_shards(here: Hub) -> None:
     block = sum(4 * tensor.numel() for name, tensor in tensors.items() if name.startswith("model.layers.3."))
     assert checkpoint.bytes_read == header + block == here.sent
     assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+
+
+def test_exl3_is_read_through_its_index(here: Hub) -> None:
+    """Its files are the index's; tensors that the source alone had are no fault, nor is a file that its configuration named."""
+    tensors, config = (
+        load_file(here.folder / "model.safetensors"),
+        json.loads((here.folder / "config.json").read_text()),
+    )
+    layer = exl3_layer(np.random.default_rng(0), "model.layers.3.mlp.up_proj", 3, 48, 100)
+    old = {"model.layers.3.mlp.up_proj.weight": tensors.pop("model.layers.3.mlp.up_proj.weight")}
+    tensors |= {name: torch.from_numpy(one) for name, one in layer.tensors.items()}
+    (here.folder / "model.safetensors").unlink()
+    shard(here.folder, tensors | old)
+    for file in here.folder.glob("*.safetensors"):
+        save_file({name: one for name, one in load_file(file).items() if name not in old}, file)
+    config |= {"transformers_weights": "other.safetensors", "quantization_config": {"quant_method": "exl3"}}
+    (here.folder / "config.json").write_text(json.dumps(config))
+    checkpoint = open_hub(REPO)
+    header = checkpoint.bytes_read
+    assert np.array_equal(checkpoint.read("model.layers.3.mlp.up_proj.weight").numpy(), layer.weights.T)
+    assert checkpoint.bytes_read == header + sum(one.nbytes for one in layer.tensors.values()) == here.sent
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from shoal.errors import CheckpointError, ModelNotFound
 from shoal.model.weights.checkpoint import fingerprint
-from shoal.model.weights.model_files import MAX_PARTS, Part, exl2_files, part_of, weight_files
+from shoal.model.weights.model_files import MAX_PARTS, Part, exl2_files, exl3_files, part_of, weight_files
 from shoal.model.weights.model_source import open_checkpoint
 from tests.support.family_cases import CASES, save_checkpoint
 from tests.support.gguf_files import write_gguf
@@ -244,3 +244,16 @@ def test_files_of_exl2() -> None:
         exl2_files("x", parts[:1])
     with pytest.raises(ModelNotFound):
         exl2_files("x", [])
+
+
+def test_files_of_exl3() -> None:
+    """transformers' names; an index counts where all its files are there, else the parts go by their names."""
+    assert exl3_files("x", ["model.safetensors", "other.safetensors"], ["other.safetensors"]) == ["model.safetensors"]
+    assert exl3_files("x", [*PARTS, "vision-00001-of-00001.safetensors"], PARTS) == PARTS
+    assert exl3_files("x", PARTS, ["model-00001-of-00009.safetensors"]) == PARTS
+    assert exl3_files("x", PARTS, None) == PARTS
+    for indexed in (PARTS, ["model-00001-of-00009.safetensors"], None):
+        with pytest.raises(CheckpointError, match=rf"1 of 3 files are missing \({PARTS[1]}\)"):
+            exl3_files("x", [PARTS[0], PARTS[2]], indexed)
+    with pytest.raises(ModelNotFound):
+        exl3_files("x", [], PARTS)
