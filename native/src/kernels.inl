@@ -16,6 +16,7 @@ constexpr int kSoon = 2;                           // panels ahead of the presen
 #include "int8.h"
 #include "linear.h"
 #include "cache.h"
+#include "hadamard.h"
 #include "attention.h"
 
 namespace shoal {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shoal.model.kernels.panels import PANEL, Panels
 
-ABI = 4
+ABI = 5
 _LOGGER = logging.getLogger(__name__)
 
 AVX2, AVX512 = 2, 5
@@ -55,7 +55,7 @@ class CacheStruct(Structure):
 
     _fields_ = [
         *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
-        *((name, c_int32) for name in ("kind", "width", "pages", "unused")),
+        *((name, c_int32) for name in ("kind", "width", "pages", "turning")),
     ]
 
 
