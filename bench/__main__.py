@@ -20,13 +20,13 @@ def bench(
         ),
     ],
     tokens: Annotated[
-        int, typer.Option(help="Tokens to decode, or of kv's text (512 at least).", min=8, max=2048)
+        int, typer.Option(help="Tokens to decode, or of each of kv's passages (512 at least).", min=8, max=2048)
     ] = 256,
     runs: Annotated[
         int | None,
         typer.Option(
             help="Runs of heal (200) or moves (100), rounds of restarts (3), churn or opening (5), moments of interrupts "
-            "(100), pairs of engine, decode or batch (5), prompts of prefix (5), starts (10).",
+            "(100), pairs of engine, decode or batch (5), prompts of prefix (5), passages of kv (8), starts (10).",
             min=1,
             max=10_000,
         ),

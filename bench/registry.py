@@ -113,7 +113,7 @@ def _discovery(size: Size) -> dict[str, Any]:
 def _kv(size: Size) -> dict[str, Any]:
     from bench.kv import run
 
-    return run(max(size.tokens, 512))
+    return run(max(size.tokens, 512), size.runs or 8)
 
 
 def _prefix(size: Size) -> dict[str, Any]:

@@ -121,11 +121,12 @@ struct ShoalShape {
 };
 
 // Keys [pages][kv_heads][width][64], values [pages][kv_heads][64][width]; 4-bit codes: two to a byte, see
-// kv/cache_storage.py.
+// kv/cache_storage.py. Keys are turned by Hadamard matrices of `turning` numbers before they are written, and queries before
+// they meet them: a power of two that divides head_dim, 1 for as they are.
 struct ShoalCache {
     void *keys, *values;
     float *key_scales, *value_scales;  // [pages][kv_heads][64], quantized caches only
-    int32_t kind, width, pages, unused;
+    int32_t kind, width, pages, turning;
 };
 
 // A session's rows first … first+rows of a batch, at `position`; table row i holds the pages of block i of the call.

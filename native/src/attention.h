@@ -102,6 +102,7 @@ inline void write_item(const ShoalShape& shape, const ShoalBlock& block, const S
         const int row = part.first + r, position = part.position + r;
         const float* keys = qkv + row * ld + static_cast<size_t>(shape.heads + kv_head) * shape.head_dim;
         make_head(shape, block, keys, block.key_norm, angles, row, key);
+        turn(key, shape.head_dim, cache.turning);
         write_token(shape, cache, table[position / kPageTokens], kv_head, position % kPageTokens, key,
                     keys + static_cast<size_t>(shape.kv_heads) * shape.head_dim);
     }
@@ -126,6 +127,7 @@ inline void attention_item(const ShoalShape& shape, const ShoalBlock& block, con
         float* query = q.q + static_cast<size_t>(i) * width;
         make_head(shape, block, qkv + row * ld + static_cast<size_t>(head) * shape.head_dim, block.query_norm, angles,
                   row, query);
+        turn(query, shape.head_dim, cache.turning);
         for (int d = 0; d < shape.head_dim; ++d) query[d] *= block.query_scale;
         std::memset(q.product + static_cast<size_t>(i) * width, 0, width * sizeof(float));
         q.most[i] = block.sinks ? block.sinks[head] : kNothing;  // a sink is a key without a value

@@ -134,6 +134,8 @@ const char* wrong_cache(const ShoalShape& shape, const ShoalCache* cache) {
         return "the scales of the cache are missing";
     if (cache->width % 16 || !within(cache->width, shape.head_dim, kMaxHeadDim))
         return "the width of the cache is not that of its heads";
+    if (cache->turning < 1 || (cache->turning & (cache->turning - 1)) || shape.head_dim % cache->turning)
+        return "the keys of the cache cannot be turned so";
     return cache->pages >= 1 ? nullptr : "the cache has no pages";
 }
 

@@ -17,6 +17,7 @@ constexpr int kSoon = 2;                           // panels ahead of the presen
 #include "packed.h"
 #include "linear.h"
 #include "cache.h"
+#include "hadamard.h"
 #include "attention.h"
 
 namespace shoal {

@@ -68,6 +68,11 @@ inline F inside(F v, F other, int first, int last) {
     const I to = _mm256_cmpgt_epi32(_mm256_set1_epi32(last), lane);
     return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(_mm256_and_si256(from, to)));
 }
+template <int H>
+inline F swapped(F v) {  // lane i has what lane i ^ H had
+    if constexpr (H == 4) return _mm256_permute2f128_ps(v, v, 1);
+    return _mm256_permute_ps(v, H == 1 ? 0xb1 : 0x4e);
+}
 // 2ⁿ for whole n from −126 to 127
 inline F power_of_two(F n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));

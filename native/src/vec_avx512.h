@@ -67,6 +67,11 @@ inline F inside(F v, F other, int first, int last) {
     const unsigned under = first <= 0 ? 0u : first >= W ? 0xffffu : (1u << first) - 1;
     return _mm512_mask_blend_ps(static_cast<__mmask16>(below & ~under), other, v);
 }
+template <int H>
+inline F swapped(F v) {  // lane i has what lane i ^ H had
+    if constexpr (H >= 4) return _mm512_shuffle_f32x4(v, v, H == 4 ? 0xb1 : 0x4e);
+    return _mm512_permute_ps(v, H == 1 ? 0xb1 : 0x4e);
+}
 // 2ⁿ for whole n from −126 to 127
 inline F power_of_two(F n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));

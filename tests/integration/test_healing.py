@@ -79,6 +79,21 @@ async def test_a_substitute_computes_only_what_was_lost(swarm_of: SwarmMaker, in
             assert computed == (30 if server.identity.peer in victims else 40 if in_route else 0)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+async def test_a_substitute_rounds_keys_as_the_lost_one_did(swarm_of: SwarmMaker, dtype: str) -> None:
+    """Its codes of turned keys are those that were lost, although it gets in one go what came row by row."""
+    async with swarm_of(*THIRDS, *THIRDS, kv_dtype=dtype) as swarm:
+        expected = await undisturbed(swarm)
+
+        async def kill(session: Session) -> None:
+            await die(server_of(swarm, session, 1))
+
+        output, session = await disturbed(swarm, 30, kill)
+        assert torch.equal(output, expected)
+        assert session.exact
+        assert session.failovers
+
+
 async def test_several_substitutes_for_one_span(swarm_of: SwarmMaker) -> None:
     """Where no single server holds the lost blocks, several do together."""
     async with swarm_of(Span(0, 4), Span(4, 6)) as swarm:

@@ -99,7 +99,13 @@ def step(kv_dtype: str = "float32") -> Call:
         "shape": cpu.ShapeStruct(*shape),
         "blocks": cpu.block_pointers([block.struct]),
         "num_blocks": c_int32(1),
-        "cache": cpu.CacheStruct(*addresses, kind=CACHE_KINDS[kv_dtype], width=padded(SMOLLM2.head_dim), pages=PAGES),
+        "cache": cpu.CacheStruct(
+            *addresses,
+            kind=CACHE_KINDS[kv_dtype],
+            width=padded(SMOLLM2.head_dim),
+            pages=PAGES,
+            turning=cache.storage.turning,
+        ),
         "parts": parts,
         "num_parts": c_int32(2),
         "angles": (cpu.AnglesStruct * 2)(cpu.AnglesStruct(angles.data_ptr(), angles.data_ptr())),
@@ -225,6 +231,7 @@ FIELDS: dict[str, tuple[Callable[[Call], Any], dict[str, tuple[int | float | Non
             "kind": (-1, 3, 4, 5),
             "width": (-64, 0, 48, 72, 1024),
             "pages": (-1, 0, 2),
+            "turning": (-MOST - 1, -1, 0, 3, 128, 1 << 30, MOST),
         },
     ),
     "part": (

@@ -95,6 +95,7 @@ class TorchBlocks:
     def _attend(self, block: int, form: AttentionForm, batch: Sequence[Rows], at: Sequence[Tensor]) -> Attend:
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             result, first = torch.zeros_like(query), 0
+            query = self._cache.turned(query)
             for rows, positions in zip(batch, at, strict=True):
                 here = slice(first, first + positions.shape[0])
                 self._cache.write(rows.session, block, rows.position, keys[here], values[here])

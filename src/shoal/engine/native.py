@@ -141,6 +141,7 @@ class NativeBlocks:
             kind=CACHE_KINDS[cache.dtype],
             width=padded(config.head_dim),
             pages=tensors[0].shape[0],
+            turning=cache.storage.turning,
         )
 
     def __len__(self) -> int:

@@ -35,6 +35,9 @@ FEW, NARROW = 40, 256
 TOLERANCE = 1e-3
 """Of the outputs' length. Rounding makes 1e-6 of it; a number that is left out several percent."""
 
+COMPARED_CACHES = ("float32", "int8")
+"""Keys as they are, and turned ones; those of four bits are turned alike, and rounding tips more of their codes over."""
+
 ONE = Span(0, 1)
 _ENTRIES = 512
 """Weights of the canned block repeat after so many, so that it costs no time to draw them."""
@@ -66,13 +69,15 @@ def _holds(block: NativeBlock, context: cpu.Context) -> bool:
 def _compare(config: BlockConfig, context: cpu.Context) -> None:
     """Raise UsageError unless a canned block of this form computes to rounding what plain torch computes."""
     weights = canned(config)
-    found, block = _native(NativeBlock(config, weights), context, (FEW,)), Block(config, weights)
-    expected = _outputs(config, lambda cache: TorchBlocks(config, 0, [block], cache, TILES[0]), (FEW,))
-    if not (found - expected).norm() <= TOLERANCE * expected.norm():
-        raise UsageError(
-            "the compiled kernels compute something else than plain torch for this model's blocks: "
-            f"install shoal-kernels anew, or set {cpu.VARIABLE}=torch to do without them"
-        )
+    native, block = NativeBlock(config, weights), Block(config, weights)
+    for kv_dtype in COMPARED_CACHES:
+        found = _native(native, context, (FEW,), kv_dtype)
+        expected = _outputs(config, lambda cache: TorchBlocks(config, 0, [block], cache, TILES[0]), (FEW,), kv_dtype)
+        if not (found - expected).norm() <= TOLERANCE * expected.norm():
+            raise UsageError(
+                "the compiled kernels compute something else than plain torch for this model's blocks: "
+                f"install shoal-kernels anew, or set {cpu.VARIABLE}=torch to do without them"
+            )
 
 
 def _narrow(config: BlockConfig) -> BlockConfig:
@@ -87,14 +92,16 @@ def _narrow(config: BlockConfig) -> BlockConfig:
     )
 
 
-def _native(block: NativeBlock, context: cpu.Context, steps: Sequence[int]) -> Tensor:
-    return _outputs(block.config, lambda cache: NativeBlocks(block.config, 0, [block], cache, context), steps)
+def _native(block: NativeBlock, context: cpu.Context, steps: Sequence[int], kv_dtype: str = "float32") -> Tensor:
+    return _outputs(block.config, lambda cache: NativeBlocks(block.config, 0, [block], cache, context), steps, kv_dtype)
 
 
-def _outputs(config: BlockConfig, make: Callable[[KVCache], Blocks], steps: Sequence[int]) -> Tensor:
+def _outputs(
+    config: BlockConfig, make: Callable[[KVCache], Blocks], steps: Sequence[int], kv_dtype: str = "float32"
+) -> Tensor:
     """Rows through one block, in steps of so many."""
     count = sum(steps)
-    cache = KVCache(config.cache_shape, pages_for(count))
+    cache = KVCache(config.cache_shape, pages_for(count), kv_dtype)
     cache.open("probe", ONE, count)
     runner = make(cache)
     rows, outputs, at = numbers(PROBE_SEED, count, config.hidden_size), [], 0

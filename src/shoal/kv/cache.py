@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from shoal.kv.cache_storage import CacheShape, copy_pages, make_storage
+from shoal.kv.cache_storage import FLOATS, CacheShape, copy_pages, make_storage
+from shoal.kv.hadamard import turned
 from shoal.kv.pages import PAGE_TOKENS, PageAllocator
 from shoal.types import Span
 
@@ -22,6 +23,15 @@ class KVCache:
         self.device = device
         self.pages = PageAllocator(num_pages, max_shared)
         self.storage = make_storage(shape, num_pages, dtype, device)
+
+    @property
+    def form(self) -> str:
+        """How keys and values are kept, as numerics name it: caches of one form hold equal bits of equal rows."""
+        return self.dtype if self.dtype in FLOATS else f"{self.dtype}-turned"
+
+    def turned(self, query: Tensor) -> Tensor:
+        """Queries [n, heads, head_dim] in fp32 as they meet the keys of this cache."""
+        return turned(query, self.storage.turning)
 
     def open(self, session: str, span: Span, max_tokens: int) -> None:
         """Grant a session its pages; raises ServerFull."""
@@ -58,6 +68,6 @@ class KVCache:
 
     def read(self, session: str, block: int) -> tuple[Tensor, Tensor]:
         """One block's keys and values in the order of the tokens, [pages, kv_heads, PAGE_TOKENS, padded]: floats in the dtype
-        of the cache, integers in fp32. The keys are a transposed view.
+        of the cache, integers in fp32. The keys are a transposed view, for queries that are `turned`.
         """
         return self.storage.read(self.pages[session].of(block))

@@ -9,7 +9,8 @@ make a row depend on later ones). With `most` = 127 or 7, all in fp32 with every
 
     scale = max|x| / most        code = clamp(rint(x / scale), −most, most), 0 where scale is 0        x ≈ code · scale
 
-where rint rounds halves to even. What was never written, and what lies beyond head_dim, is code 0 (and scale 0).
+where rint rounds halves to even. What was never written, and what lies beyond head_dim, is code 0 (and scale 0). Keys are
+turned by a Hadamard matrix before (`hadamard`), and queries have to be before they meet them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shoal.kv.hadamard import UNTURNED, turned, turning_size
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.types import KvDtype
 
@@ -47,10 +49,14 @@ class CacheShape(NamedTuple):
 
 
 class Storage(Protocol):
-    """The pages of a cache. `keys` and `values` are raw; so are the scales of those kinds that have them."""
+    """The pages of a cache. `keys` and `values` are raw; so are the scales of those kinds that have them.
+
+    `turning` is the size of the matrix by which keys are turned when they are written (`hadamard`).
+    """
 
     keys: Tensor
     values: Tensor
+    turning: int
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -63,7 +69,7 @@ class Storage(Protocol):
 
     def read(self, table: list[int]) -> tuple[Tensor, Tensor]:
         """Keys and values [pages, kv_heads, PAGE_TOKENS, width]: floats in their dtype, integers in fp32. The keys are a
-        transposed view."""
+        transposed view, and turned as they lie."""
         ...
 
     def clear(self, pages: list[int], slot: int = 0) -> None:
@@ -75,8 +81,7 @@ def make_storage(shape: CacheShape, num_pages: int, dtype: str = "float32", devi
     """Pages of one of KV_DTYPES."""
     if dtype in FLOATS:
         return FloatPages(shape, num_pages, FLOATS[dtype], device)
-    layouts: dict[str, type[CodeLayout]] = {"int8": ByteCodes, "int4": NibbleCodes}
-    return CodePages(shape, num_pages, layouts[dtype](), device)
+    return CodePages(shape, num_pages, LAYOUTS[dtype](), device, turning_size(shape.head_dim))
 
 
 def page_bytes(shape: CacheShape, dtype: str = "float32") -> int:
@@ -95,6 +100,8 @@ def copy_pages(storage: Storage, sources: list[int], targets: list[int]) -> None
 
 class FloatPages(Storage):
     """Keys [pages, kv_heads, width, PAGE_TOKENS], values [pages, kv_heads, PAGE_TOKENS, width], each rounded once."""
+
+    turning = UNTURNED
 
     def __init__(self, shape: CacheShape, num_pages: int, dtype: torch.dtype, device: str) -> None:
         self._dim = shape.head_dim
@@ -144,7 +151,8 @@ class CodeLayout(Protocol):
 class CodePages(Storage):
     """Codes as a layout has them, and scales in fp32 [pages, kv_heads, PAGE_TOKENS]."""
 
-    def __init__(self, shape: CacheShape, num_pages: int, layout: CodeLayout, device: str) -> None:
+    def __init__(self, shape: CacheShape, num_pages: int, layout: CodeLayout, device: str, turning: int) -> None:
+        self.turning = turning
         self._layout = layout
         self.keys, self.values = layout.pages(shape, num_pages, device)
         self.key_scales = zeros((num_pages, shape.kv_heads, PAGE_TOKENS), torch.float32, device)
@@ -156,7 +164,7 @@ class CodePages(Storage):
 
     def write(self, page: int, slot: int, keys: Tensor, values: Tensor) -> None:
         slots = slice(slot, slot + keys.shape[0])
-        key_codes, key_scales = quantize(keys, self._layout.most)
+        key_codes, key_scales = quantize(turned(keys, self.turning), self._layout.most)
         value_codes, value_scales = quantize(values, self._layout.most)
         self._layout.write(self.keys[page], self.values[page], slot, key_codes, value_codes)
         self.key_scales[page, :, slots] = key_scales.T
@@ -234,6 +242,9 @@ class NibbleCodes(CodeLayout):
         keys[pages, :, :, low] = keys[pages, :, :, low] & 0xF0 | NO_CODES & 0x0F
         keys[pages, :, :, high] = keys[pages, :, :, high] & 0x0F | NO_CODES & 0xF0
         values[pages, :, slot:] = NO_CODES
+
+
+LAYOUTS: dict[str, type[CodeLayout]] = {"int8": ByteCodes, "int4": NibbleCodes}
 
 
 def quantize(numbers: Tensor, most: int) -> tuple[Tensor, Tensor]:

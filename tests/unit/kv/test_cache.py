@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shoal.engine.proof import numbers
 from shoal.kv.cache import KVCache
-from shoal.kv.cache_storage import KV_DTYPES, read_dtype
+from shoal.kv.cache_storage import FLOATS, KV_DTYPES, read_dtype
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.model.nn.block import BlockConfig
 from shoal.model.nn.rope import RopeConfig
@@ -100,3 +100,15 @@ def test_values_are_rounded_once_and_read_as_they_are(dtype: str) -> None:
     read = tokens_of(cache.read("one", 2)[0])[:5, :, :10]
     assert read.dtype == read_dtype(dtype)
     assert torch.equal(read, keys.to(read.dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [("float32", "float32"), ("float16", "float16"), ("int8", "int8-turned"), ("int4", "int4-turned")],
+)
+def test_a_cache_says_how_it_keeps_numbers(dtype: str, form: str) -> None:
+    """Turned keys have other bits than codes of keys as they were, which older servers keep; floats have the same."""
+    cache = KVCache(CONFIG.cache_shape, 2, dtype)
+    assert cache.form == form
+    query = numbers(3, 5, 4, 10)
+    assert torch.equal(cache.turned(query), query) == (dtype in FLOATS)

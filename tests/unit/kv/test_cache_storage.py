@@ -9,12 +9,25 @@ import torch
 from torch import Tensor
 
 from shoal.engine.proof import numbers
-from shoal.kv.cache_storage import KV_DTYPES, CodePages, Storage, make_storage, page_bytes, quantize
+from shoal.kv.cache_storage import (
+    FLOATS,
+    KV_DTYPES,
+    CacheShape,
+    CodePages,
+    Storage,
+    make_storage,
+    page_bytes,
+    quantize,
+)
+from shoal.kv.hadamard import turned
 from shoal.kv.pages import PAGE_TOKENS
 from shoal.model.nn.block import BlockConfig
 from shoal.model.nn.rope import RopeConfig
 
 CONFIG = BlockConfig(40, 4, 2, 10, 64, 1e-5, RopeConfig())
+TURNING = 2
+"""Of heads of ten numbers."""
+
 KEYS, VALUES = 3 * numbers(1, PAGE_TOKENS, 2, 10), 5 * numbers(2, PAGE_TOKENS, 2, 10)
 MOST = {"int8": 127, "int4": 7}
 
@@ -42,8 +55,8 @@ def test_a_page_costs_what_is_said(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_the_error_is_half_a_step(dtype: str) -> None:
-    """Of each token's and head's own scale."""
-    for given, found in zip((KEYS, VALUES), read(written(dtype)), strict=True):
+    """Of each token's and head's own scale; keys are turned before."""
+    for given, found in zip((turned(KEYS, TURNING), VALUES), read(written(dtype)), strict=True):
         steps = given.abs().amax(-1, keepdim=True) / MOST[dtype]
         assert ((given - found).abs() <= steps * 0.5000001).all()
         assert found.dtype == torch.float32
@@ -69,7 +82,7 @@ def test_int8_lies_as_the_contract_says() -> None:
     """Keys with the tokens last, values with the dimensions last, a scale each per token and head; padding is 0."""
     storage = written("int8")
     assert isinstance(storage, CodePages)
-    codes, scales = quantize(KEYS, 127)
+    codes, scales = quantize(turned(KEYS, TURNING), 127)
     assert storage.keys.shape == (3, 2, 64, PAGE_TOKENS)
     assert torch.equal(storage.keys[1, 1, :10, 33], codes[33, 1])
     assert torch.equal(storage.key_scales[1], scales.T)
@@ -90,7 +103,7 @@ def test_int4_lies_as_the_contract_says() -> None:
     storage.clear([0, 1])
     assert all((codes == 0x88).all() for codes in (storage.keys, storage.values))
     storage.write(1, 0, keys, values)
-    codes, scales = quantize(keys, 7)
+    codes, scales = quantize(turned(keys, 8), 7)
     assert storage.keys.shape == (2, 2, 64, 32)
     assert torch.equal(storage.keys[1, 1, :40, 5] & 15, (codes[5, 1] + 8).to(torch.uint8))
     assert torch.equal(storage.keys[1, 1, :40, 5] >> 4, (codes[37, 1] + 8).to(torch.uint8))
@@ -124,3 +137,20 @@ def test_pieces_are_written_as_the_whole(dtype: str, cuts: tuple[int, ...]) -> N
     for first, last in itertools.pairwise(cuts):
         storage.write(1, first, KEYS[first:last], VALUES[first:last])
     assert all(torch.equal(one, other) for one, other in zip(storage.tensors, whole.tensors, strict=True))
+
+
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize(("head_dim", "size"), [(64, 64), (80, 16), (96, 32), (128, 128), (48, 16), (33, 1)])
+def test_codes_alone_are_turned(dtype: str, head_dim: int, size: int) -> None:
+    """Floats keep the keys that they are given, to their own rounding."""
+    shape = CacheShape(2, head_dim, 128)
+    storage, keys = make_storage(shape, 1, dtype), numbers(4, 9, 2, head_dim)
+    assert storage.turning == (size if dtype in ("int8", "int4") else 1)
+    storage.clear([0])
+    storage.write(0, 0, keys, keys)
+    found = storage.read([0])[0][0, :, :9, :head_dim].transpose(0, 1)
+    if dtype in FLOATS:
+        assert torch.equal(found, keys.to(FLOATS[dtype]))
+    else:
+        codes, scales = quantize(turned(keys, size), MOST[dtype])
+        assert torch.equal(found, codes * scales[..., None])

@@ -74,7 +74,7 @@ class CacheStruct(Structure):
 
     _fields_ = [
         *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
-        *((name, c_int32) for name in ("kind", "width", "pages", "unused")),
+        *((name, c_int32) for name in ("kind", "width", "pages", "turning")),
     ]
 
 

@@ -100,7 +100,7 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
     weight_bytes = sum(block.size_bytes for block in blocks)
     budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block.cache_shape, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
-    numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
+    numerics = Numerics(proof.kernel, proof.probe, cache.form, exact=proof.exact)
     ropes = tuple(dict.fromkeys(model.block_config(index).rope for index in span.blocks()))
     prefixes = PrefixCache(
         cache.pages, model.block.hidden_size, cache_positions(ropes), numerics.key, config.share_prefixes, config.device

@@ -19,7 +19,7 @@ from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.rows import Rows
 from shoal.server.hosting.span_loading import FRAMES_HELD, LEAST_BACKLOG_ROWS, _budget, _checked, load, open_source
 from shoal.server.serve_options import BUFFER_SHARE, ServeOptions
-from shoal.types import Span
+from shoal.types import KvDtype, Span
 from tests.support.tiny_models import SMOLLM2, tiny_llama
 
 MODEL = ModelConfig("llama", 30, 49152, 8192, (), True, SMOLLM2)
@@ -115,6 +115,15 @@ def test_others_are_told_a_folders_name(asked: str, tmp_path: Path, monkeypatch:
     config = ServeOptions(model=asked, memory_bytes=64 << 20, max_sessions=2)
     source = open_source(config)
     assert load(config, source, Span(0, 1), lambda what, done, total: None).span_info.source == "tiny"
+
+
+@pytest.mark.parametrize(("dtype", "form"), [("float32", "float32"), ("int8", "int8-turned"), ("int4", "int4-turned")])
+def test_numerics_say_how_the_cache_is_kept(dtype: KvDtype, form: str, tmp_path: Path) -> None:
+    """A server that rounds keys as they are is not equal to one that turns them before."""
+    config = ServeOptions(model=str(tiny_llama(tmp_path)), kv_dtype=dtype, memory_bytes=64 << 20, max_sessions=2)
+    loaded = load(config, open_source(config), Span(0, 1), lambda what, done, total: None)
+    assert loaded.span_info.numerics.kv_dtype == form
+    assert f"/{form}/" in loaded.span_info.numerics.key
 
 
 def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
