@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ from shoal.model.weights.checkpoint import Checkpoint
 from shoal.types import Span
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCALE_BITS = 16
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 Progress = Callable[[int, int], None]
@@ -32,18 +34,31 @@ class WeightFormat(NamedTuple):
 
     def apply(self, role: str, tensor: Tensor, device: str) -> Matrix:
         """A tensor of this role in this form, on a device."""
-        if tensor.ndim < 2 or role.startswith("router"):
-            return tensor.to(torch.float32).to(device)  # in this order: not every device has fp64
-        if self.bits is None or role in UNQUANTIZED:
-            return tensor.to(self.dtype).to(device)
+        floats = self._floats(role, tensor.ndim)
+        if self.bits is None or floats is not None:
+            return tensor.to(floats or self.dtype).to(device)  # in this order: not every device has fp64
         # Rounded on the CPU, so that servers with and without a device hold the same.
         codes = quantize(tensor, self.bits)
         return codes._replace(codes=codes.codes.to(device), scales=codes.scales.to(device))
 
+    def _floats(self, role: str, dimensions: int) -> torch.dtype | None:
+        """The floats in which a tensor of this role stays, whatever others are rounded to; None where it is rounded too."""
+        if dimensions < 2 or role.startswith("router"):
+            return torch.float32
+        return self.dtype if self.bits is None or role in UNQUANTIZED else None
+
+    def bits_of(self, role: str, shape: Sequence[int]) -> int:
+        """The bits that `apply` makes of a tensor of this role and shape, scales included."""
+        floats = self._floats(role, len(shape))
+        if self.bits is None or floats is not None:
+            return 8 * (floats or self.dtype).itemsize * math.prod(shape)
+        outputs, inputs = shape
+        return outputs * (self.bits * inputs + SCALE_BITS * -(-inputs // GROUP))
+
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight takes, its share of a scale included."""
-        return 8.0 * self.dtype.itemsize if self.bits is None else self.bits + 16 / GROUP
+        return 8.0 * self.dtype.itemsize if self.bits is None else self.bits + SCALE_BITS / GROUP
 
 
 FULL = WeightFormat()
@@ -75,7 +90,7 @@ def _read(checkpoint: Checkpoint, shapes: TensorMap, form: WeightFormat, device:
     """Tensors by role. Shapes are checked before anything is read; norms, biases and routers stay in fp32."""
     roles: dict[str, list[str]] = {}
     for role, stored in shapes.items():
-        roles.setdefault(_checked_name(checkpoint, stored), []).append(role)
+        roles.setdefault(stored_name(checkpoint, stored), []).append(role)
     read: dict[str, Matrix] = {}
     for name, parts in roles.items():  # a fused tensor is read once
         tensor = checkpoint.read(name)
@@ -87,7 +102,7 @@ def _read(checkpoint: Checkpoint, shapes: TensorMap, form: WeightFormat, device:
     return BlockWeights.of(read)
 
 
-def _checked_name(checkpoint: Checkpoint, stored: TensorSource) -> str:
+def stored_name(checkpoint: Checkpoint, stored: TensorSource) -> str:
     """The tensor's name in this checkpoint, which may lack the model's prefix ("transformer."); raises CheckpointError."""
     for name in (stored.name, stored.name.partition(".")[2]):
         info = checkpoint.tensors.get(name)
@@ -150,7 +165,7 @@ def fetch_blocks(checkpoint: Checkpoint, config: ModelConfig, span: Span) -> Non
     """
     for index in span.blocks():
         shapes = family(config.model_type).block_tensors(config, index)
-        for name in dict.fromkeys(_checked_name(checkpoint, stored) for stored in shapes.values()):
+        for name in dict.fromkeys(stored_name(checkpoint, stored) for stored in shapes.values()):
             checkpoint.read(name)
 
 

@@ -32,10 +32,14 @@ _IGNORED_FIELDS = (
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
-    """A tensor's stored dtype (as its format calls it) and its shape."""
+    """A tensor's stored dtype (as its format calls it) and its shape.
+
+    `bits`: of one number where they are quantized, scales included; 0 for floats of 16 bits and more.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    bits: float = 0.0
 
 
 class Checkpoint(Protocol):

@@ -57,7 +57,8 @@ class GgufCheckpoint:
                     f"{list(stored.shape)}, which the configuration asks for"
                 )
             self._pieces[stored.name] = found
-            self.tensors[stored.name] = TensorInfo(self._file.info(found.names[0]).dtype, stored.shape)
+            info = self._file.info(found.names[0])
+            self.tensors[stored.name] = TensorInfo(info.dtype, stored.shape, bits=info.bits)
 
     @property
     def bytes_read(self) -> int:

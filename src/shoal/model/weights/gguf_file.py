@@ -70,7 +70,10 @@ class GgufFile:
         if name not in self._tensors:
             raise CheckpointError(f"{self.source.name} has no tensor {name}")
         tensor = self._tensors[name]
-        return TensorInfo(_FLOATS.get(tensor.type_id, self._types[tensor.type_id].name), tensor.shape)
+        if tensor.type_id in _FLOATS:
+            return TensorInfo(_FLOATS[tensor.type_id], tensor.shape)
+        numbers, size_bytes = self._sizes[tensor.type_id]
+        return TensorInfo(self._types[tensor.type_id].name, tensor.shape, bits=8 * size_bytes / numbers)
 
     def read(self, name: str, index: int | None = None) -> Tensor:
         """A tensor in fp32, or one along its slowest dimension, of which only the bytes are read.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.safetensors import DTYPES
 
 
 class PackedTensor(NamedTuple):
@@ -32,7 +34,7 @@ class PackedCheckpoint(Checkpoint):
         self._inner = inner
         self._config = inner.config if config is None else config
         self._packed = tensors
-        self._infos = {name: one.info for name, one in tensors.items()}
+        self._infos = {name: _with_bits(one, inner.tensors) for name, one in tensors.items()}
 
     @property
     def source(self) -> str:
@@ -69,3 +71,12 @@ class PackedCheckpoint(Checkpoint):
         """The first bytes of a tensor, or of the first part of one that is packed, as they are stored."""
         packed = self._packed.get(name)
         return self._inner.sample(name if packed is None else packed.parts[0], size_bytes)
+
+
+def _with_bits(packed: PackedTensor, stored: Mapping[str, TensorInfo]) -> TensorInfo:
+    """A tensor's dtype and shape, and how many bits its parts take for each of its numbers."""
+    numbers = math.prod(packed.info.shape)
+    if packed.restore is None or not numbers:
+        return packed.info
+    bits = sum(8 * DTYPES[stored[part].dtype].itemsize * math.prod(stored[part].shape) for part in packed.parts)
+    return TensorInfo(packed.info.dtype, packed.info.shape, bits=bits / numbers)

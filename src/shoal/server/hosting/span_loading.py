@@ -28,6 +28,7 @@ from shoal.model.nn.rope import cache_positions
 from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
 from shoal.model.weights.checkpoint import Checkpoint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
+from shoal.model.weights.weight_bits import known_kl, span_bits
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import MAX_ROWS, Numerics
 from shoal.server.serve_options import BUFFER_SHARE, JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
@@ -59,11 +60,12 @@ class Source(NamedTuple):
 
 
 class LoadedBlocks(NamedTuple):
-    """A span that is ready to serve."""
+    """A span that is ready to serve, and what its server says of the weights."""
 
     runner: Runner
     span_info: SpanInfo
     bits_per_weight: float
+    kl_nats: float | None = None
 
 
 def open_source(config: ServeOptions) -> Source:
@@ -122,7 +124,7 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         frame_rows=budget.frame_rows,
     )
     trim_memory()
-    return LoadedBlocks(runner, span_info, form.bits_per_weight)
+    return LoadedBlocks(runner, span_info, span_bits(checkpoint, model, span, form), known_kl(checkpoint, form))
 
 
 def _backend(config: ServeOptions, model: ModelConfig, form: WeightFormat) -> Backend:

@@ -93,7 +93,8 @@ def test_free_cache_is_shared_by_the_blocks_of_a_span() -> None:
 )
 def test_options_leave_servers_out(options: dict[str, object], change: dict[str, object]) -> None:
     """Another server takes over; if there is none, the error names the option."""
-    first, second = server(A, 0, 8, **{"numerics": "x", **change}), server(B, 0, 8, numerics="x", queued_rows=9)
+    best = {"numerics": "x", "bits_per_weight": 32.0, "kl_nats": 0.0}
+    first, second = server(A, 0, 8, **{**best, **change}), server(B, 0, 8, **best, queued_rows=9)
     assert peers(first, second, **options) == "b"
     with pytest.raises(NoRoute, match=next(iter(options), "draining")):
         peers(first, **options)
