@@ -91,9 +91,12 @@ def test_neighbours_of_a_server_that_is_not_to_be_taken_come_later(known: tuple[
 
 
 def test_what_the_caller_asks_is_never_given_up() -> None:
-    """Servers that are denied stay denied."""
+    """Servers that are denied stay denied, and floors stay."""
     with pytest.raises(NoRoute, match="deny"):
         chosen([server(A)], options=RouteOptions(deny=frozenset({A})))
+    for floor in ({"min_bits": 8.0}, {"max_kl": 0.1}):
+        with pytest.raises(NoRoute, match=next(iter(floor))):
+            chosen([server(A, bits_per_weight=4.0, kl_nats=0.2)], options=RouteOptions(**floor))
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -38,7 +38,8 @@ def test_peers_are_a_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("goal", "speed"), ("min_bits", -1.0), ("min_bits", 33.0), ("num_tokens", -1)]
+    ("option", "value"),
+    [("goal", "speed"), ("min_bits", -1.0), ("min_bits", 33.0), ("max_kl", -0.1), ("num_tokens", -1)],
 )
 def test_what_makes_no_sense_is_named(option: str, value: object) -> None:
     """By its field."""
