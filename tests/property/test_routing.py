@@ -60,6 +60,7 @@ def a_swarm(rng: random.Random) -> tuple[Span, list[ServerRecord], RouteOptions,
         min_bits=rng.choice([0.0, 0.0, 0.0, 8.0]),
         max_kl=rng.choice([None, None, None, 0.0, 0.1]),
         numerics=rng.choice([None, None, None, "a"]),
+        same_bits=rng.choice([None, None, None, 8.0]),
         broken_links=frozenset((rng.choice(parties), rng.choice(parties)) for _ in range(rng.choice([0, 0, 3, 9]))),
     )
     measured = {PeerId(peer): rng.choice([0.02, 0.1, 0.4]) for peer in ids if rng.random() < 0.7}
@@ -87,6 +88,7 @@ class Oracle:
             and server.bits_per_weight >= options.min_bits
             and (options.max_kl is None or (server.kl_nats is not None and server.kl_nats <= options.max_kl))
             and options.numerics in (None, server.numerics)
+            and options.same_bits in (None, server.bits_per_weight)
             and (not options.num_tokens or self.most(server) > 0)
         }
         kept = self.servers.values()

@@ -26,6 +26,9 @@ class RouteEstimate(msgspec.Struct, frozen=True):
 
 NO_OPTIONS = RouteOptions()
 
+SAME_BITS = 0.05
+"""The share by which bits per weight may differ of servers that may hold equal weights."""
+
 MAX_LISTED = 8
 """Checkpoints of one name that an error lists."""
 
@@ -91,9 +94,15 @@ def _excluded(server: ServerRecord, options: RouteOptions) -> str | None:
         "allow": options.allow is not None and server.peer not in options.allow,
         **{floor.option: not floor.meets(server, options) for floor in FLOORS},
         "numerics": options.numerics is not None and server.numerics != options.numerics,
+        "same_bits": options.same_bits is not None and not _near(server.bits_per_weight, options.same_bits),
         "num_tokens": most_blocks(server, options.num_tokens) <= 0,
     }
     return next((name for name, holds in reasons.items() if holds), None)
+
+
+def _near(bits: float, wanted: float) -> bool:
+    """Whether weights may be equal: spans of a model whose layers differ have a little more or less on average."""
+    return abs(bits - wanted) <= SAME_BITS * wanted
 
 
 def _pins_by_block(span: Span, options: RouteOptions) -> dict[int, PeerId]:

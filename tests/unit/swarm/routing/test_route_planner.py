@@ -89,6 +89,8 @@ def test_free_cache_is_shared_by_the_blocks_of_a_span() -> None:
         ({"max_kl": 0.05}, {"kl_nats": float("nan")}),
         ({"max_kl": 0.0}, {"kl_nats": None}),
         ({"numerics": "x"}, {"numerics": "y"}),
+        ({"same_bits": 32.0}, {"bits_per_weight": 30.0}),
+        ({"same_bits": 32.0}, {"bits_per_weight": 0.0}),
         ({"broken_links": frozenset({(CLIENT, A)})}, {}),
         ({"broken_links": frozenset({(A, CLIENT)})}, {}),
         ({"pins": {7: B}}, {"decode_rows_per_s": 1.0}),
