@@ -11,6 +11,7 @@ import msgspec
 from torch import Tensor
 
 from shoal.model.nn.block import ModelConfig
+from shoal.model.weights.quantization_note import QuantizationNote
 from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, plain
 
 SAMPLED_TENSORS = 8
@@ -71,6 +72,11 @@ class Checkpoint(Protocol):
         ...
 
     @property
+    def note(self) -> QuantizationNote:
+        """What the program that quantized it wrote beside it, if it was ours."""
+        ...
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of headers and tensors read so far."""
         ...
@@ -96,8 +102,11 @@ def model_spec(checkpoint: Checkpoint, config: ModelConfig) -> ModelSpec:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """32 hexadecimal digits for the base checkpoint: configuration, tensors' names, dtypes and shapes, and a few samples.
 
-    The samples (1 KiB of eight tensors, evenly chosen by name) tell a fine-tune from its base without reading it whole.
+    The samples (1 KiB of eight tensors, evenly chosen by name) tell a fine-tune from its base without reading it whole. What
+    our own quantizer made has its base's fingerprint, by its note.
     """
+    if checkpoint.note.base_fingerprint:
+        return checkpoint.note.base_fingerprint
     fields = {key: value for key, value in checkpoint.config.items() if key not in _IGNORED_FIELDS}
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True, default=str).encode(), digest_size=16)
     names = sorted(checkpoint.tensors)

@@ -15,6 +15,7 @@ from shoal.model.families.gguf_mapping import GgufPiece
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_file import GgufFile
+from shoal.model.weights.quantization_note import NO_NOTE
 
 MAX_WANTED = 1 << 17
 """Tensors that a model may have, each expert's counted: those of DeepSeek V3 are some 50,000."""
@@ -26,6 +27,7 @@ class GgufCheckpoint:
     def __init__(self, source: str, *parts: ByteSource) -> None:
         self.source = source
         self.revision = ""
+        self.note = NO_NOTE
         self._file = GgufFile(*parts)
         self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
         self._family, self._mapping = gguf_family(self._file)

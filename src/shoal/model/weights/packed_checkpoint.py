@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.quantization_note import QuantizationNote
 from shoal.model.weights.safetensors import DTYPES
 
 
@@ -55,6 +56,10 @@ class PackedCheckpoint(Checkpoint):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._infos
+
+    @property
+    def note(self) -> QuantizationNote:
+        return self._inner.note
 
     @property
     def bytes_read(self) -> int:

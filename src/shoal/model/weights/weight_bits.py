@@ -53,8 +53,11 @@ _EXACT_IN_FP32 = {"F32", "BF16", "F16"}
 def known_kl(checkpoint: Checkpoint, form: WeightFormat) -> float | None:
     """The KL divergence from the base, in nats, of a model held in this form; None where it is not known.
 
-    Floats that are kept as they are have none. What was rounded, here or by others, nobody has measured.
+    Floats that are kept as they are have none. What our quantizer made has what it measured, unless it is rounded again. What
+    others have rounded nobody has measured.
     """
+    if form.bits is None and form.dtype is torch.float32 and checkpoint.note.kl_nats is not None:
+        return checkpoint.note.kl_nats
     kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2}
     own = {"BF16"} if form.dtype is torch.bfloat16 else {"F16"} if form.dtype is torch.float16 else _EXACT_IN_FP32
     return 0.0 if form.bits is None and kinds <= own else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +25,9 @@ from shoal.memory import trim_memory
 from shoal.model.families import family, model_config
 from shoal.model.nn.block import ModelConfig
 from shoal.model.nn.rope import cache_positions
+from shoal.model.weights.base_model import differences
 from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
-from shoal.model.weights.checkpoint import Checkpoint, model_spec
+from shoal.model.weights.checkpoint import Checkpoint, fingerprint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.model.weights.weight_bits import known_kl, span_bits
 from shoal.protocol.journal import FRAME_ROWS
@@ -47,16 +48,23 @@ LEAST_BACKLOG_ROWS = 64
 FRAMES_HELD = 3
 """How often the rows of a frame are in memory: as it is received, as bytes that were cut out of it, as numbers."""
 
+MAX_DIFFERENCES = 3
+"""Fields that an error names in which a checkpoint differs from its base."""
+
 WEIGHT_SHARE = 0.8
 """The share of the memory that weights may take when the server chooses how many blocks it holds."""
 
 
 class Source(NamedTuple):
-    """A checkpoint that blocks can be loaded from, and the model that it holds."""
+    """A checkpoint that blocks can be loaded from, and the model that it holds: the base's where it was made from one.
+
+    `described`: the checkpoint that clients are told of.
+    """
 
     checkpoint: Checkpoint
     config: ModelConfig
     model: ModelSpec
+    described: Checkpoint
 
 
 class LoadedBlocks(NamedTuple):
@@ -69,11 +77,33 @@ class LoadedBlocks(NamedTuple):
 
 
 def open_source(config: ServeOptions) -> Source:
-    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device."""
+    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device.
+
+    Raises UsageError where it cannot have been made from the base that was named.
+    """
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
     model = model_config(checkpoint.config)
-    return Source(checkpoint, model, model_spec(checkpoint, model))
+    if config.base is None:
+        return Source(checkpoint, model, model_spec(checkpoint, model), checkpoint)
+    base = open_checkpoint(config.base)
+    described = model_config(base.config)
+    spec = model_spec(base, described)
+    _check_base(checkpoint, spec, differences(model, described))
+    return Source(checkpoint, model, spec, base)
+
+
+def _check_base(checkpoint: Checkpoint, base: ModelSpec, differing: Sequence[str]) -> None:
+    said = checkpoint.note.base_fingerprint
+    if differing:
+        more = f" and {len(differing) - MAX_DIFFERENCES} more" if len(differing) > MAX_DIFFERENCES else ""
+        told = f"{'; '.join(differing[:MAX_DIFFERENCES])}{more}"
+        raise UsageError(f"--base cannot be {base.name}: {checkpoint.name} differs from it in {told}", field="base")
+    if said not in ("", base.fingerprint):
+        raise UsageError(
+            f"--base cannot be {base.name}, which is {base.fingerprint}: {checkpoint.name} says that it was made from {said}",
+            field="base",
+        )
 
 
 @device_memory()
@@ -85,7 +115,7 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    checkpoint, model, spec = source
+    checkpoint, model, spec, described = source
     form = weight_format(config.dtype, config.quantize, checkpoint)
     backend = _backend(config, model, form)
     blocks = load_blocks(
@@ -113,9 +143,9 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         span,
         numerics,
         block_digests(blocks),
-        _public_source(checkpoint),
-        checkpoint.revision,
-        json.dumps(dict(checkpoint.config)).encode(),
+        _public_source(described),
+        described.revision,
+        json.dumps(dict(described.config)).encode(),
         min(config.max_session_tokens, model.max_positions),
         budget.journal_tokens,
         row_codecs=family(model.model_type).row_codecs,
@@ -124,7 +154,8 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         frame_rows=budget.frame_rows,
     )
     trim_memory()
-    return LoadedBlocks(runner, span_info, span_bits(checkpoint, model, span, form), known_kl(checkpoint, form))
+    kl_nats = known_kl(checkpoint, form) if fingerprint(checkpoint) == spec.fingerprint else None
+    return LoadedBlocks(runner, span_info, span_bits(checkpoint, model, span, form), kl_nats)
 
 
 def _backend(config: ServeOptions, model: ModelConfig, form: WeightFormat) -> Backend:

@@ -11,6 +11,7 @@ from shoal.model.families import family, model_config
 from shoal.model.kernels.quantized import Quantized
 from shoal.model.weights.block_loading import WeightFormat
 from shoal.model.weights.model_source import open_checkpoint
+from shoal.model.weights.quantization_note import QuantizationNote
 from shoal.model.weights.weight_bits import known_kl, span_bits
 from shoal.types import Span
 from tests.foreign.cases import FILES
@@ -62,5 +63,9 @@ def test_quality_is_known_of_floats_that_are_kept() -> None:
     assert known_kl(MemoryCheckpoint(narrow), HALF) == 0.0
     for form in (HALF, WeightFormat(torch.float16), EIGHT, FOUR):
         assert known_kl(MemoryCheckpoint(tensors), form) is None
+    for form, kl in ((FULL, 0.03), (FOUR, None), (HALF, None)):
+        measured = MemoryCheckpoint(tensors)
+        measured.note = QuantizationNote("ab" * 16, 0.03)
+        assert known_kl(measured, form) == kl
     assert known_kl(open_checkpoint(str(QUANTIZED / "awq")), FULL) is None
     assert known_kl(open_checkpoint(str(FILES / "k-quants.gguf")), FULL) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,14 @@ from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.rows import Rows
-from shoal.server.hosting.span_loading import FRAMES_HELD, LEAST_BACKLOG_ROWS, _budget, _checked, load, open_source
+from shoal.server.hosting.span_loading import (
+    FRAMES_HELD,
+    LEAST_BACKLOG_ROWS,
+    _budget,
+    _checked,
+    load,
+    open_source,
+)
 from shoal.server.serve_options import BUFFER_SHARE, ServeOptions
 from shoal.types import Span
 from tests.support.tiny_models import SMOLLM2, tiny_llama
@@ -125,3 +134,42 @@ def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
     assert _checked(ServeOptions(model="any"), inexact) is inexact
     exact = Proof("torch", 4, 1, True, "")
     assert _checked(ServeOptions(model="any", exact=True), exact) is exact
+
+
+QUANTIZED = Path(__file__).parents[3] / "foreign" / "quantized"
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors"])
+def test_a_foreign_file_is_a_model_of_its_own_without_its_base(method: str) -> None:
+    """With it, it is the base: its name, its fingerprint, and what clients are told to get."""
+    base = open_source(ServeOptions(model=str(QUANTIZED / "source")))
+    alone = open_source(ServeOptions(model=str(QUANTIZED / method)))
+    made = open_source(ServeOptions(model=str(QUANTIZED / method), base=str(QUANTIZED / "source")))
+    assert alone.model.fingerprint != base.model.fingerprint
+    assert alone.described is alone.checkpoint
+    assert made.model == base.model
+    loaded = load(
+        ServeOptions(model="any", memory_bytes=64 << 20, max_sessions=2),
+        made,
+        Span(0, 1),
+        lambda what, done, total: None,
+    )
+    info = loaded.span_info
+    assert (info.source, info.config_json) == ("source", json.dumps(dict(base.checkpoint.config)).encode())
+    assert 4 < loaded.bits_per_weight < 6
+    assert loaded.kl_nats is None
+
+
+def test_a_base_that_it_cannot_have_been_made_from(tmp_path: Path) -> None:
+    """The field that differs is named; so is another base that the file itself names."""
+    other = tiny_llama(tmp_path / "other", vocab_size=131)
+    with pytest.raises(
+        UsageError, match=r"--base cannot be other: awq differs from it in num_blocks \(1, not 3\)"
+    ) as caught:
+        open_source(ServeOptions(model=str(QUANTIZED / "awq"), base=str(other)))
+    assert caught.value.field == "base"
+    shutil.copytree(QUANTIZED / "awq", tmp_path / "made")
+    (tmp_path / "made" / "quantization.json").write_text(json.dumps({"base_fingerprint": "ab" * 16}))
+    assert open_source(ServeOptions(model=str(tmp_path / "made"))).model.fingerprint == "ab" * 16
+    with pytest.raises(UsageError, match=f"made from {'ab' * 16}"):
+        open_source(ServeOptions(model=str(tmp_path / "made"), base=str(QUANTIZED / "source")))
