@@ -16,8 +16,9 @@ from shoal.model.families import model_config
 from shoal.model.nn.sampling import sample
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import load_ends, weight_format
+from shoal.model.weights.weight_bits import block_bytes
 from shoal.protocol.rows import Rows
-from shoal.server.hosting.span_loading import block_bytes, load, open_source
+from shoal.server.hosting.span_loading import load, open_source
 from shoal.server.serve_options import ServeOptions, WeightDtype
 from shoal.types import Span
 
@@ -52,7 +53,7 @@ class InProcessEngine:
         shape, head = model_config(source.checkpoint.config), head_form(form.head)
         self._ends = load_ends(source.checkpoint, shape, head, choose_linears(head, threads, form.int8_rows))
         self._tile = prove_ends(self._ends, shape.block).tile
-        weights = block_bytes(source.config, weight_format(form.dtype, form.quantize)) * source.model.num_blocks
+        weights = block_bytes(source.config, weight_format(form.dtype, form.quantize), source.checkpoint) * source.model.num_blocks
         self.token_bytes = weights + self._ends.head.size_bytes
         """Weights that a token reads."""
 

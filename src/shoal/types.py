@@ -29,6 +29,9 @@ MAX_MODEL_NAME_CHARS = 128
 
 MAX_FINGERPRINT_CHARS = 64
 
+MAX_KL_NATS = 100
+"""Of the KL divergence that a quantized model is said to have from its base."""
+
 NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]*\Z"
 """Text that a terminal shows as it is: no control characters, no line breaks, nothing that turns the direction of writing, and
 no space that cannot be seen. What joins letters, or keeps them apart, is a part of words."""

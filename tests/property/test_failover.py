@@ -167,7 +167,9 @@ class World:
     def _choose(self, action: OpenSpan, opening_id: int) -> None:
         records = [server.record for server in self.servers.values() if server.peer not in self.failed]
         try:
-            hops = select(records, {}, Constraints(action.span, action.without, action.broken, action.numerics))
+            hops = select(
+                records, {}, Constraints(action.span, action.without, action.broken, action.numerics, bits=action.bits)
+            )
         except NoRoute as error:
             self.state = self.state.not_opened(opening_id, error, self.now)
             return

@@ -39,7 +39,8 @@ def a_swarm(rng: random.Random) -> tuple[Span, list[ServerRecord], RouteOptions,
                 model=MODEL,
                 span=Span(start, rng.randint(start + 1, num_blocks)),
                 numerics=rng.choice(["a", "a", "b"]),
-                bits_per_weight=rng.choice([4.0, 8.0, 32.0]),
+                bits_per_weight=rng.choice([0.0, 4.0, 8.0, 32.0]),
+                kl_nats=rng.choice([None, 0.0, 0.1]),
                 decode_rows_per_s=rng.choice([0.0, 1.0, 5.0, 25.0]),
                 prefill_rows_per_s=rng.choice([0.0, 10.0, 40.0]),
                 free_tokens=rng.choice([100, 300, 1000]),
@@ -57,7 +58,9 @@ def a_swarm(rng: random.Random) -> tuple[Span, list[ServerRecord], RouteOptions,
         deny=frozenset(rng.sample(ids, 1) if rng.random() < 0.1 else ()),
         allow=frozenset(rng.sample(ids, len(ids) // 2 + 1)) if rng.random() < 0.1 else None,
         min_bits=rng.choice([0.0, 0.0, 0.0, 8.0]),
+        max_kl=rng.choice([None, None, None, 0.0, 0.1]),
         numerics=rng.choice([None, None, None, "a"]),
+        same_bits=rng.choice([None, None, None, 8.0]),
         broken_links=frozenset((rng.choice(parties), rng.choice(parties)) for _ in range(rng.choice([0, 0, 3, 9]))),
     )
     measured = {PeerId(peer): rng.choice([0.02, 0.1, 0.4]) for peer in ids if rng.random() < 0.7}
@@ -83,7 +86,9 @@ class Oracle:
             and server.peer not in options.deny
             and (options.allow is None or server.peer in options.allow)
             and server.bits_per_weight >= options.min_bits
+            and (options.max_kl is None or (server.kl_nats is not None and server.kl_nats <= options.max_kl))
             and options.numerics in (None, server.numerics)
+            and options.same_bits in (None, server.bits_per_weight)
             and (not options.num_tokens or self.most(server) > 0)
         }
         kept = self.servers.values()

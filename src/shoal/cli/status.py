@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from shoal.swarm.directory.records import ServerRecord
 
 
-COLUMNS = ("server", "blocks", "sessions", "queued", "tokens", "rows/s", "computed", "state")
-NAME_CHARACTERS = 16
+COLUMNS = ("server", "blocks", "bits", "nats", "sessions", "queue", "tokens", "rows/s", "done", "state")
+NAME_CHARACTERS = 14
 """Of a server's name in the table, which has to fit into 80 columns."""
 
 State = Literal["up", "leaving", "left", "silent"]
@@ -76,7 +76,8 @@ class LoadView(msgspec.Struct, frozen=True):
 class ServerView(msgspec.Struct, frozen=True):
     """A server as its record and its answer describe it; `load` is None when none came, and `problem` says why.
 
-    `heard_s`: seconds since it last said something to anybody, by its own clock.
+    `heard_s`: seconds since it last said something to anybody, by its own clock. `bits_per_weight`, and `kl_nats` from the
+    base, are the server's word; None: it does not say.
     """
 
     peer: str
@@ -87,6 +88,8 @@ class ServerView(msgspec.Struct, frozen=True):
     problem: str
     state: State
     heard_s: float
+    bits_per_weight: float | None
+    kl_nats: float | None
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -163,7 +166,16 @@ def _server_view(server: ServerStatus, record: ServerRecord) -> ServerView:
     span = record.span.start, record.span.stop
     heard_s = 0.0 if load is not None else max(0.0, time.time() - record.issued_at)
     return ServerView(
-        record.peer, record.name, span, tuple(record.addresses), load, server.problem, _state(server), heard_s
+        record.peer,
+        record.name,
+        span,
+        tuple(record.addresses),
+        load,
+        server.problem,
+        _state(server),
+        heard_s,
+        record.bits_per_weight or None,
+        record.kl_nats,
     )
 
 
@@ -183,6 +195,8 @@ def _show(model: ModelView) -> None:
         if server.load is not None and server.load.clients > 1:
             for line in _shares(server.load):
                 say(f"{server.name or server.peer[:8]}: {line}")
+    if any(server.bits_per_weight is not None or server.kl_nats is not None for server in model.servers):
+        say("bits per weight and nats from the base (KL) are the servers' own words")
     if model.missing:
         say(styled(f"missing blocks: {', '.join(str(Span(*span)) for span in model.missing)}", "red"))
     else:
@@ -193,14 +207,17 @@ def _row(server: ServerView) -> tuple[str | Text, ...]:
     """A server in the table; one that does not answer has no load."""
     name, span, load = server.name or server.peer[:8], str(Span(*server.span)), server.load
     shown = name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…"
+    bits = "-" if server.bits_per_weight is None else f"{server.bits_per_weight:.3g}"
     if load is None:
         state = "left" if server.state == "left" else styled(f"silent {_duration(server.heard_s)}", "red")
-        return (shown, span, "", "", "", "", "", state)
+        return (shown, span, bits, _nats(server.kl_nats), "", "", "", "", "", state)
     rate = _short(load.decode_rows_per_s) if load.decode_rows_per_s else "-"
     up = _duration(load.uptime_s)
     return (
         shown,
         span,
+        bits,
+        _nats(server.kl_nats),
         f"{load.sessions}/{load.max_sessions}",
         _short(load.queued_rows),
         _short(load.free_tokens),
@@ -208,6 +225,15 @@ def _row(server: ServerView) -> tuple[str | Text, ...]:
         _short(load.rows_computed),
         "leaving" if server.state == "leaving" else f"up {up}",
     )
+
+
+def _nats(told: float | None) -> str:
+    """In five characters, three of them behind the point: what is less is as good as nothing."""
+    if told is None:
+        return "-"
+    if told == 0:
+        return "0"
+    return f"{told:.3f}" if 0.001 <= told < 10 else "<.001" if told < 0.001 else f"{told:.1f}"
 
 
 def _short(number: float) -> str:

@@ -68,6 +68,10 @@ class ServeOptions(Options, frozen=True, kw_only=True):
 
     model: Annotated[str, option("Hub id, directory of safetensors, or GGUF file.", "Model", shown=False)]
     revision: Annotated[str | None, option("Revision on the hub.", "Model")] = None
+    base: Annotated[
+        str | None,
+        option("The checkpoint that a quantized model was made from: serve its blocks in the base's swarm.", "Model"),
+    ] = None
     blocks: Annotated[
         Span | None, option("Blocks to hold, START:STOP.", "Model", parse=Span.of, form="a span like 0:10")
     ] = None

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.cli.status import LoadView, _duration, _short, _show, model_views
+from shoal.cli.status import LoadView, _duration, _nats, _short, _show, model_views
 from shoal.cli.terminal import console
 from shoal.client.client import ServerStatus
 from shoal.protocol.messages import AccountLoad, Status
@@ -72,21 +72,42 @@ def test_what_people_see(said: io.StringIO) -> None:
     unmeasured = msgspec.structs.replace(LOAD, decode_rows_per_s=0.0)
     [view] = model_views(
         [
-            ServerStatus(held("a", 0, 4, name="near"), LOAD),
-            ServerStatus(held("b", 0, 4), unmeasured),
-            ServerStatus(held("c", 4, 8), None, "does not answer"),
+            ServerStatus(held("a", 0, 4, name="near", bits_per_weight=4.25, kl_nats=0.0312), LOAD),
+            ServerStatus(held("b", 0, 4, bits_per_weight=32.0), unmeasured),
+            ServerStatus(held("c", 4, 8, kl_nats=0.0), None, "does not answer"),
         ]
     )
     _show(view)
     rows = [line.split() for line in said.getvalue().splitlines()]
-    assert ["near", "0:4", "1/4", "20", "30k", "12.4", "9k", "up", "1", "min"] in rows
-    assert ["b" * 8, "0:4", "1/4", "20", "30k", "-", "9k", "up", "1", "min"] in rows
-    assert any(row[:3] == ["c" * 8, "4:8", "silent"] for row in rows)
+    assert ["near", "0:4", "4.25", "0.031", "1/4", "20", "30k", "12.4", "9k", "up", "1", "min"] in rows
+    assert ["b" * 8, "0:4", "32", "-", "1/4", "20", "30k", "-", "9k", "up", "1", "min"] in rows
+    assert any(row[:5] == ["c" * 8, "4:8", "-", "0", "silent"] for row in rows)
+    assert "bits per weight and nats from the base (KL) are the servers' own words" in said.getvalue()
     assert f"{'c' * 8} was heard" in said.getvalue()
     assert "ago: does not answer" in said.getvalue()
     assert rows[-1] == ["missing", "blocks:", "4:8"]
     _show(msgspec.structs.replace(view, missing=()))
     assert said.getvalue().endswith("all blocks are served\n")
+
+
+def test_bits_and_quality_are_words_of_the_server(said: io.StringIO) -> None:
+    """A script reads them, and null where nothing was said; then no table explains them."""
+    told, silent = held("a", 0, 4, bits_per_weight=4.25, kl_nats=0.0004), held("b", 4, 8)
+    [view] = model_views([ServerStatus(told, LOAD), ServerStatus(silent, LOAD)])
+    assert [(one.bits_per_weight, one.kl_nats) for one in view.servers] == [(4.25, 0.0004), (None, None)]
+    [quiet] = model_views([ServerStatus(silent, LOAD)])
+    _show(quiet)
+    assert "own words" not in said.getvalue()
+    _show(view)
+    assert [_nats(one) for one in (None, 0.0, 0.0004, 0.0312, 9.99, 12.34, 100.0)] == [
+        "-",
+        "0",
+        "<.001",
+        "0.031",
+        "9.990",
+        "12.3",
+        "100.0",
+    ]
 
 
 def test_a_server_that_clients_share(said: io.StringIO) -> None:
@@ -133,8 +154,8 @@ def test_a_server_that_left_in_good_order_has_left(said: io.StringIO) -> None:
     assert view.servers[2].heard_s == pytest.approx(250, abs=5)
     _show(view)
     rows = [line.split() for line in said.getvalue().splitlines()]
-    assert ["b" * 8, "0:4", "left"] in rows
-    assert ["c" * 8, "4:8", "silent", "4", "min"] in rows
+    assert ["b" * 8, "0:4", "-", "-", "left"] in rows
+    assert ["c" * 8, "4:8", "-", "-", "silent", "4", "min"] in rows
 
 
 def test_a_table_fits_into_80_columns(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,13 +173,13 @@ def test_a_table_fits_into_80_columns(said: io.StringIO, monkeypatch: pytest.Mon
     )
     [view] = model_views(
         [
-            ServerStatus(held("a", 0, 4, name="n" * 64), busy),
+            ServerStatus(held("a", 0, 4, name="n" * 64, bits_per_weight=4.25, kl_nats=0.0123), busy),
             ServerStatus(held("b", 4, 8, issued_at=time.time() - 290), None, "tls://x " * 40),
         ]
     )
     _show(view)
     lines = said.getvalue().splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all(len(line.rstrip()) <= 80 for line in lines if "was heard" not in line)
 
 

@@ -70,7 +70,7 @@ class Runner:
 
 def loaded(span: Span = HELD) -> LoadedBlocks:
     """As they come from the disk."""
-    return LoadedBlocks(Runner(span), span_info(span), 16.0)  # type: ignore[arg-type]  # a runner by its shape
+    return LoadedBlocks(Runner(span), span_info(span), 16.0, 0.25)  # type: ignore[arg-type]  # a runner by its shape
 
 
 class Network:

@@ -128,6 +128,7 @@ class OpenSpan(msgspec.Struct, frozen=True):
     numerics: str | None = None
     look_again_at: float = 0.0
     in_doubt: bool = False
+    bits: float | None = None
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -590,7 +591,12 @@ def _open(
     over = state.search.deadline is not None and now >= state.search.deadline
     hopeless = state.blamed if over else frozenset()
     return OpenSpan(
-        span, False, taken | avoided | state.liars | hopeless, state.unreachable, state.arithmetic.key(span)
+        span,
+        False,
+        taken | avoided | state.liars | hopeless,
+        state.unreachable,
+        state.arithmetic.key(span),
+        bits=state.arithmetic.bits_of(span),
     )
 
 

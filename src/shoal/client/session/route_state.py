@@ -184,16 +184,23 @@ class FailoverEvent(msgspec.Struct, frozen=True):
 class Arithmetic(msgspec.Struct, frozen=True):
     """The arithmetic of a session so far: of each block its kernel's key and its weights' digest.
 
-    `exact` until rows have gone through arithmetic that gives other bits than the first hops'.
+    `exact` until rows have gone through arithmetic that gives other bits than the first hops'. `bits` are each block's bits per
+    weight by its server's word: no digest stands in a record, so by them servers of equal weights are looked for.
     """
 
     exact: bool = True
     blocks: Mapping[int, tuple[str, str]] = {}
+    bits: Mapping[int, float] = {}
 
     def key(self, span: Span) -> str | None:
         """The numerics that all blocks of a span had, if they had one."""
         keys = {self.blocks[block][0] for block in span.blocks() if block in self.blocks}
         return next(iter(keys)) if len(keys) == 1 else None
+
+    def bits_of(self, span: Span) -> float | None:
+        """The bits per weight that all blocks of a span had, if they had the same and were told."""
+        told = {self.bits[block] for block in span.blocks() if block in self.bits}
+        return next(iter(told)) or None if len(told) == 1 else None
 
     def compared(
         self, span: Span, numerics: Numerics, weights: Sequence[str], fresh: bool
@@ -205,6 +212,11 @@ class Arithmetic(msgspec.Struct, frozen=True):
             blocks[block] = mine if fresh else blocks.get(block, mine)
             same = same and blocks[block] == mine
         return blocks, same
+
+    def told(self, span: Span, bits: float, fresh: bool) -> Mapping[int, float]:
+        """Each block's bits with those of one more hop; `fresh`: no row was computed yet."""
+        new = dict.fromkeys(span.blocks(), bits)
+        return {**self.bits, **new} if fresh else {**new, **self.bits}
 
 
 class RouteState(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ class Constraints(msgspec.Struct, frozen=True):
 
     `without`: servers not to take. `broken`: pairs of servers of which the first does not reach the second. `numerics`: the
     arithmetic that equals the session's; `exact`: no other will do. `num_tokens` must fit into their caches. `options` are
-    the caller's.
+    the caller's. `bits`: those per weight that the session's blocks had, since equal weights have them.
     """
 
     span: Span
@@ -30,6 +30,7 @@ class Constraints(msgspec.Struct, frozen=True):
     exact: bool = False
     num_tokens: int = 0
     options: RouteOptions = RouteOptions()
+    bits: float | None = None
 
 
 def select(records: Sequence[ServerRecord], measured: RoundTrips, constraints: Constraints) -> list[Hop]:
@@ -44,9 +45,9 @@ def select(records: Sequence[ServerRecord], measured: RoundTrips, constraints: C
     pools = [[record for record in pool if record.peer in measured] for pool in (elsewhere, usable)]
     pools = [*(pool for pool in pools if 0 < len(pool) < len(usable)), usable]
     error: NoRoute | None = None
-    for numerics in _arithmetics(constraints):
+    for arithmetic in _arithmetics(constraints):
         for pool in pools:
-            for options in _wishes(constraints, numerics):
+            for options in _wishes(constraints, arithmetic):
                 try:
                     return list(plan_route(constraints.span, pool, options, measured))
                 except NoRoute as caught:
@@ -60,14 +61,16 @@ def _networks(record: ServerRecord) -> set[str]:
     return {source_network(node_address(address).host) for address in record.addresses} - {""}
 
 
-def _arithmetics(constraints: Constraints) -> Iterable[str | None]:
-    """Equal arithmetic first; alone, if it must be."""
-    return dict.fromkeys((constraints.numerics,) if constraints.exact else (constraints.numerics, None))
+def _arithmetics(constraints: Constraints) -> Iterable[RouteOptions]:
+    """Equal arithmetic first, alone if it must be; of either kind first that with as many bits in the weights."""
+    kinds = (constraints.numerics,) if constraints.exact else (constraints.numerics, None)
+    pairs = dict.fromkeys((numerics, bits) for numerics in kinds for bits in (constraints.bits, None))
+    return [msgspec.structs.replace(constraints.options, numerics=one, same_bits=bits) for one, bits in pairs]
 
 
-def _wishes(constraints: Constraints, numerics: str | None) -> Iterator[RouteOptions]:
+def _wishes(constraints: Constraints, asked: RouteOptions) -> Iterator[RouteOptions]:
     """Links that work first, then room as far as it is known."""
-    asked, tokens, none = constraints.options, constraints.num_tokens, frozenset[tuple[str, str]]()
+    tokens, none = constraints.num_tokens, frozenset[tuple[str, str]]()
     for broken in dict.fromkeys((constraints.broken, none)):
-        yield msgspec.structs.replace(asked, numerics=numerics, broken_links=broken, num_tokens=tokens)
-    yield msgspec.structs.replace(asked, numerics=numerics, num_tokens=0)
+        yield msgspec.structs.replace(asked, broken_links=broken, num_tokens=tokens)
+    yield msgspec.structs.replace(asked, num_tokens=0)

@@ -318,6 +318,7 @@ class RouteSupervisor:
             asked.exact,
             asked.max_tokens,
             asked.route,
+            action.bits,
         )
         try:
             hops = select(*self._planner.candidates(self.terms.model), constraints)
@@ -378,11 +379,13 @@ class RouteSupervisor:
     def _agrees(self, client: HopClient) -> bool:
         """Note a hop's arithmetic; False when it differs and the session must be exact."""
         assert client.numerics is not None
-        known, exact_only = self._state.arithmetic, self.terms.options.exact
-        blocks, same = known.compared(client.hop.span, client.numerics, client.weights, fresh=self._sender.end == 0)
+        known, exact_only, span = self._state.arithmetic, self.terms.options.exact, client.hop.span
+        fresh = self._sender.end == 0
+        blocks, same = known.compared(span, client.numerics, client.weights, fresh)
         if exact_only and not same:
             return False
-        self._state = self._state.replaced(arithmetic=Arithmetic(known.exact and same, blocks))
+        bits = known.told(span, client.record.record.bits_per_weight, fresh)
+        self._state = self._state.replaced(arithmetic=Arithmetic(known.exact and same, blocks, bits))
         return True
 
     def _talk(self) -> None:

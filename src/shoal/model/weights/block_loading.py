@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from shoal.errors import CheckpointError, UsageError
 from shoal.model.families import TensorMap, TensorSource, family
+from shoal.model.kernels import cpu
 from shoal.model.kernels.linears import MakeLinear, torch_linear
 from shoal.model.kernels.quantized import BITS, GROUP, Matrix, quantize
 from shoal.model.nn.block import Block, BlockConfig, EmbeddingAndHead, ModelConfig, final_norm
@@ -21,6 +23,7 @@ from shoal.model.weights.checkpoint import Checkpoint
 from shoal.types import Span
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCALE_BITS = 4
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 Progress = Callable[[int, int], None]
@@ -44,17 +47,30 @@ class WeightFormat(NamedTuple):
         """A tensor of this role in this form, on a device."""
         if isinstance(tensor, PackedMatrix):
             return tensor.to(device)
-        if tensor.ndim < 2 or role.startswith("router"):
-            return tensor.to(torch.float32).to(device)  # in this order: not every device has fp64
-        if self.bits is None or role in UNQUANTIZED:
-            return tensor.to(self.dtype).to(device)
+        floats = self._floats(role, tensor.ndim)
+        if self.bits is None or floats is not None:
+            return tensor.to(floats or self.dtype).to(device)  # in this order: not every device has fp64
         # Rounded on the CPU, so that servers with and without a device hold the same.
         return quantize(tensor, self.bits).to(device)
+
+    def _floats(self, role: str, dimensions: int) -> torch.dtype | None:
+        """The floats in which a tensor of this role stays, whatever others are rounded to; None where it is rounded too."""
+        if dimensions < 2 or role.startswith("router"):
+            return torch.float32
+        return self.dtype if self.bits is None or role in UNQUANTIZED else None
+
+    def bits_of(self, role: str, shape: Sequence[int]) -> int:
+        """The bits that `apply` makes of a tensor of this role and shape, scales included."""
+        floats = self._floats(role, len(shape))
+        if self.bits is None or floats is not None:
+            return 8 * (floats or self.dtype).itemsize * math.prod(shape)
+        outputs, inputs = shape
+        return outputs * (self.bits * inputs + SCALE_BITS * -(-inputs // GROUP))
 
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight takes, its share of a scale included."""
-        return 8.0 * self.dtype.itemsize if self.bits is None else self.bits + 16 / GROUP
+        return 8.0 * self.dtype.itemsize if self.bits is None else self.bits + SCALE_BITS / GROUP
 
 
 FULL = WeightFormat()
@@ -68,13 +84,13 @@ AUTO = "auto"
 
 def own_dtype(checkpoint: Checkpoint) -> str:
     """What keeps a checkpoint's floats as they are: bfloat16 where all matrices are stored so, else float32."""
-    kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2 and not info.code_bits}
+    kinds = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) >= 2 and not info.codes}
     return "bfloat16" if kinds == {"BF16"} else "float32"
 
 
 def weight_format(dtype: str, bits: int | None = None, checkpoint: Checkpoint | None = None) -> WeightFormat:
     """The form of a `--dtype` ("auto": the checkpoint's own) and a `--quantize`; raises UsageError."""
-    keep = dtype == AUTO and bits is None
+    keep = dtype == AUTO and bits is None and cpu.available()  # plain torch would take a byte for each code
     dtype = own_dtype(checkpoint) if dtype == AUTO and checkpoint is not None else dtype
     if dtype not in DTYPES:
         raise UsageError(f"there is no dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
@@ -87,7 +103,7 @@ def _read(checkpoint: Checkpoint, shapes: TensorMap, form: WeightFormat, device:
     """Tensors by role. Shapes are checked before anything is read; norms, biases and routers stay in fp32."""
     roles: dict[str, list[str]] = {}
     for role, stored in shapes.items():
-        roles.setdefault(_checked_name(checkpoint, stored), []).append(role)
+        roles.setdefault(stored_name(checkpoint, stored), []).append(role)
     read: dict[str, Matrix] = {}
     for name, parts in roles.items():  # a fused tensor is read once
         tensor = checkpoint.matrix(name) if any(map(form.keeps, parts)) else checkpoint.read(name)
@@ -108,7 +124,7 @@ def _taken(tensor: Matrix, take: Callable[[Tensor], Tensor] | None, keep: bool) 
     return floats if take is None else take(floats)
 
 
-def _checked_name(checkpoint: Checkpoint, stored: TensorSource) -> str:
+def stored_name(checkpoint: Checkpoint, stored: TensorSource) -> str:
     """The tensor's name in this checkpoint, which may lack the model's prefix ("transformer."); raises CheckpointError."""
     for name in (stored.name, stored.name.partition(".")[2]):
         info = checkpoint.tensors.get(name)
@@ -171,7 +187,7 @@ def fetch_blocks(checkpoint: Checkpoint, config: ModelConfig, span: Span) -> Non
     """
     for index in span.blocks():
         shapes = family(config.model_type).block_tensors(config, index)
-        for name in dict.fromkeys(_checked_name(checkpoint, stored) for stored in shapes.values()):
+        for name in dict.fromkeys(stored_name(checkpoint, stored) for stored in shapes.values()):
             checkpoint.read(name)
 
 

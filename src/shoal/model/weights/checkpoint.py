@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shoal.model.kernels.quantized import Matrix
 from shoal.model.nn.block import ModelConfig
+from shoal.model.weights.quantization_note import QuantizationNote
 from shoal.types import MAX_MODEL_NAME_CHARS, ModelSpec, plain
 
 SAMPLED_TENSORS = 8
@@ -33,12 +34,16 @@ _IGNORED_FIELDS = (
 
 
 class TensorInfo(msgspec.Struct, frozen=True):
-    """A tensor's stored dtype (as its format calls it) and its shape. `code_bits`: bits of a weight in the file, scales
-    included, of a matrix that is had as codes; 0: as floats alone."""
+    """A tensor's stored dtype (as its format calls it) and its shape.
+
+    `bits`: of one number where they are quantized, scales included; 0 for floats of 16 bits and more. `codes`: it is had as
+    codes too (`Checkpoint.matrix`).
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    code_bits: float = 0.0
+    bits: float = 0.0
+    codes: bool = False
 
 
 class Checkpoint(Protocol):
@@ -67,6 +72,11 @@ class Checkpoint(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor by its HF name."""
+        ...
+
+    @property
+    def note(self) -> QuantizationNote:
+        """What the program that quantized it wrote beside it, if it was ours."""
         ...
 
     @property
@@ -99,8 +109,11 @@ def model_spec(checkpoint: Checkpoint, config: ModelConfig) -> ModelSpec:
 def fingerprint(checkpoint: Checkpoint) -> str:
     """32 hexadecimal digits for the base checkpoint: configuration, tensors' names, dtypes and shapes, and a few samples.
 
-    The samples (1 KiB of eight tensors, evenly chosen by name) tell a fine-tune from its base without reading it whole.
+    The samples (1 KiB of eight tensors, evenly chosen by name) tell a fine-tune from its base without reading it whole. What
+    our own quantizer made has its base's fingerprint, by its note.
     """
+    if checkpoint.note.base_fingerprint:
+        return checkpoint.note.base_fingerprint
     fields = {key: value for key, value in checkpoint.config.items() if key not in _IGNORED_FIELDS}
     digest = hashlib.blake2b(json.dumps(fields, sort_keys=True, default=str).encode(), digest_size=16)
     names = sorted(checkpoint.tensors)

@@ -18,6 +18,7 @@ from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.byte_source import ByteSource
 from shoal.model.weights.checkpoint import TensorInfo
 from shoal.model.weights.gguf_file import GgufFile
+from shoal.model.weights.quantization_note import NO_NOTE
 
 MAX_WANTED = 1 << 17
 """Tensors that a model may have, each expert's counted: those of DeepSeek V3 are some 50,000."""
@@ -29,6 +30,7 @@ class GgufCheckpoint:
     def __init__(self, source: str, *parts: ByteSource) -> None:
         self.source = source
         self.revision = ""
+        self.note = NO_NOTE
         self._file = GgufFile(*parts)
         self.name = str(self._file.metadata.get("general.name") or source.rpartition("/")[2])[:100]
         self._family, self._mapping = gguf_family(self._file)
@@ -61,8 +63,8 @@ class GgufCheckpoint:
                 )
             self._pieces[stored.name] = found
             info = self._file.info(found.names[0])
-            bits = info.code_bits if len(found.names) == 1 and len(stored.shape) == 2 else 0.0
-            self.tensors[stored.name] = TensorInfo(info.dtype, stored.shape, bits)
+            codes = info.codes and len(found.names) == 1 and len(stored.shape) == 2
+            self.tensors[stored.name] = TensorInfo(info.dtype, stored.shape, info.bits, codes)
 
     @property
     def bytes_read(self) -> int:

@@ -72,10 +72,10 @@ class GgufFile:
         if name not in self._tensors:
             raise CheckpointError(f"{self.source.name} has no tensor {name}")
         tensor = self._tensors[name]
-        kind = _FLOATS.get(tensor.type_id, self._types[tensor.type_id].name)
-        known = ggml.KINDS.get(kind)
-        bits = 0.0 if known is None or len(tensor.shape) < 2 else 8 * known.size_bytes / known.inputs
-        return TensorInfo(kind, tensor.shape, bits)
+        if tensor.type_id in _FLOATS:
+            return TensorInfo(_FLOATS[tensor.type_id], tensor.shape)
+        (numbers, size_bytes), kind = self._sizes[tensor.type_id], self._types[tensor.type_id].name
+        return TensorInfo(kind, tensor.shape, 8 * size_bytes / numbers, kind in ggml.KINDS and len(tensor.shape) >= 2)
 
     def read(self, name: str, index: int | None = None) -> Tensor:
         """A tensor in fp32, or one along its slowest dimension, of which only the bytes are read.

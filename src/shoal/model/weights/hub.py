@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from shoal.errors import CheckpointError, ModelNotFound, NetworkError, UnsupportedModel, UsageError
 from shoal.files import replace_file
@@ -18,6 +19,7 @@ from shoal.model.weights.byte_source import ByteSource, LocalFile
 from shoal.model.weights.checkpoint import Checkpoint
 from shoal.model.weights.checkpoint_files import index_places, parse_config, unpacked
 from shoal.model.weights.model_files import INDEX, SINGLE, chosen_weights, is_index, weight_files
+from shoal.model.weights.quantization_note import NOTE, note_of
 from shoal.model.weights.quantized_layers import is_in
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
@@ -53,7 +55,14 @@ def open_hub(repo: str, revision: str | None = None, cached_only: bool = False) 
     with ThreadPoolExecutor(HEADER_CONNECTIONS) as pool:
         files = list(pool.map(lambda name: SafetensorsFile(_source(repo, name, commit, cached_only)), names))
     source = str(config_path.parent) if cached_only else repo
-    return unpacked(SafetensorsCheckpoint(source, repo, config, files, commit, None if is_exl3 else places))
+    note = note_of(config, _report(repo, commit, cached_only) if "quantization_config" in config else {}, repo)
+    return unpacked(SafetensorsCheckpoint(source, repo, config, files, commit, None if is_exl3 else places, note))
+
+
+def _report(repo: str, commit: str, cached_only: bool) -> Mapping[str, Any]:
+    """What our own quantizer wrote beside a checkpoint, if it made it."""
+    path = None if _lacks(repo, NOTE, commit) else fetch_file(repo, NOTE, commit, cached_only)
+    return {} if path is None else parse_config(path.read_bytes(), f"{repo}/{NOTE}")
 
 
 def _index(repo: str, name: str, commit: str, cached_only: bool) -> Mapping[str, str] | None:

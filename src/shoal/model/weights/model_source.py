@@ -24,6 +24,7 @@ from shoal.model.weights.model_files import (
     weight_files,
     whole,
 )
+from shoal.model.weights.quantization_note import NOTE, note_of
 from shoal.model.weights.quantized_layers import is_in
 from shoal.model.weights.safetensors import SafetensorsCheckpoint, SafetensorsFile
 
@@ -110,7 +111,13 @@ def _open_directory(path: Path) -> Checkpoint:
     else:
         names, places = _files_and_places(path, config, held)
     files = [SafetensorsFile(LocalFile(path / name)) for name in names]
-    return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places))
+    note = note_of(config, _report(path / NOTE), str(path))
+    return unpacked(SafetensorsCheckpoint(str(path), path.resolve().name, config, files, places=places, note=note))
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    """What a file of our quantizer says, if it is there."""
+    return parse_config(path.read_bytes(), str(path)) if path.is_file() else {}
 
 
 def _files_and_places(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 from torch import Tensor
 
 from shoal.model.kernels.quantized import Matrix
 from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.quantization_note import QuantizationNote
+from shoal.model.weights.safetensors import DTYPES
 
 
 class PackedTensor(NamedTuple):
@@ -34,7 +38,7 @@ class PackedCheckpoint(Checkpoint):
         self._inner = inner
         self._config = inner.config if config is None else config
         self._packed = tensors
-        self._infos = {name: one.info for name, one in tensors.items()}
+        self._infos = {name: _with_bits(one, inner.tensors) for name, one in tensors.items()}
 
     @property
     def source(self) -> str:
@@ -57,6 +61,10 @@ class PackedCheckpoint(Checkpoint):
         return self._infos
 
     @property
+    def note(self) -> QuantizationNote:
+        return self._inner.note
+
+    @property
     def bytes_read(self) -> int:
         return self._inner.bytes_read
 
@@ -75,3 +83,12 @@ class PackedCheckpoint(Checkpoint):
         """The first bytes of a tensor, or of the first part of one that is packed, as they are stored."""
         packed = self._packed.get(name)
         return self._inner.sample(name if packed is None else packed.parts[0], size_bytes)
+
+
+def _with_bits(packed: PackedTensor, stored: Mapping[str, TensorInfo]) -> TensorInfo:
+    """A tensor's dtype and shape, and how many bits its parts take for each of its numbers."""
+    numbers = math.prod(packed.info.shape)
+    if packed.restore is None or not numbers:
+        return packed.info
+    bits = sum(8 * DTYPES[stored[part].dtype].itemsize * math.prod(stored[part].shape) for part in packed.parts)
+    return msgspec.structs.replace(packed.info, bits=bits / numbers)

@@ -123,8 +123,7 @@ def _packed(checkpoint: Checkpoint, layer: str, shape: tuple[int, ...], method: 
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint.source}: {error}") from error
 
-    code_bits = 8 * stored / math.prod(shape) if method.codes else 0.0
-    return PackedTensor(TensorInfo(method.name, shape, code_bits), names, restore)
+    return PackedTensor(TensorInfo(method.name, shape, codes=method.codes), names, restore)
 
 
 def _size_bytes(info: TensorInfo) -> int:

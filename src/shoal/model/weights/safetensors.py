@@ -14,6 +14,7 @@ from shoal.errors import CheckpointError
 from shoal.model.kernels.quantized import Matrix
 from shoal.model.weights.byte_source import ByteSource, refuse_pointer
 from shoal.model.weights.checkpoint import TensorInfo
+from shoal.model.weights.quantization_note import NO_NOTE, QuantizationNote
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 8
@@ -137,12 +138,14 @@ class SafetensorsCheckpoint:
         files: Sequence[SafetensorsFile],
         revision: str = "",
         places: Mapping[str, str] | None = None,
+        note: QuantizationNote = NO_NOTE,
     ) -> None:
         """`places` are the files of an index; raises CheckpointError for one of these files without its tensor."""
         self.source = source
         self.name = name
         self.revision = revision
         self.config = config
+        self.note = note
         self._files = files
         self._home: dict[str, SafetensorsFile] = {}
         for file in files:

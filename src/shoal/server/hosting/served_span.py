@@ -19,6 +19,7 @@ class ServedSpan:
     def __init__(self, loaded: LoadedBlocks, network: Network, max_sessions: int, ledger: Ledger) -> None:
         self.span_info = loaded.span_info
         self.bits_per_weight = loaded.bits_per_weight
+        self.kl_nats = loaded.kl_nats
         self.compute = ComputeThread(loaded.runner, BatchQueue(depth=len(loaded.runner.span)))
         most = min(max_sessions, loaded.span_info.max_sessions)
         self.sessions = SessionTable(self.compute, loaded.runner.cache.pages, network.clock, most, network.throttle)

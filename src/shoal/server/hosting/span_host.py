@@ -111,6 +111,7 @@ class SpanHost:
             record,
             numerics=served_span.span_info.numerics.key,
             bits_per_weight=served_span.bits_per_weight,
+            kl_nats=served_span.kl_nats,
             decode_rows_per_s=status.decode_rows_per_s,
             prefill_rows_per_s=self._block_rows_per_s / len(record.span),  # as measured on other blocks, at first
             free_tokens=status.free_tokens,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import torch
 
 from shoal.engine.backends import Backend, choose_backend
@@ -23,13 +23,25 @@ from shoal.kv.pages import PAGE_TOKENS
 from shoal.kv.prefix import PrefixCache, output_page_bytes
 from shoal.memory import trim_memory
 from shoal.model.families import family, model_config
+from shoal.model.kernels import cpu
+from shoal.model.kernels.quantized import BITS
 from shoal.model.nn.block import ModelConfig
 from shoal.model.nn.rope import cache_positions
-from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
-from shoal.model.weights.checkpoint import Checkpoint, model_spec
+from shoal.model.weights.base_model import differences
+from shoal.model.weights.block_loading import (
+    AUTO,
+    WeightFormat,
+    block_digests,
+    fetch_blocks,
+    load_blocks,
+    weight_format,
+)
+from shoal.model.weights.checkpoint import Checkpoint, fingerprint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
+from shoal.model.weights.weight_bits import block_bytes, known_kl, span_bits
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import MAX_ROWS, Numerics
+from shoal.server.hosting.memory_plan import LEAST_BITS, Width, plan_memory
 from shoal.server.serve_options import BUFFER_SHARE, JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
 from shoal.server.sessions.hop_session import MAX_BACKLOG_ROWS
 from shoal.server.sessions.session_service import SpanInfo
@@ -46,32 +58,62 @@ LEAST_BACKLOG_ROWS = 64
 FRAMES_HELD = 3
 """How often the rows of a frame are in memory: as it is received, as bytes that were cut out of it, as numbers."""
 
+MAX_DIFFERENCES = 3
+"""Fields that an error names in which a checkpoint differs from its base."""
+
 WEIGHT_SHARE = 0.8
 """The share of the memory that weights may take when the server chooses how many blocks it holds."""
 
 
 class Source(NamedTuple):
-    """A checkpoint that blocks can be loaded from, and the model that it holds."""
+    """A checkpoint that blocks can be loaded from, and the model that it holds: the base's where it was made from one.
+
+    `described`: the checkpoint that clients are told of.
+    """
 
     checkpoint: Checkpoint
     config: ModelConfig
     model: ModelSpec
+    described: Checkpoint
 
 
 class LoadedBlocks(NamedTuple):
-    """A span that is ready to serve."""
+    """A span that is ready to serve, and what its server says of the weights."""
 
     runner: Runner
     span_info: SpanInfo
     bits_per_weight: float
+    kl_nats: float | None = None
 
 
 def open_source(config: ServeOptions) -> Source:
-    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device."""
+    """The checkpoint of the model that this server is to hold. Blocks; raises what is wrong with it, or with the device.
+
+    Raises UsageError where it cannot have been made from the base that was named.
+    """
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
     model = model_config(checkpoint.config)
-    return Source(checkpoint, model, model_spec(checkpoint, model))
+    if config.base is None:
+        return Source(checkpoint, model, model_spec(checkpoint, model), checkpoint)
+    base = open_checkpoint(config.base)
+    described = model_config(base.config)
+    spec = model_spec(base, described)
+    _check_base(checkpoint, spec, differences(model, described))
+    return Source(checkpoint, model, spec, base)
+
+
+def _check_base(checkpoint: Checkpoint, base: ModelSpec, differing: Sequence[str]) -> None:
+    said = checkpoint.note.base_fingerprint
+    if differing:
+        more = f" and {len(differing) - MAX_DIFFERENCES} more" if len(differing) > MAX_DIFFERENCES else ""
+        told = f"{'; '.join(differing[:MAX_DIFFERENCES])}{more}"
+        raise UsageError(f"--base cannot be {base.name}: {checkpoint.name} differs from it in {told}", field="base")
+    if said not in ("", base.fingerprint):
+        raise UsageError(
+            f"--base cannot be {base.name}, which is {base.fingerprint}: {checkpoint.name} says that it was made from {said}",
+            field="base",
+        )
 
 
 @device_memory()
@@ -83,8 +125,8 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    checkpoint, model, spec = source
-    form = weight_format(config.dtype, config.quantize, checkpoint)
+    checkpoint, model, spec, described = source
+    form = _form(config, checkpoint)
     backend = _backend(config, model, form)
     blocks = load_blocks(
         checkpoint,
@@ -95,9 +137,11 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         device=config.device,
         build=backend.build,
     )
+    weight_bytes, bits = sum(block.size_bytes for block in blocks), span_bits(checkpoint, model, span, form)
+    memory = f"{_gigabytes(weight_bytes)} of {_gigabytes(_memory_bytes(config))} GB"
+    progress(f"blocks {span} at {bits:.3g} bits per weight: {memory}", 0, 0)
     progress("proving the arithmetic", 0, 0)
     proof = _checked(config, backend.prove(blocks, model))
-    weight_bytes = sum(block.size_bytes for block in blocks)
     budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
     cache = KVCache(model.block.cache_shape, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
     numerics = Numerics(proof.kernel, proof.probe, cache.form, exact=proof.exact)
@@ -111,9 +155,9 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         span,
         numerics,
         block_digests(blocks),
-        _public_source(checkpoint),
-        checkpoint.revision,
-        json.dumps(dict(checkpoint.config)).encode(),
+        _public_source(described),
+        described.revision,
+        json.dumps(dict(described.config)).encode(),
         min(config.max_session_tokens, model.max_positions),
         budget.journal_tokens,
         row_codecs=family(model.model_type).row_codecs,
@@ -122,7 +166,14 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         frame_rows=budget.frame_rows,
     )
     trim_memory()
-    return LoadedBlocks(runner, span_info, form.bits_per_weight)
+    kl_nats = known_kl(checkpoint, form) if fingerprint(checkpoint) == spec.fingerprint else None
+    return LoadedBlocks(runner, span_info, bits, kl_nats)
+
+
+def _form(config: ServeOptions, checkpoint: Checkpoint) -> WeightFormat:
+    """What this server's weights are held in; devices compute from floats alone."""
+    form = weight_format(config.dtype, config.quantize, checkpoint)
+    return form if config.device == "cpu" else form._replace(keep=False)
 
 
 def _backend(config: ServeOptions, model: ModelConfig, form: WeightFormat) -> Backend:
@@ -170,38 +221,49 @@ def max_blocks(config: ServeOptions, source: Source) -> int:
     num_blocks = source.model.num_blocks
     if config.num_blocks is not None:
         return min(config.num_blocks, num_blocks)
-    form = weight_format(config.dtype, config.quantize, source.checkpoint)
+    form = _form(config, source.checkpoint)
     memory_bytes, each = _memory_bytes(config), block_bytes(source.config, form, source.checkpoint)
-    count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
+    count = min(num_blocks, _weight_bytes(memory_bytes) // each)
     if count < 1:
         needed = int(each / WEIGHT_SHARE)
         raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {needed >> 20} MB")
     return count
 
 
+def _weight_bytes(memory_bytes: int) -> int:
+    return int(memory_bytes * WEIGHT_SHARE)
+
+
+def with_chosen_bits(config: ServeOptions, source: Source) -> ServeOptions:
+    """The options with the bits for which an owner's memory is meant who named it and neither bits nor blocks.
+
+    Codes are chosen where compiled kernels compute from them: elsewhere they take a byte each. Raises CapacityError where the
+    memory is too small.
+    """
+    if not _leaves_bits_open(config):
+        return config
+    forms = [None, *(bits for bits in sorted(BITS, reverse=True) if bits >= LEAST_BITS)]
+    widths = [
+        Width(bits, block_bytes(source.config, weight_format(config.dtype, bits, source.checkpoint), source.checkpoint))
+        for bits in forms
+    ]
+    widths = [one for one in widths if one is widths[0] or one.block_bytes < widths[0].block_bytes]
+    weight_bytes = _weight_bytes(_memory_bytes(config))
+    plan = plan_memory(widths, source.model.num_blocks, weight_bytes, config.num_blocks)
+    return msgspec.structs.replace(config, quantize=plan.width.bits)
+
+
+def _leaves_bits_open(config: ServeOptions) -> bool:
+    named = config.quantize is not None or config.dtype != AUTO or config.blocks is not None
+    return config.memory_bytes is not None and not named and config.device == "cpu" and cpu.available()
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f}" if size_bytes >= 10**9 else f"{size_bytes / 1e9:.3f}"
+
+
 def _memory_bytes(config: ServeOptions) -> int:
     return config.memory_bytes or device_memory_bytes(config.device) or default_memory_bytes()
-
-
-CODES_IN_MEMORY = 1.05
-"""Codes take at most so much of what they take in a file (docs/concepts/packed-form.md)."""
-
-
-def block_bytes(model: ModelConfig, form: WeightFormat, checkpoint: Checkpoint | None = None) -> int:
-    """Memory of the largest block's weights; of codes that are kept as a checkpoint has them, by its own bits."""
-    kept = checkpoint if checkpoint is not None and form.keep else None
-    first = {model.block_config(index): index for index in range(model.num_blocks - 1, -1, -1)}
-    blocks = first.values() if kept is None else range(model.num_blocks)
-    return int(max(_bits(model, index, form, kept) for index in blocks) / 8)
-
-
-def _bits(model: ModelConfig, index: int, form: WeightFormat, kept: Checkpoint | None) -> float:
-    """Of one block's tensors, fused ones counted once."""
-    stored = family(model.model_type).block_tensors(model, index).values()
-    shapes = {one.name: one.shape for one in stored}
-    infos = {} if kept is None else kept.tensors
-    own = {name: CODES_IN_MEMORY * infos[name].code_bits if name in infos else 0.0 for name in shapes}
-    return sum(math.prod(shape) * (own[name] or form.bits_per_weight) for name, shape in shapes.items())
 
 
 class _Budget(NamedTuple):

@@ -12,7 +12,7 @@ from shoal.protocol.messages import MAX_RECORD_BYTES as MAX_RECORD_BYTES
 from shoal.protocol.messages import Counter, Elapsed, Moment, Peer, Rate, Secret
 from shoal.swarm.identity import SIGNATURE_BYTES, Identity, verify
 from shoal.transport.address import Address, node_address
-from shoal.types import PRINTABLE_ASCII, ModelSpec, Name, PeerId, Span
+from shoal.types import MAX_KL_NATS, PRINTABLE_ASCII, ModelSpec, Name, PeerId, Span
 
 MAX_ADDRESSES = 8
 LEAST_ADDRESSES = 2
@@ -48,6 +48,9 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     many blocks it has memory for (0: its owner chose its blocks, and it never moves). `on_disk` are blocks that it can load
     without a network, and `fetch_s` the seconds that another one takes to fetch (0: unknown). `plan` is where it thinks that
     servers, named by the first KEY_DIGITS digits of their ids, should go.
+
+    `bits_per_weight` are those of its blocks' matrices on average, scales included (0: unknown). `kl_nats` says how far the
+    quantized model is from the base: the KL divergence for a token, on average (None: unknown).
     """
 
     peer: Peer
@@ -59,7 +62,7 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     span: Span
     name: Name = ""
     numerics: Annotated[str, Meta(max_length=MAX_NUMERICS_CHARS, pattern=PRINTABLE_ASCII)] = ""
-    bits_per_weight: Annotated[float, Meta(ge=0, le=MAX_BITS_PER_WEIGHT)] = 32.0
+    bits_per_weight: Annotated[float, Meta(ge=0, le=MAX_BITS_PER_WEIGHT)] = 0.0
     decode_rows_per_s: Rate = 0.0
     prefill_rows_per_s: Rate = 0.0
     free_tokens: Counter = 0
@@ -72,6 +75,7 @@ class ServerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     on_disk: Annotated[tuple[Span, ...], Meta(max_length=MAX_DISK_SPANS)] = ()
     fetch_s: Elapsed = 0.0
     plan: Annotated[tuple[tuple[Key, Span], ...], Meta(max_length=MAX_PLANNED)] = ()
+    kl_nats: Annotated[float, Meta(ge=0, le=MAX_KL_NATS)] | None = None
 
 
 class Acceptance(msgspec.Struct, frozen=True):

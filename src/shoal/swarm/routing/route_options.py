@@ -30,8 +30,9 @@ def _pins(texts: Sequence[str]) -> dict[int | Span, PeerId]:
 class RouteOptions(Options, frozen=True, kw_only=True):
     """What a client asks of a route.
 
-    `pins` name who computes a block or span. Servers in `deny`, or not in `allow`, below `min_bits`, or of other `numerics`
-    are left out. A session sets the last three itself: `num_tokens` must fit into the free caches; `broken_links` are pairs
+    `pins` name who computes a block or span. Servers in `deny`, or not in `allow`, below `min_bits`, beyond `max_kl`, or of
+    other `numerics` are left out. A session sets the last four itself: `same_bits`, near which a server's bits per weight have
+    to be, finds servers of equal weights; `num_tokens` must fit into the free caches; `broken_links` are pairs
     (from, to) of servers, or CLIENT, where the first does not reach the second.
     """
 
@@ -60,10 +61,24 @@ class RouteOptions(Options, frozen=True, kw_only=True):
         option("Use only servers with these node ids; may be repeated.", "Route", parse=_peers, repeated=True),
     ] = None
     min_bits: Annotated[
-        float, option("Leave out servers whose weights have fewer bits on average.", "Route", least=0, most=32)
+        float,
+        option(
+            "Leave out servers whose weights have fewer bits on average, or unknown ones.", "Route", least=0, most=32
+        ),
     ] = 0.0
+    max_kl: Annotated[
+        float | None,
+        option(
+            "Leave out servers that say that their model is further from the base (KL divergence, nats), or do not say.",
+            "Route",
+            least=0,
+        ),
+    ] = None
     num_tokens: Annotated[int, option("Tokens that must fit into the free caches.", "Route", least=0, shown=False)] = 0
     numerics: Annotated[str | None, option("Arithmetic that servers must have.", "Route", shown=False)] = None
+    same_bits: Annotated[
+        float | None, option("Bits per weight that servers must have, nearly.", "Route", least=0, shown=False)
+    ] = None
     broken_links: Annotated[
         frozenset[tuple[str, str]], option("Pairs of servers that do not reach each other.", "Route", shown=False)
     ] = frozenset()

@@ -12,6 +12,7 @@ from shoal.errors import FingerprintMismatch, NoRoute
 from shoal.swarm.directory.records import ServerRecord
 from shoal.swarm.routing.hop_costs import RoundTrips, hop_graph, most_blocks
 from shoal.swarm.routing.hop_graph import NANOSECOND, Mask, Parts
+from shoal.swarm.routing.quality_floors import FLOORS
 from shoal.swarm.routing.route_options import RouteOptions
 from shoal.types import Hop, PeerId, Route, Span, missing_spans
 
@@ -24,6 +25,9 @@ class RouteEstimate(msgspec.Struct, frozen=True):
 
 
 NO_OPTIONS = RouteOptions()
+
+SAME_BITS = 0.05
+"""The share by which bits per weight may differ of servers that may hold equal weights."""
 
 MAX_LISTED = 8
 """Checkpoints of one name that an error lists."""
@@ -44,7 +48,7 @@ def plan_route(
     a server may serve several parts as long as they fit together. Draining servers are left out.
 
     Ties go to fewer hops, then, hop by hop, to the lower node id and the longer hop. Raises NoRoute, with the blocks in
-    `missing` and the options that excluded their servers in the message.
+    `missing` and the options that excluded their servers in the message: of floors also what these servers have.
     """
     servers = sorted({record.peer: record for record in records}.values(), key=lambda server: server.peer)
     excluded = [_excluded(server, options) for server in servers]
@@ -52,7 +56,7 @@ def plan_route(
     pins = _pins_by_block(span, options)
     allowed = _allowed(span, usable, pins)
     if not allowed.any(axis=1).all():
-        raise _missing(span, servers, excluded, np.flatnonzero(~allowed.any(axis=1)) + span.start)
+        raise _missing(span, servers, options, excluded, np.flatnonzero(~allowed.any(axis=1)) + span.start)
     graph = hop_graph(usable, allowed, measured or {}, options.num_tokens, options.broken_links)
     parts = graph.cheapest() if options.goal == "latency" else graph.widest()
     if parts is None:
@@ -88,11 +92,17 @@ def _excluded(server: ServerRecord, options: RouteOptions) -> str | None:
         "draining": server.draining,
         "deny": server.peer in options.deny,
         "allow": options.allow is not None and server.peer not in options.allow,
-        "min_bits": not server.bits_per_weight >= options.min_bits,
+        **{floor.option: not floor.meets(server, options) for floor in FLOORS},
         "numerics": options.numerics is not None and server.numerics != options.numerics,
+        "same_bits": options.same_bits is not None and not _near(server.bits_per_weight, options.same_bits),
         "num_tokens": most_blocks(server, options.num_tokens) <= 0,
     }
     return next((name for name, holds in reasons.items() if holds), None)
+
+
+def _near(bits: float, wanted: float) -> bool:
+    """Whether weights may be equal: spans of a model whose layers differ have a little more or less on average."""
+    return abs(bits - wanted) <= SAME_BITS * wanted
 
 
 def _pins_by_block(span: Span, options: RouteOptions) -> dict[int, PeerId]:
@@ -115,7 +125,11 @@ def _allowed(span: Span, servers: Sequence[ServerRecord], pins: Mapping[int, Pee
 
 
 def _missing(
-    span: Span, servers: Sequence[ServerRecord], excluded: Sequence[str | None], blocks: Iterable[int]
+    span: Span,
+    servers: Sequence[ServerRecord],
+    options: RouteOptions,
+    excluded: Sequence[str | None],
+    blocks: Iterable[int],
 ) -> NoRoute:
     """The error that says which blocks have nobody, and which options took away those that they had."""
     nobody: list[int] = []
@@ -132,6 +146,12 @@ def _missing(
     for names in sorted(set(reasons.values())):
         held = [block for block, named in reasons.items() if named == names]
         said.append(f"blocks {_listed(held)} are only on servers that are excluded by {', '.join(names)}")
+    there = [
+        server
+        for server, reason in zip(servers, excluded, strict=True)
+        if reason != "draining" and any(block in server.span for block in reasons)
+    ]
+    said += filter(None, (floor.told(there, options) for floor in FLOORS))
     missing = _spans(sorted([*nobody, *reasons]))
     return NoRoute("; ".join(said), tuple((part.start, part.stop) for part in missing))
 

@@ -236,7 +236,9 @@ CASES: dict[str, Callable[[], Case]] = {
         [open_first(frozenset({"x", peer_of(TWO)}))],
     ),
     "the same arithmetic is asked for": lambda: Case(
-        dropped(arithmetic=Arithmetic(blocks={0: ("k", "w")})), 0.0, [open_first(numerics="k")]
+        dropped(arithmetic=Arithmetic(blocks={0: ("k", "w")}, bits={0: 8.25})),
+        0.0,
+        [open_first(numerics="k", bits=8.25)],
     ),
     "a later process has the session": lambda: Case(
         lost(SessionFenced("taken")), 0.0, [GiveUp(SessionFenced("taken"))]

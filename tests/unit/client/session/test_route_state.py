@@ -135,6 +135,17 @@ def test_arithmetic_is_compared_block_by_block() -> None:
     assert not known.compared(FIRST, msgspec.structs.replace(EXACT, exact=False), ["w"] * 6, fresh=False)[1]
 
 
+def test_bits_are_those_that_the_first_rows_went_through() -> None:
+    """Of a span whose blocks had different ones there is no wish, nor of one whose server told none."""
+    first = Arithmetic(bits=Arithmetic().told(FIRST, 8.25, fresh=True))
+    both = Arithmetic(bits=first.told(SECOND, 4.25, fresh=False))
+    assert [both.bits_of(span) for span in (FIRST, SECOND, ALL)] == [8.25, 4.25, None]
+    assert Arithmetic(bits=both.told(FIRST, 4.25, fresh=False)).bits_of(FIRST) == 8.25
+    assert Arithmetic(bits=both.told(FIRST, 4.25, fresh=True)).bits_of(ALL) == 4.25
+    assert Arithmetic(bits=Arithmetic().told(FIRST, 0.0, fresh=True)).bits_of(FIRST) is None
+    assert Arithmetic().bits_of(FIRST) is None
+
+
 def test_trying_again_after_giving_up() -> None:
     """The search begins anew, and so does the count of replacements."""
     state = route(given_up=GONE, replacements=65, search=Search(asked=True)).retry()

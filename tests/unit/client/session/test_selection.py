@@ -52,6 +52,18 @@ def test_equal_arithmetic_comes_first() -> None:
         chosen(servers[:1], numerics="torch", exact=True)
 
 
+def test_as_many_bits_come_first_of_equal_arithmetic() -> None:
+    """A hop of 8 bits is replaced by one of 8 bits, however fast others are; where none is left, by any."""
+    few = server(A, bits_per_weight=4.25, decode_rows_per_s=1e9)
+    as_many, other = server(B, bits_per_weight=8.2), server(C, bits_per_weight=8.25, numerics="other")
+    assert chosen([few, as_many, other], numerics="torch", bits=8.25) == [Hop(B, ALL)]
+    assert chosen([few, other], numerics="torch", bits=8.25) == [Hop(A, ALL)]
+    assert chosen([few, other], numerics="else", bits=8.25) == [Hop(C, ALL)]
+    assert chosen([few], numerics="torch", bits=8.25, exact=True) == [
+        Hop(A, ALL)
+    ]  # its weights are looked at when it opens
+
+
 def test_broken_links_are_avoided_while_there_are_others() -> None:
     """Two that do not reach each other are taken before none: the client carries their rows."""
     servers = [server(A, FIRST), server(B, SECOND), server(C, SECOND)]
@@ -91,9 +103,12 @@ def test_neighbours_of_a_server_that_is_not_to_be_taken_come_later(known: tuple[
 
 
 def test_what_the_caller_asks_is_never_given_up() -> None:
-    """Servers that are denied stay denied."""
+    """Servers that are denied stay denied, and floors stay."""
     with pytest.raises(NoRoute, match="deny"):
         chosen([server(A)], options=RouteOptions(deny=frozenset({A})))
+    for floor in ({"min_bits": 8.0}, {"max_kl": 0.1}):
+        with pytest.raises(NoRoute, match=next(iter(floor))):
+            chosen([server(A, bits_per_weight=4.0, kl_nats=0.2)], options=RouteOptions(**floor), bits=4.0)
 
 
 @pytest.mark.parametrize("exact", [False, True])

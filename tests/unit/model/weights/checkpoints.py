@@ -9,6 +9,7 @@ from torch import Tensor, uint8
 
 from shoal.errors import CheckpointError
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
+from shoal.model.weights.quantization_note import NO_NOTE
 
 DTYPES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.uint8": "U8", "torch.float8_e4m3fn": "F8_E4M3"}
 
@@ -16,7 +17,7 @@ DTYPES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.uint8": "U8",
 class MemoryCheckpoint(Checkpoint):
     """Tensors by name, and a configuration."""
 
-    source, name, revision = "memory", "Memory", ""
+    source, name, revision, note = "memory", "Memory", "", NO_NOTE
 
     def __init__(self, tensors: Mapping[str, Tensor], **config: Any) -> None:
         self._held = tensors

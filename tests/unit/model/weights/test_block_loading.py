@@ -19,6 +19,7 @@ from shoal.model.families import family, model_config
 from shoal.model.weights.block_loading import block_digests, load_blocks, load_ends, weight_format
 from shoal.model.weights.checkpoint import Checkpoint, TensorInfo
 from shoal.model.weights.model_source import open_checkpoint
+from shoal.model.weights.quantization_note import NO_NOTE
 from shoal.types import Span
 from tests.support.family_cases import CASES, save_checkpoint
 from tests.support.tiny_models import tiny_llama
@@ -65,6 +66,7 @@ class Memory:
     source = "memory"
     name = "memory"
     revision = ""
+    note = NO_NOTE
     bytes_read = 0
 
     def __init__(self, **changes: Any) -> None:

@@ -24,6 +24,7 @@ from shoal.model.families import model_config
 from shoal.model.weights.block_loading import load_blocks, load_ends
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint
 from shoal.model.weights.hub import fetch_file, open_hub
+from shoal.model.weights.quantization_note import NO_NOTE, QuantizationNote
 from shoal.model.weights.tokenizer import load_tokenizer
 from shoal.model.weights.tokenizer_cache import TokenizerCache
 from shoal.types import Span
@@ -31,6 +32,7 @@ from tests.support.exl3_files import exl3_layer
 from tests.support.tiny_models import tiny_llama, tiny_tokenizer
 
 REPO = "org/tiny"
+QUANTIZED = Path(__file__).parents[3] / "foreign" / "quantized"
 COMMIT = "c" * 40
 
 
@@ -249,6 +251,23 @@ def test_a_client_reads_the_ends(here: Hub) -> None:
     ends = sum(4 * tensor.numel() for name, tensor in held.items() if not name.startswith("model.layers."))
     assert checkpoint.bytes_read == header + ends == here.sent
     assert here.sent < (here.folder / "model.safetensors").stat().st_size / 2
+
+
+def test_a_note_of_our_quantizer_is_asked_for_once(here: Hub) -> None:
+    """Beside quantized weights alone; a repository without one is not asked again."""
+    open_hub(REPO)
+    assert not any(path.endswith("quantization.json") for path in here.requested)
+    for file in (QUANTIZED / "awq").iterdir():
+        (here.folder / file.name).write_bytes(file.read_bytes())
+    here.commit = "d" * 40
+    for _ in range(2):
+        assert open_hub(REPO).note == NO_NOTE
+    assert len([path for path in here.requested if path.endswith("quantization.json")]) == 1
+    (here.folder / "quantization.json").write_text(json.dumps({"base_fingerprint": "ab" * 16, "kl": 0.5}))
+    here.commit = "e" * 40
+    noted = open_hub(REPO)
+    assert noted.note == QuantizationNote("ab" * 16, 0.5)
+    assert fingerprint(noted) == "ab" * 16
 
 
 def test_revisions_and_unknown_names(here: Hub) -> None:

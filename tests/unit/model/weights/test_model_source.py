@@ -58,6 +58,20 @@ def test_a_broken_index_is_named(model: Path, text: str) -> None:
         open_checkpoint(str(model))
 
 
+def test_a_note_of_our_quantizer_says_what_a_directory_was_made_from(model: Path) -> None:
+    """It has its base's fingerprint; the note's other fields are for people. One that cannot be is named."""
+    own, note = fingerprint(open_checkpoint(str(model))), model / "quantization.json"
+    note.write_text(json.dumps({"base_fingerprint": "ab" * 16, "kl": 0.03, "layers": [{"bits": 3.0}]}))
+    made = open_checkpoint(str(model))
+    assert (fingerprint(made), made.note.kl_nats) == ("ab" * 16, 0.03)
+    note.write_text("{}")
+    assert fingerprint(open_checkpoint(str(model))) == own
+    for text in ("[", "[]", '{"kl": -1}'):
+        note.write_text(text)
+        with pytest.raises(CheckpointError, match=r"quantization\.json"):
+            open_checkpoint(str(model))
+
+
 def test_another_model_of_the_same_shape_has_another_fingerprint(tmp_path: Path) -> None:
     """A fine-tune is told from its base."""
     one, other = (fingerprint(open_checkpoint(str(tiny_llama(tmp_path / str(seed), seed=seed)))) for seed in (1, 2))

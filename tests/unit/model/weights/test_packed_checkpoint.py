@@ -22,8 +22,8 @@ def checkpoint() -> PackedCheckpoint:
 
 
 def test_tensors_are_the_numbers_that_they_stand_for(checkpoint: PackedCheckpoint) -> None:
-    """And keep the dtype's name that they are stored in."""
-    assert checkpoint.tensors == {"w": TensorInfo("CODES", (2,)), "plain": TensorInfo("F32", (3,))}
+    """And keep the dtype's name that they are stored in; a code of 8 bits and a scale of 32 are 40 bits."""
+    assert checkpoint.tensors == {"w": TensorInfo("CODES", (2,), bits=40.0), "plain": TensorInfo("F32", (3,))}
     assert checkpoint.read("w").tolist() == [10.0, 200.0]
     assert torch.equal(checkpoint.read("plain"), PLAIN)
     with pytest.raises(CheckpointError, match="no tensor x"):

@@ -94,7 +94,8 @@ async def test_loading_is_said_before_and_serving_after(hosting: Hosting) -> Non
     before, after = hosting.network.published
     assert (before.span, before.next_span, before.draining, before.numerics) == (LEFT, LEFT, True, "")
     assert (after.span, after.next_span, after.draining) == (LEFT, None, False)
-    assert (after.numerics, after.bits_per_weight) == ("torch/float32/" + "0" * 16, 16.0)
+    assert (before.bits_per_weight, before.kl_nats) == (0.0, None)
+    assert (after.numerics, after.bits_per_weight, after.kl_nats) == ("torch/float32/" + "0" * 16, 16.0, 0.25)
     assert (after.name, after.max_blocks, after.on_disk) == ("near", 4, (LEFT,))
     assert hosting.network.services == [hosting.host.current.service]
     assert hosting.network.measured == [LEFT]

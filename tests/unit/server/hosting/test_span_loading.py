@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,22 @@ from shoal.kv.cache_storage import KV_DTYPES, page_bytes, read_dtype
 from shoal.kv.prefix import output_page_bytes
 from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
+from shoal.model.weights.weight_bits import block_bytes
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.rows import Rows
-from shoal.server.hosting.span_loading import FRAMES_HELD, LEAST_BACKLOG_ROWS, _budget, _checked, load, open_source
+from shoal.server.hosting import span_loading
+from shoal.server.hosting.span_loading import (
+    FRAMES_HELD,
+    LEAST_BACKLOG_ROWS,
+    WEIGHT_SHARE,
+    Source,
+    _budget,
+    _checked,
+    load,
+    max_blocks,
+    open_source,
+    with_chosen_bits,
+)
 from shoal.server.serve_options import BUFFER_SHARE, ServeOptions
 from shoal.types import KvDtype, Span
 from tests.support.tiny_models import SMOLLM2, tiny_llama
@@ -134,3 +150,90 @@ def test_exactness_that_was_asked_for_is_had_or_refused() -> None:
     assert _checked(ServeOptions(model="any"), inexact) is inexact
     exact = Proof("torch", 4, 1, True, "")
     assert _checked(ServeOptions(model="any", exact=True), exact) is exact
+
+
+QUANTIZED = Path(__file__).parents[3] / "foreign" / "quantized"
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors"])
+def test_a_foreign_file_is_a_model_of_its_own_without_its_base(method: str) -> None:
+    """With it, it is the base: its name, its fingerprint, and what clients are told to get."""
+    base = open_source(ServeOptions(model=str(QUANTIZED / "source")))
+    alone = open_source(ServeOptions(model=str(QUANTIZED / method)))
+    made = open_source(ServeOptions(model=str(QUANTIZED / method), base=str(QUANTIZED / "source")))
+    assert alone.model.fingerprint != base.model.fingerprint
+    assert alone.described is alone.checkpoint
+    assert made.model == base.model
+    loaded = load(
+        ServeOptions(model="any", memory_bytes=64 << 20, max_sessions=2),
+        made,
+        Span(0, 1),
+        lambda what, done, total: None,
+    )
+    info = loaded.span_info
+    assert (info.source, info.config_json) == ("source", json.dumps(dict(base.checkpoint.config)).encode())
+    assert 4 < loaded.bits_per_weight < 6
+    assert loaded.kl_nats is None
+
+
+def test_a_base_that_it_cannot_have_been_made_from(tmp_path: Path) -> None:
+    """The field that differs is named; so is another base that the file itself names."""
+    other = tiny_llama(tmp_path / "other", vocab_size=131)
+    with pytest.raises(
+        UsageError, match=r"--base cannot be other: awq differs from it in num_blocks \(1, not 3\)"
+    ) as caught:
+        open_source(ServeOptions(model=str(QUANTIZED / "awq"), base=str(other)))
+    assert caught.value.field == "base"
+    shutil.copytree(QUANTIZED / "awq", tmp_path / "made")
+    (tmp_path / "made" / "quantization.json").write_text(json.dumps({"base_fingerprint": "ab" * 16}))
+    assert open_source(ServeOptions(model=str(tmp_path / "made"))).model.fingerprint == "ab" * 16
+    with pytest.raises(UsageError, match=f"made from {'ab' * 16}"):
+        open_source(ServeOptions(model=str(tmp_path / "made"), base=str(QUANTIZED / "source")))
+
+
+@pytest.fixture
+def wide_source(tmp_path: Path) -> Source:
+    """A model of eight blocks, in fp32."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
+    return open_source(ServeOptions(model=str(tiny_llama(tmp_path / "wide", num_hidden_layers=8, **sizes))))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "bits", "held"), [(8.0, None, 8), (2.0, None, 2), (1.9, 8, 7), (0.52, 8, 2), (0.5, 4, 3)]
+)
+def test_a_memory_chooses_bits(
+    blocks: float, bits: int | None, held: int, wide_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as leave a quarter of the model; `blocks` is the memory in blocks of fp32. The weights take their share of it."""
+    memory_bytes = int(blocks * block_bytes(wide_source.config, WeightFormat(), wide_source.checkpoint) / WEIGHT_SHARE) + 1
+    monkeypatch.setattr(span_loading, "_memory_bytes", lambda config: memory_bytes)
+    monkeypatch.setattr(span_loading.cpu, "available", lambda: True)
+    chosen = with_chosen_bits(ServeOptions(model="any", memory_bytes=64 * 10**6), wide_source)
+    assert (chosen.quantize, max_blocks(chosen, wide_source)) == (bits, held)
+    assert held * block_bytes(wide_source.config, WeightFormat(bits=bits), wide_source.checkpoint) <= WEIGHT_SHARE * memory_bytes
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"quantize": 4}, {"blocks": Span(0, 1)}, {"dtype": "bfloat16"}, {"device": "mps"}, {"memory_bytes": None}],
+)
+def test_what_an_owner_has_named_is_kept(named: dict[str, object], wide_source: Source) -> None:
+    """Bits are chosen for a memory alone, on a processor."""
+    config = ServeOptions(**{"model": "any", "memory_bytes": 64 * 10**6, **named})  # type: ignore[arg-type]
+    assert with_chosen_bits(config, wide_source) is config
+
+
+def test_without_compiled_kernels_no_bits_are_chosen(wide_source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes would take a byte each."""
+    monkeypatch.setattr(span_loading.cpu, "available", lambda: False)
+    config = ServeOptions(model="any", memory_bytes=64 * 10**6)
+    assert with_chosen_bits(config, wide_source) is config
+
+
+def test_the_start_says_what_it_takes(tmp_path: Path) -> None:
+    """Blocks, bits and memory, before the proof."""
+    said: list[str] = []
+    config = ServeOptions(model=str(tiny_llama(tmp_path)), quantize=4, memory_bytes=64 * 10**6, max_sessions=2)
+    load(config, open_source(config), Span(0, 2), lambda what, done, total: said.append(what))
+    told = next(text for text in said if "bits per weight" in text)
+    assert re.fullmatch(r"blocks 0:2 at 4\.\d+ bits per weight: 0\.000 of 0\.064 GB", told)

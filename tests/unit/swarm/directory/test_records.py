@@ -122,6 +122,9 @@ def test_records_prove_themselves() -> None:
         {"decode_rows_per_s": float("nan")},
         {"prefill_rows_per_s": float("inf")},
         {"bits_per_weight": -1.0},
+        {"kl_nats": -0.1},
+        {"kl_nats": float("nan")},
+        {"kl_nats": float("inf")},
         {"fetch_s": float("nan")},
         {"next_span": Span(9, 2)},
         {"next_span": Span(0, 13)},
@@ -217,8 +220,21 @@ def test_what_a_server_usually_says_fits_whole() -> None:
         plan=tuple((f"{n:08x}", Span(100, 120)) for n in range(MAX_PLANNED)),
         on_disk=(Span(0, 9), Span(20, 30), Span(50, 60), Span(100, 126)),
         round_trips=tuple((f"{n:064x}", 0.123456) for n in range(MAX_ROUND_TRIPS)),
+        bits_per_weight=4.531,
+        kl_nats=0.0312,
     )
     assert sign_record(said, identity).record == said
+
+
+def test_a_record_without_bits_and_quality_says_nothing_of_them() -> None:
+    """One of an earlier version is read, and what it does not say counts as unknown."""
+    identity = Identity.generate()
+    fields = msgspec.msgpack.decode(sign_record(record(identity), identity).data[64:])
+    assert {"bits_per_weight", "kl_nats"}.isdisjoint(fields)
+    told = parse_record(sign_record(record(identity), identity).data).record
+    assert (told.bits_per_weight, told.kl_nats) == (0.0, None)
+    exact = parse_record(sign_record(record(identity, bits_per_weight=32.0, kl_nats=0.0), identity).data).record
+    assert (exact.bits_per_weight, exact.kl_nats) == (32.0, 0.0)  # no KL is a word, too
 
 
 @given(st.data())

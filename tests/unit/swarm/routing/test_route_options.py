@@ -38,7 +38,8 @@ def test_peers_are_a_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("goal", "speed"), ("min_bits", -1.0), ("min_bits", 33.0), ("num_tokens", -1)]
+    ("option", "value"),
+    [("goal", "speed"), ("min_bits", -1.0), ("min_bits", 33.0), ("max_kl", -0.1), ("num_tokens", -1)],
 )
 def test_what_makes_no_sense_is_named(option: str, value: object) -> None:
     """By its field."""
@@ -50,4 +51,4 @@ def test_what_makes_no_sense_is_named(option: str, value: object) -> None:
 def test_sessions_set_some_options_themselves() -> None:
     """These have no flag."""
     hidden = {name for name, one in options_of(RouteOptions).items() if not one.info.shown}
-    assert hidden == {"num_tokens", "numerics", "broken_links"}
+    assert hidden == {"num_tokens", "numerics", "same_bits", "broken_links"}

@@ -84,7 +84,13 @@ def test_free_cache_is_shared_by_the_blocks_of_a_span() -> None:
         ({"allow": frozenset({B})}, {}),
         ({"min_bits": 8.0}, {"bits_per_weight": 4.0}),
         ({"min_bits": 8.0}, {"bits_per_weight": float("nan")}),
+        ({"min_bits": 0.1}, {"bits_per_weight": 0.0}),
+        ({"max_kl": 0.05}, {"kl_nats": 0.06}),
+        ({"max_kl": 0.05}, {"kl_nats": float("nan")}),
+        ({"max_kl": 0.0}, {"kl_nats": None}),
         ({"numerics": "x"}, {"numerics": "y"}),
+        ({"same_bits": 32.0}, {"bits_per_weight": 30.0}),
+        ({"same_bits": 32.0}, {"bits_per_weight": 0.0}),
         ({"broken_links": frozenset({(CLIENT, A)})}, {}),
         ({"broken_links": frozenset({(A, CLIENT)})}, {}),
         ({"pins": {7: B}}, {"decode_rows_per_s": 1.0}),
@@ -93,7 +99,8 @@ def test_free_cache_is_shared_by_the_blocks_of_a_span() -> None:
 )
 def test_options_leave_servers_out(options: dict[str, object], change: dict[str, object]) -> None:
     """Another server takes over; if there is none, the error names the option."""
-    first, second = server(A, 0, 8, **{"numerics": "x", **change}), server(B, 0, 8, numerics="x", queued_rows=9)
+    best = {"numerics": "x", "bits_per_weight": 32.0, "kl_nats": 0.0}
+    first, second = server(A, 0, 8, **{**best, **change}), server(B, 0, 8, **best, queued_rows=9)
     assert peers(first, second, **options) == "b"
     with pytest.raises(NoRoute, match=next(iter(options), "draining")):
         peers(first, **options)
@@ -110,6 +117,30 @@ def test_what_is_missing_is_named() -> None:
     )
     with pytest.raises(NoRoute, match="is not in the snapshot"):
         estimate_route((Hop(A, Span(0, 2)),), servers[1:])
+
+
+def test_a_floor_that_is_not_met_is_told_with_what_there_is() -> None:
+    """What was demanded, and what each server of those blocks says, by its name or its id; a server beside them is not."""
+    servers = [
+        server(A, 0, 4, name="near", bits_per_weight=8.25, kl_nats=0.01),
+        server(B, 4, 8, bits_per_weight=4.25, kl_nats=0.2),
+        server(C, 4, 8, name="old"),
+        server(D, 4, 8, name="gone", draining=True),
+    ]
+    assert peers(*servers, min_bits=4.0, max_kl=0.2) == "ab"
+    with pytest.raises(NoRoute) as caught:
+        peers(*servers, min_bits=8.0)
+    assert caught.value.missing == ((4, 8),)
+    assert str(caught.value) == (
+        "blocks 4:8 are only on servers that are excluded by draining, min_bits; "
+        "min_bits demands 8 bits per weight: bbbbbbbb says 4.25, old does not say"
+    )
+    with pytest.raises(NoRoute) as caught:
+        peers(*servers, min_bits=16, max_kl=0.001)  # both are told, though one of them alone excludes
+    assert str(caught.value).endswith(
+        "min_bits demands 16 bits per weight: bbbbbbbb says 4.25, near says 8.25, old does not say; "
+        "max_kl demands 0.001 nats at most: bbbbbbbb says 0.2, near says 0.01, old does not say"
+    )
 
 
 def test_broken_links_are_gone_around() -> None:
