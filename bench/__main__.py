@@ -16,7 +16,7 @@ def bench(
         str,
         typer.Argument(
             help="Which one: engine, decode, families, hops, batch, longcontext, heal, attacks, restarts, "
-            "interrupts, churn, opening, moves, placement, discovery, kv, prefix, start, soak or first-day."
+            "interrupts, churn, opening, moves, placement, discovery, kv, quant, prefix, start, soak or first-day."
         ),
     ],
     tokens: Annotated[
@@ -43,7 +43,15 @@ def bench(
     ] = None,
     calls: Annotated[int, typer.Option(help="Calls of soak.", min=1, max=1_000_000)] = 2000,
     threads: Annotated[int, typer.Option(help="Threads from which soak calls.", min=1, max=256)] = 6,
-    only: Annotated[str | None, typer.Option(help="Those of attacks whose names have this in them.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Those of attacks, or of quant's methods, whose names have this in them.")
+    ] = None,
+    bits: Annotated[str, typer.Option(help="Targets of quant, in bits per weight.")] = "2.5,3,3.5,4,5",
+    rows: Annotated[int, typer.Option(help="Rows of 512 tokens that quant judges with.", min=1, max=48)] = 40,
+    calibration_rows: Annotated[int, typer.Option(help="Rows that quant calibrates with.", min=1, max=128)] = 32,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where quant keeps what is done, so that it can go on there.")
+    ] = None,
     family: Annotated[
         str | None, typer.Option(help="The `model_type` that families measures.", show_default="every family")
     ] = None,
@@ -56,7 +64,8 @@ def bench(
     if name not in BENCHES:
         raise UsageError(f"there is no bench {name!r}: choose one of {', '.join(BENCHES)}")
     waits_for(f"measuring {name}")
-    result = BENCHES[name](Size(tokens, runs, seed, write, model, family, calls, threads, only))
+    quant = (bits, rows, calibration_rows, folder)
+    result = BENCHES[name](Size(tokens, runs, seed, write, model, family, calls, threads, only, *quant))
     if as_json:
         print_json(result)
         return

@@ -12,7 +12,8 @@ class Size(NamedTuple):
 
     `write` is the page of docs that a bench writes, if it has one (families, first-day); `model` the GGUF file that engine
     measures, SmolLM2-135M if None; `family` the only one that families measures, all of them if None. `calls` and `threads`
-    are soak's, `only` says which attacks.
+    are soak's, `only` says which attacks, or which of quant's methods. `bits`, `rows`, `calibration_rows` and `folder` (where
+    finished parts are kept) are quant's.
     """
 
     tokens: int = 256
@@ -24,6 +25,10 @@ class Size(NamedTuple):
     calls: int = 2000
     threads: int = 6
     only: str | None = None
+    bits: str = "2.5,3,3.5,4,5"
+    rows: int = 40
+    calibration_rows: int = 32
+    folder: Path | None = None
 
 
 def _decode(size: Size) -> dict[str, Any]:
@@ -146,6 +151,13 @@ def _soak(size: Size) -> dict[str, Any]:
     return run(size.calls, size.threads, size.seed)
 
 
+def _quant(size: Size) -> dict[str, Any]:
+    from bench.quant import run
+
+    targets = tuple(float(one) for one in size.bits.split(","))
+    return run(targets, size.rows, size.calibration_rows, size.only, size.folder)
+
+
 def _first_day(size: Size) -> dict[str, Any]:
     from bench.first_day import run
 
@@ -170,6 +182,7 @@ BENCHES: dict[str, Callable[[Size], dict[str, Any]]] = {
     "placement": _placement,
     "discovery": _discovery,
     "kv": _kv,
+    "quant": _quant,
     "prefix": _prefix,
     "start": _start,
     "soak": _soak,

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.options import Option, Options, options_of
+from shoal.quantize.quantize_options import QuantizeOptions
 from shoal.server.serve_options import ServeOptions
 from shoal.swarm.discovery.discovery_options import DiscoveryOptions
 from shoal.swarm.routing.route_options import RouteOptions
@@ -24,6 +25,7 @@ STRUCTS: dict[type[Options], str] = {
     RouteOptions: "Keywords of `connect`, `generate`, `stream` and `chat`; flags of `generate` and `chat`.",
     DiscoveryOptions: "Fields of `DiscoveryOptions`; flags of `serve` and of the client's commands.",
     ServeOptions: "Fields of `ServeOptions`; flags of `serve`.",
+    QuantizeOptions: "Fields of `QuantizeOptions`; flags of `quantize`.",
 }
 
 HEAD = """# Options

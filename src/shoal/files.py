@@ -40,3 +40,14 @@ def read_kept(path: Path, most_bytes: int, what: str) -> bytes:
     if len(data) > most_bytes:
         raise UsageError(f"{path} is no {what}: it is larger than {most_bytes >> 20} MB")
     return data
+
+
+def sync_folder(folder: Path) -> None:
+    """What was renamed in a folder is on the disk when this returns, where the system can do that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

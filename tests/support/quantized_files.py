@@ -71,6 +71,27 @@ def exl2_layer(
     )
 
 
+def exl2_weights(tensors: dict[str, Array], key: str) -> Array:
+    """What EXL2's description makes of a layer's tensors, [inputs, outputs with those that are filled up], in fp16."""
+    words = tensors[f"{key}.q_weight"].view(np.uint32)
+    pairs = tensors[f"{key}.q_groups"].view(np.uint16).astype(int)
+    ends = [*pairs[3::2].tolist(), len(words)]
+    inverse = tensors[f"{key}.q_invperm"]
+    stored = np.zeros((len(inverse), words.shape[1]), np.float16)
+    at = 0
+    for group, (bits, first, end) in enumerate(zip(pairs[0::2].tolist(), pairs[1::2].tolist(), ends, strict=True)):
+        inputs = (end - first) * 32 // bits
+        unit = np.float16(np.float32(tensors[f"{key}.q_scale_max"][group]) / np.float32(256))
+        for column in range(words.shape[1]):
+            step = int(tensors[f"{key}.q_scale"].view(np.uint32)[group, column // 8]) >> (4 * (column % 8)) & 15
+            scale = np.float16((step + 1) ** 2) * unit
+            string = sum(int(word) << (32 * index) for index, word in enumerate(words[first:end, column]))
+            codes = [(string >> (bits * row) & ((1 << bits) - 1)) - (1 << (bits - 1)) for row in range(inputs)]
+            stored[at : at + inputs, column] = np.array(codes, np.float16) * scale
+        at += inputs
+    return stored[inverse]
+
+
 def gptq_layer(
     rng: np.random.Generator, key: str, bits: int, group: int, inputs: int, outputs: int, ordered: bool, offset: int = 1
 ) -> Layer:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import UsageError
-from shoal.files import read_kept, replace_file
+from shoal.files import read_kept, replace_file, sync_folder
 
 
 @pytest.mark.parametrize("sync", [False, True])
@@ -83,3 +83,10 @@ def test_what_cannot_be_read(tmp_path: Path, name: str) -> None:
     """Is an error of ours, whatever the name."""
     with pytest.raises(UsageError, match="cannot read"):
         read_kept(tmp_path / name, 10, "saved chat")
+
+
+def test_a_folder_is_brought_to_the_disk(tmp_path: Path) -> None:
+    """One that is not there is an error of the system's."""
+    sync_folder(tmp_path)
+    with pytest.raises(OSError):
+        sync_folder(tmp_path / "gone")

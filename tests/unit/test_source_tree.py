@@ -20,6 +20,8 @@ PAIRS = {
     "discovery": "the package and the interface in it, and the bench that measures it",
     "engine": "the package, and the bench that measures it",
     "kv": "the package, and the bench that measures its dtypes",
+    "quant": "the package, and the bench that compares plans of bits",
+    "quantize": "the package, and its command",
     "prefix": "the prefix cache, and the bench that measures it",
     "server": "the package and its main class",
     "client": "the package and its main class",

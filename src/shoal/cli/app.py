@@ -14,7 +14,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 def make_app() -> typer.Typer:
     """All commands; each lives in a module of its own and imports what is heavy when it runs."""
-    from shoal.cli import chat, demo, drain, generate, join, resume, serve, status, swarm
+    from shoal.cli import chat, demo, drain, generate, join, quantize, resume, serve, status, swarm
 
     app = typer.Typer(
         name="shoal",
@@ -33,6 +33,7 @@ def make_app() -> typer.Typer:
         status.status,
         drain.drain,
         demo.demo,
+        quantize.quantize,
     ):
         app.command(command.__name__)(with_debug(command))
     app.add_typer(swarm.make_app(), name="swarm")

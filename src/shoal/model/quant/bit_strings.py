@@ -36,3 +36,24 @@ def unpack_down(words: Words, bits: int, count: int) -> Codes:
 def unpack_across(words: Words, bits: int, count: int) -> Codes:
     """Words [rows, n], each row one string to the right → its first `count` codes [rows, count]."""
     return np.ascontiguousarray(unpack_down(np.ascontiguousarray(words.T), bits, count).T)
+
+
+def pack_down(codes: Codes, bits: int) -> Words:
+    """Codes [count, columns], each column one string downwards → words [n, columns]: what `unpack_down` reads."""
+    count, columns = codes.shape
+    whole = -(-count // WORD_BITS)
+    filled = np.zeros((whole * WORD_BITS, columns), np.uint32)
+    filled[:count] = codes
+    blocks = filled.reshape(whole, WORD_BITS, columns)
+    out = np.zeros((whole, bits, columns), np.uint32)
+    for index in range(WORD_BITS):
+        word, shift = divmod(index * bits, WORD_BITS)
+        out[:, word] |= blocks[:, index] << np.uint32(shift)
+        if shift + bits > WORD_BITS:
+            out[:, word + 1] |= blocks[:, index] >> np.uint32(WORD_BITS - shift)
+    return out.reshape(whole * bits, columns)[: -(-count * bits // WORD_BITS)]
+
+
+def pack_across(codes: Codes, bits: int) -> Words:
+    """Codes [rows, count], each row one string to the right → words [rows, n]."""
+    return np.ascontiguousarray(pack_down(np.ascontiguousarray(codes.T), bits).T)

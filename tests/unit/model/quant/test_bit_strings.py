@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.model.quant.bit_strings import unpack_across, unpack_down
+from shoal.model.quant.bit_strings import pack_across, pack_down, unpack_across, unpack_down
 from tests.support.quantized_files import string_words
 
 
@@ -18,6 +18,8 @@ def test_codes_come_out_as_they_went_in(bits: int, count: int, columns: int, see
     words = np.array([string_words(codes[:, column].tolist(), bits) for column in range(columns)], np.uint32)
     assert np.array_equal(unpack_across(words, bits, count), codes.T)
     assert np.array_equal(unpack_down(np.ascontiguousarray(words.T), bits, count), codes)
+    assert np.array_equal(pack_down(codes, bits), words.T)
+    assert np.array_equal(pack_across(np.ascontiguousarray(codes.T), bits), words)
 
 
 def test_too_few_words() -> None:
