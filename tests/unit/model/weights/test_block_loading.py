@@ -241,6 +241,6 @@ def test_auto_keeps_what_the_checkpoint_has(tmp_path: Path) -> None:
     assert weight_format("auto", None, wide).dtype == torch.float32
     assert weight_format("auto", None, narrow).dtype == torch.bfloat16
     assert weight_format("float32", None, narrow).dtype == torch.float32
-    assert weight_format("auto", 4, narrow).bits_per_weight == 4.25
+    assert weight_format("auto", 4, narrow).bits_per_weight == 4.0625
     with pytest.raises(UsageError, match="7 bits"):
         weight_format("auto", 7, narrow)
