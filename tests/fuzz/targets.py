@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import Phase, find, settings
+from safetensors.numpy import load_file, save
 
 from shoal.client.client_options import ConnectOptions, ReplyOptions, SessionOptions
 from shoal.client.saved_reply import read_saved
@@ -49,6 +51,7 @@ from shoal.transport.tls_certificate import _certificate, certified_peer
 from shoal.types import PeerId, Span
 from tests.records import signed_record
 from tests.support.any_message import MESSAGES
+from tests.support.exl3_files import CODEBOOKS, exl3_layer
 from tests.support.family_cases import CASES, TINY
 from tests.support.gguf_files import write_gguf
 from tests.support.struct_strategies import sizes_at_most, values
@@ -267,6 +270,31 @@ def _safetensors(data: bytes) -> None:
     _computed(open_checkpoint(str(path.parent)))
 
 
+@functools.cache
+def _exl3_folder() -> Path:
+    """A configuration of the same model in EXL3."""
+    folder = _folder() / "exl3"
+    folder.mkdir()
+    config = json.loads((_checkpoint() / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "exl3"}}))
+    return folder
+
+
+def _exl3_seeds() -> list[bytes]:
+    """Layers of several widths, with scales and with signs alone."""
+    rng, stored = np.random.default_rng(0), load_file(_checkpoint() / "model.safetensors")
+    for bits, name in enumerate([name for name in stored if name.endswith("proj.weight")], 1):
+        outputs, inputs = stored.pop(name).shape
+        key = name.removesuffix(".weight")
+        stored |= exl3_layer(rng, key, bits, inputs, outputs, CODEBOOKS[bits % 3], older=bits % 2 == 0).tensors
+    return [save(stored)]
+
+
+def _exl3(data: bytes) -> None:
+    (_exl3_folder() / "model.safetensors").write_bytes(data)
+    _computed(open_checkpoint(str(_exl3_folder())))
+
+
 def _gguf_seeds() -> list[bytes]:
     path = _folder() / "sound"
     write_gguf(_checkpoint(), path)
@@ -308,7 +336,8 @@ TARGETS: dict[str, Target] = {
     "configurations": Target(_config_seeds, _config),
     "indexes": Target(_index_seeds, lambda data: index_places(data, "index.json")),
     "safetensors": Target(_safetensors_seeds, _safetensors),
+    "EXL3": Target(_exl3_seeds, _exl3),
     "GGUF": Target(_gguf_seeds, _gguf),
 }
-FILES = ("configurations", "indexes", "safetensors", "GGUF", "saved replies")
+FILES = ("configurations", "indexes", "safetensors", "EXL3", "GGUF", "saved replies")
 """Targets that read files; the others take what comes over the network or from a user's hand."""
