@@ -53,7 +53,10 @@ class InProcessEngine:
         shape, head = model_config(source.checkpoint.config), head_form(form.head)
         self._ends = load_ends(source.checkpoint, shape, head, choose_linears(head, threads, form.int8_rows))
         self._tile = prove_ends(self._ends, shape.block).tile
-        weights = block_bytes(source.config, weight_format(form.dtype, form.quantize), source.checkpoint) * source.model.num_blocks
+        weights = (
+            block_bytes(source.config, weight_format(form.dtype, form.quantize), source.checkpoint)
+            * source.model.num_blocks
+        )
         self.token_bytes = weights + self._ends.head.size_bytes
         """Weights that a token reads."""
 

@@ -176,7 +176,13 @@ FIELDS: dict[str, tuple[Callable[[Call], Any], dict[str, tuple[int | float | Non
     ),
     "product f32": (
         lambda call: call.arguments["matrix"].kept[1][0],
-        {"data": (None, 3), "kind": (-1, 2, 3), "n": (-1, 0, OUTPUTS + 1), "first": (-1, 1), "stored": (0, 40, 56, MOST)},
+        {
+            "data": (None, 3),
+            "kind": (-1, 2, 3),
+            "n": (-1, 0, OUTPUTS + 1),
+            "first": (-1, 1),
+            "stored": (0, 40, 56, MOST),
+        },
     ),
     "product ordered": (
         lambda call: call.arguments["matrix"].kept[1][0],
@@ -348,10 +354,15 @@ def test_blocks_are_divided_into_the_same_matrices() -> None:
     call = step()
     block = call.keep[1]
     other = NativeBlock(SMOLLM2, canned(SMOLLM2))
-    halves = pack([torch.ones(65, SMOLLM2.hidden_size), quantize(torch.ones(SMOLLM2.hidden_size - 65, SMOLLM2.hidden_size), 4)])
+    halves = pack(
+        [torch.ones(65, SMOLLM2.hidden_size), quantize(torch.ones(SMOLLM2.hidden_size - 65, SMOLLM2.hidden_size), 4)]
+    )
     whole = cpu.linear_struct(halves)
     other.struct.output = whole
-    call.arguments["blocks"], call.arguments["num_blocks"] = cpu.block_pointers([block.struct, other.struct]), c_int32(2)
+    call.arguments["blocks"], call.arguments["num_blocks"] = (
+        cpu.block_pointers([block.struct, other.struct]),
+        c_int32(2),
+    )
     for part in call.arguments["parts"]:
         part.stride = 0
     assert call.run() in ("the blocks are not divided into the same matrices", "a part has fewer pages than tokens")

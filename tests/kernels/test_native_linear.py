@@ -60,12 +60,9 @@ def check(bits: Tensor, matrix: Matrix, rows: Tensor, bias: Tensor, int8_rows: b
     """It is what it should be; with 8-bit rows within what a rounded number may be off by."""
     weight = weights_of(matrix).to(torch.float32)
     expected = reference.linear(rows, weight, bias)
-    room = rows.abs() @ weight.abs().T
-    if int8_rows:
-        room = rows.abs().amax(1, keepdim=True) * weight.norm(dim=1) * 0.1 + room * 1e-6
-    else:
-        room = room * 2e-6
-    assert ((bits[:, : len(weight)] - expected).abs() <= room + 1e-6).all()
+    summed = 2e-6 * (rows.abs() @ weight.abs().T) + 1e-6
+    rounded = 0.1 * rows.abs().amax(1, keepdim=True) * weight.norm(dim=1) if int8_rows else 0.0
+    assert ((bits[:, : len(weight)] - expected).abs() <= summed + rounded).all()
     assert not bits[:, len(weight) :].any()
 
 
@@ -120,7 +117,9 @@ def test_panels_hold_the_matrix(kind: str, shape: tuple[int, int]) -> None:
     assert linear.size_bytes == panels.size_bytes > 0
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"])
+@pytest.mark.parametrize(
+    "kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"]
+)
 def test_panels_take_little_more_than_a_file(kind: str) -> None:
     """At most a twentieth."""
     known = ggml.KINDS[kind]

@@ -84,5 +84,5 @@ def test_pairs_that_cannot_be(packed: Path, lie: str) -> None:
 def test_other_ways_of_packing_are_named(packed: Path, quantization: object) -> None:
     """What is not read is refused when the checkpoint is opened."""
     write(packed, load_file(packed / "model.safetensors"), quantization)
-    with pytest.raises(UnsupportedModel, match="mxfp4 is"):
+    with pytest.raises(UnsupportedModel, match="mxfp4 are"):
         open_checkpoint(str(packed))

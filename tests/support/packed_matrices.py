@@ -45,7 +45,9 @@ def section(form: str, seed: int, outputs: int, inputs: int, bits: int, group: i
         return Section(inputs, bits, group, Levels(units[:1] / 64, _whole(some, outputs, groups, 0, 16), 1, True), zero)
     if form in ("nibbles", "minima"):
         most = 16 if form == "nibbles" else 64
-        scales, minima = (Levels(_units(some, outputs, above.shape[1]), _whole(some, outputs, groups, 0, most), per) for _ in range(2))
+        scales, minima = (
+            Levels(_units(some, outputs, above.shape[1]), _whole(some, outputs, groups, 0, most), per) for _ in range(2)
+        )
         return Section(inputs, bits, group, scales, 0, None, minima)
     if form == "table":
         return Section(inputs, 4, group, Levels(units), 0, None, None, IQ4_NL)
@@ -58,7 +60,8 @@ def matrix(seed: int, outputs: int, sections: tuple[Section, ...], ordered: bool
     """Random codes in these sections, in the inputs' order or another."""
     some = torch.Generator().manual_seed(seed)
     codes = torch.cat(
-        [torch.randint(0, 1 << one.bits, (outputs, one.inputs), generator=some, dtype=torch.int64) for one in sections], 1
+        [torch.randint(0, 1 << one.bits, (outputs, one.inputs), generator=some, dtype=torch.int64) for one in sections],
+        1,
     )
     order = None if ordered else torch.randperm(codes.shape[1], generator=some)
     return PackedMatrix(codes.to(torch.uint8), sections, order, torch.float16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -66,8 +66,8 @@ class WeightsOfBlock:
 class ObservedLinear(Linear):
     """A linear layer in plain torch that adds its inputs to statistics, once it has been given some."""
 
-    def __init__(self, weight: Matrix, bias: Tensor | None = None) -> None:
-        self._inner = torch_linear(weight, bias)
+    def __init__(self, weights: Matrix | Sequence[Matrix], bias: Tensor | None = None) -> None:
+        self._inner = torch_linear(weights, bias)
         self.out_features, self.in_features = self._inner.out_features, self._inner.in_features
         self._statistics: InputStatistics | None = None
 

@@ -85,11 +85,14 @@ class ServeOptions(Options, frozen=True, kw_only=True):
         WeightDtype,
         option("How weights are kept; auto: as the checkpoint has them.", "Model"),
     ] = "auto"
-    quantize: Annotated[int | None, option("Round weights to 8 or 4 bits while loading.", "Model", least=4, most=8)] = (
-        None
-    )
+    quantize: Annotated[
+        int | None, option("Round weights to 8, 6, 5, 4, 3 or 2 bits while loading.", "Model", least=2, most=8)
+    ] = None
     int8_rows: Annotated[
-        bool, option("With --quantize: round hidden states to 8 bits too, row by row; faster, less precise.", "Model")
+        bool,
+        option(
+            "Where weights are codes: round hidden states to 8 bits too, row by row; faster, less precise.", "Model"
+        ),
     ] = False
     exact: Annotated[
         bool,

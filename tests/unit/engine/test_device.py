@@ -15,11 +15,11 @@ from shoal.errors import CapacityError, UsageError
 from shoal.kv.cache import KVCache
 from shoal.kv.cache_storage import KV_DTYPES, read_dtype
 from shoal.kv.prefix import PrefixCache
-from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.nn.block import Block, BlockConfig, ModelConfig
 from shoal.model.nn.block_weights import BlockWeights
 from shoal.model.nn.moe import MoeConfig
 from shoal.model.nn.rope import RopeConfig, cache_positions
+from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.block_loading import WeightFormat, _digest
 from shoal.protocol.rows import Rows
 from shoal.types import Span

@@ -38,7 +38,7 @@ class NativeLinear(Linear):
 def native_linears(context: Context, int8_rows: bool = False) -> MakeLinear:
     """What makes linear layers that run on a context; see `Panels.int8_rows`."""
 
-    def make(weights: Sequence[Matrix], bias: Tensor | None = None) -> NativeLinear:
+    def make(weights: Matrix | Sequence[Matrix], bias: Tensor | None = None) -> NativeLinear:
         return NativeLinear(pack(weights, bias, int8_rows), context)
 
     return make

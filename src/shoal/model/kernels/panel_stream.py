@@ -1,5 +1,7 @@
-"""Packed matrices as the compiled kernels read them: for each panel of 64 outputs one stream of bytes (docs/concepts/packed-form.md,
-"In panels"; native/src/abi.h)."""
+"""Packed matrices as the compiled kernels read them: for each panel of 64 outputs one stream of bytes.
+
+See docs/concepts/packed-form.md, "In panels", and native/src/abi.h.
+"""
 
 from __future__ import annotations
 
@@ -96,8 +98,10 @@ def places_of(form: StreamForm) -> StreamPlaces:
 
 
 class PanelSection(NamedTuple):
-    """A section in streams; `units` in fp32 where all outputs share them, `table` where there is one. `inputs` and `given_group`
-    are as they were without padding."""
+    """A section in streams; `units` in fp32 where all outputs share them, `table` where there is one.
+
+    `inputs` and `given_group` are as they were without padding.
+    """
 
     form: StreamForm
     units: Tensor | None
@@ -139,9 +143,11 @@ def in_streams(matrix: PackedMatrix) -> PanelStreams:
         parts.append(data)
         first += section.inputs
     order = _order(np.concatenate(indices), matrix.order)
-    data = torch.empty(len(parts[0]), sum(part.shape[1] for part in parts), dtype=torch.uint8)  # torch begins at a line
-    np.concatenate(parts, 1, out=data.numpy())
-    return PanelStreams(data, tuple(sections), order, *matrix.shape)
+    whole = torch.empty(
+        len(parts[0]), sum(part.shape[1] for part in parts), dtype=torch.uint8
+    )  # torch begins at a line
+    np.concatenate(parts, 1, out=whole.numpy())
+    return PanelStreams(whole, tuple(sections), order, *matrix.shape)
 
 
 def _padded_group(section: Section) -> int:
@@ -202,9 +208,7 @@ def _zeros(section: Section) -> tuple[int, Array | None]:
 def _form(section: Section, zero: int, zeros: Array | None, steps: int) -> tuple[StreamForm, Tensor | None]:
     scales, minima = section.scales, section.minima
     whole = [level.steps for level in (scales, minima) if level is not None and level.steps is not None]
-    if minima is not None and (
-        minima.groups_per_unit != scales.groups_per_unit or len(whole) == 1 or scales.squared
-    ):
+    if minima is not None and (minima.groups_per_unit != scales.groups_per_unit or len(whole) == 1 or scales.squared):
         raise ValueError("minima have other levels than their scales")
     if not 0 <= zero <= MOST or (zeros is not None and zeros.max() > MOST):
         raise ValueError("zeros are out of bounds")
@@ -275,9 +279,9 @@ def _whole(numbers: Array, kind: int) -> Array:
     if kind != NIBBLES:
         return numbers.astype(np.int8 if kind == SIGNED else np.uint8).view(np.uint8)[..., None]
     outputs = -(-len(numbers) // PANEL) * PANEL
-    halves = np.zeros((outputs, numbers.shape[1]), np.uint8)
-    halves[: len(numbers)] = numbers
-    halves = halves.reshape(-1, 2, PANEL // 2, numbers.shape[1])
+    whole = np.zeros((outputs, numbers.shape[1]), np.uint8)
+    whole[: len(numbers)] = numbers
+    halves = whole.reshape(-1, 2, PANEL // 2, numbers.shape[1])
     return (halves[:, 0] | halves[:, 1] << 4).reshape(-1, numbers.shape[1], 1)
 
 

@@ -94,7 +94,9 @@ class GgufCheckpoint:
             kept = parts[0] if restore is None else outputs_changed(parts[0], lambda one: restore([one]))
             if kept is not None and kept.shape == shape:
                 return kept
-        return self._restored(name, found, [part.dequantized() if isinstance(part, PackedMatrix) else part for part in parts])
+        return self._restored(
+            name, found, [part.dequantized() if isinstance(part, PackedMatrix) else part for part in parts]
+        )
 
     def _restored(self, name: str, found: GgufPiece, parts: list[Tensor]) -> Tensor:
         shape = self.tensors[name].shape

@@ -205,12 +205,17 @@ def test_a_memory_chooses_bits(
     blocks: float, bits: int | None, held: int, wide_source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as leave a quarter of the model; `blocks` is the memory in blocks of fp32. The weights take their share of it."""
-    memory_bytes = int(blocks * block_bytes(wide_source.config, WeightFormat(), wide_source.checkpoint) / WEIGHT_SHARE) + 1
+    memory_bytes = (
+        int(blocks * block_bytes(wide_source.config, WeightFormat(), wide_source.checkpoint) / WEIGHT_SHARE) + 1
+    )
     monkeypatch.setattr(span_loading, "_memory_bytes", lambda config: memory_bytes)
     monkeypatch.setattr(span_loading.cpu, "available", lambda: True)
     chosen = with_chosen_bits(ServeOptions(model="any", memory_bytes=64 * 10**6), wide_source)
     assert (chosen.quantize, max_blocks(chosen, wide_source)) == (bits, held)
-    assert held * block_bytes(wide_source.config, WeightFormat(bits=bits), wide_source.checkpoint) <= WEIGHT_SHARE * memory_bytes
+    assert (
+        held * block_bytes(wide_source.config, WeightFormat(bits=bits), wide_source.checkpoint)
+        <= WEIGHT_SHARE * memory_bytes
+    )
 
 
 @pytest.mark.parametrize(
