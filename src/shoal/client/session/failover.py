@@ -299,7 +299,10 @@ def _caught(state: RouteState, hop: HopState, error: WrongRows, policy: Failover
 
 
 def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, policy: FailoverPolicy) -> Drop:
-    """A server out of reach is avoided, one that refuses too; one where only this session failed is at the second time."""
+    """A server out of reach is avoided, one that refuses too; one where only this session failed is at the second time.
+
+    That is forgotten when rows have gone through it since: who loses the session again and again would hold it up for ever.
+    """
     if isinstance(error, WrongRows | SessionFenced):
         first = any(stage.primary.id == hop.id for stage in state.stages[:1])
         return Drop(hop.id, error, policy.lied_s, lied=first or not getattr(error, "relayed", False))
@@ -308,7 +311,8 @@ def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, polic
         return Drop(
             hop.id, error, 0.0, unreachable=True
         )  # it holds other blocks than its record says: its next one tells
-    again = now - state.lost_at.get(hop.peer, -policy.avoid_s) < policy.avoid_s
+    delivered = now - hop.delivers_since >= policy.avoid_s
+    again = hop.peer in state.lost_at and (now - state.lost_at[hop.peer] < policy.avoid_s or not delivered)
     avoided = hop.refused or unreachable or again or isinstance(error, ProtocolError)
     return Drop(hop.id, error, _avoid_s(state, hop, error, policy) if avoided else 0.0, unreachable)
 

@@ -205,7 +205,15 @@ CASES: dict[str, Callable[[], Case]] = {
         lost(LOST).replaced(lost_at={peer_of(ONE): 45.0}), 50.0, [drop(ONE, LOST, 10.0, False)]
     ),
     "its session failed twice, long ago": lambda: Case(
-        lost(LOST).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 0.0, False)]
+        lost(LOST, delivers_since=35.0).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 0.0, False)]
+    ),
+    "long ago, and no row has come since: avoided": lambda: Case(
+        lost(LOST).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 10.0, False)]
+    ),
+    "a journal that has forgotten rows again: avoided": lambda: Case(
+        said(route(), BETWEEN, "gone", said_position=7).replaced(lost_at={peer_of(ONE): 30.0}),
+        50.0,
+        [drop(ONE, ShoalError("hop 1 no longer has rows 7 and on"), 10.0, False)],
     ),
     "it refused: avoided": lambda: Case(lost(FULL, refused=True), 0.0, [drop(ONE, FULL, 10.0, False)]),
     "it refused since it has moved: its next record tells": lambda: Case(
