@@ -118,7 +118,7 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class OpenSpan(msgspec.Struct, frozen=True):
     """Have servers open the session over `span`, none of those in `without`; `follow`: to stand by there.
 
-    `in_doubt`: only until it is clear that the hop there computes.
+    `in_doubt`: only until it is clear that the hop there computes, and stays.
     """
 
     span: Span
@@ -660,8 +660,9 @@ def _standbys(state: RouteState, now: float, policy: FailoverPolicy) -> list[Act
 
 def _follow(state: RouteState, stage: Stage, now: float, policy: FailoverPolicy) -> OpenSpan:
     """Others than the servers of the route, or, of a hop in doubt, than its own: they are to compute, not to be spared."""
-    in_doubt = not stage.primary.leaving and (policy.redundancy == 1 or _busy(state, stage.primary, now, policy))
-    taken = [stage.primary, *(hop for hop in state.hops if hop.leaving)] if in_doubt else state.hops
+    in_doubt = policy.redundancy == 1 or (not stage.primary.leaving and _busy(state, stage.primary, now, policy))
+    seems_busy = in_doubt and not stage.primary.leaving
+    taken = [stage.primary, *(hop for hop in state.hops if hop.leaving)] if seems_busy else state.hops
     return msgspec.structs.replace(
         _open(state, stage.span, frozenset(hop.peer for hop in taken), now, policy, stage.lenience),
         follow=True,
@@ -676,7 +677,7 @@ def _wants_standby(state: RouteState, stage: Stage, now: float, policy: Failover
 
 
 def _not_needed(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """Who follows a hop that was in doubt goes when that one has computed what it had."""
+    """Who follows a hop that was in doubt goes when that one has computed what it had, and stays."""
     return [
         Dismiss(stage.span, now + policy.standby_retry_s)
         for stage in state.stages

@@ -74,8 +74,8 @@ class HopState(msgspec.Struct, frozen=True):
 class Stage(msgspec.Struct, frozen=True):
     """A place in the route: the hop that holds it, and hops that cover it together and stand by.
 
-    `in_doubt`: they stand by only until it is clear that the hop computes. `lenience`: see `Search`. `unfound`: the last look
-    for such hops found none.
+    `in_doubt`: they stand by only until it is clear that the hop computes, and stays. `lenience`: see `Search`. `unfound`: the
+    last look for such hops found none.
     """
 
     span: Span
@@ -433,7 +433,7 @@ class RouteState(msgspec.Struct, frozen=True):
                 stages.append(stage)
                 continue
             old = (stage.primary,) if keep_old and len(stage.standbys) == 1 else ()
-            stages += [Stage(hop.span, hop, old) for hop in stage.standbys]
+            stages += [Stage(hop.span, hop, old, in_doubt=stage.in_doubt and bool(old)) for hop in stage.standbys]
             if event is not None:
                 lost = () if stage.primary.alive else (stage.primary.name,)
                 found = tuple(hop.name for hop in stage.standbys)
