@@ -111,12 +111,16 @@ async def mute(host: str) -> AsyncIterator[int]:
 
 
 class Refuser:
-    """A made-up server that is there: it exchanges records, tells a great status, and refuses every session."""
+    """A made-up server that is there: it exchanges records, tells a great status, and refuses every session.
 
-    def __init__(self, host: str, model: ModelSpec, source: str) -> None:
+    `claims` are addresses of others that it calls its own too.
+    """
+
+    def __init__(self, host: str, model: ModelSpec, source: str, claims: Sequence[str] = ()) -> None:
         self.key = Identity.generate()
         self.sessions_refused = 0
         self._model = model
+        self._claims = tuple(claims)
         self._description = Description(model.name, model.fingerprint, source)
         self._transport = FromAddress(self.key, host)
         self._directory = Directory(SYSTEM_CLOCK, self.key.peer)
@@ -124,7 +128,7 @@ class Refuser:
     async def begin(self, targets: Sequence[ServerRecord]) -> None:
         """Listen, and come to these servers."""
         await self._transport.listen(self._answer)
-        record = promising(self.key, self._model, self._transport.addresses)
+        record = promising(self.key, self._model, (*self._transport.addresses, *self._claims))
         signed = sign_record(record, self.key).data
         self._directory.add(signed)
         for target in targets:

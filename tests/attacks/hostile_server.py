@@ -18,7 +18,9 @@ from shoal.errors import ChannelClosed, SessionFenced, ShoalError
 from shoal.protocol.frames import MAX_PAYLOAD_BYTES, FrameDecoder, encode_frame
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import (
+    MAX_POSITION,
     Admitted,
+    Attached,
     Close,
     HopTrace,
     Leaving,
@@ -374,6 +376,79 @@ class Flapping(Lie):
             yield from super().sent(message, payload, channel)
 
 
+class AtOnce(Mute):
+    """It lies from the first rows on, and sends none."""
+
+    at_once = True
+
+    @property
+    def begun(self) -> bool:
+        return True
+
+
+class Breaking(AtOnce):
+    """Its control channel breaks every second, when it has rows."""
+
+    beats = 4
+
+    def sent(self, message: Message, payload: bytes, channel: LyingChannel) -> Iterator[Sent]:
+        yield from super().sent(message, payload, channel)
+        if isinstance(message, Pong) and self.rows and message.id % self.beats == self.beats - 1:
+            self.broke()
+            channel.abort()
+
+    def broke(self) -> None:
+        """It did just now."""
+
+
+class Excused(Breaking):
+    """It computes and sends one row more each time that its control channel breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = 0
+        self.made: list[tuple[RowsFrame, bytes, LyingChannel]] = []
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=self.rows, computed=self.done)
+
+    def outputs(self, rows: RowsFrame, payload: bytes, channel: LyingChannel) -> Iterator[Sent]:
+        row_bytes = len(payload) // max(1, rows.count - rows.elided)
+        for number in range(rows.count):
+            left_out = number < rows.elided
+            start = (number - rows.elided) * row_bytes
+            row = b"" if left_out else payload[start : start + row_bytes]
+            frame = _with(rows, position=rows.position + number, count=1, elided=int(left_out))
+            self.made.append((frame, row, channel))
+        yield from ()
+
+    def broke(self) -> None:
+        if self.made:
+            frame, row, channel = self.made.pop(0)
+            self.done = frame.position + 1
+            channel.send_now(frame, row)
+
+
+class Forgetful(Breaking):
+    """It computes nothing, and has no rows, as it says, each time that its control channel is back."""
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=self.rows)
+
+    def other(self, message: Message, payload: bytes, channel: LyingChannel) -> Iterator[Sent]:
+        yield (_with(message, position=0) if isinstance(message, Attached) else message), payload
+
+
+class FarAhead(Forgetful):
+    """It has more rows than there are, as it says, each time that its control channel is back, and none otherwise."""
+
+    def pong(self, pong: Pong) -> Pong:
+        return _with(pong, position=0, computed=0)
+
+    def other(self, message: Message, payload: bytes, channel: LyingChannel) -> Iterator[Sent]:
+        yield (_with(message, position=MAX_POSITION) if isinstance(message, Attached) else message), payload
+
+
 class Undecided(Lie):
     """It leaves, and stays, and leaves, and sends nothing meanwhile."""
 
@@ -428,6 +503,9 @@ LIES: dict[str, Callable[[], Lie]] = {
     "fenced": Fenced,
     "a link refused": Refusing,
     "a control channel that breaks": Flapping,
+    "a row computed at each new connection": Excused,
+    "without its rows at each new connection": Forgetful,
+    "with all rows at each new connection": FarAhead,
     "leaving and staying": Undecided,
     "a message out of place": OutOfPlace,
 }
@@ -439,7 +517,16 @@ NOT_ALONE = ("rows called not needed", "a trace without room", "a forged accepta
 NOT_FIRST = ("rows left out", "a forged acceptance")
 """Lies that are none where the client feeds a hop that feeds another."""
 
-LAST = ("a forged acceptance", "a link refused", "deaf", "mute", "rows of NaN", "rows left out", "in a later epoch")
+LAST = (
+    "a forged acceptance",
+    "a link refused",
+    "deaf",
+    "mute",
+    "rows of NaN",
+    "rows left out",
+    "in a later epoch",
+    "with all rows at each new connection",
+)
 """Lies towards the hop before."""
 
 HOP_MODES: dict[str, tuple[str, str]] = {
@@ -492,6 +579,11 @@ class LyingChannel(ForwardingChannel):
         while (frame := self._frames.next()) is not None:
             for message, payload in self._lie.sent(ANY.decode(frame[0]), frame[1], self):
                 self._inner.write(encode_frame(encode_message(message), payload))
+
+    def send_now(self, message: Message, payload: bytes) -> None:
+        """Send this at once, as it is."""
+        with contextlib.suppress(ChannelClosed):
+            self._inner.write(encode_frame(encode_message(message), payload))
 
     def flood(self, message: Message, payload: bytes) -> None:
         """Send this again and again, as fast as it is taken."""

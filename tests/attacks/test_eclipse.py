@@ -23,6 +23,7 @@ SILENT_S, REFUSING_S = 5.0, 10.0
 """How long a reply may take among servers that answer nothing, and among such as refuse every session."""
 
 ADDRESSES, KEYS_EACH = 20, 4
+CLAIMING = 12
 
 
 def reply(ticket: str, model: Path) -> tuple[list[int], float]:
@@ -71,6 +72,21 @@ async def test_keys_of_many_addresses_that_refuse_every_session(swarm_of: SwarmM
         assert sum(one.sessions_refused for one in crowd) > 0
     assert tokens == expected
     assert seconds <= REFUSING_S
+
+
+async def test_refusing_keys_that_name_the_addresses_of_honest_servers(swarm_of: SwarmMaker, tiny_model: Path) -> None:
+    """One address with many keys is one stranger: its second key is not tried before a server that has answered elsewhere."""
+    async with undisturbed(swarm_of, tiny_model) as (swarm, expected), contextlib.AsyncExitStack() as stack:
+        records = [server.record for server in swarm.servers]
+        claims = [record.addresses[0] for record in records]
+        crowd = []
+        for _ in range(CLAIMING):
+            crowd.append(Refuser("127.0.0.2", records[0].model, tiny_model.name, claims))
+            stack.push_async_callback(crowd[-1].close)
+            await crowd[-1].begin(records)
+        tokens, _ = await asyncio.to_thread(reply, swarm.ticket, tiny_model)
+        assert sum(one.sessions_refused for one in crowd) == 1
+    assert tokens == expected
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["came", "told of"])

@@ -482,3 +482,18 @@ def test_an_honest_route_is_found_beside_liars(
     while world.rows < resumed + 3 and world.now < enough_s(len(servers) - 2, slow_s):
         world.tick()
     assert world.rows >= resumed + 3, world.state
+
+
+@pytest.mark.parametrize("full", [1, 3])
+def test_full_servers_keep_no_slow_one_from_being_asked(full: int) -> None:
+    """A slow one was dropped once, and those that are full were not: all take turns."""
+    world = World(FailoverPolicy(patience_s=20.0))
+    world.state = world.state.step_begun(1, 0.0).replaced(end=1)
+    for _ in range(full):
+        world.add(Span(0, 2)).full = True
+    for span in (Span(0, 2), Span(2, 4)):
+        world.add(span).slow_s = SLOW_S[-1]
+    world.look()
+    while world.rows < 3 and world.now < SLOW_LIAR_S:
+        world.tick()
+    assert world.rows >= 3, world.state

@@ -40,11 +40,12 @@ CAUGHT_ROWS = 1 << 32
 
 
 class Answer(NamedTuple):
-    """What a server said, when (monotonic seconds), and the round trip of that question."""
+    """What a server said, when (monotonic seconds), the round trip of that question, and at which address it answered."""
 
     status: Status
     at: float
     round_trip_s: float
+    addresses: tuple[str, ...]
 
 
 class Failure(NamedTuple):
@@ -83,7 +84,8 @@ class ServerProbe:
             self.failed(record)
             raise
         self._directory.answered(peer)
-        self._answers[peer] = Answer(reply.message, self._clock.monotonic(), reply.round_trip_s)
+        answered_at = tuple(self._dialler.narrowed(peer, record.addresses))
+        self._answers[peer] = Answer(reply.message, self._clock.monotonic(), reply.round_trip_s, answered_at)
         self._failures.pop(peer, None)
         return reply.message
 
@@ -162,15 +164,20 @@ class ServerProbe:
                 yield record
 
     def candidates(self, model: ModelSpec) -> tuple[list[ServerRecord], RoundTrips]:
-        """Records of a model's servers that did not fail, with the load that they told last, and the round trips to them."""
+        """Records of a model's servers that did not fail, with the load that they told last, and the round trips to them.
+
+        Of one that has answered, with the address at which it did: the others are what it says of itself.
+        """
         # Who answered: see `select`.
         measured = {PeerId(peer): answer.round_trip_s for peer, answer in self._answers.items()}
         return [self._corrected(record) for record in self._servers(model)], measured
 
     def _corrected(self, record: ServerRecord) -> ServerRecord:
+        answer = self._answers.get(record.peer)
+        if answer is not None:
+            record = msgspec.structs.replace(record, addresses=answer.addresses)
         if self._was_caught(record):
             return msgspec.structs.replace(record, queued_rows=CAUGHT_ROWS)
-        answer = self._answers.get(record.peer)
         if answer is None or self._clock.monotonic() - answer.at > FRESH_S:
             return record
         status = answer.status

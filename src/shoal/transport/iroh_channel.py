@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from shoal.transport.iroh_credit import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
     WINDOW_BYTES,
+    WINDOW_RECORDS,
     ReadCredit,
     RecordDecoder,
     SendWindow,
@@ -41,7 +42,7 @@ class IrohChannel(InboxChannel):
         peer: PeerId,
         connection: Any,
         stream: Any,
-        ended: Callable[[IrohChannel], None],
+        ended: Callable[[IrohChannel], Awaitable[None]],
         host: str = "",
     ) -> None:
         super().__init__(Inbox(delivered=self._delivered))
@@ -137,6 +138,8 @@ class IrohChannel(InboxChannel):
             raise ProtocolError(f"more than {WINDOW_BYTES} bytes without credit")
         if data:
             self._inbox.put(data)
+        if self._credit.unread_records > WINDOW_RECORDS:
+            raise ProtocolError(f"more than {WINDOW_RECORDS} records without credit")
         self._wake.set()
 
     def _delivered(self, size_bytes: int) -> None:
@@ -179,11 +182,11 @@ class IrohChannel(InboxChannel):
             acknowledged.cancel()
             await asyncio.gather(acknowledged, return_exceptions=True)
 
-    async def _until_ended(self, ended: Callable[[IrohChannel], None]) -> None:
+    async def _until_ended(self, ended: Callable[[IrohChannel], Awaitable[None]]) -> None:
         await asyncio.wait([self._reader, self._writer])
         with suppress(self._failure):  # what has ended already cannot be reset
             await self._sender.reset(ABORTED)
         with suppress(self._failure):
             await self._receiver.stop(ABORTED)
         self._connection = self._sender = self._receiver = None  # see shoal.transport.iroh_native
-        ended(self)
+        await ended(self)

@@ -97,6 +97,11 @@ class ReadCredit:
             self._records += 1
 
     @property
+    def unread_records(self) -> int:
+        """Records with data that are here and not read."""
+        return len(self._ends)
+
+    @property
     def due(self) -> bool:
         """Whether the other side may be waiting for it."""
         return self._bytes >= REPORT_BYTES or self._records >= REPORT_RECORDS

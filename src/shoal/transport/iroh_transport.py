@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from contextlib import suppress
+from functools import partial
+from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,6 +22,7 @@ from shoal.transport.channel import HANDSHAKE_TIMEOUT_S, ChannelHandler
 from shoal.transport.handshake_turns import HandshakeTurns
 from shoal.transport.inbound_tasks import InboundTasks, serve
 from shoal.transport.iroh_channel import IrohChannel
+from shoal.transport.iroh_guard import ConnectionGuard
 from shoal.transport.iroh_native import contained, failure_text, load_iroh
 from shoal.transport.node_key import node_peer
 from shoal.types import PeerId
@@ -41,8 +44,34 @@ RELAY_TIMEOUT_S = 5.0
 HANDSHAKE_S = 0.002
 """What a handshake costs, which iroh computes in threads of its own."""
 
+IDLE_S = 10.0
+"""How long a connection that came in may carry no channel."""
+
 REUSE_TIMEOUT_S = 0.5
 """How long a connection that exists may take to answer before a dial makes a new one: its peer may have restarted."""
+
+
+class ConnectionUse:
+    """How many streams of a connection are served; with none of them its time runs out. `with use:` stands around each."""
+
+    def __init__(self, limit: asyncio.Timeout) -> None:
+        self._limit = limit
+        self._streams = 0
+
+    def __enter__(self) -> None:
+        self._streams += 1
+        self._until(None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._streams -= 1
+        if not self._streams:
+            self._until(asyncio.get_running_loop().time() + IDLE_S)
+
+    def _until(self, when: float | None) -> None:
+        with suppress(RuntimeError):  # the connection has ended
+            self._limit.reschedule(when)
 
 
 class IrohTransport:
@@ -73,6 +102,7 @@ class IrohTransport:
         self._binding = asyncio.Lock()
         self._connections: WeakValueDictionary[PeerId, Any] = WeakValueDictionary()
         self._dialling: WeakValueDictionary[tuple[PeerId, str], asyncio.Lock] = WeakValueDictionary()
+        self._guards: dict[int, ConnectionGuard] = {}
         self._channels: set[IrohChannel] = set()
         self._tasks = InboundTasks()
         self._closed = False
@@ -154,7 +184,11 @@ class IrohTransport:
         return False
 
     async def _welcome(self, incoming: Any, host: str, handler: ChannelHandler) -> None:
-        """Do the handshake of one connection when it is its turn, then serve its streams while it lasts."""
+        """Do the handshake of one connection when it is its turn, then serve its streams while it lasts.
+
+        It counts as one that proves nothing until it carries a channel, and ends when it has carried none for IDLE_S: honest
+        diallers hold none without.
+        """
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 turn = await self._turns.turn(source_network(host))
@@ -162,23 +196,31 @@ class IrohTransport:
                 connection = await (await incoming.accept()).connect()
         except (self._iroh.IrohError, TimeoutError):
             return
-        self._tasks.proven()
-        with suppress(self._iroh.IrohError, IdentityError):  # the end of the connection, or a key that proves nothing
+        # The end of the connection, or a key that proves nothing, or no channel for too long.
+        with suppress(self._iroh.IrohError, IdentityError, TimeoutError):
             peer = node_peer(connection.remote_id().to_bytes())
             connection.set_max_concurrent_bi_streams(MAX_STREAMS)
-            while True:
-                stream = await connection.accept_bi()
-                if not self._tasks.full:
-                    self._tasks.start(self._serve(peer, host, connection, stream, handler))
-                del stream  # a stream ends when nobody holds it
+            async with ConnectionGuard(connection, dialled=False), asyncio.timeout(IDLE_S) as limit:
+                use = ConnectionUse(limit)
+                while True:
+                    stream = await connection.accept_bi()
+                    if not self._tasks.full:
+                        self._tasks.proven()
+                        work = self._serve(use, peer, host, connection, stream, handler)
+                        self._tasks.start_unproven(work, source_network(host))
+                    del stream  # a stream ends when nobody holds it
 
-    async def _serve(self, peer: PeerId, host: str, connection: Any, stream: Any, handler: ChannelHandler) -> None:
-        try:
-            channel = await contained(self._admit, peer, host, connection, stream)
-        finally:
-            del connection, stream  # a handler's error keeps this frame
-        if channel is not None:
-            await serve(channel, handler)
+    async def _serve(
+        self, use: ConnectionUse, peer: PeerId, host: str, connection: Any, stream: Any, handler: ChannelHandler
+    ) -> None:
+        with use:
+            try:
+                channel = await contained(self._admit, peer, host, connection, stream)
+            finally:
+                del connection, stream  # a handler's error keeps this frame
+            self._tasks.proven()
+            if channel is not None:
+                await serve(channel, handler)
 
     async def _admit(self, peer: PeerId, host: str, connection: Any, stream: Any) -> IrohChannel | None:
         try:
@@ -186,12 +228,14 @@ class IrohTransport:
                 await _greet(stream)
         except (self._iroh.IrohError, TimeoutError, ProtocolError):
             return None
-        return self._channel(peer, connection, stream, host)
+        return self._channel(IrohChannel(peer, connection, stream, self._ended, host))
 
-    def _channel(self, peer: PeerId, connection: Any, stream: Any, host: str = "") -> IrohChannel:
-        channel = IrohChannel(peer, connection, stream, self._channels.discard, host)
+    def _channel(self, channel: IrohChannel) -> IrohChannel:
         self._channels.add(channel)
         return channel
+
+    async def _ended(self, channel: IrohChannel) -> None:
+        self._channels.discard(channel)
 
     async def dial(self, peer: PeerId, address: str) -> IrohChannel:
         """Transport: open a stream, in the connection that there is or in a new one."""
@@ -231,9 +275,26 @@ class IrohTransport:
         return connection
 
     async def _open(self, peer: PeerId, connection: Any) -> IrohChannel:
-        stream = await connection.open_bi()
-        await _greet(stream)
-        return self._channel(peer, connection, stream)
+        number = connection.stable_id()
+        guard = self._guards.get(number) or ConnectionGuard(connection, dialled=True)
+        self._guards[number] = guard
+        guard.enter()
+        try:
+            stream = await connection.open_bi()
+            await _greet(stream)
+        except BaseException:
+            await self._leave(number)
+            raise
+        return self._channel(IrohChannel(peer, connection, stream, partial(self._left, number)))
+
+    async def _left(self, number: int, channel: IrohChannel) -> None:
+        await self._leave(number)
+        await self._ended(channel)
+
+    async def _leave(self, number: int) -> None:
+        """One less uses the connection of this number, which this side has dialled."""
+        if await self._guards[number].leave():
+            del self._guards[number]
 
     async def close(self) -> None:
         """Transport: stop accepting, end every channel."""

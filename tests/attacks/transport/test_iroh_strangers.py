@@ -6,18 +6,17 @@ import asyncio
 import os
 import struct
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from shoal.errors import ChannelClosed
-from shoal.transport.address import host_port, join_host_port
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.iroh_credit import MAX_RECORD_BYTES, encode_record
 from shoal.transport.iroh_native import load_iroh
 from shoal.transport.iroh_transport import ALPN, HELLO
 from tests.unit.transport.nodes import WAIT_S, Net, Node, read_exactly, until
+from tests.unit.transport.strangers import Stranger
 
 
 class Victim:
@@ -49,42 +48,9 @@ class Victim:
         return answered
 
 
-class Stranger:
-    """An iroh endpoint of its own, with a connection to the victim."""
-
-    def __init__(self, endpoint: Any, connection: Any) -> None:
-        self.endpoint = endpoint
-        self.connection = connection
-
-    async def stream(self, *pieces: bytes) -> Any:
-        """A new stream with these bytes in it."""
-        stream = await self.connection.open_bi()
-        for piece in pieces:
-            await stream.send().write_all(piece)
-        return stream
-
-    async def close(self) -> None:
-        self.connection = None
-        await self.endpoint.close()
-
-
 async def stranger_at(victim: Victim, alpn: bytes = ALPN) -> Stranger:
-    """Connect without Shoal's own transport."""
-    iroh = load_iroh()
-    builder = iroh.EndpointBuilder()
-    builder.apply_minimal()
-    builder.relay_mode(iroh.RelayMode.disabled())
-    builder.secret_key(os.urandom(32))
-    builder.bind_addr("127.0.0.1:0")
-    builder.bind_addr("[::1]:0")
-    endpoint = await builder.bind()
-    node = iroh.EndpointId.from_bytes(bytes.fromhex(victim.node.id))
-    target = join_host_port(*host_port(victim.node.address, "iroh"))
-    try:
-        return Stranger(endpoint, await endpoint.connect(iroh.EndpointAddr(node, None, [target]), alpn))
-    except BaseException:
-        await endpoint.close()
-        raise
+    """A stranger with a connection to the victim."""
+    return await Stranger.at(victim.node, alpn)
 
 
 @pytest_asyncio.fixture
@@ -173,3 +139,34 @@ async def test_thousands_of_tiny_records(victim: Victim) -> None:
     assert await victim.serves_honest_clients()
     del stream, sender, reading
     await stranger.close()
+
+
+async def test_connections_that_carry_nothing_end(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has opened nothing, and one whose channel is over; an open channel keeps its connection."""
+    monkeypatch.setattr("shoal.transport.iroh_transport.IDLE_S", 0.2)
+    idle, over, used = [await stranger_at(victim) for _ in range(3)]
+    kept = await used.stream(HELLO, encode_record(b"one", 0))
+    stream = await over.stream(HELLO)
+    await stream.send().finish()
+    del stream
+    async with asyncio.timeout(WAIT_S):
+        for stranger in (idle, over):
+            await stranger.connection.closed()
+    await kept.send().write_all(encode_record(b"two", 0))
+    assert (await kept.recv().read_exact(1 + 2 * (8 + 3)))[-3:] == b"two"
+    del kept
+    for stranger in (idle, over, used):
+        await stranger.close()
+    assert await victim.serves_honest_clients()
+
+
+async def test_idle_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: the oldest of the address that has most goes, so that no place is left to them for good."""
+    monkeypatch.setattr("shoal.transport.inbound_tasks.MAX_PENDING_HANDSHAKES", 8)
+    monkeypatch.setattr("shoal.transport.inbound_tasks.MAX_INBOUND", 16)
+    async with Net("iroh") as net:
+        victim = await Victim(net).start()
+        strangers = [await stranger_at(victim) for _ in range(20)]
+        assert await victim.serves_honest_clients()
+        for stranger in strangers:
+            await stranger.close()

@@ -10,7 +10,7 @@ from shoal.errors import ChannelClosed
 from shoal.transport.byte_stream import ByteStream
 from shoal.transport.channel import Channel
 from shoal.transport.iroh_channel import IrohChannel
-from shoal.transport.iroh_credit import WINDOW_BYTES
+from shoal.transport.iroh_credit import WINDOW_BYTES, WINDOW_RECORDS
 from tests.unit.transport.nodes import Net, echo, node_id, read_exactly, until
 
 
@@ -23,8 +23,12 @@ async def test_credit_beyond_the_window() -> None:
         await sending
 
 
-async def test_flood_without_credit_ends_the_channel() -> None:
-    """A peer that ignores the credit it has loses its channel, and this side keeps no more than the window."""
+@pytest.mark.parametrize(("record_bytes", "size_bytes"), [(65_536, 4 * WINDOW_BYTES), (1, 4 * WINDOW_RECORDS)])
+async def test_flood_without_credit_ends_the_channel(record_bytes: int, size_bytes: int) -> None:
+    """A peer that ignores the credit it has loses its channel, and this side keeps no more than the window.
+
+    Records count as well as bytes: one of a byte costs forty times as much memory.
+    """
     held: list[Channel] = []
     release = asyncio.Event()
 
@@ -36,8 +40,8 @@ async def test_flood_without_credit_ends_the_channel() -> None:
         server, client = await net.pushing_server(hold), net.node()
         channel = (await client.dial(server)).channel
         assert isinstance(channel, IrohChannel)
-        channel._window.allowed = lambda pending: min(pending, 65_536)  # type: ignore[method-assign]  # a cheat
-        channel.write(bytes(4 * WINDOW_BYTES))
+        channel._window.allowed = lambda pending: min(pending, record_bytes)  # type: ignore[method-assign]  # a cheat
+        channel.write(bytes(size_bytes))
         await until(lambda: held)
         far = held[0]
         assert isinstance(far, IrohChannel)

@@ -118,7 +118,7 @@ class FailoverPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class OpenSpan(msgspec.Struct, frozen=True):
     """Have servers open the session over `span`, none of those in `without`; `follow`: to stand by there.
 
-    `in_doubt`: only until it is clear that the hop there computes.
+    `in_doubt`: only until it is clear that the hop there computes, and stays.
     """
 
     span: Span
@@ -300,7 +300,10 @@ def _caught(state: RouteState, hop: HopState, error: WrongRows, policy: Failover
 
 
 def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, policy: FailoverPolicy) -> Drop:
-    """A server out of reach is avoided, one that refuses too; one where only this session failed is at the second time."""
+    """A server out of reach is avoided, one that refuses too; one where only this session failed is at the second time.
+
+    That is forgotten when rows have gone through it since: who loses the session again and again would hold it up for ever.
+    """
     if isinstance(error, WrongRows | SessionFenced):
         first = any(stage.primary.id == hop.id for stage in state.stages[:1])
         return Drop(hop.id, error, policy.lied_s, lied=first or not getattr(error, "relayed", False))
@@ -309,7 +312,8 @@ def _drop(state: RouteState, hop: HopState, error: ShoalError, now: float, polic
         return Drop(
             hop.id, error, 0.0, unreachable=True
         )  # it holds other blocks than its record says: its next one tells
-    again = now - state.lost_at.get(hop.peer, -policy.avoid_s) < policy.avoid_s
+    delivered = now - hop.delivers_since >= policy.avoid_s
+    again = hop.peer in state.lost_at and (now - state.lost_at[hop.peer] < policy.avoid_s or not delivered)
     avoided = hop.refused or unreachable or again or isinstance(error, ProtocolError)
     return Drop(hop.id, error, _avoid_s(state, hop, error, policy) if avoided else 0.0, unreachable)
 
@@ -662,8 +666,9 @@ def _standbys(state: RouteState, now: float, policy: FailoverPolicy) -> list[Act
 
 def _follow(state: RouteState, stage: Stage, now: float, policy: FailoverPolicy) -> OpenSpan:
     """Others than the servers of the route, or, of a hop in doubt, than its own: they are to compute, not to be spared."""
-    in_doubt = not stage.primary.leaving and (policy.redundancy == 1 or _busy(state, stage.primary, now, policy))
-    taken = [stage.primary, *(hop for hop in state.hops if hop.leaving)] if in_doubt else state.hops
+    in_doubt = policy.redundancy == 1 or (not stage.primary.leaving and _busy(state, stage.primary, now, policy))
+    seems_busy = in_doubt and not stage.primary.leaving
+    taken = [stage.primary, *(hop for hop in state.hops if hop.leaving)] if seems_busy else state.hops
     return msgspec.structs.replace(
         _open(state, stage.span, frozenset(hop.peer for hop in taken), now, policy, stage.lenience),
         follow=True,
@@ -678,7 +683,7 @@ def _wants_standby(state: RouteState, stage: Stage, now: float, policy: Failover
 
 
 def _not_needed(state: RouteState, now: float, policy: FailoverPolicy) -> list[Action]:
-    """Who follows a hop that was in doubt goes when that one has computed what it had."""
+    """Who follows a hop that was in doubt goes when that one has computed what it had, and stays."""
     return [
         Dismiss(stage.span, now + policy.standby_retry_s)
         for stage in state.stages

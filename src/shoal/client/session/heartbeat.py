@@ -62,10 +62,10 @@ class Heartbeat:
         self.changed_at = self.stepped_at = self.worked_at = self.heard_at
 
     def reconnected(self) -> None:
-        """A new connection: its silence until now proves nothing, and its idleness little, once for what it has told."""
+        """A new connection: its silence until now proves nothing, and its idleness little, once for each frame of rows."""
         self._pings.clear()
         self.heard_at = self._clock.monotonic()
-        if self._excused is None or _rows(self._excused) != _rows(self.progress):
+        if self._excused is None or _went_on(self._excused, self.progress):
             self._excused, least = self.progress, self.heard_at - EXCUSED_S
             self.changed_at, self.stepped_at = max(self.changed_at, least), max(self.stepped_at, least)
             self.worked_at = max(self.worked_at, least)
@@ -116,6 +116,14 @@ class Heartbeat:
         frame_more = message.computed >= min(self._worked_from + FRAME_ROWS, message.position)
         if not had_work or frame_more:
             self.worked_at, self._worked_from = self.heard_at, message.computed
+
+
+def _went_on(before: Pong, now: Pong) -> bool:
+    """Whether a hop has got on by a frame of rows since, or by all that it has."""
+    if _rows(before) == _rows(now):
+        return False
+    computed = now.computed >= min(before.computed + FRAME_ROWS, now.position)
+    return before.epoch != now.epoch or now.position >= before.position + FRAME_ROWS or computed
 
 
 def _rows(pong: Pong) -> tuple[int, int, int]:

@@ -113,6 +113,7 @@ class HopClient:
         self._links: dict[int, tuple[LinkState, float]] = {}
         self._channel: FrameChannel | None = None
         self._known_epoch = 0
+        self._stream: StreamCheck | None = None
         self._answers: dict[tuple[str, int], asyncio.Future[Message]] = {}
 
     @property
@@ -146,7 +147,8 @@ class HopClient:
         self.opened = True
         self.numerics, self.weights = opened.numerics, opened.weights
         self._first_grant = (request.upstream, opened.acceptance)
-        self.heartbeat.hear(Pong(0, 0.0, 0.0, opened.epoch, opened.position, opened.position))
+        self._stream = StreamCheck(sender)
+        self._stands_at(opened.epoch, opened.position)
         self._known_epoch = sender.epoch  # what it has missed comes with the rows
 
     async def attach(self, epoch: int) -> Attached:
@@ -160,11 +162,21 @@ class HopClient:
         except TimeoutError as error:
             raise NetworkError(f"{self.name} has not taken a session up for {ORDER_S:.0f} s") from error
         self.opened = True
+        self._stands_at(attached.epoch, attached.position)
         self._known_epoch = attached.epoch
-        self.heartbeat.hear(
-            msgspec.structs.replace(self.heartbeat.progress, epoch=attached.epoch, position=attached.position)
-        )
         return attached
+
+    def _stands_at(self, epoch: int, position: int) -> None:
+        """What it says that it has, at an opening or on a new connection: as true as what it says at a heartbeat.
+
+        Raises WrongRows.
+        """
+        before = self.heartbeat.progress
+        computed = before.computed if epoch == before.epoch else 0
+        told = msgspec.structs.replace(before, epoch=epoch, position=position, computed=computed)
+        if self._stream is not None:
+            self._stream.progress(told)
+        self.heartbeat.hear(told)
 
     async def take_up(self, epoch: int, numerics: Numerics, weights: tuple[str, ...]) -> Attached | None:
         """`attach` in a new process, which knows the hop's arithmetic; None, and the hop is lost, when it has nothing."""
@@ -316,7 +328,8 @@ class HopClient:
 
     async def run(self, sender: Sender) -> None:
         """Ping and listen until the hop is lost or closed. A connection that broke is dialled again, once."""
-        breaks, answers, stream = 0, self.heartbeat.answers, StreamCheck(sender)
+        breaks, answers = 0, self.heartbeat.answers
+        self._stream = stream = self._stream or StreamCheck(sender)
         while True:
             await self._talk(stream)
             if self._closed or self.lost is not None:

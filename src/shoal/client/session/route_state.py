@@ -74,8 +74,8 @@ class HopState(msgspec.Struct, frozen=True):
 class Stage(msgspec.Struct, frozen=True):
     """A place in the route: the hop that holds it, and hops that cover it together and stand by.
 
-    `in_doubt`: they stand by only until it is clear that the hop computes. `lenience`: see `Search`. `unfound`: the last look
-    for such hops found none.
+    `in_doubt`: they stand by only until it is clear that the hop computes, and stays. `lenience`: see `Search`. `unfound`: the
+    last look for such hops found none.
     """
 
     span: Span
@@ -153,8 +153,9 @@ class Step(msgspec.Struct, frozen=True):
 class Search(msgspec.Struct, frozen=True):
     """The search for servers of blocks that have none. `missing`: what the last look lacked; `refusal`: what a server said.
 
-    `asked`: the swarm was asked for news once. The search ends at `deadline`; the next look is at `retry_at`. `lenience`:
-    servers that were dropped at most so often are asked although they are avoided.
+    `asked`: the swarm was asked for news once. The search ends at `deadline`; the next look is at `retry_at`. `lenience`: servers
+    of at most this rank are asked although they are avoided. `refused`: how often each had no room or was on its way, so that
+    all take turns.
     """
 
     missing: NoRoute | None = None
@@ -164,6 +165,12 @@ class Search(msgspec.Struct, frozen=True):
     deadline: float | None = None
     retry_at: float | None = None
     lenience: int = NO_LENIENCE
+    refused: Mapping[str, int] = {}
+
+    def after(self, refused: str | None) -> Search:
+        """When a hop was dropped: others come first, who may have come since. `refused`: by whom, if that passes."""
+        counts = self.refused if refused is None else {**self.refused, refused: self.refused.get(refused, 0) + 1}
+        return msgspec.structs.replace(self, lenience=NO_LENIENCE, refused=counts)
 
 
 class FailoverEvent(msgspec.Struct, frozen=True):
@@ -422,7 +429,7 @@ class RouteState(msgspec.Struct, frozen=True):
             faults={**self.faults, hop.name: str(error)},
             blamed=self.blamed | {hop.peer} if blamed else self.blamed,
             drops={**self.drops, hop.peer: self.drops.get(hop.peer, 0) + 1} if counts else self.drops,
-            search=msgspec.structs.replace(self.search, lenience=NO_LENIENCE),  # others first, who may have come since
+            search=self.search.after(hop.peer if passes else None),
         ).with_hops({**(self._neighbours_excused(hop_id) if blamed else {}), hop_id: gone})
 
     def _neighbours_excused(self, hop_id: HopId) -> dict[HopId, HopState]:
@@ -445,7 +452,7 @@ class RouteState(msgspec.Struct, frozen=True):
                 stages.append(stage)
                 continue
             old = (stage.primary,) if keep_old and len(stage.standbys) == 1 else ()
-            stages += [Stage(hop.span, hop, old) for hop in stage.standbys]
+            stages += [Stage(hop.span, hop, old, in_doubt=stage.in_doubt and bool(old)) for hop in stage.standbys]
             if event is not None:
                 lost = () if stage.primary.alive else (stage.primary.name,)
                 found = tuple(hop.name for hop in stage.standbys)
@@ -499,15 +506,17 @@ class RouteState(msgspec.Struct, frozen=True):
             return state.with_stage(one.span, lenience=lenience, unfound=True)
         return state.replaced(search=msgspec.structs.replace(self.search, missing=error))
 
+    def _rank(self, peer: str) -> int:
+        """How often a server was dropped, or refused in this search: those of the lowest rank are asked first."""
+        return self.drops.get(peer, 0) + self.search.refused.get(peer, 0)
+
     def avoided_now(self, now: float, lenience: int = NO_LENIENCE) -> frozenset[str]:
-        """Servers not to choose: those that were dropped more often than `lenience`, as long as they are avoided."""
-        return frozenset(
-            peer for peer, until in self.avoided.items() if until > now and self.drops.get(peer, 0) > lenience
-        )
+        """Servers not to choose: those of a higher rank than `lenience`, as long as they are avoided."""
+        return frozenset(peer for peer, until in self.avoided.items() if until > now and self._rank(peer) > lenience)
 
     def more_lenient(self, lenience: int, now: float) -> int:
-        """So that those are asked that were dropped least often, of all that are avoided: perhaps they were not so bad."""
-        return min((self.drops.get(peer, 0) for peer in self.avoided_now(now, lenience)), default=lenience)
+        """So that those of the lowest rank are asked, of all that are avoided: perhaps they were not so bad."""
+        return min((self._rank(peer) for peer in self.avoided_now(now, lenience)), default=lenience)
 
     def was_opened(self, opening_id: int, hops: Sequence[HopState]) -> RouteState:
         """Servers have answered: `hops` cover the opening's span; those that refused are lost."""

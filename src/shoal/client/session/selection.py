@@ -36,12 +36,15 @@ class Constraints(msgspec.Struct, frozen=True):
 def select(records: Sequence[ServerRecord], measured: RoundTrips, constraints: Constraints) -> list[Hop]:
     """The best hops over a span. A wish that no route meets is given up; raises NoRoute when the last one finds none.
 
-    Servers in `measured` have answered. The others are hearsay: a route has them where those that answered make none. Keys
-    cost nothing, so that servers at the address of one that is not to be taken come after those elsewhere.
+    Servers in `measured` have answered, and their records name the address where they did. The others are hearsay: a route has
+    them where those that answered make none. Keys cost nothing, so that servers at the address of one that is not to be taken
+    come after those elsewhere. What one says of where it is tells nothing of those that have answered there.
     """
     usable = [record for record in records if record.peer not in constraints.without]
-    refused = {network for record in records if record.peer in constraints.without for network in _networks(record)}
-    elsewhere = [record for record in usable if not refused.intersection(_networks(record))]
+    refused = [record for record in records if record.peer in constraints.without]
+    said = {network for record in refused for network in _networks(record)}
+    known = {network for record in refused if record.peer in measured for network in _networks(record)}
+    elsewhere = [one for one in usable if not (known if one.peer in measured else said).intersection(_networks(one))]
     pools = [[record for record in pool if record.peer in measured] for pool in (elsewhere, usable)]
     pools = [*(pool for pool in pools if 0 < len(pool) < len(usable)), usable]
     error: NoRoute | None = None
@@ -57,7 +60,7 @@ def select(records: Sequence[ServerRecord], measured: RoundTrips, constraints: C
 
 
 def _networks(record: ServerRecord) -> set[str]:
-    """Where a server says that it is."""
+    """Where a server has answered, or says that it is."""
     return {source_network(node_address(address).host) for address in record.addresses} - {""}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -26,6 +28,15 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     def __str__(self) -> str:
         body = msgspec.msgpack.encode((bytes.fromhex(self.peer), self.addresses))
         return PREFIX + base64.urlsafe_b64encode(body).decode("ascii").rstrip("=")
+
+    @classmethod
+    def sound(cls, texts: Iterable[str]) -> list[Ticket]:
+        """Those of these texts that are tickets: what a file keeps may be spoilt, and others of it may be good."""
+        found = []
+        for text in texts:
+            with contextlib.suppress(TicketError):
+                found.append(cls.parse(text))
+        return found
 
     @classmethod
     def parse(cls, text: str) -> Ticket:

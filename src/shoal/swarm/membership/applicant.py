@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.clock import Clock
-from shoal.errors import UsageError
+from shoal.errors import InviteError, UsageError
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.certification import Certification
 from shoal.swarm.membership.credentials import parse_delegation, parse_invite
@@ -20,7 +20,8 @@ from shoal.transport.dialler import Dialler
 class Applicant:
     """A node before it has shown that it is a member, with the key that it will do so by.
 
-    Raises InviteError for an invite or delegation that does not parse, UsageError for a name that stands for nothing here.
+    Raises InviteError for an invite or delegation that does not parse, or whose name is taken here, UsageError for a name that
+    stands for nothing here.
     """
 
     def __init__(self, private: PrivateSwarm, role: Role, clock: Clock, identity: Identity | None = None) -> None:
@@ -30,6 +31,10 @@ class Applicant:
         if not name:
             raise UsageError("a private swarm is given by its name here, or by an invite")
         self._folder = SwarmFolder(name, private.home)
+        if self._invite is not None and self._folder.tickets.is_file():
+            raise InviteError(
+                f"{name!r} is a swarm that this machine remembers already: give this one another name (--swarm)"
+            )
         self._role: Role = role
         self._clock = clock
         self.identity = identity or self._known_identity()

@@ -9,6 +9,7 @@ from shoal.errors import NotAMember
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.credentials import (
     CERTIFICATE_LIFETIME_S,
+    CLOCK_AHEAD_S,
     RENEWAL_WINDOW_S,
     Certificate,
     Revocations,
@@ -29,11 +30,12 @@ class Issuer(NamedTuple):
     until: float = float("inf")
 
     def certify(self, peer: PeerId, now: float, invite: bytes = b"") -> bytes:
-        """A certificate from now on; raises NotAMember when the delegation has ended."""
+        """A certificate that holds now; raises NotAMember when the delegation has ended."""
         if not now < self.until:
             raise NotAMember("the delegation of this node has expired")
         expires_at = min(now + CERTIFICATE_LIFETIME_S, self.until)
-        certificate = Certificate(self.swarm, peer, self.key.peer, now, expires_at, invite, self.delegation)
+        issued_at = now - CLOCK_AHEAD_S
+        certificate = Certificate(self.swarm, peer, self.key.peer, issued_at, expires_at, invite, self.delegation)
         return sign_certificate(certificate, self.key)
 
 

@@ -8,8 +8,17 @@ from typing import Any
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import InviteError, NotAMember, ShoalError, UsageError
-from shoal.protocol.messages import MAX_REVOCATIONS_BYTES, REDEEM, RENEW, Certified, Question, Redeem, Renew
+from shoal.errors import InviteError, NotAMember, RecordError, ShoalError, UsageError
+from shoal.protocol.messages import (
+    MAX_REVOCATIONS_BYTES,
+    MAX_TIME_S,
+    REDEEM,
+    RENEW,
+    Certified,
+    Question,
+    Redeem,
+    Renew,
+)
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.certificate_issuer import CertificateIssuer, Issuer
@@ -68,8 +77,8 @@ class Certification:
 
     @property
     def renewal_due_at(self) -> float:
-        """The certificate's half-life, in seconds of the wall clock."""
-        certificate = self._certificate(float("inf"))
+        """The certificate's half-life, in seconds of the wall clock, whatever that shows now."""
+        certificate = self._kept_certificate()
         return (certificate.issued_at + certificate.expires_at) / 2
 
     async def obtain(self, invite: tuple[Invite, bytes] | None) -> None:
@@ -105,16 +114,16 @@ class Certification:
     async def renew(self, peers: Iterable[Ticket]) -> None:
         """The next certificate: the owner's own, or from the first of these or of the kept nodes that gives one.
 
-        Raises the last refusal.
+        Any member may say that it renews, so one that ends no later than the present one is none. Raises the last refusal.
         """
         if self._owner is not None:
             self._certify_self(self._owner)
             return
         error: ShoalError = NotAMember("no node is known that renews certificates")
-        for ticket in [*peers, *map(Ticket.parse, self._kept.peers)]:
+        for ticket in [*peers, *Ticket.sound(self._kept.peers)]:
             try:
                 answer = await self._ask(ticket, Renew(self._kept.certificate))
-                self._accept(self.swarm, answer, (str(ticket),))
+                self._accept(self.swarm, answer, ticket, renewed=True)
                 return
             except ShoalError as caught:
                 error = caught
@@ -135,7 +144,7 @@ class Certification:
         """What certifies others here: at a server of the owner or of a delegate."""
         issuer = self._owner
         if issuer is None and self._kept.delegation:
-            until = verify_delegation(self._kept.delegation).expires_at
+            until = self._kept_delegation().expires_at
             issuer = Issuer(self.swarm, self._identity, self._kept.delegation, until)
         if issuer is None or self._role != "server":
             return None
@@ -146,12 +155,13 @@ class Certification:
 
     async def _still_member(self) -> bool:
         """Whether the kept certificate holds, or could be renewed; raises NetworkError when no node could be asked."""
-        certificate = self._certificate(float("inf"))
+        certificate = self._kept_certificate()
         revocations = MembershipState(self.swarm, self._folder, self._clock).revocations
         if certificate.peer != self._identity.peer or revocations.names(certificate):
             return False
+        self._check(late_s=float("inf"))
         try:
-            self._certificate(0.0)
+            self._check(late_s=0.0)
         except NotAMember:
             try:
                 await self.renew(())
@@ -183,8 +193,22 @@ class Certification:
             "give an unused invite once more"
         )
 
-    def _certificate(self, late_s: float) -> Certificate:
-        return verify_certificate(self._kept.certificate, self._kept.swarm, self._clock.wall(), late_s)
+    def _kept_delegation(self) -> Delegation:
+        try:
+            return verify_delegation(self._kept.delegation)
+        except NotAMember as error:
+            raise UsageError(f"the membership in {self._node.path} is damaged: {error}") from error
+
+    def _check(self, late_s: float) -> None:
+        """Raises NotAMember for a kept certificate that ended so long ago, or is from the future."""
+        verify_certificate(self._kept.certificate, self._kept.swarm, self._clock.wall(), late_s)
+
+    def _kept_certificate(self) -> Certificate:
+        """The present one, whatever the clock shows; raises UsageError for a damaged file."""
+        try:
+            return verify_certificate(self._kept.certificate, self._kept.swarm, MAX_TIME_S, float("inf"))
+        except NotAMember as error:
+            raise UsageError(f"the membership in {self._node.path} is damaged: {error}") from error
 
     async def _redeem(self, invite: Invite, data: bytes) -> None:
         if not self._clock.wall() < invite.expires_at:
@@ -196,7 +220,7 @@ class Certification:
                 f"{invite.redeemer[:8]} refuses this invite: another node has used it, or it was revoked, or it is not "
                 f"for this swarm (this node is {self._identity.peer})"
             ) from error
-        self._accept(PeerId(invite.swarm), answer, (str(invite.ticket),), invite.id.hex())
+        self._accept(PeerId(invite.swarm), answer, invite.ticket, invite.id.hex())
 
     async def _ask(self, ticket: Ticket, request: Redeem | Renew) -> tuple[Certified, bytes]:
         question: Question[Any, Certified] = REDEEM if isinstance(request, Redeem) else RENEW
@@ -210,19 +234,30 @@ class Certification:
         )
         return reply.message, reply.payload
 
-    def _accept(self, swarm: PeerId, answer: tuple[Certified, bytes], peers: tuple[str, ...], invite: str = "") -> None:
-        """Keep a certificate and the list that came with it; raises NotAMember for what the swarm has not signed."""
+    def _accept(
+        self, swarm: PeerId, answer: tuple[Certified, bytes], giver: Ticket, invite: str = "", renewed: bool = False
+    ) -> None:
+        """Keep a certificate and the list that came with it; raises RecordError for what is of no use.
+
+        That is not for the node to mend, as a refusal is: its own membership may be sound.
+        """
         certified, revocations = answer
-        certificate = verify_certificate(certified.certificate, swarm, self._clock.wall())
+        name = giver.peer[:8]
+        try:
+            certificate = verify_certificate(certified.certificate, swarm, self._clock.wall())
+        except NotAMember as error:
+            raise RecordError(f"{name} gives a certificate that does not hold: {error}") from error
         if certificate.peer != self._identity.peer:
-            raise NotAMember(f"a certificate for {certificate.peer[:8]} came, not for this node")
-        self._keep_certificate(swarm, certified.certificate, peers, invite)
+            raise RecordError(f"{name} gives a certificate of {certificate.peer[:8]}, not of this node")
+        if renewed and not certificate.expires_at > self._kept_certificate().expires_at:
+            raise RecordError(f"{name} gives a certificate that ends no later than the present one")
+        self._keep_certificate(swarm, certified.certificate, (str(giver),), invite)
         if revocations:
             MembershipState(swarm, self._folder, self._clock).take(revocations)
 
     def _keep_certificate(self, swarm: PeerId, certificate: bytes, peers: tuple[str, ...], invite: str = "") -> None:
         kept = self._node.kept() or self._kept
-        newest = {Ticket.parse(text).peer: text for text in (*reversed(kept.peers), *peers)}
+        newest = {ticket.peer: str(ticket) for ticket in Ticket.sound((*reversed(kept.peers), *peers))}
         everybody = tuple(reversed(newest.values()))[:MAX_KEPT_PEERS]
         came_by = invite or kept.invite
         self._keep(StoredMembership(swarm, certificate, everybody, kept.delegation, kept.contacts, came_by))

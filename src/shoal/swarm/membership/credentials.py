@@ -29,6 +29,9 @@ from shoal.transport.address import Address
 from shoal.types import PeerId
 
 CERTIFICATE_LIFETIME_S = 24 * 3600.0
+CLOCK_AHEAD_S = 3600.0
+"""A certificate begins so long before it is made: the issuer's clock may be ahead of others'."""
+
 MAX_CERTIFICATE_LIFETIME_S = 7 * 24 * 3600.0
 """What a verifier accepts: a delegate cannot make its certificates outlive its own disgrace by much."""
 

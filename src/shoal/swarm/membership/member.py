@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from shoal.clock import Clock
-from shoal.errors import NetworkError, NotAMember, UsageError
+from shoal.errors import NetworkError, ShoalError, UsageError
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.membership.certification import Certification
@@ -62,7 +62,7 @@ class Member:
         """Members to find the swarm by: those who renew certificates, and this machine's own server."""
         kept = self._certification
         texts = [self._folder.node("server").ticket(), *kept.peers, *kept.contacts]
-        return [text for text in dict.fromkeys(texts) if text and Ticket.parse(text).peer != self._me]
+        return [str(ticket) for ticket in dict.fromkeys(Ticket.sound(texts)) if ticket.peer != self._me]
 
     def guard(self, directory: Directory) -> None:
         """Keep servers that are not members out of a directory."""
@@ -120,7 +120,7 @@ class Member:
         if now < max(self._renew_at, self._certification.renewal_due_at):
             return
         self._renew_at = now + RENEWAL_RETRY_S
-        with contextlib.suppress(NetworkError, NotAMember, UsageError):  # tried again until the window ends
+        with contextlib.suppress(ShoalError):  # whatever others answer, it is tried again until the window ends
             await self._certification.renew(self._renewers(directory))
         self.state.renewed(self._certification.certificate)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from shoal.types import PeerId
 
 MAX_KNOWN = 8192
 """Members remembered; beyond that the one that was met first is forgotten, and greeted like a new one again."""
+
+log = logging.getLogger("shoal.swarm")
 
 
 class PeerMembership(NamedTuple):
@@ -103,13 +106,18 @@ class MembershipState:
     def take(self, data: bytes) -> bool:
         """Take a revocation list if its number is higher; returns whether it was.
 
-        Raises NotAMember for one that the owner has not signed. It is kept on disk before it counts.
+        Raises NotAMember for one that the owner has not signed. It is kept on disk before it counts; where it cannot be, it
+        counts until the next start, which gets it from others again.
         """
         revocations = verify_revocations(data, self.swarm)
         if revocations.number <= self.revocations.number:
             return False
-        self._folder.keep_revocations(data)
-        self._file_seen_at = self._folder.revocations_changed_at()
+        try:
+            self._folder.keep_revocations(data)
+        except UsageError as error:
+            log.warning("the list of who is out of %s is not kept: %s", self._folder.name, error)
+        else:
+            self._file_seen_at = self._folder.revocations_changed_at()
         self._use(revocations, data)
         return True
 

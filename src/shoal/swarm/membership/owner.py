@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import UsageError
+from shoal.errors import InviteError, UsageError
 from shoal.protocol.messages import SECRET_BYTES, Peer
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
@@ -24,6 +26,8 @@ from shoal.swarm.membership.credentials import (
     verify_revocations,
 )
 from shoal.swarm.membership.storage import SwarmFolder, write
+
+log = logging.getLogger("shoal.swarm")
 
 MIN_PREFIX_CHARS = 8
 """How much of an id has to be given."""
@@ -77,10 +81,10 @@ class Owner:
         return sign_delegation(Delegation(self.key.peer, _node(node), self._clock.wall() + expires_s), self.key)
 
     def issued(self) -> list[Issued]:
-        """All invites, in the order in which they expire."""
+        """All invites, in the order in which they expire. A file that was spoilt is told in the log, and keeps from nothing."""
         used = self._folder.node("server").redeemed()
         files = (self._folder.path / "invites").glob("[0-9a-f]" * 2 * SECRET_BYTES)
-        invites = [parse_invite(path.read_text("ascii"))[0] for path in files]
+        invites = [invite for path in files if (invite := _kept(path)) is not None]
         return [Issued(one, used.get(one.id.hex())) for one in sorted(invites, key=lambda one: one.expires_at)]
 
     def revocations(self) -> Revocations:
@@ -122,6 +126,15 @@ class Owner:
                 f"({MIN_PREFIX_CHARS} digits or more) of just one that is known here"
             )
         return found[0]
+
+
+def _kept(path: Path) -> Invite | None:
+    """An invite that was written down."""
+    try:
+        return parse_invite(path.read_text("ascii", "replace"))[0]
+    except (OSError, InviteError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return None
 
 
 def _node(text: str) -> str:

@@ -71,6 +71,11 @@ class SwarmFolder:
         self.name = name
         self.path = (home or default_home()) / "swarms" / name
 
+    @property
+    def tickets(self) -> Path:
+        """The file in which the ways to a swarm are remembered that is not private: see `AddressBook`."""
+        return self.path / "tickets"
+
     def owner(self) -> Identity | None:
         """The swarm's key, where this is its owner's machine; raises UsageError for a damaged file."""
         path = self.path / "owner.key"
@@ -141,7 +146,7 @@ class NodeFolder:
 
     def ticket(self) -> str:
         """Where the node was last reachable; empty when it never was."""
-        return _read(self.path / "ticket").decode("ascii", "replace").strip()
+        return _word(self.path / "ticket")
 
     def keep_ticket(self, ticket: str) -> None:
         """Note where the node can be reached."""
@@ -163,12 +168,12 @@ class NodeFolder:
             finally:
                 draft.unlink(missing_ok=True)
             _sync_folder(path.parent)
-        return PeerId(path.read_text("ascii").strip())
+        return PeerId(_word(path))
 
     def redeemed(self) -> dict[str, str]:
         """Who used which invite here, by its id in hexadecimal digits."""
         folder = self.path / "redeemed"
-        return {path.name: path.read_text("ascii").strip() for path in sorted(folder.glob("[0-9a-f]" * 32))}
+        return {path.name: _word(path) for path in sorted(folder.glob("[0-9a-f]" * 32))}
 
 
 def default_home() -> Path:
@@ -215,6 +220,11 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _word(path: Path) -> str:
+    """A file of one word; what a spoilt one holds is the word of nothing."""
+    return _read(path).decode("ascii", "replace").strip()
 
 
 def _read(path: Path) -> bytes:

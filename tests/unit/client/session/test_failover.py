@@ -75,6 +75,15 @@ GONE, LOST, FULL, NO_SERVER = (
 PEERS = frozenset(map(peer_of, (ONE, TWO, STANDBY)))
 
 
+def stayed(policy: FailoverPolicy = POLICY) -> RouteState:
+    """The first hop was leaving, so that another one follows it, and has called that off."""
+    state = changed(route(), ONE, leaving=True)
+    follow = next(action for action in decide(state, 0.0, policy) if isinstance(action, OpenSpan))
+    state = applied(state, follow, 0.0)
+    state = joined(state.was_opened(state.openings[-1].id, [hop_at(STANDBY, FIRST)]))
+    return changed(state, ONE, leaving=False)
+
+
 def lost(error: ShoalError, hop: int = ONE, **fields: Any) -> RouteState:
     """A hop of a whole route is lost."""
     return changed(route(), hop, lost=error, **fields)
@@ -205,7 +214,15 @@ CASES: dict[str, Callable[[], Case]] = {
         lost(LOST).replaced(lost_at={peer_of(ONE): 45.0}), 50.0, [drop(ONE, LOST, 10.0, False)]
     ),
     "its session failed twice, long ago": lambda: Case(
-        lost(LOST).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 0.0, False)]
+        lost(LOST, delivers_since=35.0).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 0.0, False)]
+    ),
+    "long ago, and no row has come since: avoided": lambda: Case(
+        lost(LOST).replaced(lost_at={peer_of(ONE): 30.0}), 50.0, [drop(ONE, LOST, 10.0, False)]
+    ),
+    "a journal that has forgotten rows again: avoided": lambda: Case(
+        said(route(), BETWEEN, "gone", said_position=7).replaced(lost_at={peer_of(ONE): 30.0}),
+        50.0,
+        [drop(ONE, ShoalError("hop 1 no longer has rows 7 and on"), 10.0, False)],
     ),
     "it refused: avoided": lambda: Case(lost(FULL, refused=True), 0.0, [drop(ONE, FULL, 10.0, False)]),
     "it refused since it has moved: its next record tells": lambda: Case(
@@ -554,7 +571,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "a hop that leaves is followed": lambda: Case(
         changed(route(), ONE, leaving=True),
         1.0,
-        [OpenSpan(FIRST, True, PEERS - {peer_of(STANDBY)}, look_again_at=1.5)],
+        [OpenSpan(FIRST, True, PEERS - {peer_of(STANDBY)}, look_again_at=1.5, in_doubt=True)],
+    ),
+    "one that stays after all is followed no more": lambda: Case(
+        stayed(), 1.0, [Dismiss(FIRST, 6.0)]
+    ),
+    "unless standing by was asked for": lambda: Case(
+        followed(stayed(REDUNDANT), 1), 1.0, [], REDUNDANT
     ),
     "its follower is asked how far it is": lambda: Case(leaving(4), 1.0, [Probe(STANDBY)]),
     "and not all the time": lambda: Case(changed(leaving(4), STANDBY, probed_at=0.95), 1.0, []),

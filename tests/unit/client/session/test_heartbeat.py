@@ -123,3 +123,16 @@ async def test_a_new_connection_excuses_a_hop_once() -> None:
     await clock.advance(10.0)
     heartbeat.reconnected()
     assert heartbeat.changed_at == 30.0 - EXCUSED_S
+
+
+async def test_a_row_between_two_connections_is_no_excuse() -> None:
+    """A frame is, and so are the last rows that it had."""
+    clock = VirtualClock()
+    heartbeat = Heartbeat(clock)
+    rows = 2 * FRAME_ROWS
+    heartbeat.hear(Pong(0, 0.0, 0.0, position=rows))
+    for computed, excused in ((0, True), (1, False), (FRAME_ROWS, True), (FRAME_ROWS + 1, False), (rows, True)):
+        heartbeat.hear(Pong(0, 0.0, 0.0, position=rows, computed=computed))
+        await clock.advance(10.0)
+        heartbeat.reconnected()
+        assert (heartbeat.changed_at == clock.monotonic() - EXCUSED_S) == excused

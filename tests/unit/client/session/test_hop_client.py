@@ -74,9 +74,11 @@ class Script:
 class Bench:
     """A hop's client, and what a server would see of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sent: int = 0) -> None:
         self.clock = VirtualClock()
         self.script = Script()
+        self.sender = Sender()
+        self.sender.append(sent)
         self.changes = 0
         record = signed_record(SERVER, name="far")
         self.client = HopClient(
@@ -101,7 +103,7 @@ class Bench:
 
     async def open(self, answer: Message = OPENED) -> None:
         """The session is opened."""
-        opening = asyncio.ensure_future(self.client.open(OPEN, Sender()))
+        opening = asyncio.ensure_future(self.client.open(OPEN, self.sender))
         await self.clock.settle()
         assert await self.next() == OPEN
         await self.say(answer)
@@ -114,11 +116,11 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Bench]:
-    """An open hop that is listened to."""
-    bench = Bench()
+async def running(sent: int = 0) -> AsyncIterator[Bench]:
+    """An open hop that is listened to, in a stream of so many rows."""
+    bench = Bench(sent)
     await bench.open()
-    task = asyncio.ensure_future(bench.client.run(Sender()))
+    task = asyncio.ensure_future(bench.client.run(bench.sender))
     await bench.clock.settle()
     try:
         yield bench
@@ -200,7 +202,7 @@ async def test_news_of_links_and_of_leaving() -> None:
 
 async def test_a_broken_connection_is_dialled_again_once() -> None:
     """The session is taken up; without an answer the hop is lost, and is told so at once."""
-    async with running() as bench:
+    async with running(sent=7) as bench:
         await bench.dropped()
         assert await bench.next() == Attach("control", KEYS.session, KEYS.incarnation, KEYS.secret)
         await bench.say(Attached(0, 7))
@@ -317,6 +319,42 @@ async def test_a_hop_that_is_ahead_of_its_client(pong: Pong) -> None:
     async with running() as bench:
         await bench.say(pong)
         assert isinstance(bench.client.lost, WrongRows)
+
+
+@pytest.mark.parametrize("attached", [Attached(0, 10), Attached(1, 0), Attached(0, 6)])
+async def test_what_a_hop_has_on_a_new_connection(attached: Attached) -> None:
+    """More than there is, or less than it has said before: it is caught as at a heartbeat."""
+    async with running(sent=9) as bench:
+        await bench.say(Pong(0, 0.0, 0.0, position=7, computed=3))
+        await bench.dropped()
+        await bench.next()
+        await bench.say(Attached(0, 8))
+        assert bench.client.lost is None
+        await bench.say(Pong(0, 0.0, 0.0, position=8, computed=3))
+        await bench.dropped()
+        await bench.next()
+        await bench.say(attached)
+        assert isinstance(bench.client.lost, WrongRows)
+
+
+async def test_a_rewind_that_a_hop_knows_on_a_new_connection() -> None:
+    """What it had computed before is void, and it may say less."""
+    async with running(sent=9) as bench:
+        await bench.say(Pong(0, 0.0, 0.0, position=9, computed=9))
+        bench.sender.rewind(1, 4)
+        await bench.dropped()
+        await bench.next()
+        await bench.say(Attached(1, 4), Pong(0, 0.0, 0.0, 1, 4, 2))
+        assert bench.client.lost is None
+        assert bench.client.heartbeat.progress.computed == 2
+
+
+@pytest.mark.parametrize("fields", [{"position": 10}, {"epoch": 1}])
+async def test_a_hop_that_opens_ahead_of_its_client(fields: dict[str, int]) -> None:
+    """It cannot have what was not sent."""
+    bench = Bench(9)
+    with pytest.raises(WrongRows):
+        await bench.open(msgspec.structs.replace(OPENED, **fields))
 
 
 async def test_a_connection_that_only_breaks() -> None:

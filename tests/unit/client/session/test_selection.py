@@ -102,6 +102,16 @@ def test_neighbours_of_a_server_that_is_not_to_be_taken_come_later(known: tuple[
     assert select(crowd, measured, without) == [Hop(B, ALL)]
 
 
+def test_a_server_that_names_the_address_of_others() -> None:
+    """One that is not to be taken does no harm to those that have answered where it only says that it is."""
+    liar = server(A, addresses=("tls://127.0.0.2:9", "tls://127.0.0.3:9"))
+    other = server(B, addresses=("tls://127.0.0.4:9",), decode_rows_per_s=1.0)
+    honest = server(C, addresses=("tls://127.0.0.3:9",), decode_rows_per_s=1e9)
+    without = Constraints(ALL, frozenset({A}))
+    assert select([liar, other, honest], dict.fromkeys((B, C), 0.1), without) == [Hop(C, ALL)]
+    assert select([liar, other, honest], {B: 0.1}, without) == [Hop(B, ALL)]
+
+
 def test_what_the_caller_asks_is_never_given_up() -> None:
     """Servers that are denied stay denied, and floors stay."""
     with pytest.raises(NoRoute, match="deny"):

@@ -45,6 +45,9 @@ def test_names_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "swarms" / "home" / "tickets"
     path.write_text(f"nonsense\n{good}\n")
     assert book.tickets("home") == (good,)
+    path.write_text("nonsense\n")
+    with pytest.raises(UsageError, match="shoal join TICKET --as home"):
+        book.tickets("home")
 
 
 def test_a_swarm_is_found_when_its_first_member_has_gone(tmp_path: Path) -> None:

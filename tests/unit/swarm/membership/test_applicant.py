@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import InviteError, UsageError
+from shoal.swarm.discovery.address_book import AddressBook
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership.applicant import Applicant
 from shoal.swarm.membership.credentials import verify_certificate
@@ -38,6 +39,18 @@ def test_a_swarm_has_to_be_named(tmp_path: Path) -> None:
     assert SwarmFolder("home", tmp_path).node("server").identity().peer == made.identity.peer
     applicant(tmp_path, invite=invite, name="mine")
     assert SwarmFolder("mine", tmp_path).path.exists()
+
+
+def test_an_invite_s_name_that_is_taken(tmp_path: Path) -> None:
+    """Whoever invites chooses it: it does not stand in for a swarm that is remembered here."""
+    folder = SwarmFolder("home", tmp_path / "owner")
+    folder.create_owner()
+    invite = Owner(folder, FixedClock()).invite(DAY_S, TICKET)
+    AddressBook(tmp_path).remember("home", [str(TICKET)])
+    with pytest.raises(InviteError, match="another name"):
+        applicant(tmp_path, "client", invite=invite)
+    assert [path.name for path in (tmp_path / "swarms" / "home").iterdir()] == ["tickets"]
+    applicant(tmp_path, "client", invite=invite, name="mine")
 
 
 def test_damaged_texts_are_named(tmp_path: Path) -> None:

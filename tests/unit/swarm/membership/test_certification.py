@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from shoal.errors import DialError, InviteError, NetworkError, NotAMember, UsageError
+from shoal.errors import DialError, InviteError, NetworkError, NotAMember, RecordError, UsageError
+from shoal.protocol.messages import GREETING, Certified
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
 from shoal.swarm.membership import certification as module
@@ -27,6 +29,7 @@ from shoal.swarm.membership.owner import Owner
 from shoal.swarm.membership.storage import PrivateSwarm, Role, SwarmFolder
 from shoal.transport.channel import Channel, Transport
 from shoal.transport.dialler import Dialler
+from shoal.transport.frame_channel import FrameChannel
 from shoal.transport.memory_transport import MemoryNetwork, MemoryTransport
 from tests.unit.swarm.directory.test_records import FixedClock
 from tests.unit.swarm.membership.statements import DAY_S, NOW, OTHER
@@ -64,11 +67,14 @@ class World:
         for transport in self.transports:
             await transport.close()
 
-    def certification(self, identity: Identity = ME, role: Role = "server") -> Certification:
+    def certification(
+        self, identity: Identity = ME, role: Role = "server", clock: FixedClock | None = None
+    ) -> Certification:
         """As it is at a start of the node."""
-        dialler = Dialler([MemoryTransport(identity.peer, self.network)], clock=self.clock)
+        clock = clock or self.clock
+        dialler = Dialler([MemoryTransport(identity.peer, self.network)], clock=clock)
         folder = SwarmFolder("home", self.folder / identity.peer[:8])
-        return Certification(folder, role, identity, dialler, self.clock)
+        return Certification(folder, role, identity, dialler, clock)
 
     def invite(self) -> tuple[Invite, bytes]:
         """To be redeemed at the owner's server."""
@@ -90,8 +96,8 @@ async def test_an_invite_becomes_a_certificate_that_is_kept(world: World) -> Non
     assert (first.swarm, first.certificate) == ("", b"")
     await first.obtain(world.invite())
     found = verify_certificate(first.certificate, world.key.peer, NOW)
-    assert (found.peer, found.expires_at - found.issued_at) == (ME.peer, CERTIFICATE_LIFETIME_S)
-    assert first.renewal_due_at == found.issued_at + CERTIFICATE_LIFETIME_S / 2
+    assert (found.peer, found.expires_at) == (ME.peer, world.clock.now + CERTIFICATE_LIFETIME_S)
+    assert first.renewal_due_at == (found.issued_at + found.expires_at) / 2
     await world.stop()
     again = world.certification()
     await again.obtain(None)
@@ -266,3 +272,95 @@ async def test_a_member_with_an_invite_to_spare_stays_who_it_is(world: World) ->
     await again.obtain(spare)
     assert verify_certificate(again.certificate, world.key.peer, NOW).peer == ME.peer
     await world.certification(OTHER).obtain(spare)
+
+
+async def answering(world: World, data: bytes) -> tuple[Ticket, Transport]:
+    """A node that answers every question with this certificate, as any member may."""
+    who = Identity.generate()
+    listening = MemoryTransport(who.peer, world.network)
+
+    async def answer(channel: Channel) -> None:
+        frames = FrameChannel(channel)
+        await frames.receive(GREETING)
+        await frames.send(Certified(data))
+        await frames.close()
+
+    await listening.listen(answer)
+    return Ticket(who.peer, listening.addresses), listening
+
+
+async def test_who_gives_the_same_certificate_again_renews_nothing(world: World) -> None:
+    """The next one is asked; otherwise a member would be out in a day, for another one's word."""
+    node = world.certification()
+    await node.obtain(world.invite())
+    ticket, listening = await answering(world, node.certificate)
+    world.clock.now += CERTIFICATE_LIFETIME_S / 2
+    due_at = node.renewal_due_at
+    await node.renew([ticket])
+    assert node.renewal_due_at > due_at
+    assert str(ticket) not in node.peers
+    await world.stop()
+    with pytest.raises(NetworkError):
+        await node.renew([ticket])
+    await listening.close()
+
+
+async def test_a_redeemer_whose_clock_is_ahead_puts_nobody_out(world: World) -> None:
+    """What it gives does not hold yet; the membership that is here does, whatever invite comes with it."""
+    node = world.certification()
+    await node.obtain(world.invite())
+    here = FixedClock()
+    here.now = NOW + 1.0
+    world.clock.now += 7200.0
+    again = world.certification(clock=here)
+    await again.obtain(world.invite())
+    assert again.certificate == node.certificate
+    with pytest.raises(RecordError, match="is a clock wrong"):
+        await world.certification(OTHER, clock=here).obtain(world.invite())
+    here.now += CERTIFICATE_LIFETIME_S
+    world.clock.now = here.now + 7200.0
+    with pytest.raises(RecordError, match="is a clock wrong"):
+        await world.certification(clock=here).obtain(world.invite())
+    assert SwarmFolder("home", world.folder / ME.peer[:8]).node("server").kept() is not None
+
+
+@pytest.mark.parametrize("ahead_s", [-3000.0, 600.0, 3000.0])
+async def test_a_redeemer_whose_clock_is_off(world: World, ahead_s: float) -> None:
+    """By less than an hour: what it gives holds at once, and is renewed when it is due."""
+    here = FixedClock()
+    here.now = NOW - ahead_s
+    node = world.certification(clock=here)
+    await node.obtain(world.invite())
+    for _ in range(3):
+        due_at = here.now = node.renewal_due_at
+        world.clock.now = here.now + ahead_s
+        await node.renew(())
+        assert node.renewal_due_at > due_at + CERTIFICATE_LIFETIME_S / 3
+
+
+async def test_a_clock_that_was_set_back_ends_no_keeping(world: World) -> None:
+    """A certificate of the future has a half-life as well."""
+    node = world.certification()
+    await node.obtain(world.invite())
+    due_at = node.renewal_due_at
+    world.clock.now -= DAY_S
+    assert node.renewal_due_at == due_at
+    with pytest.raises(NotAMember, match="is a clock wrong"):
+        await world.certification().obtain(None)
+
+
+async def test_what_is_left_of_a_spoilt_membership(world: World) -> None:
+    """Tickets that are none are left out; a certificate that is none is told, with its file."""
+    node = world.certification()
+    await node.obtain(world.invite())
+    folder = SwarmFolder("home", world.folder / ME.peer[:8]).node("server")
+    kept = folder.kept()
+    assert kept is not None
+    folder.keep(msgspec.structs.replace(kept, peers=("nonsense", *kept.peers)))
+    world.clock.now += CERTIFICATE_LIFETIME_S + 1.0
+    again = world.certification()
+    await again.obtain(None)
+    assert again.peers == kept.peers
+    folder.keep(msgspec.structs.replace(kept, certificate=kept.certificate[:-1]))
+    with pytest.raises(UsageError, match=r"server.* is damaged"):
+        await world.certification().obtain(None)

@@ -7,7 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from shoal.errors import NetworkError
+import pytest
+
+from shoal.errors import NetworkError, ProtocolError, RecordError, Refused, ShoalError
 from shoal.swarm.directory.directory import Directory
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
@@ -152,6 +154,15 @@ async def test_where_a_server_listens_is_kept_for_invites(tmp_path: Path) -> Non
     assert client.swarm_name == "home"
 
 
+async def test_tickets_that_were_spoilt_are_left_out(tmp_path: Path) -> None:
+    """A file of this machine that is cut short keeps nobody out of the swarm."""
+    clock = VirtualClock()
+    await owners_node(tmp_path, clock)
+    SwarmFolder("home", tmp_path).node("server").keep_ticket("shoal1-ks")
+    client = await Applicant(PrivateSwarm(name="home", home=tmp_path), "client", clock).enter([])
+    assert client.tickets == []
+
+
 class NoRenewals:
     """A certificate that no node renews."""
 
@@ -162,16 +173,20 @@ class NoRenewals:
         self.asked_at: list[float] = []
         self._clock = clock
 
+    error: ShoalError = NetworkError("no node answers")
+
     async def renew(self, peers: list[Ticket]) -> None:
         """Certification."""
         self.asked_at.append(self._clock.monotonic())
-        raise NetworkError("no node answers")
+        raise self.error
 
 
-async def test_who_does_not_renew_is_not_asked_all_the_time(tmp_path: Path) -> None:
-    """Once in RENEWAL_RETRY_S, until one does."""
+@pytest.mark.parametrize("error", [NetworkError("none"), ProtocolError("nonsense"), RecordError("none"), Refused("no")])
+async def test_who_does_not_renew_is_not_asked_all_the_time(tmp_path: Path, error: ShoalError) -> None:
+    """Once in RENEWAL_RETRY_S, until one does, whatever the others answer."""
     clock, folder = VirtualClock(), SwarmFolder("home", tmp_path)
     certification = NoRenewals(clock)
+    certification.error = error
     state = MembershipState(NODE.peer, folder, clock)
     node = Member(NODE.peer, folder, certification, state, [], clock)  # type: ignore[arg-type]  # by its shape
     async with kept(node, Directory(clock)):

@@ -103,3 +103,13 @@ def test_a_damaged_list_is_named(folder: SwarmFolder) -> None:
     folder.keep_revocations(b"x")
     with pytest.raises(UsageError, match="damaged"):
         MembershipState(SWARM, folder, FixedClock())
+
+
+def test_a_list_that_cannot_be_kept_counts(folder: SwarmFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that is full lets nobody in again; the next start hears of it from others."""
+    state = MembershipState(SWARM, folder, FixedClock())
+    (folder.path / "revocations" / "taken").mkdir(parents=True)
+    assert state.take(revocations(5, (NODE.peer,)))
+    assert state.is_revoked(NODE.peer)
+    assert not state.take(revocations(5, (NODE.peer,)))
+    assert "is not kept" in caplog.text

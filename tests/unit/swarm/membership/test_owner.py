@@ -92,3 +92,16 @@ def test_what_cannot_be_revoked(owner: Owner, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UsageError, match="holds 1 nodes"):
         owner.revoke(OTHER.peer)
     assert owner.revocations().nodes == {NODE.peer}
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\xff\x00", b"shoal-invite1-abc"])
+def test_a_spoilt_file_keeps_nobody_from_being_revoked(owner: Owner, folder: SwarmFolder, spoilt: bytes) -> None:
+    """An invite, or the note of who used it: the others are listed, and the log names the file."""
+    invites = [parse_invite(owner.invite(DAY_S, TICKET))[0] for _ in range(2)]
+    for invite in invites:
+        folder.node("server").claim(invite.id, NODE.peer)
+    (folder.path / "invites" / invites[0].id.hex()).write_bytes(spoilt)
+    (folder.path / "server" / "redeemed" / invites[1].id.hex()).write_bytes(spoilt)
+    assert [one.invite for one in owner.issued()] == invites[1:]
+    assert owner.revoke(invites[1].id.hex()[:MIN_PREFIX_CHARS]).invites == {invites[1].id}
+    assert folder.node("server").claim(invites[1].id, NODE.peer) != NODE.peer
