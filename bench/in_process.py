@@ -16,8 +16,9 @@ from shoal.model.families import model_config
 from shoal.model.nn.sampling import sample
 from shoal.model.nn.sampling_params import SamplingParams
 from shoal.model.weights.block_loading import load_ends, weight_format
+from shoal.model.weights.weight_bits import block_bytes
 from shoal.protocol.rows import Rows
-from shoal.server.hosting.span_loading import block_bytes, load, open_source
+from shoal.server.hosting.span_loading import load, open_source
 from shoal.server.serve_options import ServeOptions, WeightDtype
 from shoal.types import Span
 

@@ -13,7 +13,7 @@ from shoal.engine.compute_thread import ComputeThread
 from shoal.protocol.messages import Status
 from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.server.hosting.span_host import Progress, SpanHost
-from shoal.server.hosting.span_loading import choose_blocks, open_source
+from shoal.server.hosting.span_loading import choose_blocks, open_source, with_chosen_bits
 from shoal.server.ledger import Ledger
 from shoal.server.network import Network, Wrap, node_credentials, open_node
 from shoal.server.serve_options import ServeOptions
@@ -161,9 +161,9 @@ class Server:
         log.info("left the swarm")
 
     async def _start(self) -> None:
-        config = self.config
         self._progress("opening the checkpoint", 0, 0)
-        source = await asyncio.to_thread(open_source, config)
+        source = await asyncio.to_thread(open_source, self.config)
+        self.config = config = with_chosen_bits(self.config, source)
         node = await open_node(config, self._credentials, self._wrap, self._stack)
         self._network = network = Network(config, node, source.model.fingerprint, self._notice, self._clock)
         await network.listen(self._stack)

@@ -41,6 +41,20 @@ def span_bits(checkpoint: Checkpoint, config: ModelConfig, span: Span, form: Wei
     return bits / count
 
 
+def num_weights(config: ModelConfig, span: Span) -> int:
+    """Numbers in the matrices of a span."""
+    shapes = (one.shape for index in span.blocks() for one in _weights(config, index))
+    return sum(math.prod(shape) for shape in shapes if len(shape) >= 2)
+
+
+def block_bytes(config: ModelConfig, form: WeightFormat) -> int:
+    """Memory of the largest block's weights in this form, norms and biases included."""
+    first = {config.block_config(index): index for index in range(config.num_blocks - 1, -1, -1)}
+    return max(
+        -(-sum(form.bits_of(one.role, one.shape) for one in _weights(config, index)) // 8) for index in first.values()
+    )
+
+
 def _weights(config: ModelConfig, index: int) -> Iterator[WeightShape]:
     for role, stored in family(config.model_type).block_tensors(config, index).items():
         taken = None if stored.take is None else stored.take(torch.empty(stored.shape, device="meta"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import torch
 
 from shoal.engine.backends import Backend, choose_backend
@@ -23,15 +23,25 @@ from shoal.kv.pages import PAGE_TOKENS
 from shoal.kv.prefix import PrefixCache, output_page_bytes
 from shoal.memory import trim_memory
 from shoal.model.families import family, model_config
+from shoal.model.kernels import cpu
+from shoal.model.kernels.quantized import BITS
 from shoal.model.nn.block import ModelConfig
 from shoal.model.nn.rope import cache_positions
 from shoal.model.weights.base_model import differences
-from shoal.model.weights.block_loading import WeightFormat, block_digests, fetch_blocks, load_blocks, weight_format
+from shoal.model.weights.block_loading import (
+    AUTO,
+    WeightFormat,
+    block_digests,
+    fetch_blocks,
+    load_blocks,
+    weight_format,
+)
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
-from shoal.model.weights.weight_bits import known_kl, span_bits
+from shoal.model.weights.weight_bits import block_bytes, known_kl, num_weights, span_bits
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import MAX_ROWS, Numerics
+from shoal.server.hosting.memory_plan import LEAST_BITS, Width, plan_memory
 from shoal.server.serve_options import BUFFER_SHARE, JOURNAL_SHARE, PREFIX_SHARE, ServeOptions, default_memory_bytes
 from shoal.server.sessions.hop_session import MAX_BACKLOG_ROWS
 from shoal.server.sessions.session_service import SpanInfo
@@ -127,10 +137,13 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         device=config.device,
         build=backend.build,
     )
+    weight_bytes = sum(block.size_bytes for block in blocks)
+    bits, memory_bytes = 8 * weight_bytes / num_weights(model, span), _memory_bytes(config)
+    memory = f"{_gigabytes(weight_bytes)} of {_gigabytes(memory_bytes)} GB"
+    progress(f"blocks {span} at {bits:.3g} bits per weight: {memory}", 0, 0)
     progress("proving the arithmetic", 0, 0)
     proof = _checked(config, backend.prove(blocks, model))
-    weight_bytes = sum(block.size_bytes for block in blocks)
-    budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
+    budget = _budget(config, model, memory_bytes - weight_bytes)
     cache = KVCache(model.block.cache_shape, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
     numerics = Numerics(proof.kernel, proof.probe, cache.dtype, exact=proof.exact)
     ropes = tuple(dict.fromkeys(model.block_config(index).rope for index in span.blocks()))
@@ -205,27 +218,46 @@ def max_blocks(config: ServeOptions, source: Source) -> int:
         return min(config.num_blocks, num_blocks)
     form = weight_format(config.dtype, config.quantize, source.checkpoint)
     memory_bytes, each = _memory_bytes(config), block_bytes(source.config, form)
-    count = min(num_blocks, int(memory_bytes * WEIGHT_SHARE) // each)
+    count = min(num_blocks, _weight_bytes(memory_bytes) // each)
     if count < 1:
         needed = int(each / WEIGHT_SHARE)
         raise CapacityError(f"{memory_bytes >> 20} MB are too little: one block needs {needed >> 20} MB")
     return count
 
 
+def _weight_bytes(memory_bytes: int) -> int:
+    return int(memory_bytes * WEIGHT_SHARE)
+
+
+def with_chosen_bits(config: ServeOptions, source: Source) -> ServeOptions:
+    """The options with the bits for which an owner's memory is meant who named it and neither bits nor blocks.
+
+    Codes are chosen where compiled kernels compute from them: elsewhere they take a byte each. Raises CapacityError where the
+    memory is too small.
+    """
+    if not _leaves_bits_open(config):
+        return config
+    forms = [None, *(bits for bits in sorted(BITS, reverse=True) if bits >= LEAST_BITS)]
+    widths = [
+        Width(bits, block_bytes(source.config, weight_format(config.dtype, bits, source.checkpoint))) for bits in forms
+    ]
+    widths = [one for one in widths if one is widths[0] or one.block_bytes < widths[0].block_bytes]
+    weight_bytes = _weight_bytes(_memory_bytes(config))
+    plan = plan_memory(widths, source.model.num_blocks, weight_bytes, config.num_blocks)
+    return msgspec.structs.replace(config, quantize=plan.width.bits)
+
+
+def _leaves_bits_open(config: ServeOptions) -> bool:
+    named = config.quantize is not None or config.dtype != AUTO or config.blocks is not None
+    return config.memory_bytes is not None and not named and config.device == "cpu" and cpu.available()
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f}" if size_bytes >= 10**9 else f"{size_bytes / 1e9:.3f}"
+
+
 def _memory_bytes(config: ServeOptions) -> int:
     return config.memory_bytes or device_memory_bytes(config.device) or default_memory_bytes()
-
-
-def block_bytes(model: ModelConfig, form: WeightFormat) -> int:
-    """Memory of the largest block's weights."""
-    first = {model.block_config(index): index for index in range(model.num_blocks - 1, -1, -1)}
-    return int(max(_elements(model, index) for index in first.values()) * form.bits_per_weight / 8)
-
-
-def _elements(model: ModelConfig, index: int) -> int:
-    """Numbers in one block's tensors, fused ones counted once."""
-    stored = family(model.model_type).block_tensors(model, index).values()
-    return sum(math.prod(shape) for shape in {one.name: one.shape for one in stored}.values())
 
 
 class _Budget(NamedTuple):

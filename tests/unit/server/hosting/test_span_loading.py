@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,15 +18,21 @@ from shoal.kv.cache_storage import KV_DTYPES, page_bytes, read_dtype
 from shoal.kv.prefix import output_page_bytes
 from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
+from shoal.model.weights.weight_bits import block_bytes
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.rows import Rows
+from shoal.server.hosting import span_loading
 from shoal.server.hosting.span_loading import (
     FRAMES_HELD,
     LEAST_BACKLOG_ROWS,
+    WEIGHT_SHARE,
+    Source,
     _budget,
     _checked,
     load,
+    max_blocks,
     open_source,
+    with_chosen_bits,
 )
 from shoal.server.serve_options import BUFFER_SHARE, ServeOptions
 from shoal.types import Span
@@ -173,3 +180,52 @@ def test_a_base_that_it_cannot_have_been_made_from(tmp_path: Path) -> None:
     assert open_source(ServeOptions(model=str(tmp_path / "made"))).model.fingerprint == "ab" * 16
     with pytest.raises(UsageError, match=f"made from {'ab' * 16}"):
         open_source(ServeOptions(model=str(tmp_path / "made"), base=str(QUANTIZED / "source")))
+
+
+@pytest.fixture
+def wide_source(tmp_path: Path) -> Source:
+    """A model of eight blocks, in fp32."""
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "head_dim": 64}
+    return open_source(ServeOptions(model=str(tiny_llama(tmp_path / "wide", num_hidden_layers=8, **sizes))))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "bits", "held"), [(8.0, None, 8), (2.0, None, 2), (1.9, 8, 7), (0.52, 8, 2), (0.5, 4, 3)]
+)
+def test_a_memory_chooses_bits(
+    blocks: float, bits: int | None, held: int, wide_source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as leave a quarter of the model; `blocks` is the memory in blocks of fp32. The weights take their share of it."""
+    memory_bytes = int(blocks * block_bytes(wide_source.config, WeightFormat()) / WEIGHT_SHARE) + 1
+    monkeypatch.setattr(span_loading, "_memory_bytes", lambda config: memory_bytes)
+    monkeypatch.setattr(span_loading.cpu, "available", lambda: True)
+    chosen = with_chosen_bits(ServeOptions(model="any", memory_bytes=64 * 10**6), wide_source)
+    assert (chosen.quantize, max_blocks(chosen, wide_source)) == (bits, held)
+    assert held * block_bytes(wide_source.config, WeightFormat(bits=bits)) <= WEIGHT_SHARE * memory_bytes
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"quantize": 4}, {"blocks": Span(0, 1)}, {"dtype": "bfloat16"}, {"device": "mps"}, {"memory_bytes": None}],
+)
+def test_what_an_owner_has_named_is_kept(named: dict[str, object], wide_source: Source) -> None:
+    """Bits are chosen for a memory alone, on a processor."""
+    config = ServeOptions(**{"model": "any", "memory_bytes": 64 * 10**6, **named})  # type: ignore[arg-type]
+    assert with_chosen_bits(config, wide_source) is config
+
+
+def test_without_compiled_kernels_no_bits_are_chosen(wide_source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes would take a byte each."""
+    monkeypatch.setattr(span_loading.cpu, "available", lambda: False)
+    config = ServeOptions(model="any", memory_bytes=64 * 10**6)
+    assert with_chosen_bits(config, wide_source) is config
+
+
+def test_the_start_says_what_it_takes(tmp_path: Path) -> None:
+    """Blocks, bits as they lie in memory, and memory, before the proof; floats of a file's codes are floats there."""
+    said: list[str] = []
+    model = tiny_llama(tmp_path, hidden_size=512, intermediate_size=1536, head_dim=64)
+    config = ServeOptions(model=str(model), memory_bytes=64 * 10**6, max_sessions=2)
+    load(config, open_source(config), Span(0, 2), lambda what, done, total: said.append(what))
+    told = next(text for text in said if "bits per weight" in text)
+    assert re.fullmatch(r"blocks 0:2 at 32(\.\d)? bits per weight: 0\.02\d of 0\.064 GB", told)
