@@ -28,9 +28,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Swarm:
-    """Servers and how to join them; `join(span)` starts one more."""
+    """Servers and how to join them; `join(span)` starts one more, with other options if they are given."""
 
-    def __init__(self, servers: list[Server], join: Callable[[Span], Awaitable[Server]]) -> None:
+    def __init__(self, servers: list[Server], join: Callable[..., Awaitable[Server]]) -> None:
         self.servers = servers
         self.join = join
 
@@ -58,7 +58,7 @@ def swarm_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeyp
             servers: list[Server] = []
             identities = tmp_path_factory.mktemp("identities")
 
-            async def join(span: Span) -> Server:
+            async def join(span: Span, **more: object) -> Server:
                 config = ServeOptions(
                     **{
                         "model": str(tiny_model),
@@ -69,6 +69,7 @@ def swarm_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, monkeyp
                         "memory_bytes": 128 << 20,
                         "identity": identities / str(len(servers)),
                         **options,
+                        **more,
                     }
                 )
                 servers.append(await stack.enter_async_context(Server(config)))
