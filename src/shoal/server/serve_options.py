@@ -57,6 +57,8 @@ def _shares(texts: str | Sequence[str]) -> dict[PeerId, int]:
     return shares
 
 
+QuantizedBits = Literal[8, 6, 5, 4, 3, 2]
+
 WeightDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -82,9 +84,9 @@ class ServeOptions(Options, frozen=True, kw_only=True):
         WeightDtype,
         option("How weights are kept; auto: as the checkpoint has them.", "Model"),
     ] = "auto"
-    quantize: Annotated[int | None, option("Round weights to 8 or 4 bits while loading.", "Model", least=4, most=8)] = (
-        None
-    )
+    quantize: Annotated[
+        QuantizedBits | None, option("Round weights to that many bits while loading, without calibration.", "Model")
+    ] = None
     int8_rows: Annotated[
         bool, option("With --quantize: round hidden states to 8 bits too, row by row; faster, less precise.", "Model")
     ] = False
@@ -155,8 +157,6 @@ class ServeOptions(Options, frozen=True, kw_only=True):
         super().__post_init__()
         if self.blocks is not None and self.num_blocks is not None:
             raise UsageError("blocks or num_blocks is given, not both", field="blocks")
-        if self.quantize not in (None, 4, 8):
-            raise UsageError(f"quantize cannot be {self.quantize}: it is 4 or 8", field="quantize")
         if self.int8_rows and self.quantize is None:
             raise UsageError("int8_rows goes with quantize", field="int8_rows")
         if self.private is not None and self.discovery.wanted:

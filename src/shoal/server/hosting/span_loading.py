@@ -93,6 +93,9 @@ def open_source(config: ServeOptions) -> Source:
     """
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
+    weight_format(
+        config.dtype, config.quantize, checkpoint
+    )  # a width without kernels is told before anything is loaded
     model = model_config(checkpoint.config)
     if config.base is None:
         return Source(checkpoint, model, model_spec(checkpoint, model), checkpoint)
