@@ -19,7 +19,7 @@ from shoal.model.weights.block_loading import load_ends, weight_format
 from shoal.model.weights.weight_bits import block_bytes
 from shoal.protocol.rows import Rows
 from shoal.server.hosting.span_loading import load, open_source
-from shoal.server.serve_options import ServeOptions, WeightDtype
+from shoal.server.serve_options import QuantizedBits, ServeOptions, WeightDtype
 from shoal.types import Span
 
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
@@ -30,7 +30,7 @@ class EngineForm(NamedTuple):
 
     dtype: WeightDtype = "float32"
     head: str = "float32"
-    quantize: int | None = None
+    quantize: QuantizedBits | None = None
     int8_rows: bool = False
 
 

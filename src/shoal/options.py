@@ -187,18 +187,23 @@ def _plain_number(kinds: tuple[Any, ...], value: Any) -> Any:
     if value is None or isinstance(value, bool | str | bytes) or type(value) in (int, float):
         return value
     with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
-        if int in kinds:
+        if int in kinds or any(isinstance(one, int) for kind in kinds for one in _choices(kind)):
             return operator.index(value)
         if float in kinds:
             return float(value)
     return value
 
 
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
 def _fits(kind: Any, value: object, info: OptionInfo) -> bool:
     if kind is None or kind is Any:
         return kind is Any or value is None
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        same = (one for one in _choices(kind) if isinstance(value, type(one)) and not isinstance(value, bool))
+        return value in tuple(same)  # 4.0 is not the choice 4
     plain = get_origin(kind) or kind
     if plain in (int, float):
         numbers = (int, float) if plain is float else (int,)

@@ -21,6 +21,7 @@ class Reply(Options, frozen=True, kw_only=True):
     temperature: Annotated[float, option("0 is greedy.", "Reply", least=0)] = 0.0
     share: Annotated[float, option("Of the memory.", "Memory", above=0, most=1)] = 0.5
     codec: Annotated[Literal["fp32", "bf16"], option("How rows travel.")] = "fp32"
+    bits: Annotated[Literal[8, 4] | None, option("Of a weight.", "Memory")] = None
     seed: Annotated[int | None, option("The same seed draws the same reply.", "Reply")] = None
     exact: Annotated[bool, option("Wait for equal bits.", flag="--exact")] = False
     inner: str = ""
@@ -41,6 +42,9 @@ class Route(Options, frozen=True, kw_only=True):
         ({"temperature": float("nan")}, "temperature cannot be nan: it is a number from 0"),
         ({"share": 0}, "share cannot be 0: it is a number above 0 to 1"),
         ({"codec": "fp8"}, "codec cannot be 'fp8': it is one of fp32, bf16"),
+        ({"bits": 5}, "bits cannot be 5: it is one of 8, 4"),
+        ({"bits": 4.0}, "bits cannot be 4.0: it is one of 8, 4"),
+        ({"bits": "4"}, "bits cannot be '4': it is one of 8, 4"),
         ({"seed": "a"}, "seed cannot be 'a': it is a whole number"),
         ({"exact": 1}, "exact cannot be 1: it is True or False"),
     ],
@@ -91,6 +95,7 @@ def test_whole_numbers_of_other_libraries(number: object) -> None:
     assert (made.max_tokens, made.seed, made.temperature) == (5, 5, 5)
     assert {type(value) for value in (made.max_tokens, made.seed, made.temperature)} <= {int, float}
     assert Reply(max_tokens=number).max_tokens == 5  # type: ignore[arg-type]
+    assert type(Reply.of({"bits": number + 3}).bits) is int  # type: ignore[operator]  # a number
     with pytest.raises(UsageError, match="max_tokens cannot be 100: it is a whole number from 1 to 99"):
         Reply.of({"max_tokens": np.int64(100)})
 
@@ -134,7 +139,7 @@ def test_keywords_are_split_by_struct() -> None:
 def test_an_option_says_what_it_is() -> None:
     """The flag follows from the name, unless it is given."""
     found = options_of(Reply)
-    assert list(found) == ["max_tokens", "temperature", "share", "codec", "seed", "exact"]
+    assert list(found) == ["max_tokens", "temperature", "share", "codec", "bits", "seed", "exact"]
     assert found["max_tokens"].flag == "--max-tokens"
     assert found["seed"].default is None
     assert all(one.info.group in GROUPS for one in found.values())

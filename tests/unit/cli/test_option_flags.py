@@ -30,6 +30,7 @@ class Example(Options, frozen=True, kw_only=True):
     max_tokens: Annotated[int, option("The longest reply.", "Reply", least=1)] = 8
     rate: Annotated[float | None, option("Of sending.", "Limits", above=0, parse=float)] = None
     codec: Annotated[Literal["fp32", "bf16"], option("How rows travel.", "Session")] = "fp32"
+    bits: Annotated[Literal[8, 4] | None, option("Of a weight.", "Session")] = None
     word: Annotated[str, option("A word.", "Reply", parse=_upper)] = "none"
     stop: Annotated[tuple[str, ...], option("End before it.", "Reply", parse=_all, repeated=True)] = ()
     exact: Annotated[bool, option("Wait for equal bits.", "Session")] = False
@@ -71,6 +72,7 @@ def test_flags_become_fields() -> None:
     """Texts are parsed, repeated flags gathered."""
     options = called("--max-tokens", "9", "--codec", "bf16", "--word", "hi", "--stop", "a", "--stop", "b", "--exact")
     assert options == Example(max_tokens=9, codec="bf16", word="HI", stop=("a", "b"), exact=True)
+    assert called("--bits", "4").bits == 4
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,7 @@ def test_flags_become_fields() -> None:
     [
         (["--exact", "--max-tokens", "60"], "--max-tokens goes with exact only up to 50"),
         (["--word", "bad"], "--word cannot be 'bad': a word is good"),
+        (["--bits", "7"], "--bits cannot be 7: it is one of 8, 4"),
     ],
 )
 def test_what_is_refused_is_named_by_its_flag(arguments: list[str], text: str) -> None:

@@ -43,8 +43,10 @@ def test_what_is_no_size(text: str) -> None:
     ("given", "field"),
     [
         ({"blocks": Span(0, 4), "num_blocks": 4}, "blocks"),
-        ({"quantize": 5}, "quantize"),
-        ({"quantize": 2}, "quantize"),
+        ({"quantize": 7}, "quantize"),
+        ({"quantize": 1}, "quantize"),
+        ({"quantize": 16}, "quantize"),
+        ({"quantize": 4.0}, "quantize"),
         ({"int8_rows": True}, "int8_rows"),
         ({"memory_bytes": MIN_MEMORY_BYTES - 1}, "memory_bytes"),
         ({"max_upload_bits_per_s": 0.0}, "max_upload_bits_per_s"),

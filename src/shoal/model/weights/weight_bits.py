@@ -41,6 +41,12 @@ def span_bits(checkpoint: Checkpoint, config: ModelConfig, span: Span, form: Wei
     return bits / count
 
 
+def num_weights(config: ModelConfig, span: Span) -> int:
+    """Numbers in the matrices of a span."""
+    shapes = (one.shape for index in span.blocks() for one in _weights(config, index))
+    return sum(math.prod(shape) for shape in shapes if len(shape) >= 2)
+
+
 CODES_IN_MEMORY = 1.05
 """Codes take at most so many times what they take in a file (docs/concepts/packed-form.md)."""
 

@@ -38,7 +38,7 @@ from shoal.model.weights.block_loading import (
 )
 from shoal.model.weights.checkpoint import Checkpoint, fingerprint, model_spec
 from shoal.model.weights.model_source import open_checkpoint
-from shoal.model.weights.weight_bits import block_bytes, known_kl, span_bits
+from shoal.model.weights.weight_bits import block_bytes, known_kl, num_weights, span_bits
 from shoal.protocol.journal import FRAME_ROWS
 from shoal.protocol.messages import MAX_ROWS, Numerics
 from shoal.server.hosting.memory_plan import LEAST_BITS, Width, plan_memory
@@ -93,6 +93,9 @@ def open_source(config: ServeOptions) -> Source:
     """
     check_device(config.device)
     checkpoint = open_checkpoint(config.model, config.revision)
+    weight_format(
+        config.dtype, config.quantize, checkpoint
+    )  # a width without kernels is told before anything is loaded
     model = model_config(checkpoint.config)
     if config.base is None:
         return Source(checkpoint, model, model_spec(checkpoint, model), checkpoint)
@@ -137,12 +140,13 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
         device=config.device,
         build=backend.build,
     )
-    weight_bytes, bits = sum(block.size_bytes for block in blocks), span_bits(checkpoint, model, span, form)
-    memory = f"{_gigabytes(weight_bytes)} of {_gigabytes(_memory_bytes(config))} GB"
+    weight_bytes = sum(block.size_bytes for block in blocks)
+    bits, memory_bytes = 8 * weight_bytes / num_weights(model, span), _memory_bytes(config)
+    memory = f"{_gigabytes(weight_bytes)} of {_gigabytes(memory_bytes)} GB"
     progress(f"blocks {span} at {bits:.3g} bits per weight: {memory}", 0, 0)
     progress("proving the arithmetic", 0, 0)
     proof = _checked(config, backend.prove(blocks, model))
-    budget = _budget(config, model, _memory_bytes(config) - weight_bytes)
+    budget = _budget(config, model, memory_bytes - weight_bytes)
     cache = KVCache(model.block.cache_shape, budget.pages, config.kv_dtype, config.device, budget.shared_pages)
     numerics = Numerics(proof.kernel, proof.probe, cache.form, exact=proof.exact)
     ropes = tuple(dict.fromkeys(model.block_config(index).rope for index in span.blocks()))
@@ -167,7 +171,7 @@ def load(config: ServeOptions, source: Source, span: Span, progress: Progress) -
     )
     trim_memory()
     kl_nats = known_kl(checkpoint, form) if fingerprint(checkpoint) == spec.fingerprint else None
-    return LoadedBlocks(runner, span_info, bits, kl_nats)
+    return LoadedBlocks(runner, span_info, span_bits(checkpoint, model, span, form), kl_nats)
 
 
 def _form(config: ServeOptions, checkpoint: Checkpoint) -> WeightFormat:

@@ -12,7 +12,7 @@ from shoal.model.quant.packed_matrix import PackedMatrix
 from shoal.model.weights.block_loading import WeightFormat
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.model.weights.quantization_note import QuantizationNote
-from shoal.model.weights.weight_bits import known_kl, span_bits
+from shoal.model.weights.weight_bits import known_kl, num_weights, span_bits
 from shoal.types import Span
 from tests.foreign.cases import FILES
 from tests.unit.model.weights.checkpoints import MemoryCheckpoint
@@ -40,6 +40,7 @@ def test_bits_are_those_of_what_is_made(model_type: str, form: WeightFormat) -> 
             bits += 8 * made.nbytes
         count += made.shape[0] * made.shape[1] if len(made.shape) >= 2 else 0
     assert span_bits(checkpoint, config, Span(1, 2), form) == pytest.approx(bits / count)
+    assert num_weights(config, Span(1, 2)) == count
 
 
 def test_floats_of_a_files_codes_count_with_the_codes() -> None:

@@ -16,6 +16,7 @@ from shoal.engine.proof import Proof, numbers
 from shoal.errors import CapacityError, UsageError
 from shoal.kv.cache_storage import KV_DTYPES, page_bytes, read_dtype
 from shoal.kv.prefix import output_page_bytes
+from shoal.model.kernels.quantized import BITS
 from shoal.model.nn.block import ModelConfig
 from shoal.model.weights.block_loading import WeightFormat
 from shoal.model.weights.weight_bits import block_bytes
@@ -236,9 +237,23 @@ def test_without_compiled_kernels_no_bits_are_chosen(wide_source: Source, monkey
 
 
 def test_the_start_says_what_it_takes(tmp_path: Path) -> None:
-    """Blocks, bits and memory, before the proof."""
+    """Blocks, bits as they lie in memory, and memory, before the proof; floats of a file's codes are floats there."""
     said: list[str] = []
-    config = ServeOptions(model=str(tiny_llama(tmp_path)), quantize=4, memory_bytes=64 * 10**6, max_sessions=2)
+    model = tiny_llama(tmp_path, hidden_size=512, intermediate_size=1536, head_dim=64)
+    config = ServeOptions(model=str(model), memory_bytes=64 * 10**6, max_sessions=2)
     load(config, open_source(config), Span(0, 2), lambda what, done, total: said.append(what))
     told = next(text for text in said if "bits per weight" in text)
-    assert re.fullmatch(r"blocks 0:2 at 4\.\d+ bits per weight: 0\.000 of 0\.064 GB", told)
+    assert re.fullmatch(r"blocks 0:2 at 32(\.\d)? bits per weight: 0\.02\d of 0\.064 GB", told)
+
+
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
+def test_every_width_is_served_or_refused_at_once(bits: int) -> None:
+    """One that no kernel here computes with is told when the checkpoint is opened, with those that there are."""
+    config = ServeOptions(model=str(QUANTIZED / "source"), quantize=bits, memory_bytes=64 << 20, max_sessions=2)
+    if bits not in BITS:
+        with pytest.raises(UsageError, match=f"quantized to {bits} bits: choose one of {BITS[0]}, {BITS[1]}"):
+            open_source(config)
+        return
+    loaded = load(config, open_source(config), Span(0, 1), lambda what, done, total: None)
+    assert bits < loaded.bits_per_weight < bits + 0.5
+    assert loaded.kl_nats is None
