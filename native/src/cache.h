@@ -19,6 +19,17 @@ inline uint16_t half_of(float x) {
         _mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
 }
 
+// The greatest number, or the least if that is larger without its sign; NaN if there is one, so that it stays visible.
+inline float peak_of(const float* x, int n) {
+    float least = x[0], greatest = x[0];
+    for (int i = 0; i < n; ++i) {
+        if (!(x[i] == x[i])) return x[i];
+        least = x[i] < least ? x[i] : least;
+        greatest = x[i] > greatest ? x[i] : greatest;
+    }
+    return greatest < -least ? least : greatest;
+}
+
 // One vector of a head into a page: element i goes to codes[i · stride].
 inline void write_codes(const ShoalCache& cache, void* to, float* scale, const float* x, int n, size_t first,
                         size_t stride, int nibble_at) {
@@ -30,13 +41,10 @@ inline void write_codes(const ShoalCache& cache, void* to, float* scale, const f
         for (int i = 0; i < n; ++i) static_cast<uint16_t*>(to)[first + i * stride] = half_of(x[i]);
     } else {
         const float top = cache.kind == kCacheInt8 ? 127.0f : 7.0f;
-        float most = 0.0f;
-        for (int i = 0; i < n; ++i)
-            most = std::fabs(x[i]) <= most ? most : std::fabs(x[i]);  // NaN stays, and stays visible
-        *scale = most / top;
+        *scale = peak_of(x, n) / (-1.0f - top) + 0.0f;  // −0 becomes +0
         for (int i = 0; i < n; ++i) {
-            float code = *scale > 0.0f ? std::nearbyint(x[i] / *scale) : 0.0f;
-            code = code > top ? top : code >= -top ? code : code < -top ? -top : 0.0f;
+            float code = *scale != 0.0f ? std::nearbyint(x[i] / *scale) : 0.0f;
+            code = code > top ? top : code >= -1.0f - top ? code : code < -1.0f - top ? -1.0f - top : 0.0f;
             if (cache.kind == kCacheInt8) {
                 static_cast<int8_t*>(to)[first + i * stride] = static_cast<int8_t>(code);
                 continue;

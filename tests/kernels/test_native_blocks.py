@@ -152,6 +152,21 @@ def test_rows_are_exact_however_they_are_cut(cuts: list[int], kv_dtype: str, thr
     context.close()
 
 
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES)
+@pytest.mark.parametrize("role", ["k.bias", "v.bias"])
+@pytest.mark.parametrize("place", [0, 7, -1])
+def test_keys_and_values_that_are_not_finite_are_refused(kv_dtype: str, role: str, place: int) -> None:
+    """Wherever in a head it stands, NaN stays visible in every cache; it had become 0 in codes."""
+    config = FORMS["biases"]
+    weights = parameters(config, biases=True)
+    weights[0].vectors[role] = weights[0].vectors[role].index_fill(0, torch.tensor(place % 20), float("nan"))
+    for limit in instruction_sets():
+        runner = native_runner(config, weights, cpu.Context(1, limit), kv_dtype)
+        runner.open("bad", SPAN, 10)
+        with pytest.raises(ValueError, match="not finite"):
+            runner.step([Rows("bad", 0, numbers(5, 10, config.hidden_size))])
+
+
 def test_rows_that_are_not_finite_are_refused() -> None:
     """Whatever spoils them, the step says so and the cache is as before."""
     config = FORMS["biases"]

@@ -4,10 +4,12 @@ Every dtype offers the same: a page is one block's keys and values of PAGE_TOKEN
 layout is a contract: compiled blocks read and write them by address. A page's keys lie with the tokens last: the scores of 64
 tokens are then sums over rows, which vector lanes do not share.
 
-The integers are symmetric, with one fp32 scale for each token and key head, of keys and of values (a scale for a page would
-make a row depend on later ones). With `most` = 127 or 7, all in fp32 with every operation rounded to nearest:
+The integers have one fp32 scale for each token and key head, of keys and of values (a scale for a page would make a row depend
+on later ones). Of the largest number, the greatest or else the least, the code is −most − 1, so that all codes are used: the
+scale has the other sign. With `most` = 127 or 7, all in fp32 with every operation rounded to nearest:
 
-    scale = max|x| / most        code = clamp(rint(x / scale), −most, most), 0 where scale is 0        x ≈ code · scale
+    peak = max x if max x ≥ −min x else min x        scale = −peak / (most + 1)
+    code = clamp(rint(x / scale), −most − 1, most), 0 where scale is 0        x ≈ code · scale
 
 where rint rounds halves to even. What was never written, and what lies beyond head_dim, is code 0 (and scale 0). Keys are
 turned by a Hadamard matrix before (`hadamard`), and queries have to be before they meet them.
@@ -205,7 +207,7 @@ class ByteCodes(CodeLayout):
 
 
 class NibbleCodes(CodeLayout):
-    """Codes −7 … 7, stored as 1 … 15 two to a byte in uint8.
+    """Codes −8 … 7, stored as 0 … 15 two to a byte in uint8.
 
     Keys [pages, kv_heads, width, 32]: tokens t (low half of the byte) and t + 32 (high). Values [pages, kv_heads, PAGE_TOKENS,
     width / 2]: dimensions d (low) and d + width / 2 (high).
@@ -250,10 +252,11 @@ LAYOUTS: dict[str, type[CodeLayout]] = {"int8": ByteCodes, "int4": NibbleCodes}
 def quantize(numbers: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """fp32 [..., dim] → codes in int8 [..., dim] and scales in fp32 [...]; see the module. NaN and infinity stay visible: in
     the scale."""
-    peaks = numbers.abs().amax(-1)
-    scales = peaks / torch.full_like(peaks, most)  # by a plain number, CUDA would multiply by its reciprocal
-    divided = torch.round(numbers / scales[..., None]).clamp(-most, most)
-    return torch.where(scales[..., None] > 0, divided, 0).to(torch.int8), scales
+    least, greatest = numbers.aminmax(dim=-1)
+    peaks = torch.where(greatest < -least, least, greatest)
+    scales = peaks / -(most + 1.0) + 0.0  # the reciprocal, by which CUDA multiplies, is exact; −0 becomes +0
+    divided = torch.round(numbers / scales[..., None]).clamp(-most - 1, most)
+    return torch.where(scales[..., None].abs() > 0, divided, 0).to(torch.int8), scales
 
 
 def _stored(codes: Tensor) -> Tensor:

@@ -55,27 +55,36 @@ def test_a_page_costs_what_is_said(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_the_error_is_half_a_step(dtype: str) -> None:
-    """Of each token's and head's own scale; keys are turned before."""
+    """Of each token's and head's own scale, or a whole one for what lies opposite to the largest; keys are turned before."""
     for given, found in zip((turned(KEYS, TURNING), VALUES), read(written(dtype)), strict=True):
-        steps = given.abs().amax(-1, keepdim=True) / MOST[dtype]
-        assert ((given - found).abs() <= steps * 0.5000001).all()
+        peaks = given.abs().amax(-1, keepdim=True)
+        steps = peaks / (MOST[dtype] + 1)
+        largest = torch.where(given.amax(-1, keepdim=True) == peaks, given, -given)  # the largest is positive
+        allowed = torch.where(largest < -MOST[dtype] * steps, steps, steps / 2)
+        assert ((given - found).abs() <= allowed * 1.000001).all()
+        assert torch.isclose(given, found).gather(-1, given.abs().argmax(-1, keepdim=True)).all()
         assert found.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
 def test_codes_are_rounded_to_even_and_scaled_by_the_largest(dtype: str) -> None:
-    """The rule of the module on numbers whose scale is 1, then on zero and on what cannot be scaled."""
+    """The rule of the module on numbers whose scale is ±1, then on ties, on zero and on what cannot be scaled."""
     most = MOST[dtype]
-    codes, scales = quantize(torch.tensor([[most, 0.5, 1.5, 2.5, -0.5, -1.5, -most]]), most)
-    assert codes.tolist() == [[most, 0, 2, 2, 0, -2, -most]]
+    codes, scales = quantize(torch.tensor([[-most - 1, 0.5, 1.5, 2.5, -0.5, -1.5, most]]), most)
+    assert codes.tolist() == [[-most - 1, 0, 2, 2, 0, -2, most]]
     assert scales.tolist() == [1.0]
-    codes, scales = quantize(torch.tensor([[0.0, -0.0], [1e-45, 0.0], [0.3, -0.7]]), most)
-    assert codes.abs().amax(-1).tolist() == [0, 0, most]
-    assert scales.tolist()[:2] == [0.0, 0.0]
-    assert scales[2] == torch.tensor(0.7) / torch.tensor(float(most))
+    codes, scales = quantize(torch.tensor([[most + 1, -0.5, -1.5, -most - 1.0]]), most)
+    assert codes.tolist() == [[-most - 1, 0, 2, most]]
+    assert scales.tolist() == [-1.0]
+    codes, scales = quantize(torch.tensor([[0.0, -0.0], [1e-45, 0.0], [-0.0, -0.0], [0.3, -0.7]]), most)
+    assert codes[:3].abs().amax(-1).tolist() == [0, 0, 0]
+    assert torch.equal(scales[:3].view(torch.int32), torch.zeros(3, dtype=torch.int32))
+    assert codes[3, 1] == -most - 1
+    assert scales[3] == torch.tensor(0.7) / (most + 1)
     for wrong in (float("nan"), float("inf"), float("-inf")):
-        codes, scales = quantize(torch.tensor([[1.0, wrong]]), most)
-        assert not torch.isfinite(codes * scales[..., None]).any()
+        for numbers_ in ([1.0, wrong], [wrong, 1.0], [wrong, -1.0, 3.0]):
+            codes, scales = quantize(torch.tensor([numbers_]), most)
+            assert not torch.isfinite(codes * scales[..., None]).any()
 
 
 def test_int8_lies_as_the_contract_says() -> None:
