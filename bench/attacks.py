@@ -34,8 +34,8 @@ LIE_S = 5.0
 FLOOD_TIMES = 2.0
 """How many times as long a reply may take beside a flood."""
 
-FLOODED_TOKENS = 400
-"""As many as the model has room for: opening counts beside them as it does for people."""
+FLOODED_TOKENS, FLOODED_POSITIONS = 1_600, 2_048
+"""A reply of more than a second: opening counts beside it as it does for people."""
 
 FLOODED_REPLIES = 3
 
@@ -106,7 +106,7 @@ async def _run(only: str | None) -> dict[str, Any]:
     began, done, floods, greed = time.monotonic(), dict[str, Mode](), dict[str, Flood](), dict[str, Greed]()
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "tiny"
-        make_tiny(tiny)
+        make_tiny(tiny, FLOODED_POSITIONS)
         for name, (lie, place) in HOP_MODES.items():
             if only is None or only in name:
                 done[name] = await _mode(tiny, lie, place)
