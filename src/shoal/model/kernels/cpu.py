@@ -62,6 +62,11 @@ class LinearStruct(Structure):
     ]
     kept: tuple[Any, ...] = ()
 
+    def keeping(self, *things: Any) -> LinearStruct:
+        """The same, which keeps what it points to."""
+        self.kept = things
+        return self
+
 
 class ShapeStruct(Structure):
     """What all blocks share."""
@@ -206,8 +211,7 @@ def linear_struct(panels: Panels) -> LinearStruct:
     matrices = (MatrixStruct * len(structs))(*structs)
     sizes = panels.out_features, panels.in_features, len(structs), panels.int8_rows
     struct = LinearStruct(ctypes.addressof(matrices), address(panels.bias), *sizes)
-    struct.kept = panels, matrices, sections
-    return struct
+    return struct.keeping(panels, matrices, sections)
 
 
 def _section_structs(matrix: PanelMatrix) -> Array[Any] | None:

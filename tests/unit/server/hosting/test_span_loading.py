@@ -200,7 +200,8 @@ def wide_source(tmp_path: Path) -> Source:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "bits", "held"), [(8.0, None, 8), (2.0, None, 2), (1.9, 8, 7), (0.52, 8, 2), (0.5, 4, 3)]
+    ("blocks", "bits", "held"),
+    [(8.0, None, 8), (2.0, None, 2), (1.9, 8, 7), (0.52, 8, 2), (0.5, 6, 2), (0.35, 5, 2), (0.3, 4, 2), (0.2, 4, 1)],
 )
 def test_a_memory_chooses_bits(
     blocks: float, bits: int | None, held: int, wide_source: Source, monkeypatch: pytest.MonkeyPatch
