@@ -139,5 +139,5 @@ def _is_chat(path: Path) -> bool:
 def _read(path: Path) -> SavedChat:
     try:
         return msgspec.json.decode(read_kept(path, MAX_FILE_BYTES, "saved chat"), type=SavedChat)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is no saved chat: {error}") from error

@@ -153,7 +153,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 
 def _show_member(name: str, as_json: bool) -> None:
-    from shoal.errors import UsageError
+    from shoal.errors import NotAMember, UsageError
     from shoal.swarm.membership.credentials import verify_certificate
     from shoal.swarm.membership.storage import Role, SwarmFolder
 
@@ -162,7 +162,10 @@ def _show_member(name: str, as_json: bool) -> None:
     for role in roles:
         kept = folder.node(role).kept()
         if kept is not None:
-            certificate = verify_certificate(kept.certificate, kept.swarm, time.time(), late_s=float("inf"))
+            try:
+                certificate = verify_certificate(kept.certificate, kept.swarm, time.time(), late_s=float("inf"))
+            except NotAMember as error:
+                raise UsageError(f"the membership in {folder.node(role).path} does not hold: {error}") from error
             found.append({"role": role, "swarm": kept.swarm, "node": certificate.peer, "until": certificate.expires_at})
     if not found:
         raise UsageError(f"there is no private swarm {name!r} here")

@@ -144,7 +144,7 @@ def read_saved(path: str | os.PathLike[str]) -> SavedReply:
     path = Path(path)
     try:
         return msgspec.msgpack.decode(read_kept(path, MAX_FILE_BYTES, "saved reply"), type=SavedReply)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is no saved reply, or of another version: {error}") from error
 
 

@@ -154,8 +154,8 @@ class Search(msgspec.Struct, frozen=True):
     """The search for servers of blocks that have none. `missing`: what the last look lacked; `refusal`: what a server said.
 
     `asked`: the swarm was asked for news once. The search ends at `deadline`; the next look is at `retry_at`. `lenience`:
-    servers of at most this rank are asked although they are avoided. `refused`: how often each had no room or was on its
-    way, so that all take turns.
+    servers of at most this rank are asked although they are avoided. `refused`: how often each had no room, so that all take
+    turns.
     """
 
     missing: NoRoute | None = None

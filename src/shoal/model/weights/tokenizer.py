@@ -99,7 +99,8 @@ def load_tokenizer(checkpoint: Checkpoint, cache: TokenizerCache | None = None) 
         data = convert(source.where, **source.options)
         tokenizer = _tokenizer(data, checkpoint, ends)
     except Exception as error:  # damaged files raise whatever transformers stumbled over: KeyError, AttributeError …
-        raise ModelNotFound(f"no tokenizer can be loaded for {checkpoint.source}: {error}") from error
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelNotFound(f"no tokenizer can be loaded for {checkpoint.source}: {why}") from error
     kept.store(source.digest(), data)  # anew: what the hub's cache lacked is there now
     return tokenizer
 

@@ -71,7 +71,7 @@ class TokenizerCache:
                 return None
             os.utime(path)
             return msgspec.json.decode(body, type=TokenizerData)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     def store(self, source: str, data: TokenizerData) -> None:

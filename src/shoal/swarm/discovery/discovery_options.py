@@ -69,9 +69,11 @@ class DiscoveryOptions(Options, frozen=True, kw_only=True):
         for node in self.dht_nodes:
             host_port(node)
         if self.dht_nodes and not self.public:
-            raise UsageError("dht_nodes goes with public", field="dht_nodes")
+            raise UsageError("dht_nodes goes with public=True, or --public", field="dht_nodes")
         if self.swarm_name is not None:
             swarm_key(self.swarm_name)
+            if not self.public:
+                raise UsageError("swarm_name goes with public=True, or --public", field="swarm_name")
         if self.relay not in (None, NO_RELAY) and not str(self.relay).startswith(("http://", "https://")):
             raise UsageError(f"relay cannot be {self.relay!r}: it is an http(s) URL or {NO_RELAY}", field="relay")
         if self._is_loopback() and self.public and not self.dht_nodes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from shoal.errors import NetworkError, UsageError
 from shoal.swarm.directory.records import MAX_ADDRESSES
 from shoal.swarm.discovery.discovery import Contact, Presence
 from shoal.tasks import OwnedTasks
-from shoal.transport.address import host_port, is_ip, node_address
+from shoal.transport.address import host_port, is_ip, node_address, source_network
 from shoal.types import PeerId
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ after one second."""
 
 RESOLVE_S = 1.0
 MAX_SERVICES = 64
-"""Instances looked at in one search."""
+"""Instances that are tried in one search, and those that are asked for at once what did not come with their names."""
+
+MAX_NAMES = 1024
+"""Instances looked at in one search: one machine may name any number."""
 
 MAX_ADDRESS_CHARS = 128
 _LABEL_CHARS = 32
@@ -52,14 +57,20 @@ class _Found(msgspec.Struct, frozen=True):
 class LanDiscovery:
     """mDNS on the given interfaces (IP addresses of this machine; none: all).
 
-    `fingerprint` limits what is found to one model. Nothing is sent before `announce` or `find`.
+    `fingerprint` limits what is found to one model. Nothing is sent before `announce` or `find`. `choose` orders what is found,
+    which anybody may have invented.
     """
 
     name = "LAN"
 
     def __init__(
-        self, interfaces: tuple[str, ...] = (), fingerprint: str | None = None, clock: Clock = SYSTEM_CLOCK
+        self,
+        interfaces: tuple[str, ...] = (),
+        fingerprint: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        choose: random.Random | None = None,
     ) -> None:
+        self._choose = choose or random.Random()
         self._interfaces = interfaces
         self._fingerprint = fingerprint
         self._clock = clock
@@ -88,21 +99,21 @@ class LanDiscovery:
         from zeroconf.asyncio import AsyncServiceBrowser
 
         zeroconf = await self._open()
-        found: asyncio.Queue[_Found | None] = asyncio.Queue(MAX_SERVICES + 1)
+        found = Finds(self._choose)
         async with OwnedTasks() as tasks:
             browse = _Browse(zeroconf, found, tasks)
             browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browse.changed])
             tasks.start(self._end(found))
             try:
-                while (item := await found.get()) is not None:
+                while (item := await found.next()) is not None:
                     if self._fingerprint in (None, item.fingerprint):
                         yield item.contact
             finally:
                 await browser.async_cancel()
 
-    async def _end(self, found: asyncio.Queue[_Found | None]) -> None:
+    async def _end(self, found: Finds) -> None:
         await self._clock.sleep(BROWSE_S)
-        await found.put(None)
+        found.end()
 
     async def _open(self) -> AsyncZeroconf:
         async with self._opening:
@@ -125,18 +136,58 @@ class LanDiscovery:
                     await zeroconf.async_close()
 
 
-class _Browse:
-    """Instances that a browser names, resolved in tasks of their own."""
+class Finds:
+    """What a search has found. Networks take turns, by the first address of each find: none crowds out the others."""
 
-    def __init__(self, zeroconf: AsyncZeroconf, found: asyncio.Queue[_Found | None], tasks: OwnedTasks) -> None:
+    def __init__(self, choose: random.Random) -> None:
+        self._choose = choose
+        self._waiting: dict[str, list[_Found]] = {}
+        self._turns: Counter[str] = Counter()
+        self._given = 0
+        self._ended = False
+        self._came = asyncio.Event()
+
+    def put_nowait(self, item: _Found) -> None:
+        """One more."""
+        self._waiting.setdefault(source_network(node_address(item.contact.addresses[0]).host), []).append(item)
+        self._came.set()
+
+    def end(self) -> None:
+        """No more come; what is there can still be taken."""
+        self._ended = True
+        self._came.set()
+
+    async def next(self) -> _Found | None:
+        """One of a network that has had the fewest turns, by chance; None at the end, or when there were MAX_SERVICES."""
+        while not self._waiting and not self._ended:
+            self._came.clear()
+            await self._came.wait()
+        if not self._waiting or self._given == MAX_SERVICES:
+            return None
+        self._given += 1
+        fewest = min(self._turns[network] for network in self._waiting)
+        network = self._choose.choice([one for one in self._waiting if self._turns[one] == fewest])
+        self._turns[network] += 1
+        items = self._waiting[network]
+        item = items.pop(self._choose.randrange(len(items)))
+        if not items:
+            del self._waiting[network]
+        return item
+
+
+class _Browse:
+    """Instances that a browser names, resolved in tasks of their own. Most come with all that is asked of them."""
+
+    def __init__(self, zeroconf: AsyncZeroconf, found: Finds, tasks: OwnedTasks) -> None:
         self._zeroconf = zeroconf
         self._found = found
         self._names: set[str] = set()
+        self._asking = 0
         self._tasks = tasks
 
     def changed(self, zeroconf: Any, service_type: str, name: str, state_change: Any) -> None:
         """zeroconf's handler, called in the event loop; its arguments are passed by these names."""
-        if name not in self._names and len(self._names) < MAX_SERVICES and state_change.name != "Removed":
+        if name not in self._names and len(self._names) < MAX_NAMES and state_change.name != "Removed":
             self._names.add(name)
             self._tasks.start(self._resolve(name))
 
@@ -153,7 +204,15 @@ class _Browse:
             self._found.put_nowait(item)
 
     async def _answers(self, info: AsyncServiceInfo) -> bool:
-        return await info.async_request(self._zeroconf.zeroconf, RESOLVE_S * 1000)
+        if info.load_from_cache(self._zeroconf.zeroconf):
+            return True
+        if self._asking == MAX_SERVICES:
+            return False
+        self._asking += 1
+        try:
+            return await info.async_request(self._zeroconf.zeroconf, RESOLVE_S * 1000)
+        finally:
+            self._asking -= 1
 
 
 def open_zeroconf(interfaces: tuple[str, ...]) -> AsyncZeroconf:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.clock import Clock
-from shoal.errors import InviteError, UsageError
+from shoal.errors import InviteError, NotAMember, TicketError, UsageError
 from shoal.protocol.messages import SECRET_BYTES, Peer
 from shoal.swarm.discovery.ticket import Ticket
 from shoal.swarm.identity import Identity
@@ -63,7 +63,7 @@ class Owner:
                     f"start the owner's server first (shoal serve MODEL --swarm {self._folder.name}): "
                     "an invite says where it can be redeemed"
                 )
-            redeemer = Ticket.parse(text)
+            redeemer = self._own_server(text)
         invite = Invite(
             swarm=self.key.peer,
             id=secrets.token_bytes(SECRET_BYTES),
@@ -75,6 +75,14 @@ class Owner:
         text = sign_invite(invite, self.key)
         write(self._folder.path / "invites" / invite.id.hex(), text.encode("ascii"))
         return text
+
+    def _own_server(self, text: str) -> Ticket:
+        try:
+            return Ticket.parse(text)
+        except TicketError as error:
+            raise UsageError(
+                f"the ticket in {self._folder.path / 'server'} is damaged: start the server again"
+            ) from error
 
     def delegate(self, node: str, expires_s: float) -> str:
         """One string that lets this node redeem invites that name it, and renew certificates."""
@@ -88,9 +96,13 @@ class Owner:
         return [Issued(one, used.get(one.id.hex())) for one in sorted(invites, key=lambda one: one.expires_at)]
 
     def revocations(self) -> Revocations:
-        """The present list."""
+        """The present list; raises UsageError for a damaged file, since the next list has all that this one names."""
         data = self._folder.revocations()
-        return verify_revocations(data, self.key.peer) if data else Revocations(self.key.peer, 0)
+        try:
+            return verify_revocations(data, self.key.peer) if data else Revocations(self.key.peer, 0)
+        except NotAMember as error:
+            text = f"the revocation list in {self._folder.path} is damaged: {error}. Any member's server has a copy"
+            raise UsageError(text) from error
 
     def revoke(self, text: str) -> Revocations:
         """The next list, with a node or an invite (and whoever came by it) added; kept, for a running node to find.

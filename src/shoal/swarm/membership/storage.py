@@ -89,8 +89,12 @@ class SwarmFolder:
         return Identity.load(self.path / "owner.key")
 
     def revocations(self) -> bytes:
-        """The newest list kept; empty if there is none."""
-        return _read(self.path / "revocations")
+        """The newest list kept; empty if there is none. Raises UsageError for a file with nothing in it."""
+        path = self.path / "revocations"
+        data = _read(path)
+        if not data and path.exists():
+            raise UsageError(f"the revocation list in {self.path} is damaged: {path.name} is empty")
+        return data
 
     def keep_revocations(self, data: bytes) -> None:
         """Keep a verified list."""
@@ -126,7 +130,7 @@ class NodeFolder:
             return None
         try:
             return msgspec.json.decode(data, type=StoredMembership)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{self.path / 'member.json'} is damaged: {error}") from error
 
     def keep(self, kept: StoredMembership) -> None:

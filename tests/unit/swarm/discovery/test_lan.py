@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 
 from shoal.errors import UsageError
 from shoal.swarm.discovery.discovery import Contact, Presence
-from shoal.swarm.discovery.lan import SERVICE_TYPE, LanDiscovery, _Browse, open_zeroconf, parse_txt, service_info
+from shoal.swarm.discovery.lan import (
+    MAX_SERVICES,
+    SERVICE_TYPE,
+    Finds,
+    LanDiscovery,
+    _Browse,
+    _Found,
+    open_zeroconf,
+    parse_txt,
+    service_info,
+)
 from shoal.types import PeerId
 
 LOOPBACK = ("127.0.0.1",)
@@ -84,6 +95,41 @@ async def test_names_of_other_services_are_nobody(name: str) -> None:
     gc.collect()
     assert complaints == []
     assert found.empty()
+
+
+async def test_a_machine_with_many_names_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are looked at, and its network has no more turns than another one."""
+    monkeypatch.setattr("shoal.swarm.discovery.lan.MAX_SERVICES", 4)
+    crowd, honest, looking = [LanDiscovery(LOOPBACK, FINGERPRINT) for _ in range(3)]
+    try:
+        zeroconf = await crowd._open()
+        for number in range(40):
+            peer = PeerId(f"{number:032x}" * 2)
+            member = Presence(peer, FINGERPRINT, (f"tls://127.0.0.9:{number + 1}",), 9)
+            await (await zeroconf.async_register_service(service_info(member), cooperating_responders=True))
+        await honest.announce(presence("e"))
+        found = await first(looking, 99)
+        assert len(found) == 4
+        assert presence("e").peer in found
+    finally:
+        for discovery in (crowd, honest, looking):
+            await discovery.close()
+
+
+async def test_networks_take_turns() -> None:
+    """By the first address; so many are given, and nothing after the end."""
+    finds = Finds(random.Random(1))
+    for number in range(MAX_SERVICES):
+        host = "127.0.0.3" if number == 5 else "127.0.0.2"
+        finds.put_nowait(_Found(Contact(PeerId(f"{number:064x}"), (f"tls://{host}:1",)), FINGERPRINT))
+    finds.put_nowait(_Found(Contact(PeerId("f" * 64), ("tls://127.0.0.4:1",)), FINGERPRINT))
+    given = [await finds.next() for _ in range(MAX_SERVICES)]
+    hosts = [item.contact.addresses[0] for item in given[:3] if item is not None]
+    assert sorted(hosts) == [f"tls://127.0.0.{number}:1" for number in (2, 3, 4)]
+    assert await finds.next() is None
+    ended = Finds(random.Random(1))
+    ended.end()
+    assert await ended.next() is None
 
 
 async def test_what_cannot_be_withdrawn_is_let_go() -> None:

@@ -98,9 +98,10 @@ def test_the_roll_is_bounded(folder: SwarmFolder) -> None:
     assert NODE.peer not in state.known
 
 
-def test_a_damaged_list_is_named(folder: SwarmFolder) -> None:
+@pytest.mark.parametrize("data", [b"x", b""])
+def test_a_damaged_list_is_named(folder: SwarmFolder, data: bytes) -> None:
     """A node does not start as if no node were out."""
-    folder.keep_revocations(b"x")
+    folder.keep_revocations(data)
     with pytest.raises(UsageError, match="damaged"):
         MembershipState(SWARM, folder, FixedClock())
 

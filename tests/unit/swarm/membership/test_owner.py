@@ -105,3 +105,14 @@ def test_a_spoilt_file_keeps_nobody_from_being_revoked(owner: Owner, folder: Swa
     assert [one.invite for one in owner.issued()] == invites[1:]
     assert owner.revoke(invites[1].id.hex()[:MIN_PREFIX_CHARS]).invites == {invites[1].id}
     assert folder.node("server").claim(invites[1].id, NODE.peer) != NODE.peer
+
+
+def test_files_that_a_new_statement_needs_are_named(owner: Owner, folder: SwarmFolder) -> None:
+    """What is signed next goes on from them: a list that is lost would let everybody in again."""
+    folder.node("server").keep_ticket("shoal1-cut")
+    with pytest.raises(UsageError, match="server is damaged: start the server again"):
+        owner.invite(DAY_S)
+    owner.revoke(NODE.peer)
+    folder.keep_revocations(folder.revocations()[:-1])
+    with pytest.raises(UsageError, match=r"revocation list in .*home is damaged"):
+        owner.revoke(OTHER.peer)
