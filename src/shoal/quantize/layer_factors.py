@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ another."""
 
 
 def factors(
-    layers: Iterable[QuantizedLayer], statistics: Statistics, tokens: int, rule: RoundingRule = RoundingRule()
+    layers: Sequence[QuantizedLayer], statistics: Statistics, tokens: int, rule: RoundingRule = RoundingRule()
 ) -> Iterator[tuple[QuantizedLayer, InverseFactor]]:
     """Layers with their factors; those that share their inputs share one, which is made once.
 
@@ -43,7 +43,7 @@ def _factor(
     return without_feedback(hessian, rule.damping) if rare or not rule.feedback else factored(hessian, rule.damping)
 
 
-def _usual_squares(layers: Iterable[QuantizedLayer], statistics: Statistics) -> Mapping[str, float]:
+def _usual_squares(layers: Sequence[QuantizedLayer], statistics: Statistics) -> Mapping[str, float]:
     """By kind of layer the mean square of its inputs over all rows that it saw."""
     sums: dict[str, float] = {}
     rows: dict[str, int] = {}

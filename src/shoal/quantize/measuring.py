@@ -24,7 +24,7 @@ from shoal.quantize.hessian import InverseFactor
 from shoal.quantize.layer_factors import factors, ordered
 from shoal.quantize.measurement import FORM, MeasuredLayer, Measurement, encode_measurement
 from shoal.quantize.rounding import round_matrix
-from shoal.quantize.row_groups import GROUP_SIZES, WIDTHS, cut, uniform
+from shoal.quantize.row_groups import WIDTHS, cut, group_sizes, uniform
 from shoal.quantize.scale_search import search_scales, weighted_error
 from shoal.quantize.source_model import SourceModel, batches, divergences, embedded, log_probabilities
 from shoal.quantize.state_files import StateFile, StateSeries
@@ -161,8 +161,8 @@ class Measuring:
 def group_errors(weight: Tensor, factor: InverseFactor, layer: QuantizedLayer) -> dict[int, list[list[float]]]:
     """What each group of a layer loses at each of WIDTHS, for each size of groups that the layer has room for."""
     rows, counted = ordered(weight, factor), factor.weights
-    sizes = [size for size in GROUP_SIZES if size <= layer.shape.inputs] or list(GROUP_SIZES[:1])
-    return {size: _table(rows, counted, cut(layer.shape.inputs, size)) for size in sizes}
+    inputs = layer.shape.inputs
+    return {size: _table(rows, counted, cut(inputs, size)) for size in group_sizes(inputs)}
 
 
 def _table(rows: Tensor, counted: Tensor, sizes: tuple[int, ...]) -> list[list[float]]:
