@@ -185,10 +185,7 @@ class Comparison:
         """The judged text behind the last block, with the original's blocks or with rounded ones."""
         blocks, hidden = self._model.config.num_blocks, self._model.config.block.hidden_size
         series = StateSeries(folder, "judged", (LENGTH, hidden))
-        if series.reached is None:
-            series[0].write(embedded(self._model.ends(), self._judged))
-        first = series.reached
-        assert first is not None
+        first = series.begin(lambda: embedded(self._model.ends(), self._judged))
         for block in range(first, blocks):
             weights = self._model.weights(block)
             made = weights.block()

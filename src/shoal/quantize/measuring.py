@@ -66,10 +66,8 @@ class Measuring:
         blocks = self._model.config.num_blocks
         if self._states.reached is None:
             self._probes[0].write([])
-            self._states[0].write(embedded(self._model.ends(), self._tokens))
-        reached = self._states.reached
-        assert reached is not None
-        for block in range(reached, blocks):
+        first = self._states.begin(lambda: embedded(self._model.ends(), self._tokens))
+        for block in range(first, blocks):
             self._progress("measuring", self._work(block), self._work(blocks))
             self._measure(block)
         found = Measurement(FORM, self._model.fingerprint, calibration, self._layers(self._divergences()))
