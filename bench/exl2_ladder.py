@@ -7,14 +7,14 @@ help it. Then what is left of the bits is spent by walking through the modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shoal.quantize.allocation import Choice, allocate
-from shoal.quantize.block_forward import BlockForward, WeightsOfBlock
+from shoal.quantize.block_forward import BlockForward, Statistics, WeightsOfBlock
 from shoal.quantize.block_layers import QuantizedLayer
 from shoal.quantize.hessian import InverseFactor, factored
 from shoal.quantize.rounding import RoundingRule, round_matrix
@@ -153,54 +153,51 @@ def measure_block(
     """The options of a block's attention and of its MLP, measured on states [rows, length, hidden] before it."""
     observed, statistics = weights.observed()
     expected = forward(observed, states)
-    by_role = {layer.role: layer for layer in layers}
-    found = {
-        role: factored(statistics[role].products / statistics[role].rows, DAMPING)
-        for role in ("q", "o", "gate", "down")
-    }
-    factors = {**found, "k": found["q"], "v": found["q"], "up": found["gate"]}
-    nothing = {"down": torch.zeros_like(weights.matrix("down"))}
-    attended = forward(weights.with_matrices(nothing), states)
-    ladder = _Ladder(weights, by_role, factors)
+    ladder = _Ladder(weights, layers, statistics)
+    without_mlp = {"down": torch.zeros_like(weights.matrix("down"))}
+    attended = forward(weights.with_matrices(without_mlp), states)
 
-    def options(
-        table: Sequence[tuple[WidthShares, WidthShares, WidthShares]],
-        roles: Sequence[str],
-        goal: Tensor,
-        more: dict[str, Tensor],
-    ) -> list[LadderOption]:
-        made = []
-        for row in table:
-            groups = {role: ladder.groups(role, row[_ROLES[role]]) for role in roles}
-            matrices = {role: ladder.rounded(role, some) for role, some in groups.items()}
-            error = _module_error(forward(weights.with_matrices({**more, **matrices}), states), goal)
-            made.append(
-                LadderOption(groups, sum(stored_bits(groups[role], by_role[role].shape) for role in roles), error)
-            )
-        return made
+    def error(matrices: dict[str, Tensor], goal: Tensor) -> float:
+        return _module_error(forward(weights.with_matrices(matrices), states), goal)
 
     return [
-        options(ATTENTION, ("q", "k", "v", "o"), attended, nothing),
-        options(MLP, ("gate", "up", "down"), expected, {}),
+        ladder.options(ATTENTION, ("q", "k", "v", "o"), lambda some: error({**without_mlp, **some}, attended)),
+        ladder.options(MLP, ("gate", "up", "down"), lambda some: error(some, expected)),
     ]
 
 
 class _Ladder:
     """Rounds a block's matrices; equal options of a layer are made once."""
 
-    def __init__(
-        self, weights: WeightsOfBlock, layers: Mapping[str, QuantizedLayer], factors: Mapping[str, InverseFactor]
-    ) -> None:
+    def __init__(self, weights: WeightsOfBlock, layers: Sequence[QuantizedLayer], statistics: Statistics) -> None:
         self._weights = weights
-        self._layers = layers
-        self._factors = factors
+        self._shapes = {layer.role: layer.shape for layer in layers}
+        shared = {"q": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
+        self._factors: dict[str, InverseFactor] = {}
+        for first, roles in shared.items():
+            seen = statistics[first]
+            self._factors |= dict.fromkeys(roles, factored(seen.products / seen.rows, DAMPING))
         self._made: dict[tuple[str, Groups], Tensor] = {}
 
-    def groups(self, role: str, shares: WidthShares) -> Groups:
-        """Of one layer."""
-        return by_shares(self._layers[role].shape.inputs, shares.shares, shares.sizes)
+    def options(
+        self,
+        table: Sequence[tuple[WidthShares, WidthShares, WidthShares]],
+        roles: Sequence[str],
+        error: Callable[[dict[str, Tensor]], float],
+    ) -> list[LadderOption]:
+        """A module's options; `error` is that of its output with these matrices."""
+        made = []
+        for row in table:
+            groups = {role: self._groups(role, row[_ROLES[role]]) for role in roles}
+            bits = sum(stored_bits(some, self._shapes[role]) for role, some in groups.items())
+            matrices = {role: self._rounded(role, some) for role, some in groups.items()}
+            made.append(LadderOption(groups, bits, error(matrices)))
+        return made
 
-    def rounded(self, role: str, groups: Groups) -> Tensor:
+    def _groups(self, role: str, shares: WidthShares) -> Groups:
+        return by_shares(self._shapes[role].inputs, shares.shares, shares.sizes)
+
+    def _rounded(self, role: str, groups: Groups) -> Tensor:
         """The weights [outputs, inputs] that are left."""
         if (role, groups) not in self._made:
             matrix = round_matrix(self._weights.matrix(role), self._factors[role], groups, measuring_scales)

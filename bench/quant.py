@@ -29,7 +29,7 @@ from shoal.quantize.evaluation import Evaluation, compare
 from shoal.quantize.measurement import Measurement, read_measurement
 from shoal.quantize.measuring import Measuring
 from shoal.quantize.quantizing import Quantizing
-from shoal.quantize.rounding import RoundingRule
+from shoal.quantize.rounding import RoundingRule, output_error
 from shoal.quantize.row_groups import Groups, MatrixShape, RowGroup, cut, stored_bits
 from shoal.quantize.source_model import SourceModel, batches, embedded
 from shoal.quantize.state_files import StateFile, StateSeries
@@ -39,6 +39,7 @@ CALIBRATION_ROWS = 32
 LADDER_ROWS = 2
 """Rows on which ExLlama's options are measured."""
 
+SQUARE_ROWS = 8
 UNIFORM_GROUP = 64
 
 
@@ -68,6 +69,7 @@ class Comparison:
         """By name; a method measures when it is first asked for a plan."""
         return {
             "ours": PlanMethod(self._ours, RoundingRule()),
+            "relative": PlanMethod(self._relative, RoundingRule()),
             "exl2": PlanMethod(self._ladder, RULE),
             "uniform": PlanMethod(self._uniform, RoundingRule()),
             "nearest": PlanMethod(self._uniform, RoundingRule(feedback=False)),
@@ -107,6 +109,33 @@ class Comparison:
             waits_for("measuring")
             Measuring(self._model, self._calibration, folder, _quiet).run(digest_of(self._calibration))
         return read_measurement(folder / "measurement.json", self._model.fingerprint)
+
+    def _relative(self, target: float) -> BitPlan:
+        """Ours, where a layer's error counts by the share that it has of the layer's outputs, not by what the model minds."""
+        measured = self._measurement()
+        shares = [
+            msgspec.structs.replace(layer, probe_error=square, probe_divergence=1.0)
+            for layer, square in zip(measured.layers, self._squares(), strict=True)
+        ]
+        options = msgspec.structs.replace(measured, layers=shares).options(self._model.quantizable)
+        return plan_bits(self._layers, options, target)
+
+    def _squares(self) -> list[float]:
+        """Of every layer the square of its outputs, for one token on average."""
+        kept = self._folder / f"squares-{digest_of(self._calibration)}.json"
+        if kept.exists():
+            return msgspec.json.decode(kept.read_bytes(), type=list[float])
+        found: list[float] = []
+        states = torch.cat(list(embedded(self._model.ends(), self._calibration[:SQUARE_ROWS])))
+        for block, layers in enumerate(self._model.layers):
+            weights = self._model.weights(block)
+            observed, statistics = weights.observed()
+            states = self._forward(observed, states)
+            for layer in layers:
+                seen = statistics[layer.role]
+                found.append(output_error(weights.matrix(layer.role).float(), seen.products / seen.rows))
+        kept.write_bytes(msgspec.json.encode(found))
+        return found
 
     def _ladder(self, target: float) -> BitPlan:
         modules = self._ladder_options()
@@ -156,10 +185,7 @@ class Comparison:
         """The judged text behind the last block, with the original's blocks or with rounded ones."""
         blocks, hidden = self._model.config.num_blocks, self._model.config.block.hidden_size
         series = StateSeries(folder, "judged", (LENGTH, hidden))
-        if series.reached is None:
-            series[0].write(embedded(self._model.ends(), self._judged))
-        first = series.reached
-        assert first is not None
+        first = series.begin(lambda: embedded(self._model.ends(), self._judged))
         for block in range(first, blocks):
             weights = self._model.weights(block)
             made = weights.block()

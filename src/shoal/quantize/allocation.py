@@ -12,10 +12,10 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-GAP = 1e-4
+GAP = 1e-3
 """The search ends when the error found is so near the least that there can be, as a share of it."""
 
-MAX_STATES = 200_000
+MAX_STATES = 100_000
 """Partial choices that are looked at in one layer's turn; beyond it the best found so far is taken."""
 
 

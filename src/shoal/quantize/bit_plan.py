@@ -8,7 +8,7 @@ from shoal.errors import UsageError
 from shoal.quantize.allocation import allocate
 from shoal.quantize.block_layers import QuantizedLayer
 from shoal.quantize.layer_options import LayerOption
-from shoal.quantize.row_groups import Groups, float_bits
+from shoal.quantize.row_groups import Groups, float_bits, least_bits
 
 HEAD_SHARES: dict[int, tuple[tuple[tuple[int, float], ...], dict[int, int]]] = {
     2: (((4, 0.3), (2, 0.7)), {4: 32, 2: 32}),
@@ -33,19 +33,25 @@ class BitPlan(msgspec.Struct, frozen=True):
     bound: float
 
 
+def check_target(layers: list[QuantizedLayer], target: float) -> None:
+    """Raises UsageError for a target below what these layers take at least, before anything is measured."""
+    least = sum(least_bits(layer.shape) for layer in layers) / sum(layer.shape.weights for layer in layers)
+    if target < least:
+        raise UsageError(f"bits cannot be {target:g}: this model takes at least {least:.3f} per weight", "bits")
+
+
 def plan_bits(layers: list[QuantizedLayer], options: list[list[LayerOption]], target: float) -> BitPlan:
     """The plan with the least error within `target` bits per weight of all `layers`.
 
     `options` are those of the layers that the format can hold; the others stay in fp16 and count with that. Raises UsageError
-    for a target that is too low.
+    where no option of some layer is cheap enough.
     """
     weights = sum(layer.shape.weights for layer in layers)
     held = [layer for layer in layers if layer.shape.quantizable]
     fixed = sum(float_bits(layer.shape) for layer in layers if not layer.shape.quantizable)
     found = allocate([[option.choice for option in some] for some in options], int(target * weights) - fixed)
     if found is None:
-        least = (fixed + sum(min(option.bits for option in some) for some in options)) / weights
-        raise UsageError(f"bits cannot be {target:g}: this model takes at least {least:.3f} per weight", "bits")
+        raise UsageError(f"bits cannot be {target:g}: what was measured takes more", "bits")
     chosen = [some[index].groups for some, index in zip(options, found.chosen, strict=True)]
     groups = {layer.key: one for layer, one in zip(held, chosen, strict=True)}
     return BitPlan(groups, (fixed + found.bits) / weights, found.error, found.bound)

@@ -62,4 +62,9 @@ def token_rows(texts: Sequence[Text], encode: Encode, rows: int, length: int) ->
 def digest_of(tokens: Tokens) -> str:
     """16 hexadecimal digits for rows of tokens."""
     content = np.array(tokens.shape, "<i8").tobytes() + tokens.astype("<i4").tobytes()
+    return content_digest(content)
+
+
+def content_digest(content: bytes) -> str:
+    """16 hexadecimal digits for any bytes."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -40,11 +40,8 @@ def run_through(
     config = model_config(checkpoint.config)
     blocks, forward = config.num_blocks, BlockForward(tokens.shape[1])
     series = StateSeries(folder, stem, (tokens.shape[1], config.block.hidden_size))
-    if series.reached is None:
-        series[0].write(embedded(load_ends(checkpoint, config), tokens))
-    reached = series.reached
-    assert reached is not None
-    for block in range(reached, blocks):
+    first = series.begin(lambda: embedded(load_ends(checkpoint, config), tokens))
+    for block in range(first, blocks):
         progress(what, block, blocks)
         made = load_weights(checkpoint, config, block).block()
         series[block + 1].write(forward(made, states) for states in batches(series[block]))

@@ -71,6 +71,13 @@ def without_feedback(hessian: Tensor, damping: float = DAMPING) -> InverseFactor
     return InverseFactor(order, torch.diag(counted.rsqrt()))
 
 
+def to_nearest(squares: Tensor) -> InverseFactor:
+    """A factor under which each weight is rounded to nearest and all inputs count alike; inputs by their falling squares."""
+    order = torch.sort(squares, descending=True, stable=True).indices
+    counted = max(float(squares.mean()), 1e-8)
+    return InverseFactor(order, torch.eye(len(squares)) * counted**-0.5)
+
+
 def _upper(damped: Tensor) -> tuple[Tensor, bool]:
     lower, info = torch.linalg.cholesky_ex(damped)
     if int(info):

@@ -24,7 +24,7 @@ from shoal.quantize.hessian import InverseFactor
 from shoal.quantize.layer_factors import factors, ordered
 from shoal.quantize.measurement import FORM, MeasuredLayer, Measurement, encode_measurement
 from shoal.quantize.rounding import round_matrix
-from shoal.quantize.row_groups import GROUP_SIZES, WIDTHS, cut, uniform
+from shoal.quantize.row_groups import WIDTHS, cut, group_sizes, uniform
 from shoal.quantize.scale_search import search_scales, weighted_error
 from shoal.quantize.source_model import SourceModel, batches, divergences, embedded, log_probabilities
 from shoal.quantize.state_files import StateFile, StateSeries
@@ -66,10 +66,8 @@ class Measuring:
         blocks = self._model.config.num_blocks
         if self._states.reached is None:
             self._probes[0].write([])
-            self._states[0].write(embedded(self._model.ends(), self._tokens))
-        reached = self._states.reached
-        assert reached is not None
-        for block in range(reached, blocks):
+        first = self._states.begin(lambda: embedded(self._model.ends(), self._tokens))
+        for block in range(first, blocks):
             self._progress("measuring", self._work(block), self._work(blocks))
             self._measure(block)
         found = Measurement(FORM, self._model.fingerprint, calibration, self._layers(self._divergences()))
@@ -161,8 +159,8 @@ class Measuring:
 def group_errors(weight: Tensor, factor: InverseFactor, layer: QuantizedLayer) -> dict[int, list[list[float]]]:
     """What each group of a layer loses at each of WIDTHS, for each size of groups that the layer has room for."""
     rows, counted = ordered(weight, factor), factor.weights
-    sizes = [size for size in GROUP_SIZES if size <= layer.shape.inputs] or list(GROUP_SIZES[:1])
-    return {size: _table(rows, counted, cut(layer.shape.inputs, size)) for size in sizes}
+    inputs = layer.shape.inputs
+    return {size: _table(rows, counted, cut(inputs, size)) for size in group_sizes(inputs)}
 
 
 def _table(rows: Tensor, counted: Tensor, sizes: tuple[int, ...]) -> list[list[float]]:

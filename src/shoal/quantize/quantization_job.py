@@ -15,8 +15,8 @@ from shoal.errors import CheckpointError, UsageError
 from shoal.files import replace_file
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.model.weights.tokenizer import load_tokenizer
-from shoal.quantize.bit_plan import BitPlan, plan_bits
-from shoal.quantize.calibration import Text, Tokens, digest_of, package_text, read_text, token_rows
+from shoal.quantize.bit_plan import BitPlan, check_target, plan_bits
+from shoal.quantize.calibration import Text, Tokens, content_digest, digest_of, package_text, read_text, token_rows
 from shoal.quantize.evaluation import Evaluation, compare, run_through
 from shoal.quantize.measurement import Measurement, encode_measurement, read_measurement
 from shoal.quantize.measuring import Measuring, Progress
@@ -57,6 +57,9 @@ class QuantizationJob:
         self._options = options
         self._progress = progress
         self._model = SourceModel.open(options.model, options.revision)
+        self._layers = [layer for block in self._model.layers for layer in block]
+        for bits in options.bits:
+            check_target(self._layers, bits)
         self._texts = _texts(options, load_tokenizer(self._model.checkpoint).encode)
         self.directories = options.directories(self._model.checkpoint.name)
         first = next(iter(self.directories.values()))
@@ -67,7 +70,7 @@ class QuantizationJob:
             self._model.fingerprint,
             digest_of(self._texts.calibration),
             digest_of(self._texts.evaluation),
-            "" if self._given is None else self._given.calibration,
+            "" if self._given is None else content_digest(encode_measurement(self._given)),
             options.head_bits,
         )
 
@@ -119,8 +122,7 @@ class QuantizationJob:
     def _quantize(self, measurement: Measurement, bits: float, path: Path) -> QuantizationReport:
         folder = self.work / f"{bits:g}bpw"
         folder.mkdir(exist_ok=True)
-        layers = [layer for block in self._model.layers for layer in block]
-        plan = plan_bits(layers, measurement.options(self._model.quantizable), bits)
+        plan = plan_bits(self._layers, measurement.options(self._model.quantizable), bits)
         quantizing = Quantizing(self._model, self._texts.calibration, folder, self._progress)
         quantizing.run(plan, self._options.head_bits, f"quantizing to {bits:g} bits")
         made = self._assemble(quantizing, folder / MADE, bits)

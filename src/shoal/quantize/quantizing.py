@@ -66,11 +66,8 @@ class Quantizing:
     def run(self, plan: BitPlan, head_bits: int | None, what: str) -> None:
         """The files of all blocks and, with `head_bits`, of the head, in the folder."""
         blocks = self._model.config.num_blocks
-        if self._states.reached is None:
-            self._states[0].write(embedded(self._model.ends(), self._tokens))
-        reached = self._states.reached
-        assert reached is not None
-        for block in range(reached, blocks):
+        first = self._states.begin(lambda: embedded(self._model.ends(), self._tokens))
+        for block in range(first, blocks):
             self._progress(what, block, blocks + 1)
             self._quantize(block, plan)
         self._progress(what, blocks, blocks + 1)

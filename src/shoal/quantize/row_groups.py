@@ -63,6 +63,11 @@ def cut(inputs: int, size: int) -> tuple[int, ...]:
     return (size,) * whole + ((left,) if left else ())
 
 
+def group_sizes(inputs: int) -> tuple[int, ...]:
+    """The sizes of groups that a layer has room for."""
+    return tuple(size for size in GROUP_SIZES if size <= inputs) or GROUP_SIZES[:1]
+
+
 def uniform(inputs: int, bits: int, size: int) -> Groups:
     """Groups of one width."""
     return tuple(RowGroup(bits, one) for one in cut(inputs, size))
@@ -85,6 +90,13 @@ def stored_bits(groups: Groups, shape: MatrixShape) -> int:
     codes = sum(group.bits * group.inputs for group in groups) * shape.stored_outputs
     beside = len(groups) * (_GROUP_BITS + STEP_BITS * shape.stored_outputs)
     return codes + beside + _INPUT_BITS * shape.inputs + bias_bits(shape)
+
+
+def least_bits(shape: MatrixShape) -> int:
+    """The fewest bits that a layer can take."""
+    if not shape.quantizable:
+        return float_bits(shape)
+    return min(stored_bits(uniform(shape.inputs, WIDTHS[-1], size), shape) for size in group_sizes(shape.inputs))
 
 
 def float_bits(shape: MatrixShape) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,12 @@ class StateSeries:
         """The last block before which there are states; None: there are none."""
         found = [match for path in self._folder.glob("*.states") if (match := _NAME.fullmatch(path.name))]
         return max((int(match["number"]) for match in found if match["stem"] == self._stem), default=None)
+
+    def begin(self, embedded: Callable[[], Iterable[Tensor]]) -> int:
+        """The block to go on with; where nothing was done yet, `embedded` gives the states before the first."""
+        if self.reached is None:
+            self[0].write(embedded())
+        return self.reached or 0
 
     def forget_before(self, block: int) -> None:
         """Remove states that are not needed any more."""

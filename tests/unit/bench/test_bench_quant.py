@@ -32,7 +32,7 @@ def test_all_methods_are_judged_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     small_llama(tmp_path / "off-grid")
     monkeypatch.setattr(bench.quant, "LENGTH", 64)
     found = run((4.0,), 2, 4, None, tmp_path)
-    assert set(found["results"]) == {"ours 4", "exl2 4", "uniform 4", "nearest 4"}
+    assert set(found["results"]) == {"ours 4", "relative 4", "exl2 4", "uniform 4", "nearest 4"}
     assert all(0.9 * 4 <= row["bits_per_weight"] <= 4 for row in found["results"].values())
     assert found["results"]["ours 4"]["divergence"] < found["results"]["nearest 4"]["divergence"]
     assert run((4.0,), 2, 4, None, tmp_path) == found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.errors import UsageError
-from shoal.quantize.bit_plan import HEAD_SHARES, plan_bits
+from shoal.quantize.bit_plan import HEAD_SHARES, check_target, plan_bits
 from shoal.quantize.block_layers import QuantizedLayer
 from shoal.quantize.layer_options import LayerOption, layer_options
 from shoal.quantize.row_groups import WIDTHS, MatrixShape, by_shares, float_bits, stored_bits
@@ -52,8 +52,11 @@ def test_layers_that_stay_in_fp16_count_with_that() -> None:
 
 def test_a_target_that_is_too_low_is_refused() -> None:
     """With the least that there is."""
-    with pytest.raises(UsageError, match=r"at least 2\.4\d\d"):
-        plan_bits(LAYERS, options([1.0] * 12), 2.0)
+    with pytest.raises(UsageError, match=r"at least 2\.3\d\d"):
+        check_target(LAYERS, 2.3)
+    with pytest.raises(UsageError, match="what was measured takes more"):
+        plan_bits(LAYERS, options([1.0] * 12), 2.38)
+    check_target(LAYERS, 2.38)
 
 
 @pytest.mark.parametrize("bits", HEAD_SHARES)

@@ -42,6 +42,16 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     assert series.reached == 1
 
 
+def test_a_run_begins_once(tmp_path: Path) -> None:
+    """With the embedded tokens; later it goes on with the block that it was at."""
+    series = StateSeries(tmp_path, "clean", (2,))
+    assert series.begin(lambda: [torch.ones(4, 2)]) == 0
+    assert torch.equal(series[0].read(0, 4), torch.ones(4, 2))
+    series[1].write([torch.zeros(4, 2)])
+    assert series.begin(lambda: [torch.zeros(4, 2)]) == 1
+    assert torch.equal(series[0].read(0, 4), torch.ones(4, 2))
+
+
 def test_states_that_are_not_needed_are_removed(tmp_path: Path) -> None:
     """Those of other series stay."""
     series, other = StateSeries(tmp_path, "clean", (2,)), StateSeries(tmp_path, "probes", (2,))
