@@ -17,6 +17,7 @@ from shoal.client.client_options import SessionOptions
 from shoal.client.session.session import Session
 from shoal.engine.proof import numbers
 from shoal.errors import NoRoute
+from shoal.model.kernels.quantized import BITS
 from shoal.model.weights.checkpoint import fingerprint
 from shoal.model.weights.model_source import open_checkpoint
 from shoal.server.server import Server
@@ -65,6 +66,21 @@ async def test_three_widths_in_one_route(swarm_of: SwarmMaker) -> None:
     assert told["server 0"] == (32.0, 0.0)
     assert told["server 1"] == (pytest.approx(8.3, abs=0.1), None)  # groups of 48 and of 32 inputs have a scale each
     assert told["server 2"] == (pytest.approx(4.3, abs=0.1), None)
+
+
+@pytest.mark.skipif(3 not in BITS, reason="no kernel here computes with codes of 3 bits")
+async def test_eight_four_and_three_bits(swarm_of: SwarmMaker) -> None:
+    """In one route; a client may demand what the least of them has, and no more."""
+    async with swarm_of(FIRST, quantize=8) as swarm:
+        await swarm.join(SECOND, quantize=4)
+        await swarm.join(THIRD, quantize=3)
+        async with await shoal.connect_async(peers=[swarm.ticket], transport="tls", min_bits=3) as model:
+            reply = await model.generate(PROMPT, **GREEDY)
+            assert len(reply.token_ids) == 24
+            assert [hop.name for hop in reply.route] == ["server 0", "server 1", "server 2"]
+            with pytest.raises(NoRoute, match=r"min_bits demands 4 bits per weight: server 2 says 3\.\d"):
+                await model.generate(PROMPT, **GREEDY, min_bits=4, wait_s=0.2)
+        assert [int(server.record.bits_per_weight) for server in swarm.servers] == [8, 4, 3]
 
 
 async def test_a_demand_that_the_swarm_does_not_meet(swarm_of: SwarmMaker) -> None:

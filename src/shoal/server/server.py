@@ -13,7 +13,7 @@ from shoal.engine.compute_thread import ComputeThread
 from shoal.protocol.messages import Status
 from shoal.server.hosting.rebalancing import Rebalancing
 from shoal.server.hosting.span_host import Progress, SpanHost
-from shoal.server.hosting.span_loading import choose_blocks, open_source, with_chosen_bits
+from shoal.server.hosting.span_loading import choose_blocks, open_source, told_of_base, with_chosen_bits
 from shoal.server.ledger import Ledger
 from shoal.server.network import Network, Wrap, node_credentials, open_node
 from shoal.server.serve_options import ServeOptions
@@ -163,6 +163,8 @@ class Server:
     async def _start(self) -> None:
         self._progress("opening the checkpoint", 0, 0)
         source = await asyncio.to_thread(open_source, self.config)
+        if told := told_of_base(source):
+            self._progress(told, 0, 0)
         self.config = config = with_chosen_bits(self.config, source)
         node = await open_node(config, self._credentials, self._wrap, self._stack)
         self._network = network = Network(config, node, source.model.fingerprint, self._notice, self._clock)

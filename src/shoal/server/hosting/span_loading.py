@@ -106,6 +106,16 @@ def open_source(config: ServeOptions) -> Source:
     return Source(checkpoint, model, spec, base)
 
 
+def told_of_base(source: Source) -> str:
+    """What the owner should know of the swarm in which a checkpoint serves that is not its own; empty where it is."""
+    made, base = source.checkpoint, source.model.fingerprint
+    if source.described is not made:
+        return f"{made.name} serves as {source.model.name} ({base[:8]})"
+    return (
+        f"{made.name} says that it was made from {base[:8]}, and serves as that" if made.note.base_fingerprint else ""
+    )
+
+
 def _check_base(checkpoint: Checkpoint, base: ModelSpec, differing: Sequence[str]) -> None:
     said = checkpoint.note.base_fingerprint
     if differing:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.errors import CheckpointError
 from shoal.model.weights.checkpoint import fingerprint
 from shoal.model.weights.quantization_note import NO_NOTE, QuantizationNote, note_of
+from shoal.types import MAX_KL_NATS
 from tests.unit.model.weights.checkpoints import MemoryCheckpoint
 
 BASE = "0123456789abcdef" * 2
@@ -60,6 +63,25 @@ def test_what_it_cannot_say(given: dict[str, Any]) -> None:
     if "kl" not in given:
         with pytest.raises(CheckpointError, match="here: base_fingerprint is"):
             note_of({"quantization_config": given}, {}, "here")
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(ANY_JSON, ANY_JSON, ANY_JSON, ANY_JSON)
+def test_whatever_stands_there_is_a_note_or_refused(entry: Any, base: Any, kl: Any, evaluation: Any) -> None:
+    """Nothing but our own error; what is taken has its form."""
+    report = {"base_fingerprint": base, "kl": kl, "evaluation": {"divergence": evaluation}}
+    try:
+        note = note_of({"quantization_config": entry}, report, "here")
+    except CheckpointError:
+        return
+    assert len(note.base_fingerprint) in (0, 32)
+    assert note.kl_nats is None or 0 <= note.kl_nats <= MAX_KL_NATS
 
 
 def test_two_bases_are_one_too_many() -> None:

@@ -33,6 +33,7 @@ from shoal.server.hosting.span_loading import (
     load,
     max_blocks,
     open_source,
+    told_of_base,
     with_chosen_bits,
 )
 from shoal.server.serve_options import BUFFER_SHARE, ServeOptions
@@ -164,6 +165,8 @@ def test_a_foreign_file_is_a_model_of_its_own_without_its_base(method: str) -> N
     made = open_source(ServeOptions(model=str(QUANTIZED / method), base=str(QUANTIZED / "source")))
     assert alone.model.fingerprint != base.model.fingerprint
     assert alone.described is alone.checkpoint
+    assert (told_of_base(alone), told_of_base(base)) == ("", "")
+    assert told_of_base(made) == f"{method} serves as source ({base.model.fingerprint[:8]})"
     assert made.model == base.model
     loaded = load(
         ServeOptions(model="any", memory_bytes=64 << 20, max_sessions=2),
@@ -187,7 +190,9 @@ def test_a_base_that_it_cannot_have_been_made_from(tmp_path: Path) -> None:
     assert caught.value.field == "base"
     shutil.copytree(QUANTIZED / "awq", tmp_path / "made")
     (tmp_path / "made" / "quantization.json").write_text(json.dumps({"base_fingerprint": "ab" * 16}))
-    assert open_source(ServeOptions(model=str(tmp_path / "made"))).model.fingerprint == "ab" * 16
+    by_note = open_source(ServeOptions(model=str(tmp_path / "made")))
+    assert by_note.model.fingerprint == "ab" * 16
+    assert told_of_base(by_note) == "made says that it was made from abababab, and serves as that"
     with pytest.raises(UsageError, match=f"made from {'ab' * 16}"):
         open_source(ServeOptions(model=str(tmp_path / "made"), base=str(QUANTIZED / "source")))
 
