@@ -274,68 +274,56 @@ inline void integer_group(const ShoalSection& section, const Bytes& table, const
     });
 }
 
-template <int BITS, bool TABLE>
-inline void float_section(const ShoalSection& section, Stream& stream, const PreparedRows& rows, int& input, int& chunk,
-                          int m, float* out) {
-    const Numbers numbers(section);
-    GroupLevels levels;
+// Where a section's next chunk lies in the rows.
+struct Cursor {
+    int input = 0, chunk = 0, block = 0;
+};
+
+// Calls body.template operator()<Part>(levels, codes, steps) for each chunk of a section: what is summed at once. That is a
+// group; with integers no more than a block, whose codes share a scale; and half a step where a group is no more.
+template <class Body>
+inline void each_chunk(const ShoalSection& section, Stream& stream, bool integers, Cursor& at, Body body) {
     const bool halves = section.group < 32;
-    const float* totals = stream.offsets() ? rows.sums : nullptr;
+    const int of_group = halves ? 1 : section.group / 32, of_block = integers ? block_of(section) / 32 : of_group;
+    GroupLevels levels, second;
     for (int step = 0; step < section.steps;) {
-        const int left_over = section.steps - step, of_group = halves ? 1 : section.group / 32;
-        const int steps = of_group < left_over ? of_group : left_over;
-        GroupLevels second;
+        const int end = std::min(step + of_group, section.steps);
         stream.levels(levels);
         if (halves) stream.levels(second);
-        const uint32_t* codes = stream.codes(steps);
-        const float* x = rows.x + input;
-        const auto at = [&] { return totals ? totals + chunk : nullptr; };
-        if (halves) {
-            float_group<BITS, TABLE, Part<0, 4>>(numbers, levels, x, rows.ldx, at(), rows.chunks, m, codes, 1,
-                                                 chunk == 0, out);
-            ++chunk;
-            float_group<BITS, TABLE, Part<4, 4>>(numbers, second, x, rows.ldx, at(), rows.chunks, m, codes, 1,
-                                                 false, out);
-        } else {
-            float_group<BITS, TABLE, WholeStep>(numbers, levels, x, rows.ldx, at(), rows.chunks, m, codes, steps,
-                                                chunk == 0, out);
+        for (; step < end; ++at.block, ++at.chunk) {
+            const int steps = std::min(of_block, end - step);
+            const uint32_t* codes = stream.codes(steps);
+            if (halves) {
+                body.template operator()<Part<0, 4>>(levels, codes, 1);
+                ++at.chunk;
+                body.template operator()<Part<4, 4>>(second, codes, 1);
+            } else {
+                body.template operator()<WholeStep>(levels, codes, steps);
+            }
+            step += steps;
+            at.input += 32 * steps;
         }
-        ++chunk;
-        step += steps;
-        input += 32 * steps;
     }
 }
 
 template <int BITS, bool TABLE>
-inline void integer_section(const ShoalSection& section, Stream& stream, const PreparedRows& rows, int& input, int& chunk,
-                            int& block, int m, float* out) {
-    const Bytes table(section.table);
-    GroupLevels levels, second;
-    const bool halves = section.group < 32, offsets = stream.offsets();
-    const int of_group = halves ? 1 : section.group / 32, of_block = block_of(section) / 32;
-    for (int step = 0; step < section.steps;) {
-        const int end = step + of_group < section.steps ? step + of_group : section.steps;
-        stream.levels(levels);
-        if (halves) stream.levels(second);
-        const uint32_t* codes = stream.codes(end - step);
-        for (; step < end; ++block) {
-            const int steps = of_block < end - step ? of_block : end - step;
-            const auto add = [&]<class P>(const GroupLevels& of) {
-                integer_group<BITS, TABLE, P>(section, table, of, offsets, rows.codes + input, rows.ldc,
-                                              rows.scales + block, rows.blocks, rows.totals + chunk, rows.chunks, m,
-                                              codes, steps, chunk == 0, out);
-                ++chunk;
-            };
-            if (halves) {
-                add.template operator()<Part<0, 4>>(levels);
-                add.template operator()<Part<4, 4>>(second);
-            } else {
-                add.template operator()<WholeStep>(levels);
-            }
-            step += steps;
-            input += 32 * steps;
-            codes += static_cast<size_t>(steps) * BITS * kPanel;
-        }
+inline void packed_section(const ShoalSection& section, Stream& stream, const PreparedRows& rows, Cursor& at, int m,
+                           float* out) {
+    const bool offsets = stream.offsets();
+    if (rows.codes) {
+        const Bytes table(section.table);
+        each_chunk(section, stream, true, at, [&]<class P>(const GroupLevels& levels, const uint32_t* codes, int steps) {
+            integer_group<BITS, TABLE, P>(section, table, levels, offsets, rows.codes + at.input, rows.ldc,
+                                          rows.scales + at.block, rows.blocks, rows.totals + at.chunk, rows.chunks, m,
+                                          codes, steps, at.chunk == 0, out);
+        });
+    } else {
+        const Numbers numbers(section);
+        each_chunk(section, stream, false, at, [&]<class P>(const GroupLevels& levels, const uint32_t* codes, int steps) {
+            float_group<BITS, TABLE, P>(numbers, levels, rows.x + at.input, rows.ldx,
+                                        offsets ? rows.sums + at.chunk : nullptr, rows.chunks, m, codes, steps,
+                                        at.chunk == 0, out);
+        });
     }
 }
 
@@ -345,15 +333,12 @@ inline void packed_panel(const ShoalMatrix& matrix, int panel, const PreparedRow
     if (panel + kSoon < matrix.panels())
         for (int byte = 0; byte < kAhead; byte += 64)
             _mm_prefetch(reinterpret_cast<const char*>(at) + kSoon * matrix.panel_bytes + byte, _MM_HINT_T1);
-    int input = 0, chunk = 0, block = 0;
+    Cursor cursor;
     for (int s = 0; s < matrix.num_sections; ++s) {
         const ShoalSection& section = matrix.sections[s];
         Stream stream(section, at);
         const auto go = [&]<int BITS, bool TABLE>() {
-            if (rows.codes)
-                integer_section<BITS, TABLE>(section, stream, rows, input, chunk, block, m, out);
-            else
-                float_section<BITS, TABLE>(section, stream, rows, input, chunk, m, out);
+            packed_section<BITS, TABLE>(section, stream, rows, cursor, m, out);
         };
         switch (section.bits) {
             case 2: go.template operator()<2, false>(); break;
