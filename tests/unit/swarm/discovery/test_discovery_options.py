@@ -64,6 +64,7 @@ def test_the_lan_is_that_of_the_interface() -> None:
         {"public": True, "interface": "127.0.0.1"},
         {"public": True, "interface": "somewhere.example"},
         {"public": True, "swarm_name": ""},
+        {"swarm_name": "lab"},
         {"relay": "relay.example"},
         {"hello_port": 70_000},
         {"dht_port": -1},
