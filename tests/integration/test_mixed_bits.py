@@ -64,8 +64,9 @@ async def test_three_widths_in_one_route(swarm_of: SwarmMaker) -> None:
             [view] = model_views(await client.status())
     told = {one.name: (one.bits_per_weight, one.kl_nats) for one in view.servers}
     assert told["server 0"] == (32.0, 0.0)
-    assert told["server 1"] == (pytest.approx(8.3, abs=0.1), None)  # groups of 48 and of 32 inputs have a scale each
-    assert told["server 2"] == (pytest.approx(4.3, abs=0.1), None)
+    assert [told[name][1] for name in ("server 1", "server 2")] == [None, None]
+    assert 8 < (told["server 1"][0] or 0) < 8.5  # codes, and scales of whatever form
+    assert 4 < (told["server 2"][0] or 0) < 4.5
 
 
 @pytest.mark.skipif(3 not in BITS, reason="no kernel here computes with codes of 3 bits")
@@ -89,7 +90,7 @@ async def test_a_demand_that_the_swarm_does_not_meet(swarm_of: SwarmMaker) -> No
         async with await shoal.connect_async(peers=[swarm.ticket], transport="tls", min_bits=8) as model:
             with pytest.raises(NoRoute, match="4:6 are only on servers that are excluded by min_bits") as caught:
                 await model.generate(PROMPT, **GREEDY, wait_s=0.2)
-            assert "min_bits demands 8 bits per weight: server 2 says 4.3" in str(caught.value)
+            assert "min_bits demands 8 bits per weight: server 2 says 4." in str(caught.value)
             assert "server 1" not in str(caught.value)
             assert len((await model.generate(PROMPT, **GREEDY, min_bits=4)).token_ids) == 24
             with pytest.raises(NoRoute) as caught:
@@ -128,7 +129,7 @@ async def test_a_repair_keeps_the_floor(swarm_of: SwarmMaker, floor: float) -> N
             await all_known(swarm)
             await die(swarm.servers[0])
             if floor:
-                with pytest.raises(NoRoute, match=r"min_bits demands 8 bits per weight: server 2 says 4\.3"):
+                with pytest.raises(NoRoute, match=r"min_bits demands 8 bits per weight: server 2 says 4\.\d"):
                     await session.step(ROWS[20:])
             else:
                 await session.step(ROWS[20:])
