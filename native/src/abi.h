@@ -23,7 +23,7 @@ enum Activation : int32_t { kSilu = 0, kGeluTanh = 1 };
 // Stored inputs of a packed matrix one after the other, in steps of 32: one width of codes, one size of groups. A weight is
 // (code − zero − the output's zero) · scale − minimum; scale and minimum are a unit, or a unit times a whole number.
 struct ShoalSection {
-    const float* units;  // [groups / unit_groups] that all outputs share; null: the stream has them
+    const float* units;  // [groups / unit_groups, rounded up] that all outputs share; null: the stream has them
     const float* table;  // the numbers that the 16 codes of 4 bits stand for, with `zero` 0; null: themselves
     int32_t bits, steps;
     int32_t group;        // stored inputs: 16, or a multiple of 32; the last group may have less

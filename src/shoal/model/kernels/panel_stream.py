@@ -213,7 +213,6 @@ def _form(section: Section, zero: int, zeros: Array | None, steps: int) -> tuple
     if not 0 <= zero <= MOST or (zeros is not None and zeros.max() > MOST):
         raise ValueError("zeros are out of bounds")
     shared = scales.units.shape[0] == 1 and minima is None and section.table is None
-    units = scales.units[0].to(torch.float32).contiguous() if shared else None
     form = StreamForm(
         bits=section.bits,
         steps=steps,
@@ -227,7 +226,13 @@ def _form(section: Section, zero: int, zeros: Array | None, steps: int) -> tuple
         zero=zero,
         shared=shared,
     )
-    return form, units
+    return form, _shared_units(scales.units[0], form) if shared else None
+
+
+def _shared_units(units: Tensor, form: StreamForm) -> Tensor:
+    """In fp32, also for a group that only fills a step up."""
+    missing = -(-form.groups // form.unit_groups) - len(units)
+    return torch.nn.functional.pad(units.to(torch.float32), (0, max(0, missing))).contiguous()
 
 
 def _kind(numbers: list[Array]) -> int:

@@ -91,3 +91,11 @@ def test_inputs_in_another_order() -> None:
     filled = in_streams(packed_matrices.of_form("plain", 8, 70, 4, 24)).order
     assert filled is not None
     assert filled[24:33].tolist() == [-1] * 8 + [24]
+
+
+def test_groups_that_fill_a_step_up_have_units() -> None:
+    """Those that all outputs share are as many as the groups with them: the kernels read one for each."""
+    streams = in_streams(packed_matrices.of_form("squared", 8, 48, 4, 16))
+    (section,) = streams.sections
+    assert section.units is not None
+    assert (section.form.groups, section.units.shape) == (4, (4,))
