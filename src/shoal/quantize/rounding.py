@@ -11,7 +11,16 @@ from torch import Tensor
 from shoal.errors import CheckpointError
 from shoal.quantize.hessian import DAMPING, InverseFactor
 from shoal.quantize.row_groups import Groups
-from shoal.quantize.scale_search import GroupScales, ScaleSearch, codes_of, scale_of, search_scales, unit_of, values_of
+from shoal.quantize.scale_search import (
+    GroupScales,
+    ScaleSearch,
+    inverse_of,
+    nearest_codes,
+    scale_of,
+    search_scales,
+    unit_of,
+    values_of,
+)
 
 LARGEST_WEIGHT = 32_768.0
 """Beyond it a code times its scale may leave fp16."""
@@ -79,10 +88,10 @@ def _round_group(rows: Tensor, upper: Tensor, scales: Tensor, bits: int, codes: 
     """Round rows [inputs, outputs] one after the other, into `codes`; returns their errors, each over its diagonal."""
     half = 1 << (bits - 1)
     errors = torch.empty_like(rows)
-    diagonal = upper.diagonal().tolist()
+    diagonal, inverse = upper.diagonal().tolist(), inverse_of(scales)
     for index in range(rows.shape[0]):
         row = rows[index]
-        code = codes_of(row, scales, bits)
+        code = nearest_codes(row, inverse, bits)
         errors[index] = row.sub(values_of(code, scales)).div_(diagonal[index])
         rows[index + 1 :].addr_(upper[index, index + 1 :], errors[index], alpha=-1)
         codes[index] = (code + half).to(torch.uint8)

@@ -55,8 +55,17 @@ def scale_of(steps: Tensor, unit: Tensor) -> Tensor:
 
 def codes_of(rows: Tensor, scales: Tensor, bits: int) -> Tensor:
     """The nearest codes around zero in fp32; zero where a scale is zero."""
+    return nearest_codes(rows, inverse_of(scales), bits)
+
+
+def inverse_of(scales: Tensor) -> Tensor:
+    """1 over each scale; 0 where it is zero."""
+    return torch.where(scales > 0, 1 / scales, 0.0)
+
+
+def nearest_codes(rows: Tensor, inverse: Tensor, bits: int) -> Tensor:
+    """`codes_of`, given 1 over the scales."""
     half = 1 << (bits - 1)
-    inverse = torch.where(scales > 0, 1 / scales, 0.0)
     return (rows * inverse).round_().clamp_(-half, half - 1)
 
 
