@@ -252,7 +252,7 @@ class RowStream(RuleBasedStateMachine):
         """Whoever follows takes the place over: behind, as when the hop died, or not, as when it leaves or follows in turn."""
         follower, place = self.follower, self.followed
         assert follower is not None
-        if caught_up:
+        if caught_up and self.sender(FOLLOWING).epoch >= follower.receiver.epoch:  # else it waits for its sender
             self.connect(FOLLOWING)
             for _ in range(2 + len(self.source(FOLLOWING))):  # which may not know of a rewind yet
                 self.pump(FOLLOWING, 4)
