@@ -54,7 +54,7 @@ class InProcessEngine:
         self._ends = load_ends(source.checkpoint, shape, head, choose_linears(head, threads, form.int8_rows))
         self._tile = prove_ends(self._ends, shape.block).tile
         weights = (
-            block_bytes(source.config, weight_format(form.dtype, form.quantize), source.checkpoint)
+            block_bytes(source.config, weight_format(form.dtype, form.quantize, source.checkpoint), source.checkpoint)
             * source.model.num_blocks
         )
         self.token_bytes = weights + self._ends.head.size_bytes
