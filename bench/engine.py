@@ -40,7 +40,6 @@ def run(tokens: int, pairs: int = PAIRS, model: Path | None = None) -> dict[str,
         "q3": EngineForm("float32", "int8", 3),
         "q3_int8": EngineForm("float32", "int8", 3, int8_rows=True),
         "as_stored": EngineForm("auto", "int8"),
-        "as_stored_int8": EngineForm("auto", "int8", int8_rows=True),
     }
     ours = {name: InProcessEngine(path, form, threads, MEMORY_BYTES) for name, form in forms.items()}
     transformers, llama, bandwidth = Transformers(file, threads), _llama(file, threads), Bandwidth(threads)
@@ -68,7 +67,6 @@ def run(tokens: int, pairs: int = PAIRS, model: Path | None = None) -> dict[str,
         q4_ratio=rates["q4"] / rates["llama_cpp"] if llama else None,
         q4_int8_ratio=rates["q4_int8"] / rates["llama_cpp"] if llama else None,
         as_stored_ratio=rates["as_stored"] / rates["llama_cpp"] if llama else None,
-        as_stored_int8_ratio=rates["as_stored_int8"] / rates["llama_cpp"] if llama else None,
         prefill_ratio=rates["fp32_prefill"] / rates["transformers_prefill"],
         model=file.name,
         bandwidth_bytes_per_s=limit,

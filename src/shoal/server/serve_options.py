@@ -89,9 +89,7 @@ class ServeOptions(Options, frozen=True, kw_only=True):
     ] = None
     int8_rows: Annotated[
         bool,
-        option(
-            "Where weights are codes: round hidden states to 8 bits too, row by row; faster, less precise.", "Model"
-        ),
+        option("With --quantize: round hidden states to 8 bits too, row by row; faster, less precise.", "Model"),
     ] = False
     exact: Annotated[
         bool,
