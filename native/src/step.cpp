@@ -24,7 +24,7 @@ float* take(float*& at, size_t count) {
 Runs::Runs(int panels, int threads, bool long_first) {
     // Long runs first, since a long stream of weights is read faster, and single panels at the end, since nobody should
     // wait. Of many rows each panel is long: runs are as short as makes up for preparing the rows.
-    const int even = std::max(1, panels / (8 * threads));
+    const int even = std::max(1, panels / (2 * threads));
     for (int at = 0; at < panels; at += long_first ? std::max(1, (panels - at) / (2 * threads)) : even)
         starts_.push_back(at);
     starts_.push_back(panels);
