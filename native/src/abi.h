@@ -82,6 +82,11 @@ struct ShoalLinear {
         for (int m = 0; m < num_matrices; ++m) count += matrices[m].panels();
         return count;
     }
+    bool codes() const {
+        for (int m = 0; m < num_matrices; ++m)
+            if (matrices[m].kind == kPacked) return true;
+        return false;
+    }
     Place place(int panel) const {
         const ShoalMatrix* matrix = matrices;
         for (; panel >= matrix->panels(); ++matrix) panel -= matrix->panels();

@@ -21,10 +21,11 @@ float* take(float*& at, size_t count) {
 
 }  // namespace
 
-Runs::Runs(int panels, int threads, bool long_first) {
+Runs::Runs(const ShoalLinear& linear, int threads, bool long_first) {
+    const int panels = linear.panels();
     // Long runs first, since a long stream of weights is read faster, and single panels at the end, since nobody should
-    // wait. Of many rows each panel is long: runs are as short as makes up for preparing the rows.
-    const int even = std::max(1, panels / (2 * threads));
+    // wait. Of many rows each panel is long, and a run is one; with codes it is as long as makes up for preparing the rows.
+    const int even = linear.codes() ? std::max(1, panels / (2 * threads)) : 1;
     for (int at = 0; at < panels; at += long_first ? std::max(1, (panels - at) / (2 * threads)) : even)
         starts_.push_back(at);
     starts_.push_back(panels);
@@ -58,7 +59,7 @@ Step::Step(const Kernels& kernels, const StepInput& input, int threads, Scratch&
     row_block_ = std::min(in_.n, kRowBlock);
     const ShoalBlock& first = *in_.blocks[0];
     for (const ShoalLinear* linear : {&first.qkv, &first.output, &first.gate, &first.down})
-        runs_.emplace_back(linear->panels(), threads, few_);
+        runs_.emplace_back(*linear, threads, few_);
     hidden_ld_ = padded(shape_.hidden);
     qkv_ld_ = padded((shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim);
     attended_ld_ = padded(shape_.heads * shape_.head_dim);
@@ -218,7 +219,7 @@ Product::Product(const Kernels& kernels, const ShoalLinear& linear, const float*
       linear_(linear),
       n_(n),
       row_block_(std::min(n, kRowBlock)),
-      runs_(linear.panels(), threads, true),
+      runs_(linear, threads, true),
       ld_(padded(linear.k)),
       ldd_(ldd),
       out_(out) {

@@ -25,7 +25,7 @@ struct StepInput {
 // How the panels of a product are dealt out: item i has those from start(i) to start(i + 1).
 class Runs {
 public:
-    Runs(int panels, int threads, bool long_first);
+    Runs(const ShoalLinear& linear, int threads, bool long_first);
     int count() const { return static_cast<int>(starts_.size()) - 1; }
     int start(int run) const { return starts_[run]; }
 
