@@ -62,7 +62,6 @@ struct ShoalMatrix {
     int panels() const { return (n + kPanel - 1) / kPanel; }
 };
 
-struct ShoalLinear;
 // A panel of a linear layer: in which matrix it lies, and its first output in the layer.
 struct Place {
     const ShoalMatrix* matrix;

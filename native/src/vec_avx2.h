@@ -2,21 +2,13 @@
 #pragma once
 #include <immintrin.h>
 
-#include <cstdint>
+#include "table_bytes.h"
 
 namespace shoal::SHOAL_ISA {
 
 constexpr int W = 8;
 using F = __m256;
 using I = __m256i;
-
-// Sixteen numbers from −128 to 127 as bytes, with 128 added; zeros where there are none.
-inline __m128i bytes_of(const float* numbers) {
-    alignas(16) uint8_t bytes[16] = {};
-    for (int i = 0; numbers && i < 16; ++i) bytes[i] = static_cast<uint8_t>(static_cast<int>(numbers[i]) + 128);
-    return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
-}
-constexpr int32_t kTableZero = 128;
 
 inline F load(const float* p) {
     return _mm256_loadu_ps(p);

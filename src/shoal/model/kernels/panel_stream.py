@@ -143,9 +143,8 @@ def in_streams(matrix: PackedMatrix) -> PanelStreams:
         parts.append(data)
         first += section.inputs
     order = _order(np.concatenate(indices), matrix.order)
-    whole = torch.empty(
-        len(parts[0]), sum(part.shape[1] for part in parts), dtype=torch.uint8
-    )  # torch begins at a line
+    # Made by torch, whose memory begins at a line.
+    whole = torch.empty(len(parts[0]), sum(part.shape[1] for part in parts), dtype=torch.uint8)
     np.concatenate(parts, 1, out=whole.numpy())
     return PanelStreams(whole, tuple(sections), order, *matrix.shape)
 
