@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shoal.model.quant.packed_matrix import squared_scales, unit_of
 from shoal.quantize.allocation import Choice, allocate
 from shoal.quantize.block_forward import BlockForward, Statistics, WeightsOfBlock
 from shoal.quantize.block_layers import QuantizedLayer
 from shoal.quantize.hessian import InverseFactor, factored
 from shoal.quantize.rounding import RoundingRule, round_matrix
 from shoal.quantize.row_groups import Groups, by_shares, stored_bits
-from shoal.quantize.scale_search import GroupScales, scale_of, unit_of
+from shoal.quantize.scale_search import GroupScales
 
 DAMPING = 0.12
 POINTS = 97
@@ -136,7 +137,7 @@ def exl2_scales(rows: Tensor, weights: Tensor, bits: int, points: int = POINTS) 
 
     best = min((0.7 + 0.5 * point / (points - 1) for point in range(points)), key=error)
     largest = (top * best).to(torch.float16)
-    return GroupScales(steps.to(torch.uint8), largest, scale_of(steps, unit_of(largest)))
+    return GroupScales(steps.to(torch.uint8), largest, squared_scales(steps, unit_of(largest)))
 
 
 def measuring_scales(rows: Tensor, weights: Tensor, bits: int) -> GroupScales:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import CheckpointError
+from shoal.model.quant.packed_matrix import squared_scales, unit_of
 from shoal.quantize.hessian import DAMPING, InverseFactor
 from shoal.quantize.row_groups import Groups
 from shoal.quantize.scale_search import (
@@ -16,9 +17,7 @@ from shoal.quantize.scale_search import (
     ScaleSearch,
     inverse_of,
     nearest_codes,
-    scale_of,
     search_scales,
-    unit_of,
     values_of,
 )
 
@@ -52,7 +51,7 @@ class RoundedMatrix(NamedTuple):
         """The weights [outputs, inputs] in fp32, as a reader has them."""
         sizes = [group.inputs for group in self.groups]
         parts = [
-            values_of(codes.to(torch.float32) - (1 << (group.bits - 1)), scale_of(steps, unit_of(top)))
+            values_of(codes.to(torch.float32) - (1 << (group.bits - 1)), squared_scales(steps, unit_of(top)))
             for group, codes, steps, top in zip(
                 self.groups, torch.split(self.codes, sizes), self.steps, self.tops, strict=True
             )

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from shoal.model.quant.exl2 import MAX_DIVISOR
+from shoal.model.quant.packed_matrix import squared_scales, unit_of
 
 LEAST_TOP = 2.0**-16
 """The least of a group's largest scales whose unit is not zero in fp16."""
@@ -41,16 +41,6 @@ class ScaleSearch(Protocol):
     def __call__(self, rows: Tensor, weights: Tensor, bits: int) -> GroupScales:
         """Rows [inputs, outputs] in fp32, and how much an input's squared error counts, [inputs]."""
         ...
-
-
-def unit_of(top: Tensor) -> Tensor:
-    """The unit of a group's scales in fp16: the first of the format's two roundings."""
-    return (top.to(torch.float32) / MAX_DIVISOR).to(torch.float16)
-
-
-def scale_of(steps: Tensor, unit: Tensor) -> Tensor:
-    """Scales in fp32 of steps from 0 on: fp16((step + 1)² · unit)."""
-    return ((steps.to(torch.int32) + 1).square().to(torch.float16) * unit).to(torch.float32)
 
 
 def codes_of(rows: Tensor, scales: Tensor, bits: int) -> Tensor:
@@ -98,10 +88,10 @@ def _best_steps(rows: Tensor, weights: Tensor, needed: Tensor, top: Tensor, bits
     least = torch.full_like(needed, float("inf"))
     for lower in range(STEPS_TRIED[bits]):
         tried = (first - lower).clamp_min_(0)
-        error = weighted_error(rows, weights, scale_of(tried, unit), bits)
+        error = weighted_error(rows, weights, squared_scales(tried, unit), bits)
         better = error < least
         steps, least = torch.where(better, tried, steps), torch.where(better, error, least)
-    return GroupScales(steps.to(torch.uint8), top, scale_of(steps, unit)), least
+    return GroupScales(steps.to(torch.uint8), top, squared_scales(steps, unit)), least
 
 
 def weighted_error(rows: Tensor, weights: Tensor, scales: Tensor, bits: int) -> Tensor:

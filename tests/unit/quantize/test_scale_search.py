@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shoal.model.quant.packed_matrix import squared_scales, unit_of
 from shoal.quantize.row_groups import WIDTHS
-from shoal.quantize.scale_search import codes_of, scale_of, search_scales, unit_of, weighted_error
+from shoal.quantize.scale_search import codes_of, search_scales, weighted_error
 
 
 def rows(seed: int, inputs: int = 64, outputs: int = 48, size: float = 0.02) -> torch.Tensor:
@@ -22,7 +23,7 @@ def test_scales_are_on_the_grid(bits: int, size: float) -> None:
     """Those of the steps and the largest scale, subnormal units among them."""
     found = search_scales(rows(1, size=size), torch.ones(64), bits)
     assert found.top.dtype == torch.float16
-    assert torch.equal(scale_of(found.steps, unit_of(found.top)), found.scales)
+    assert torch.equal(squared_scales(found.steps, unit_of(found.top)), found.scales)
     assert int(found.steps.max()) <= 15
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shoal.model.quant.packed_matrix import WIDTHS, Levels, PackedMatrix, Section
+from shoal.model.quant.packed_matrix import WIDTHS, Levels, PackedMatrix, Section, squared_scales, unit_of
 
 GROUP = 64
 """Inputs that share a scale."""
@@ -27,7 +27,7 @@ def quantize(weight: Tensor, bits: int, group: int = GROUP) -> PackedMatrix:
     if bits not in BITS:
         raise ValueError(f"{bits} bits are not among {BITS}")
     wanted = torch.cat([_wanted(_grouped(some, group), bits) for some in torch.split(weight, _SLAB_OUTPUTS)])
-    unit = (wanted.amax(0) / 256).to(torch.float16)
+    unit = unit_of(wanted.amax(0))
     slabs = zip(torch.split(weight, _SLAB_OUTPUTS), torch.split(wanted, _SLAB_OUTPUTS), strict=True)
     rounded = [_rounded(_grouped(some, group), needed, unit, bits) for some, needed in slabs]
     codes = torch.cat([codes for codes, _ in rounded])[:, : weight.shape[1]].contiguous()
@@ -63,7 +63,7 @@ def _rounded(grouped: Tensor, wanted: Tensor, unit: Tensor, bits: int) -> tuple[
     steps = torch.zeros_like(wanted, dtype=torch.uint8)
     for lower in range(_CANDIDATES):
         step = (first - lower).clamp_min(1)
-        scale = (step.square().to(torch.float16) * unit).to(torch.float32)[..., None]
+        scale = squared_scales(step - 1, unit)[..., None]
         tried = torch.where(scale > 0, (grouped / scale).round_(), 0.0).clamp_(lowest, highest)
         error = (tried * scale - grouped).square_().sum(2)
         better = error < best

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from shoal.errors import CheckpointError
 from shoal.model.quant.bit_strings import WORD_BITS, unpack_across, unpack_down
-from shoal.model.quant.packed_matrix import Levels, PackedMatrix, Section
+from shoal.model.quant.packed_matrix import Levels, PackedMatrix, Section, unit_of
 from shoal.model.quant.stored_tensors import Array, Stored, floats, integers, permutation, unsigned
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 PARTS = ("q_weight", "q_groups", "q_scale", "q_scale_max", "q_invperm")
 STEP_BITS = 4
-MAX_DIVISOR = 256
-"""The largest scale of a group is 16² steps."""
 LEAST_INPUTS = 16
 """A group that is not the last has a multiple of so many inputs."""
 
@@ -49,8 +47,7 @@ def read(tensors: Stored, key: str, outputs: int | None = None) -> PackedMatrix:
     maxima = floats(tensors, f"{key}.q_scale_max", [len(groups)], [torch.float16])
     if bool((maxima < 0).any()):
         raise CheckpointError(f"{key}.q_scale_max has negative numbers")
-    units = (maxima.to(torch.float32) / MAX_DIVISOR).to(torch.float16)
-    matrix = _assembled(words, groups, steps, units)._replace(order=torch.from_numpy(np.argsort(inverse)))
+    matrix = _assembled(words, groups, steps, unit_of(maxima))._replace(order=torch.from_numpy(np.argsort(inverse)))
     return matrix if outputs is None else matrix.outputs(0, _true_outputs(key, outputs, words.shape[1]))
 
 

@@ -12,6 +12,20 @@ WIDTHS = (2, 3, 4, 5, 6, 8)
 """Bits that a code may have."""
 
 
+LARGEST_SQUARE = 256
+"""EXL2's largest scale is 16² units."""
+
+
+def unit_of(largest: Tensor) -> Tensor:
+    """The unit in fp16 of scales on EXL2's grid, of which these are the largest: the first of the format's two roundings."""
+    return (largest.to(torch.float32) / LARGEST_SQUARE).to(torch.float16)
+
+
+def squared_scales(steps: Tensor, units: Tensor) -> Tensor:
+    """Scales in fp32 on EXL2's grid of steps from 0 on: fp16((step + 1)² · unit)."""
+    return ((steps.to(torch.int32) + 1).square().to(torch.float16) * units.to(torch.float16)).to(torch.float32)
+
+
 class Levels(NamedTuple):
     """A number for each group and output. Of one level: `units`. Of two: a unit times a small whole number.
 
@@ -33,8 +47,7 @@ class Levels(NamedTuple):
             return units.to(torch.float32)
         units = units[:, : self.steps.shape[1]]
         if self.squared:
-            squares = (self.steps.to(torch.int32) + 1).square().to(torch.float16)
-            return (squares * units.to(torch.float16)).to(torch.float32)
+            return squared_scales(self.steps, units)
         return units.to(torch.float32) * self.steps.to(torch.float32)
 
     @property
